@@ -1,0 +1,54 @@
+"""Send the slots that are due, each exactly once.
+
+Lanes are shares of the sending mailboxes. One task per lane claims due slots in order of priority (replies before
+warm-up), holds them to their second and sends them; a transaction immediately before DATA re-checks quota, gap,
+health, kill switch and lease.
+
+- **Reads and writes** `ops.scheduled_tasks`, `ops.mail_events`, the day counters
+- **Never sends twice**: what may be sent is decided by the slot's row. Clear, retry or backfill this DAG at will.
+
+### Triage notes
+- *No lane is due*: the mapped task is skipped. That is normal at night.
+- *`was_busy`*: another run still works on the lane. Normal after a clear.
+- Slots in state `uncertain` were cut off after DATA; they resolve when the mail is found at its recipient, and are
+  never sent again blindly.
+- *live mode is only half switched on*: see `emberflow mail live --help`. Nothing was sent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import CronTriggerTimetable, dag, task
+
+from shared import DEFAULTS, START, Tag
+
+
+@dag(
+    schedule=CronTriggerTimetable("*/2 * * * *", timezone="UTC"),
+    start_date=START,
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    tags=[Tag.MAIL, Tag.FREQUENT],
+    doc_md=__doc__,
+)
+def dispatch() -> None:
+    @task
+    def due_lanes() -> list[int]:
+        """Free lapsed leases, give up overdue slots, list the lanes with work."""
+        from emberflow.queue_manager import steps
+
+        return steps.due_lanes()
+
+    @task(retries=0)
+    def send_lane(lane: int) -> dict[str, Any]:
+        """Claim, guard, send, record: one lane for one run."""
+        from emberflow.queue_manager import steps
+
+        return steps.dispatch_lane(lane)
+
+    send_lane.expand(lane=due_lanes())
+
+
+dispatch()

@@ -1,0 +1,62 @@
+"""Read the mailboxes that we own: placement, rescue from Junk, replies.
+
+Shards are shares of the mailboxes. One task per shard reads what is new over IMAP, records where each warm-up mail
+was found, moves junked ones to the inbox, and lets each recipient decide whether and when to reply. A reply becomes
+a slot of the high-priority queue; `dispatch` sends it.
+
+- **Reads** IMAP, incrementally by UIDVALIDITY and UID
+- **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.conversations`, `ops.imap_cursors`
+- **Announces** `ops.mail_events` when the reputation marts are due; that starts `reputation` for this hour.
+
+### Triage notes
+- *`unreadable` lists a mailbox*: its server or login failed this time; the others were read. Look at it when it stays.
+- *`rejected`*: a message with an unknown, forged or reused token; it was recorded and not answered.
+- A shard fails only when none of its mailboxes could be read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import CronPartitionTimetable, TriggerRule, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from shared import DEFAULTS, MAIL_EVENTS, START, Tag
+
+
+@dag(
+    schedule=CronPartitionTimetable("*/5 * * * *", timezone="UTC"),
+    start_date=START,
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    tags=[Tag.MAIL, Tag.FREQUENT],
+    doc_md=__doc__,
+)
+def inbox() -> None:
+    @task
+    def shards() -> list[int]:
+        """List the shards to read."""
+        from emberflow.queue_manager import steps
+
+        return steps.shards()
+
+    @task
+    def read_shard(shard: int) -> dict[str, Any]:
+        """Take in what is new, rescue, decide, schedule replies."""
+        from emberflow.queue_manager import steps
+
+        return steps.read_shard(shard)
+
+    @task(outlets=[MAIL_EVENTS], trigger_rule=TriggerRule.ALL_DONE)
+    def announce_events() -> None:
+        """Tell whoever depends on the events of this hour, if the reputation marts are due."""
+        from emberflow.queue_manager import steps
+
+        if not steps.marts_are_due():
+            raise AirflowSkipException("no new events, or the marts are fresh enough")
+
+    read_shard.expand(shard=shards()) >> announce_events()
+
+
+inbox()

@@ -1,0 +1,45 @@
+"""Rebuild the reputation marts of an hour when its mail events are in.
+
+`dbt build` runs staging -> intermediate -> marts with all tests, in one process. The next hour's plan reads
+`marts.sender_scores`; analysts read the same tables.
+
+- **Starts** when `inbox` announces `ops.mail_events`; the partition is the hour of that run
+- **Reads** schema `ops` only, and nothing that the quota step writes feeds a score
+- **Writes** schemas `seeds`, `staging`, `intermediate` and `marts`
+
+### Triage notes
+- *A test named `assert_...` is red*: an invariant of the product does not hold. The scores are up to date all the
+  same. Wake someone: the message names the rows.
+- *A model cannot be built*: clear the task once the database is reachable; building twice is harmless.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import PartitionedAssetTimetable, StartOfHourMapper, dag, task
+
+from shared import DEFAULTS, MAIL_EVENTS, SENDER_SCORES, START, Tag
+
+
+@dag(
+    schedule=PartitionedAssetTimetable(assets=MAIL_EVENTS, default_partition_mapper=StartOfHourMapper()),
+    start_date=START,
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    tags=[Tag.REPUTATION, Tag.HOURLY],
+    doc_md=__doc__,
+)
+def reputation() -> None:
+    @task(outlets=[SENDER_SCORES])
+    def build_marts(partition_key: str | None = None) -> dict[str, Any]:
+        """Run every model and every test of the project once."""
+        from emberflow.queue_manager import steps
+
+        return steps.build_marts(partition_key)
+
+    build_marts()
+
+
+reputation()

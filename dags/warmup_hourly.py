@@ -1,0 +1,47 @@
+"""Plan one hour of warm-up.
+
+For every active sender: today's quota (ramp x health x daily factor, minus what is used), spread over what is left
+of its window; bots with free seats; selection virgin -> probabilistic -> active pool; target times to the second.
+The result is written as slots of `ops.scheduled_tasks`. **Nothing is sent here**; `dispatch` does that.
+
+- **Reads** `ops.senders`, `ops.bots`, `ops.bot_sender_interactions`, `marts.sender_scores`
+- **Writes** `ops.plan_runs`, `ops.decisions`, `ops.sender_days`, `ops.scheduled_tasks`
+- **Partition** the UTC hour that is planned. Running an hour again, or clearing the task, changes nothing: the hour
+  has one row in `ops.plan_runs`. A backfill of hours that are over records them as `past` and plans no slot.
+
+### Triage notes
+- *Fewer slots than wanted* is normal when bots are scarce; `emberflow plan show` says how many.
+- *No policy is in force*: run `emberflow policy apply standard`.
+- A failed run may simply be cleared. Wake someone when two hours in a row have no plan.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import CronPartitionTimetable, dag, task
+
+from shared import DEFAULTS, SLOTS, START, Tag
+
+
+@dag(
+    schedule=CronPartitionTimetable("0 * * * *", timezone="UTC"),
+    start_date=START,
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    tags=[Tag.WARMUP, Tag.HOURLY],
+    doc_md=__doc__,
+)
+def warmup_hourly() -> None:
+    @task(outlets=[SLOTS])
+    def plan_hour(partition_key: str | None = None) -> dict[str, Any]:
+        """Quota, bots, selection and pacing, written as slots in one transaction."""
+        from emberflow.queue_manager import steps
+
+        return steps.plan_hour(partition_key)
+
+    plan_hour()
+
+
+warmup_hourly()

@@ -1,0 +1,45 @@
+with
+
+source as (
+
+    select * from {{ source('ops', 'mail_events') }}
+
+),
+
+renamed as (
+
+    select
+        ----------  ids
+        id as event_id,
+        natural_key,
+        mailbox_id,
+        slot_id,
+        sender_id,
+        bot_id,
+        message_id,
+
+        ---------- strings
+        event_type,
+        details ->> 'task_type' as task_type,
+        details ->> 'outcome' as outcome,
+        details ->> 'stage' as stage,
+        details ->> 'scope' as scope,
+        details ->> 'enhanced_code' as enhanced_code,
+        details ->> 'server_text' as server_text,
+        details ->> 'direction' as direction,
+        details ->> 'provider' as provider,
+
+        ---------- numerics
+        cast(details ->> 'attempt' as integer) as attempt,
+        cast(details ->> 'turn' as integer) as turn,
+        cast(details ->> 'reply_code' as integer) as reply_code,
+
+        ---------- timestamps
+        occurred_at,
+        recorded_at
+
+    from source
+
+)
+
+select * from renamed

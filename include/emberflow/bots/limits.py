@@ -1,0 +1,126 @@
+"""Limits: how many mails each bot may still receive today, and why a bot is not available at all.
+
+A bot is a mailbox that the operator owns. A young one receives little (B-B2), every one has a daily cap
+(B-B3), a pause between tasks, and waking hours in its own zone.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, time, timedelta
+from typing import Self
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from emberflow.clock import require_utc
+
+MIDNIGHT = time(0)
+_DAY_S = 86_400
+
+
+class BotPolicy(BaseModel):
+    """The limits of a bot; days are the bot's local days.
+
+    ``daily_inbound_cap``
+        40 (B-B3), between the floor 10 and the ceiling 60 of Warmbly's inbound cap (warmbly issue 634).
+    ``daily_reply_cap``
+        20: half of the inbound cap, room for a 30 % reply rate plus later turns (our rule).
+    ``new_bot_cap``, ``cap_step_per_day``
+        B-B2: 5 on the first day, 2 more each day: bounded exploration of mailboxes without a record.
+    ``cooldown_s``
+        Pause between two tasks of one bot; 15 min is the longest gap a sender keeps by default (our rule).
+    ``wake_start``, ``wake_end``
+        07:00-22:00, the end exclusive: people answer less at night, and so does a bot (Kooti et al., WWW
+        2015, arXiv 1504.00704, for the direction; the hours are ours). Midnight ends the local day.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    daily_inbound_cap: int = Field(default=40, ge=1, le=200)
+    daily_reply_cap: int = Field(default=20, ge=0, le=200)
+    new_bot_cap: int = Field(default=5, ge=1, le=200)
+    cap_step_per_day: int = Field(default=2, ge=0, le=50)
+    cooldown_s: int = Field(default=900, ge=0, le=_DAY_S)
+    wake_start: time = time(7, 0)
+    wake_end: time = time(22, 0)
+
+    @model_validator(mode="after")
+    def _waking_hours_do_not_wrap(self) -> Self:
+        if self.wake_end != MIDNIGHT and self.wake_start >= self.wake_end:
+            raise ValueError(f"the waking hours {self.wake_start}-{self.wake_end} must end after they start")
+        return self
+
+
+def inbound_cap(policy: BotPolicy, age_days: pd.Series[int]) -> pd.Series[int]:
+    """Return the daily inbound cap by age, ``min(cap, new + step * age)``, on ``age_days``' index (B-B2)."""
+    grown = policy.new_bot_cap + policy.cap_step_per_day * age_days.clip(lower=0)
+    return grown.clip(upper=policy.daily_inbound_cap).astype("int64").rename("inbound_cap")
+
+
+def cap_today(policy: BotPolicy, born_at: datetime, own_limit: int | None, now: datetime) -> int:
+    """Return the inbound cap of one bot at ``now``: by age (B-B2), and never above its operator's own limit."""
+    age_days = max(int((require_utc(now) - born_at).total_seconds() // _DAY_S), 0)
+    cap = int(inbound_cap(policy, pd.Series([age_days])).iloc[0])
+    return cap if own_limit is None else min(cap, own_limit)
+
+
+def available_seats(bots: pd.DataFrame, at: datetime, policy: BotPolicy) -> pd.DataFrame:
+    """Return how many warm-up mails each bot may still take at the instant ``at``, on ``bots``' index.
+
+    Columns in: ``bot_id`` int64; ``status`` str; ``born_at`` datetime64[us, UTC]; ``zone`` str, IANA name;
+    ``interaction_limits`` int, null unless the operator caps this bot lower; ``cooldown_until``
+    datetime64[us, UTC] or null; ``inbound_used`` int64, received or reserved on the bot's present local day.
+
+    Columns out: ``bot_id``; ``age_days`` int64, whole days of 24 h since birth; ``inbound_cap`` int64, by age
+    and operator; ``seats`` int64, 0 when unavailable; ``reason`` str, null while there are seats, else the
+    first of ``not_active`` (any status but ``active``), ``cooldown``, ``asleep``, ``at_cap``.
+    """
+    now = pd.Timestamp(require_utc(at))
+    age_days = ((now - bots["born_at"]).dt.total_seconds() // _DAY_S).clip(lower=0).astype("int64")
+    limits = bots["interaction_limits"].astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
+    cap = np.fmin(inbound_cap(policy, age_days).to_numpy(), limits).astype(np.int64)
+    free = np.maximum(cap - bots["inbound_used"].to_numpy(dtype=np.int64), 0)
+
+    reasons = {
+        "not_active": (bots["status"] != "active").to_numpy(dtype=bool),
+        "cooldown": (pd.to_datetime(bots["cooldown_until"], utc=True) > now).to_numpy(dtype=bool),
+        "asleep": ~_is_awake(bots["zone"], at, policy),
+        "at_cap": free == 0,
+    }
+    reason = np.select(list(reasons.values()), list(reasons), default="")
+    return pd.DataFrame(
+        {
+            "bot_id": bots["bot_id"],
+            "age_days": age_days,
+            "inbound_cap": cap,
+            "seats": np.where(reason == "", free, 0),
+            "reason": pd.Series(reason, index=bots.index, dtype="str").where(reason != ""),
+        },
+        index=bots.index,
+    )
+
+
+def next_waking(zone: str, at: datetime, policy: BotPolicy) -> datetime:
+    """Return the first instant from ``at`` on at which a bot in ``zone`` is awake."""
+    local = require_utc(at).astimezone(ZoneInfo(zone))
+    opens, closes = seconds_of_day(policy.wake_start), seconds_of_day(policy.wake_end, closing=True)
+    if opens <= seconds_of_day(local.time()) < closes:
+        return at
+    day = local.date() if seconds_of_day(local.time()) < opens else local.date() + timedelta(days=1)
+    return require_utc(datetime.combine(day, policy.wake_start, ZoneInfo(zone)))
+
+
+def seconds_of_day(moment: time, *, closing: bool = False) -> int:
+    """Return the wall-clock seconds since midnight; with ``closing`` midnight is the end of the day."""
+    seconds = moment.hour * 3600 + moment.minute * 60 + moment.second
+    return _DAY_S if closing and seconds == 0 else seconds
+
+
+def _is_awake(zones: pd.Series[str], at: datetime, policy: BotPolicy) -> npt.NDArray[np.bool_]:
+    opens, closes = seconds_of_day(policy.wake_start), seconds_of_day(policy.wake_end, closing=True)
+    now = pd.Timestamp(require_utc(at))
+    awake = {zone: opens <= seconds_of_day(now.tz_convert(zone).time()) < closes for zone in zones.unique()}
+    return zones.map(awake).to_numpy(dtype=bool)

@@ -1,0 +1,268 @@
+"""The commands about mailboxes: senders, bots, their passwords, and accounts of the sandbox."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import SecretStr
+
+from emberflow.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from emberflow.cli.stack import Stack
+
+senders = typer.Typer(help="Mailboxes that send.", no_args_is_help=True)
+bots = typer.Typer(help="Mailboxes that you own, which receive and reply.", no_args_is_help=True)
+secrets = typer.Typer(help="The keys that protect passwords and tokens.", no_args_is_help=True)
+sandbox = typer.Typer(help="The mail sandbox of the local stack.", no_args_is_help=True)
+
+
+@senders.command("import")
+def import_senders(
+    file: Annotated[Path, typer.Argument(help="CSV with a header; see `docs/operations.md` for the columns.")],
+    check: Annotated[bool, typer.Option(help="Run the connection checks right away.")] = True,
+) -> None:
+    """Import senders from a CSV file: all rows or none."""
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+    from emberflow.settings import settings
+
+    ids = registry.import_senders(connect(), file, settings())
+    _imported("sender", ids, check=check)
+
+
+@senders.command("list")
+def list_senders() -> None:
+    """List the senders with today's quota, what was sent, and their reputation."""
+    from emberflow.cli.console import table
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+
+    columns = ("address", "state", "day", "quota", "sent", "replies", "score", "reason", "what to do")
+    rows = [
+        (
+            row["address"], row["state"], row["ramp_day"], row["daily_quota"], row["current_count"],
+            row["reply_count"], row["reputation_score"], row["state_reason"], row["state_remedy"],
+        )
+        for row in registry.list_senders(connect())
+    ]  # fmt: skip
+    table(f"{len(rows)} senders", columns, rows)
+
+
+@senders.command("pause")
+def pause_sender(
+    address: str,
+    reason: Annotated[str, typer.Option(help="Shown wherever the sender is.")] = "paused by the operator",
+) -> None:
+    """Pause a sender; its ramp position stays."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+
+    registry.pause_sender(connect(), address, reason)
+    console.print(f"{address} is paused: {reason}", markup=False)
+
+
+@senders.command("stop")
+def stop_sender(
+    address: str,
+    reason: Annotated[str, typer.Option(help="Shown wherever the sender is.")] = "stopped by the operator",
+) -> None:
+    """Stop a sender; when it is resumed, its ramp starts over."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+
+    registry.stop_sender(connect(), address, reason)
+    console.print(f"{address} is stopped: {reason}", markup=False)
+
+
+@senders.command("resume")
+def resume_sender(address: str) -> None:
+    """Make a paused or stopped sender active again."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+
+    registry.resume_sender(connect(), address)
+    console.print(f"{address} is active")
+
+
+@senders.command("check")
+def check_senders(
+    addresses: Annotated[list[str] | None, typer.Argument(help="Default: every mailbox, bots included.")] = None,
+) -> None:
+    """Check SMTP login, IMAP login and INBOX of mailboxes; exit with 1 if one fails."""
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+
+    _check(registry.mailbox_ids(connect(), addresses) if addresses else None)
+
+
+@bots.command("import")
+def import_bots(
+    file: Annotated[Path, typer.Argument(help="CSV with a header; see `docs/operations.md` for the columns.")],
+    attested_by: Annotated[str, typer.Option(help="Who declares that you own these mailboxes.")],
+    how: Annotated[str, typer.Option(help="How ownership is known, for instance 'our own domain and server'.")],
+    check: Annotated[bool, typer.Option(help="Run the connection checks right away.")] = True,
+) -> None:
+    """Import mailboxes that you own as bots: all rows or none."""
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+    from emberflow.settings import settings
+
+    attestation = registry.Attestation(attested_by, how)
+    ids = registry.import_bots(connect(), file, attestation, settings())
+    _imported("bot", ids, check=check)
+
+
+@bots.command("create")
+def create_bots(
+    domain: Annotated[str, typer.Option(help="Domain of the new mailboxes, on your own mail server.")],
+    count: Annotated[int, typer.Option(min=1, max=10_000)] = 10,
+    zone: Annotated[str, typer.Option(help="IANA time zone of their waking hours.")] = "UTC",
+    smtp_host: Annotated[str | None, typer.Option(help="Default: the local mail sandbox.")] = None,
+    smtp_port: int = 587,
+    imap_host: str | None = None,
+    imap_port: int = 993,
+) -> None:
+    """Create mailboxes on your own mail server (or in the sandbox) and register them as bots."""
+    from emberflow.cli.console import console, progress
+    from emberflow.database.engine import connect
+    from emberflow.email_ops.sandbox import create_accounts
+    from emberflow.queue_manager import registry
+    from emberflow.settings import settings
+
+    create = None
+    if smtp_host is None:
+        stack = _running_stack()
+        servers = stack.sandbox_servers()
+
+        def create(address: str, password: str) -> None:
+            create_accounts(stack.sandbox_directory, {address: password})
+    else:
+        servers = registry.Servers(smtp_host, smtp_port, "starttls", imap_host or smtp_host, imap_port, "implicit")
+    with progress("creating", count) as advance:
+        ids = registry.create_bots(
+            connect(), domain, count, servers,
+            who=getpass.getuser(), settings=settings(), create=create, zone=zone, progress=advance,
+        )  # fmt: skip
+    console.print(f"{len(ids)} mailboxes created")
+    _check(ids)
+
+
+@bots.command("list")
+def list_bots() -> None:
+    """List the bots with what they received and answered today."""
+    from emberflow.cli.console import table
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+
+    columns = (
+        "address",
+        "provider",
+        "status",
+        "source",
+        "attested by",
+        "born",
+        "received",
+        "replies",
+        "reason",
+    )
+    rows = [
+        (
+            row["address"], row["provider"], row["status"], row["source"], row["attested_by"],
+            f"{row['born_at']:%Y-%m-%d}", row["inbound_today"], row["replies_today"], row["status_reason"],
+        )
+        for row in registry.list_bots(connect())
+    ]  # fmt: skip
+    table(f"{len(rows)} bots", columns, rows)
+
+
+@secrets.command("generate")
+def generate_secrets() -> None:
+    """Print a fresh set of keys as lines for an environment file. Keep it where only the operator can read it."""
+    from emberflow.cli.stack import generate_keys
+
+    for name, value in generate_keys().items():
+        typer.echo(f"{name}='{value}'")
+
+
+@secrets.command("set")
+def set_secret(address: str) -> None:
+    """Store a new password for a registered mailbox (asked for, or read from standard input) and check it."""
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+    from emberflow.settings import settings
+
+    password = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise ConfigurationError("no password was given; nothing was changed")
+    _check([registry.set_password(connect(), address, SecretStr(password), settings())])
+
+
+@secrets.command("rotate")
+def rotate_secrets() -> None:
+    """Encrypt every stored password with the first key of EMBERFLOW_SECRET_KEYS; then the older keys may go."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.database.secrets import SecretBox
+    from emberflow.settings import settings
+
+    with connect().begin() as connection:
+        rotated = SecretBox(settings().secret_keys).rotate(connection)
+    console.print(f"{rotated} passwords re-encrypted")
+
+
+@sandbox.command("accounts")
+def create_sandbox_accounts(
+    file: Annotated[Path, typer.Argument(help="CSV file to write; `senders.csv` makes sender01@..., sender02@...")],
+    domain: Annotated[list[str], typer.Option(help="A reserved test domain such as alder.test; may be repeated.")],
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Accounts per domain.")] = 5,
+    zone: Annotated[str, typer.Option(help="IANA time zone of the mailboxes.")] = "UTC",
+) -> None:
+    """Create accounts on the sandbox and write the file that `senders import` takes."""
+    from emberflow.cli.console import console
+    from emberflow.cli.sandbox_accounts import write_accounts
+
+    write_accounts(_running_stack(), file, domain, count, [zone])
+    console.print(f"{count * len(domain)} accounts created; next: `./emberflow senders import {file}`")
+
+
+def _running_stack() -> Stack:
+    from emberflow.cli.stack import Stack
+    from emberflow.settings import home
+
+    if not (home() / "stack.env").exists():
+        raise ConfigurationError(
+            "the mail sandbox does not run: start it with `./emberflow up`, or name your own server with "
+            "--smtp-host and set EMBERFLOW_PROVISION_COMMAND"
+        )
+    return Stack(home(), attached=False)
+
+
+def _imported(kind: str, ids: list[int], *, check: bool) -> None:
+    from emberflow.cli.console import console
+
+    console.print(f"{len(ids)} {kind}s imported")
+    if check:
+        _check(ids)
+
+
+def _check(ids: list[int] | None) -> None:
+    from emberflow.cli.console import console, progress, table
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+    from emberflow.settings import settings
+
+    with progress("checking", len(ids) if ids is not None else None) as advance:
+        results = registry.check_mailboxes(connect(), settings(), ids=ids, progress=lambda _: advance())
+    failed = [(result.address, result.stage, result.text) for result in results if result.stage]
+    console.print(f"{len(results) - len(failed)} of {len(results)} mailboxes passed the connection check")
+    if failed:
+        table("Failed", ("address", "stage", "the server said"), failed)
+        raise typer.Exit(1)

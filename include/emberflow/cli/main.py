@@ -1,0 +1,120 @@
+"""The commands of the whole: demo, test, the local stack, the doctor. The groups come from their own modules."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from emberflow.cli import mailbox_commands, plan_commands
+
+app = typer.Typer(
+    help="Emberflow: sender warm-up and compliant cold outreach as a data pipeline.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(mailbox_commands.senders, name="senders")
+app.add_typer(mailbox_commands.bots, name="bots")
+app.add_typer(mailbox_commands.sandbox, name="sandbox")
+app.add_typer(mailbox_commands.secrets, name="secrets")
+app.add_typer(plan_commands.plan, name="plan")
+app.add_typer(plan_commands.policy, name="policy")
+app.add_typer(plan_commands.mail, name="mail")
+app.add_typer(plan_commands.database, name="database")
+app.command()(plan_commands.explain)
+
+
+@app.callback()
+def _stop_like_ctrl_c() -> None:
+    """End on SIGTERM as on Ctrl-C, so that everything is cleaned up."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Keep the stack up afterwards, until Ctrl-C.")] = False,
+) -> None:
+    """Run the whole loop on real servers on this machine, prove it, and clean up."""
+    from emberflow.cli.demo import run
+
+    raise typer.Exit(run(keep=keep))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """Run the test suite; extra arguments go to pytest."""
+    from emberflow.settings import PROJECT_ROOT
+
+    os.chdir(PROJECT_ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *context.args])
+
+
+@app.command()
+def up() -> None:
+    """Start the local stack and leave it running."""
+    from emberflow.cli.console import console, progress
+    from emberflow.cli.stack import STEPS, Stack
+    from emberflow.settings import home
+
+    stack = Stack(home(), attached=False)
+    try:
+        with progress("starting", len(STEPS)) as advance:
+            stack.start(advance)
+    except BaseException:
+        stack.stop()
+        raise
+    address, user, password = stack.airflow_login()
+    console.print(f"[bold green]up[/]  Airflow: [bold]{address}[/]  user [bold]{user}[/]  password [bold]{password}[/]")
+    console.print(
+        "Next: `./emberflow senders import FILE`, `./emberflow bots create --help`. Stop with `./emberflow down`."
+    )
+
+
+@app.command()
+def down() -> None:
+    """Stop the local stack; its data stays."""
+    from emberflow.cli.console import console
+    from emberflow.cli.stack import Stack
+    from emberflow.settings import home
+
+    Stack(home(), attached=False).stop()
+    console.print("down")
+
+
+@app.command()
+def status() -> None:
+    """Show what of the local stack runs; exit with 1 if a part is missing."""
+    from emberflow.cli.console import console, table
+    from emberflow.cli.stack import Stack
+    from emberflow.settings import home
+
+    stack = Stack(home(), attached=False)
+    states = stack.status()
+    rows = [(part.name, "up" if part.pid else "down", part.pid, part.address if part.pid else None) for part in states]
+    table(f"Local stack in {stack.home}", ("part", "state", "pid", "address"), rows)
+    if any(part.pid is None for part in states):
+        raise typer.Exit(1)
+    address, user, password = stack.airflow_login()
+    console.print(f"Airflow: {address}  user {user}  password {password}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check the configuration and every part that a plan depends on; exit with 1 if something is wrong."""
+    from emberflow.cli.console import table
+    from emberflow.queue_manager.doctor import examine
+    from emberflow.settings import settings
+
+    findings = examine(settings())
+    table("Doctor", ("check", "result", "what to do"), [(f.check, f.result, f.remedy) for f in findings])
+    if any(finding.remedy for finding in findings):
+        raise typer.Exit(1)

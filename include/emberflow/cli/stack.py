@@ -1,0 +1,349 @@
+"""The local stack: PostgreSQL, the mail sandbox and Airflow, started and stopped as one.
+
+Everything that a stack keeps lives in one directory, its *home*: data, keys (mode 0600), ports, logs. Ports are
+chosen once and kept, because mailboxes remember the ports of the sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import SecretStr
+from sqlalchemy import create_engine
+
+from emberflow.cli import airflow
+from emberflow.cli.airflow import AirflowClient
+from emberflow.cli.processes import Service
+from emberflow.database.embedded import EmbeddedPostgres
+from emberflow.database.migrate import upgrade
+from emberflow.database.secrets import generate_key
+from emberflow.email_ops.sandbox import SandboxAddress
+from emberflow.errors import StackError
+from emberflow.queue_manager.policies import ensure_in_force, shipped
+from emberflow.queue_manager.registry import Servers
+from emberflow.settings import Settings
+
+DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reputation"}
+_PORTS = ("airflow", "smtp", "smtps", "imap", "imaps")
+_PREFERRED_AIRFLOW_PORT = 8080
+_FIRST_PORT = 20_000
+_PORT_RANGE = 12_000
+_AIRFLOW_TIMEOUT_S = 180.0
+_SANDBOX_TIMEOUT_S = 20.0
+
+Report = Callable[[str], None]
+STEPS = ("PostgreSQL", "mail sandbox", "database schema", "Airflow's database", "Airflow")
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """One line of ``emberflow status``."""
+
+    name: str
+    pid: int | None
+    address: str
+
+
+class Stack:
+    """One instance of the local stack in ``home``.
+
+    ``attached`` ties its processes to this one: they end with it, however it ends. Detached ones stay until
+    ``stop`` is called by this or a later command, and honour the operator's own ``EMBERFLOW_...`` variables: with
+    those set, the same stack works on another database, with other CAs, keys or scripts.
+    """
+
+    def __init__(self, home: Path, *, attached: bool, policy: str = "standard") -> None:
+        self.home = home
+        self._attached = attached
+        self._policy = policy
+        self._configured = {} if attached else _operators_variables()
+        self._postgres = EmbeddedPostgres(home / "postgres")
+        self._sandbox = Service("mail-sandbox", home / "run")
+        self._airflow = [Service(name, home / "run") for name in airflow.COMPONENTS]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the database ``emberflow``."""
+        return self._configured.get("EMBERFLOW_DATABASE_URL") or self._postgres.url("emberflow")
+
+    @property
+    def sandbox_directory(self) -> Path:
+        """Where the mail sandbox keeps its accounts, rules, certificates and delivery log."""
+        return self.home / "sandbox"
+
+    def sandbox_address(self) -> SandboxAddress:
+        """Return the sandbox's host, ports and CA."""
+        ports = self._ports()
+        return SandboxAddress(
+            host="localhost",
+            smtp_port=ports["smtp"],
+            smtps_port=ports["smtps"],
+            imap_port=ports["imap"],
+            imaps_port=ports["imaps"],
+            ca_file=self.sandbox_directory / "tls" / "ca.pem",
+        )
+
+    def sandbox_servers(self) -> Servers:
+        """Return the sandbox as mailboxes refer to it."""
+        address = self.sandbox_address()
+        return Servers(address.host, address.smtp_port, "starttls", address.host, address.imaps_port, "implicit")
+
+    def airflow_client(self) -> AirflowClient:
+        """Return a REST client that is logged in as the administrator."""
+        return AirflowClient(self._ports()["airflow"], self._keys()["AIRFLOW_ADMIN_PASSWORD"])
+
+    def airflow_login(self) -> tuple[str, str, str]:
+        """Return the address of Airflow's pages, the user name and the password."""
+        return (
+            f"http://127.0.0.1:{self._ports()['airflow']}",
+            airflow.ADMIN,
+            self._keys()["AIRFLOW_ADMIN_PASSWORD"],
+        )
+
+    def settings(self) -> Settings:
+        """Return the settings that this stack's processes run with."""
+        keys = self._keys()
+        return Settings(
+            database_url=SecretStr(self.database_url),
+            mail_mode="sandbox",
+            ca_files={"localhost": self.sandbox_address().ca_file},
+            secret_keys=json.loads(keys["EMBERFLOW_SECRET_KEYS"]),
+            token_keys=json.loads(keys["EMBERFLOW_TOKEN_KEYS"]),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that every process of this stack gets, on top of this process's own.
+
+        Inherited Airflow variables are left out: the stack configures its own Airflow.
+        """
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AIRFLOW", "EMBERFLOW_", "DBT_")) and name != "PYTHONDONTWRITEBYTECODE"
+        }
+        keys = self._keys()
+        own = {name: keys[name] for name in ("EMBERFLOW_SECRET_KEYS", "EMBERFLOW_TOKEN_KEYS")}
+        configured = airflow.environment(
+            self.home / "airflow",
+            self._postgres.url("airflow"),
+            self._ports()["airflow"],
+            keys,
+            keys["AIRFLOW_ADMIN_PASSWORD"],
+        )
+        search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        return inherited | configured | own | self._addresses() | {"PATH": search_path}
+
+    def start(self, report: Report = lambda _: None) -> None:
+        """Start what does not run yet, in order, and wait until all of it answers.
+
+        Raises:
+            StackError: something did not start; the text says what and shows the end of its log.
+        """
+        self.start_servers(report)
+        self.start_airflow(report)
+
+    def start_servers(self, report: Report = lambda _: None) -> None:
+        """Start PostgreSQL and the mail sandbox and bring the database to its schema; Airflow does not run yet.
+
+        Raises:
+            StackError: as in :meth:`start`.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        report("PostgreSQL")
+        self._postgres.start(die_with_parent=self._attached)
+        for database in ("emberflow", "airflow"):
+            self._postgres.create_database(database)
+        _write_private(self.home / "stack.env", self._addresses())
+        report("mail sandbox")
+        self._start_sandbox()
+        report("database schema")
+        self._migrate()
+
+    def start_airflow(self, report: Report = lambda _: None) -> None:
+        """Start Airflow on the servers that run.
+
+        Raises:
+            StackError: as in :meth:`start`.
+        """
+        report("Airflow's database")
+        environment = self.environment()
+        log = Service("airflow-migrate", self.home / "run")
+        with log.log_file.open("wb") as out:
+            done = subprocess.run(
+                [_airflow(), "db", "migrate"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, check=False,
+            )  # fmt: skip
+        if done.returncode != 0:
+            raise StackError(f"`airflow db migrate` failed:\n{log.log_tail()}")
+        report("Airflow")
+        for service in self._airflow:
+            if service.process() is None:
+                command = [_airflow(), *airflow.COMPONENTS[service.name]]
+                service.start(command, environment, die_with_parent=self._attached)
+
+        def all_run() -> None:
+            for service in [*self._airflow, self._sandbox]:
+                service.require_running()
+
+        self.airflow_client().wait_until_ready(DAG_IDS, _AIRFLOW_TIMEOUT_S, all_run)
+
+    def stop(self) -> None:
+        """Stop everything that runs; what is kept in ``home`` stays."""
+        for service in self._airflow:
+            service.ask_to_stop()
+        for service in [*self._airflow, self._sandbox]:
+            service.stop()
+        self._postgres.stop()
+        (self.home / "stack.env").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Stop everything and delete the home directory."""
+        self.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def status(self) -> list[ServiceState]:
+        """Return the state of each part."""
+        ports = self._ports() if self.home.exists() else {}
+        states = [ServiceState("postgresql", self._postgres.pid(), self.database_url)]
+        smtp = (
+            f"localhost: SMTP {ports.get('smtp')}, {ports.get('smtps')}; IMAP {ports.get('imap')}, {ports.get('imaps')}"
+        )
+        for service in [self._sandbox, *self._airflow]:
+            process = service.process()
+            address = {"mail-sandbox": smtp, "airflow-api-server": f"http://127.0.0.1:{ports.get('airflow')}"}
+            states.append(ServiceState(service.name, process.pid if process else None, address.get(service.name, "")))
+        return states
+
+    def _start_sandbox(self) -> None:
+        if self._sandbox.process() is not None:
+            return
+        ports = self._ports()
+        command = [sys.executable, "-m", "emberflow.email_ops.sandbox", str(self.sandbox_directory)]
+        for name in ("smtp", "smtps", "imap", "imaps"):
+            command += [f"--{name}-port", str(ports[name])]
+        self.sandbox_directory.mkdir(parents=True, exist_ok=True)
+        self._sandbox.start(command, self.environment(), die_with_parent=self._attached)
+        deadline = time.monotonic() + _SANDBOX_TIMEOUT_S
+        while not _answers(ports["imaps"]):
+            self._sandbox.require_running()
+            if time.monotonic() > deadline:
+                raise StackError(f"the mail sandbox does not answer:\n{self._sandbox.log_tail()}")
+            time.sleep(0.05)
+
+    def _migrate(self) -> None:
+        engine = create_engine(self.database_url)
+        try:
+            upgrade(engine)
+            with engine.begin() as connection:
+                ensure_in_force(connection, shipped(self._policy))
+        finally:
+            engine.dispose()
+
+    def _addresses(self) -> dict[str, str]:
+        """Return the settings that a later command finds in ``stack.env``."""
+        ca_files = {"localhost": str(self.sandbox_address().ca_file)}
+        ca_files |= json.loads(self._configured.get("EMBERFLOW_CA_FILES", "{}"))
+        return self._configured | {
+            "EMBERFLOW_HOME": str(self.home),
+            "EMBERFLOW_DATABASE_URL": self.database_url,
+            "EMBERFLOW_CA_FILES": json.dumps(ca_files),
+        }
+
+    def _ports(self) -> dict[str, int]:
+        file = self.home / "ports.json"
+        if not file.exists():
+            preferred = {"airflow": _PREFERRED_AIRFLOW_PORT}
+            file.write_text(json.dumps(_free_ports(_PORTS, preferred)))
+        ports: dict[str, int] = json.loads(file.read_text())
+        return ports
+
+    def _keys(self) -> dict[str, str]:
+        file = self.home / "keys.env"
+        if not file.exists():
+            _write_private(file, generate_keys())
+        pairs = (line.partition("=") for line in file.read_text().splitlines() if line)
+        return {name: value.strip("'") for name, _, value in pairs}
+
+
+def _operators_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("EMBERFLOW_")}
+
+
+def _airflow() -> str:
+    return str(Path(sys.executable).parent / "airflow")
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def generate_keys() -> dict[str, str]:
+    """Return a fresh set of every key that a stack needs, by variable name."""
+    return {
+        "EMBERFLOW_SECRET_KEYS": json.dumps({"k1": generate_key()}),
+        "EMBERFLOW_TOKEN_KEYS": json.dumps([secrets.token_urlsafe(32)]),
+        "AIRFLOW_FERNET_KEY": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "AIRFLOW_API_SECRET_KEY": secrets.token_urlsafe(32),
+        "AIRFLOW_JWT_SECRET": secrets.token_urlsafe(64),
+        "AIRFLOW_ADMIN_PASSWORD": secrets.token_urlsafe(12),
+        "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
+    }
+
+
+def _write_private(file: Path, variables: Mapping[str, str]) -> None:
+    """Write ``NAME='value'`` lines that only the owner may read."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.chmod(0o600)
+    file.write_text("".join(f"{name}='{value}'\n" for name, value in variables.items()))
+
+
+def _free_ports(names: tuple[str, ...], preferred: Mapping[str, int]) -> dict[str, int]:
+    """Choose a free loopback port per name; all are held open until the last one is chosen.
+
+    Ports below the range from which Linux gives outgoing connections theirs, so that none is taken before we bind.
+    """
+    held: list[socket.socket] = []
+    chosen = {}
+    try:
+        for name in names:
+            candidates = [preferred[name]] if name in preferred else []
+            candidates += [_FIRST_PORT + secrets.randbelow(_PORT_RANGE) for _ in range(100)]
+            chosen[name] = next(port for port in candidates if _holds(port, held))
+    finally:
+        for listener in held:
+            listener.close()
+    return chosen
+
+
+def _holds(port: int, held: list[socket.socket]) -> bool:
+    listener = socket.socket()
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:
+        listener.close()
+        return False
+    held.append(listener)
+    return True

@@ -1,0 +1,70 @@
+"""Injected time. Nothing outside this module asks the machine what time it is.
+
+Instants are timezone-aware and in UTC; a *local day* is always the day of one mailbox's own zone.
+Leases are the exception: they live by the database's ``clock_timestamp()`` (see ``queue_manager.store``),
+because several machines must agree on them.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, date, datetime, timedelta
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+HOUR = timedelta(hours=1)
+
+
+class Clock(Protocol):
+    """What time it is, and how to wait."""
+
+    def now(self) -> datetime:
+        """Return the present instant, aware, in UTC."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; a non-positive number returns at once."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            time.sleep(seconds)
+
+
+class ManualClock:
+    """A clock that moves only when told to: ``sleep`` advances it."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = require_utc(start)
+
+    def now(self) -> datetime:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(timedelta(seconds=max(seconds, 0.0)))
+
+    def advance(self, by: timedelta) -> None:
+        """Move forward by ``by``."""
+        self._now += by
+
+
+def require_utc(moment: datetime) -> datetime:
+    """Return ``moment`` in UTC; raise ``ValueError`` for a naive datetime."""
+    if moment.tzinfo is None:
+        raise ValueError(f"a naive datetime reached the core: {moment!r}; attach a time zone at the edge")
+    return moment.astimezone(UTC)
+
+
+def floor_hour(moment: datetime) -> datetime:
+    """Return the start of the UTC hour that holds ``moment``."""
+    return require_utc(moment).replace(minute=0, second=0, microsecond=0)
+
+
+def local_day(moment: datetime, zone: str) -> date:
+    """Return the calendar day of ``moment`` in the IANA zone ``zone``."""
+    return require_utc(moment).astimezone(ZoneInfo(zone)).date()

@@ -1,0 +1,1 @@
+"""Storage: tables, migrations, bulk I/O, encrypted secrets and the embedded PostgreSQL."""

@@ -1,0 +1,28 @@
+"""Connections to the database ``emberflow``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from sqlalchemy import Engine, create_engine
+
+from emberflow.settings import settings
+
+
+@lru_cache(maxsize=4)
+def connect(url: str | None = None) -> Engine:
+    """Return this process's engine for ``url`` (default: the configured database).
+
+    Sessions run in UTC. A statement that takes longer than five minutes is cancelled by the server, so that a
+    stuck query cannot hold the queue.
+    """
+    return create_engine(
+        url or settings().require_database_url(),
+        pool_size=4,
+        max_overflow=16,
+        pool_pre_ping=True,
+        connect_args={
+            "options": "-c timezone=UTC -c statement_timeout=300000 -c idle_in_transaction_session_timeout=300000",
+            "application_name": "emberflow",
+        },
+    )

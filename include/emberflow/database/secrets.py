@@ -1,0 +1,110 @@
+"""Mailbox passwords at rest: AES-256-GCM, the mailbox id as associated data, keys named by an id.
+
+The associated data binds a ciphertext to its row: copied to another mailbox it no longer decrypts. Keys come
+from ``EMBERFLOW_SECRET_KEYS``; the first one encrypts and every listed one decrypts, so a key is rotated by
+putting a new one in front. Without a key nothing is stored: there is no plaintext fallback.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets as entropy
+from collections.abc import Mapping
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import SecretStr
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.postgresql import insert
+
+from emberflow.database.tables import mailbox_secrets
+from emberflow.errors import ConfigurationError, SecretError
+
+_NONCE_BYTES = 12  # NIST SP 800-38D, 5.2.1.1: 96-bit nonces are the recommended length
+_KEY_BYTES = 32
+
+
+class SecretBox:
+    """Encrypts, stores and reads mailbox passwords with one set of keys."""
+
+    def __init__(self, keys: Mapping[str, SecretStr]) -> None:
+        """Take ``{key id: base64 key}``, the encrypting key first.
+
+        Raises:
+            ConfigurationError: there is no key, or one is not 32 bytes of base64.
+        """
+        if not keys:
+            raise ConfigurationError(
+                "no key for mailbox passwords: set EMBERFLOW_SECRET_KEYS, or let `./emberflow up` generate one"
+            )
+        self._ciphers = {key_id: AESGCM(_decode(key_id, key)) for key_id, key in keys.items()}
+        self._current = next(iter(keys))
+
+    def store(self, connection: Connection, mailbox_id: int, password: SecretStr) -> None:
+        """Encrypt ``password`` and write it as the secret of ``mailbox_id``, replacing an earlier one."""
+        nonce = entropy.token_bytes(_NONCE_BYTES)
+        plain = password.get_secret_value().encode()
+        row = {
+            "key_id": self._current,
+            "nonce": nonce,
+            "ciphertext": self._ciphers[self._current].encrypt(nonce, plain, _associated(mailbox_id)),
+        }
+        statement = insert(mailbox_secrets).values(mailbox_id=mailbox_id, **row)
+        connection.execute(statement.on_conflict_do_update(index_elements=["mailbox_id"], set_=row))
+
+    def read(self, connection: Connection, mailbox_id: int) -> SecretStr:
+        """Return the password of ``mailbox_id``.
+
+        Raises:
+            SecretError: there is none, its key is not configured, or the row was altered or moved.
+        """
+        row = connection.execute(
+            select(mailbox_secrets).where(mailbox_secrets.c.mailbox_id == mailbox_id)
+        ).one_or_none()
+        if row is None:
+            raise SecretError(f"mailbox {mailbox_id} has no stored password; set it with `emberflow secrets set`")
+        cipher = self._ciphers.get(row.key_id)
+        if cipher is None:
+            raise SecretError(
+                f"mailbox {mailbox_id} is encrypted with key {row.key_id!r}, which EMBERFLOW_SECRET_KEYS does not list"
+            )
+        try:
+            plain = cipher.decrypt(bytes(row.nonce), bytes(row.ciphertext), _associated(mailbox_id))
+        except InvalidTag:
+            raise SecretError(
+                f"the stored password of mailbox {mailbox_id} was altered or belongs to another one; "
+                "set it with `emberflow secrets set`"
+            ) from None
+        return SecretStr(plain.decode())
+
+    def rotate(self, connection: Connection) -> int:
+        """Encrypt every password that is under an older key with the current one; return how many there were.
+
+        Raises:
+            SecretError: one cannot be decrypted; the caller's transaction must not be committed.
+        """
+        stale = select(mailbox_secrets.c.mailbox_id).where(mailbox_secrets.c.key_id != self._current)
+        ids: list[int] = list(connection.execute(stale.with_for_update()).scalars())
+        for mailbox_id in ids:
+            self.store(connection, mailbox_id, self.read(connection, mailbox_id))
+        return len(ids)
+
+
+def generate_key() -> str:
+    """Return a fresh key in the form that ``EMBERFLOW_SECRET_KEYS`` takes."""
+    return base64.b64encode(entropy.token_bytes(_KEY_BYTES)).decode()
+
+
+def _decode(key_id: str, key: SecretStr) -> bytes:
+    try:
+        raw = base64.b64decode(key.get_secret_value(), validate=True)
+    except binascii.Error:
+        raw = b""
+    if len(raw) != _KEY_BYTES:
+        raise ConfigurationError(f"EMBERFLOW_SECRET_KEYS: key {key_id!r} is not {_KEY_BYTES} bytes of base64")
+    return raw
+
+
+def _associated(mailbox_id: int) -> bytes:
+    return f"mailbox:{mailbox_id}".encode()

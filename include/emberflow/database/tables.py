@@ -1,0 +1,363 @@
+"""The tables of schema ``ops``, as SQLAlchemy Core metadata: the one statement of their columns.
+
+``migrations/`` brings a database to this shape (a test holds the two together). Rules for every table:
+instants are ``timestamptz`` in UTC; a column called ``local_day`` is a day of the zone of the mailbox that
+the row is about; identifiers are bigint identities; statuses are text with a check constraint, so that an
+analyst reads them without a join.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA = "ops"
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    },
+)
+
+# The closed vocabularies. docs/guarantees.md draws the slot's transitions.
+SENDER_STATES = ("unverified", "active", "paused", "stopped")
+BOT_STATUSES = ("unverified", "active", "paused", "retired")
+SLOT_STATUSES = (
+    "planned", "leased", "submitting", "sent", "failed", "uncertain", "cancelled", "expired",
+)  # fmt: skip
+TASK_TYPES = ("warmup", "reply")
+TIERS = ("virgin", "probabilistic", "active")
+TLS_MODES = ("starttls", "implicit")
+THREAD_STATUSES = ("awaiting_reply", "reply_scheduled", "closed")
+EVENT_TYPES = (
+    "attempt", "sent", "placed_inbox", "placed_junk", "rescued", "replied", "token_rejected",
+)  # fmt: skip
+
+
+def _id() -> Column[Any]:
+    return Column("id", BigInteger, Identity(always=True), primary_key=True)
+
+
+def _instant(name: str, *, nullable: bool = False, default_now: bool = False) -> Column[Any]:
+    default = text("clock_timestamp()") if default_now else None
+    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=default)
+
+
+def _reference(name: str, target: Table, *, nullable: bool = False, unique: bool = False) -> Column[Any]:
+    return Column(name, BigInteger, ForeignKey(target.c.id), nullable=nullable, unique=unique)
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} in ({listed})", name=f"{column}_known")
+
+
+mailboxes = Table(
+    "mailboxes",
+    metadata,
+    _id(),
+    Column("address", Text, nullable=False, unique=True, comment="normalised: trimmed, lower case, IDNA domain"),
+    Column("display_name", Text, nullable=False),
+    Column("provider", Text, nullable=False, comment="who runs the mailbox; the grain of placement figures"),
+    Column("zone", Text, nullable=False, comment="IANA time zone; every local_day of this mailbox is its day"),
+    Column("smtp_host", Text, nullable=False),
+    Column("smtp_port", Integer, nullable=False),
+    Column("smtp_tls", Text, nullable=False),
+    Column("imap_host", Text, nullable=False),
+    Column("imap_port", Integer, nullable=False),
+    Column("imap_tls", Text, nullable=False),
+    Column("username", Text, nullable=False),
+    Column("check_passed", Boolean, comment="null: never checked"),
+    Column("check_stage", Text, comment="the stage at which the last check failed"),
+    Column("check_text", Text, comment="what the server said then"),
+    _instant("checked_at", nullable=True),
+    Column(
+        "next_send_at",
+        DateTime(timezone=True),
+        comment="the pause after this mailbox's last mail ends here",
+    ),
+    _instant("created_at", default_now=True),
+    _one_of("smtp_tls", TLS_MODES),
+    _one_of("imap_tls", TLS_MODES),
+)
+
+mailbox_secrets = Table(
+    "mailbox_secrets",
+    metadata,
+    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id, ondelete="cascade"), primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False, comment="AES-256-GCM; associated data: the mailbox id"),
+    _instant("updated_at", default_now=True),
+)
+
+senders = Table(
+    "senders",
+    metadata,
+    _id(),
+    _reference("mailbox_id", mailboxes, unique=True),
+    Column("state", Text, nullable=False, server_default="unverified"),
+    Column("state_reason", Text, comment="why it is not active; one open reason at a time"),
+    Column("state_remedy", Text, comment="what the operator can do about it"),
+    _instant("state_changed_at", default_now=True),
+    Column("ramp_since", DateTime(timezone=True), comment="days before this do not count for the ramp; set by stop"),
+    _instant("created_at", default_now=True),
+    _one_of("state", SENDER_STATES),
+    CheckConstraint("(state = 'active') = (state_reason is null)", name="reason_unless_active"),
+)
+
+sender_days = Table(
+    "sender_days",
+    metadata,
+    Column("sender_id", BigInteger, ForeignKey(senders.c.id), primary_key=True),
+    Column("local_day", Date, primary_key=True, comment="day of the sender's own zone"),
+    Column("ramp_day", Integer, nullable=False, comment="n-th day with at least one warm-up mail, from 1"),
+    Column("ramp_volume", Integer, nullable=False),
+    Column(
+        "score",
+        Double,
+        comment="reputation score read by the last plan of the day; null: too little evidence",
+    ),
+    Column("health_multiplier", Double, nullable=False),
+    Column("daily_factor", Double, nullable=False),
+    Column("warmup_quota", Integer, nullable=False),
+    Column("total_quota", Integer, nullable=False, comment="cap over warm-up, cold mail and replies together"),
+    Column("warmup_sent", Integer, nullable=False, server_default="0"),
+    Column("reply_sent", Integer, nullable=False, server_default="0"),
+    CheckConstraint("warmup_sent <= ramp_volume", name="within_ramp"),
+    CheckConstraint("warmup_sent + reply_sent <= total_quota", name="within_total_quota"),
+)
+
+bots = Table(
+    "bots",
+    metadata,
+    _id(),
+    _reference("mailbox_id", mailboxes, unique=True),
+    Column("status", Text, nullable=False, server_default="unverified"),
+    Column("status_reason", Text),
+    _instant("born_at", default_now=True),
+    Column("interaction_limits", Integer, comment="the operator's own daily inbound cap, below the policy's"),
+    _instant("cooldown_until", nullable=True),
+    Column("source", Text, nullable=False, comment="imported or provisioned; there is no third way"),
+    Column("attested_by", Text, nullable=False, comment="who declared that the operator owns this mailbox"),
+    Column("attestation", Text, nullable=False, comment="how ownership is known"),
+    _instant("attested_at", default_now=True),
+    _instant("created_at", default_now=True),
+    _one_of("status", BOT_STATUSES),
+    _one_of("source", ("imported", "provisioned")),
+)
+
+bot_days = Table(
+    "bot_days",
+    metadata,
+    Column("bot_id", BigInteger, ForeignKey(bots.c.id), primary_key=True),
+    Column("local_day", Date, primary_key=True, comment="day of the bot's own zone"),
+    Column("inbound_sent", Integer, nullable=False, server_default="0"),
+    Column("reply_sent", Integer, nullable=False, server_default="0"),
+)
+
+bot_sender_interactions = Table(
+    "bot_sender_interactions",
+    metadata,
+    Column("sender_id", BigInteger, ForeignKey(senders.c.id), primary_key=True),
+    Column("bot_id", BigInteger, ForeignKey(bots.c.id), primary_key=True),
+    Column(
+        "interaction_type",
+        Text,
+        nullable=False,
+        comment="the latest: warmup_sent, bot_replied, sender_replied or rescued",
+    ),
+    Column("tier", Text, nullable=False, comment="tier that chose the bot the last time"),
+    Column("sent_count", Integer, nullable=False, server_default="0"),
+    Column("reply_count", Integer, nullable=False, server_default="0"),
+    Column("rescued_count", Integer, nullable=False, server_default="0"),
+    _instant("first_contact"),
+    _instant("last_contact"),
+    _one_of("tier", TIERS),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False),
+    Column("document", JSONB, nullable=False),
+    Column("sha256", Text, nullable=False),
+    _instant("valid_from", default_now=True),
+    _instant("valid_to", nullable=True),
+    Index(
+        "uq_policies_in_force",
+        text("(valid_to is null)"),
+        unique=True,
+        postgresql_where=text("valid_to is null"),
+    ),
+)
+
+plan_runs = Table(
+    "plan_runs",
+    metadata,
+    _id(),
+    Column("hour", DateTime(timezone=True), nullable=False, unique=True, comment="start of the UTC hour planned"),
+    Column("outcome", Text, nullable=False, comment="planned, or past: the hour was over and nothing was planned"),
+    Column("seed", BigInteger, nullable=False),
+    _reference("policy_id", policies),
+    Column("input_sha256", Text, nullable=False),
+    Column("plan_sha256", Text, nullable=False),
+    Column("senders", Integer, nullable=False),
+    Column("bots", Integer, nullable=False, comment="bots with at least one seat"),
+    Column("wanted", Integer, nullable=False, comment="slots that the quotas asked for"),
+    Column("slots", Integer, nullable=False, comment="slots written"),
+    _instant("planned_at", default_now=True),
+    _one_of("outcome", ("planned", "past")),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    _id(),
+    _reference("sender_id", senders),
+    _reference("bot_id", bots),
+    Column("thread_status", Text, nullable=False),
+    Column("turn", SmallInteger, nullable=False, comment="turn of the last mail sent, from 1"),
+    _instant("next_action_time", nullable=True),
+    Column("script_id", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("root_message_id", Text, nullable=False, unique=True),
+    Column("last_message_id", Text, nullable=False),
+    _instant("started_at"),
+    _instant("updated_at", default_now=True),
+    _one_of("thread_status", THREAD_STATUSES),
+    Index("ix_conversations_pair", "sender_id", "bot_id"),
+)
+
+scheduled_tasks = Table(
+    "scheduled_tasks",
+    metadata,
+    _id(),
+    Column(
+        "priority_level",
+        SmallInteger,
+        nullable=False,
+        comment="smaller goes first; queue_manager.store names them",
+    ),
+    Column("task_type", Text, nullable=False),
+    _instant("target_time"),
+    Column("payload", JSONB, nullable=False, comment="what the message is built from: script, subject, thread"),
+    Column("idempotency_key", Text, nullable=False, unique=True),
+    Column("status", Text, nullable=False, server_default="planned"),
+    Column("reason", Text, comment="why it is where it is: the binding cap, the reply code, the fault"),
+    _reference("from_mailbox_id", mailboxes),
+    _reference("to_mailbox_id", mailboxes),
+    _reference("sender_id", senders),
+    _reference("bot_id", bots),
+    _reference("conversation_id", conversations, nullable=True),
+    Column("parent_slot_id", BigInteger, comment="the slot whose mail this one answers"),
+    Column("turn", SmallInteger, nullable=False),
+    Column("local_day", Date, nullable=False, comment="day of the sending mailbox's zone at target_time"),
+    Column("gap_s", Integer, nullable=False, comment="seconds that this mailbox pauses after this mail"),
+    Column("message_id", Text, nullable=False, unique=True, comment="fixed before the first attempt"),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column("lease_token", Uuid),
+    _instant("lease_until", nullable=True),
+    _instant("submitted_at", nullable=True),
+    _instant("sent_at", nullable=True),
+    _reference("policy_id", policies),
+    _reference("plan_run_id", plan_runs, nullable=True),
+    _instant("created_at", default_now=True),
+    _one_of("status", SLOT_STATUSES),
+    _one_of("task_type", TASK_TYPES),
+    CheckConstraint("(status = 'sent') = (sent_at is not null)", name="sent_at_iff_sent"),
+    Index("ix_scheduled_tasks_due", "priority_level", "target_time", postgresql_where=text("status = 'planned'")),
+    Index("ix_scheduled_tasks_sender_day", "sender_id", "local_day"),
+    Index("ix_scheduled_tasks_bot_day", "bot_id", "target_time"),
+    Index("ix_scheduled_tasks_plan_run", "plan_run_id"),
+    Index(
+        "uq_scheduled_tasks_answer_once",
+        "parent_slot_id",
+        unique=True,
+        postgresql_where=text("parent_slot_id is not null"),
+    ),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("plan_run_id", BigInteger, ForeignKey(plan_runs.c.id), primary_key=True),
+    Column("sender_id", BigInteger, ForeignKey(senders.c.id), primary_key=True),
+    Column("ordinal", Integer, primary_key=True, comment="n-th slot of the sender in this hour, from 1"),
+    Column("bot_id", BigInteger, ForeignKey(bots.c.id), comment="null: no eligible bot was left"),
+    Column("asked_tier", Text, nullable=False),
+    Column("tier", Text, comment="the tier that supplied the bot after falling through"),
+    Column("weight", Double),
+    Column("terms", JSONB, comment="the factors whose product is the weight"),
+    Column("draw", Double, comment="uniform (0, 1), addressed by seed, hour, sender, ordinal and bot"),
+    Column("sort_key", Double, comment="-ln(draw) / weight; the smallest wins"),
+    Column("runners_up", JSONB, nullable=False),
+    Column("rejected", JSONB, nullable=False, comment="reason -> number of bots"),
+)
+
+mail_events = Table(
+    "mail_events",
+    metadata,
+    _id(),
+    _instant("occurred_at"),
+    _instant("recorded_at", default_now=True),
+    Column("event_type", Text, nullable=False),
+    Column("natural_key", Text, nullable=False, unique=True, comment="what makes a second telling the same event"),
+    Column("mailbox_id", BigInteger, nullable=False, comment="the mailbox at which it happened"),
+    Column("slot_id", BigInteger),
+    Column("sender_id", BigInteger),
+    Column("bot_id", BigInteger),
+    Column("message_id", Text),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _one_of("event_type", EVENT_TYPES),
+    Index("ix_mail_events_occurred_at", "occurred_at"),
+    Index("ix_mail_events_slot_id", "slot_id"),
+)
+
+imap_cursors = Table(
+    "imap_cursors",
+    metadata,
+    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id), primary_key=True),
+    Column("folder", Text, primary_key=True),
+    Column("uidvalidity", BigInteger, nullable=False),
+    Column("next_uid", BigInteger, nullable=False),
+    _instant("synced_at", default_now=True),
+)
+
+switches = Table(
+    "switches",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("is_on", Boolean, nullable=False),
+    Column("changed_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    _instant("changed_at", default_now=True),
+    _one_of("name", ("live_mail", "stop_sending")),
+)

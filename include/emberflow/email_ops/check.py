@@ -1,0 +1,39 @@
+"""The connection check that a mailbox must pass before it is used (S-B1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from emberflow.email_ops.egress import Mode
+from emberflow.email_ops.imap import ImapError, ImapReader
+from emberflow.email_ops.mailbox import MailboxAccess
+from emberflow.email_ops.smtp import SmtpConnection, Stage, Timeouts
+from emberflow.errors import MailboxCheckError
+
+# A person waits for the answer.
+TIMEOUT_SECONDS = 20.0
+_SMTP_STAGES: Mapping[Stage, str] = {"tls": "smtp_tls", "auth": "smtp_auth"}
+
+
+def check_mailbox(
+    access: MailboxAccess, mode: Mode, ca_files: Mapping[str, Path], timeout: float = TIMEOUT_SECONDS
+) -> None:
+    """Log in over SMTP and over IMAP, and select INBOX; no mail is sent and nothing is changed.
+
+    Raises:
+        MailboxCheckError: with the first step that failed and what the server said.
+        EgressRefusedError: the mode forbids to connect to one of the hosts.
+        ConfigurationError: a configured CA file is unusable.
+    """
+    timeouts = Timeouts(connect=timeout, command=timeout)
+    with SmtpConnection(access, mode, ca_files, timeouts) as smtp:
+        failed = smtp.open()
+    if failed is not None:
+        code = "" if failed.reply_code is None else f"{failed.reply_code} "
+        raise MailboxCheckError(_SMTP_STAGES.get(failed.stage, "smtp_connect"), code + failed.server_text)
+    try:
+        with ImapReader(access, mode, ca_files, timeout) as reader:
+            reader.select("INBOX")
+    except ImapError as error:
+        raise MailboxCheckError(error.stage, error.server_text) from None

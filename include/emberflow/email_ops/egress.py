@@ -1,0 +1,117 @@
+"""Where connections may go. In sandbox mode nothing but loopback (RFC 1122 3.2.1.3, RFC 4291 2.5.3).
+
+Two independent layers: every mail connection is opened by :func:`dial`, which asks
+:func:`require_mail_egress`; and :func:`install_loopback_guard` puts an audit hook (PEP 578) under all Python
+sockets of the process. The hook sees Python's ``socket`` module only: a C library with sockets of its own
+(libpq, for instance) and the system's resolver do not pass it, and a new program does not inherit it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from emberflow.errors import ConfigurationError, EgressRefusedError
+
+Mode = Literal["sandbox", "live"]
+
+_GUARDED_EVENTS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
+_guard: list[frozenset[str]] = []
+
+
+def require_mail_egress(mode: Mode, host: str) -> list[str]:
+    """Resolve a mail host once and return the IP addresses to connect to, in the resolver's order.
+
+    Whoever connects uses these addresses and never resolves again: a name that changes its mind between
+    check and connect (DNS rebinding) gains nothing.
+
+    Raises:
+        EgressRefusedError: sandbox mode, and at least one address is not loopback.
+        ConfigurationError: the host is not a possible host name.
+        socket.gaierror: the name does not resolve.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise ConfigurationError(f"{host!r} is not a host name: {error}") from None
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if mode == "live":
+        return addresses
+    outside = [address for address in addresses if not _is_loopback(address)]
+    if outside or mode != "sandbox":
+        raise EgressRefusedError(
+            f"mail mode is {mode!r}: a mail connection to {host} ({', '.join(outside)}) was not opened, only "
+            "loopback is allowed. Real mail needs EMBERFLOW_MAIL_MODE=live and `emberflow mail live on --reason ...`."
+        )
+    return addresses
+
+
+def dial(mode: Mode, host: str, port: int, timeout: float) -> socket.socket:
+    """Open a TCP connection to a mail server; ``timeout`` (seconds) applies to each address and then stays.
+
+    Raises:
+        EgressRefusedError: see :func:`require_mail_egress`.
+        OSError: no address of the host answered; the error is that of the last one.
+    """
+    fault = OSError(f"{host} has no address")
+    for address in require_mail_egress(mode, host):
+        try:
+            connection = socket.create_connection((address, port), timeout)
+        except OSError as error:
+            fault = error
+            continue
+        # The final dot is written on its own; without this it would wait for the acknowledgement of the body.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+    raise fault
+
+
+def install_loopback_guard(allowed_hosts: Iterable[str] = ()) -> None:
+    """Make every Python socket of this process refuse destinations that are not loopback, for good.
+
+    ``allowed_hosts`` are control-plane hosts (never mail hosts); they are resolved once, now. An audit hook
+    cannot be removed, and a second call neither adds a hook nor widens the first one's list.
+
+    Raises:
+        ConfigurationError: an allowed host does not resolve.
+    """
+    if _guard:
+        return
+    _guard.append(frozenset(address for host in allowed_hosts for address in _resolve(host)))
+    sys.addaudithook(_refuse_egress)
+
+
+def _refuse_egress(event: str, arguments: tuple[Any, ...]) -> None:
+    if event not in _GUARDED_EVENTS:
+        return
+    connection, destination = arguments[0], arguments[1]
+    # sendmsg() on a connected socket carries no destination; its connect() has been judged already.
+    if destination is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    host = destination[0]
+    name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host)
+    if name == "localhost" or _is_loopback(name) or name in _guard[0]:
+        return
+    raise EgressRefusedError(
+        f"sandbox mode: {event} to {name} was stopped, only loopback is allowed. "
+        "Hosts of the control plane can be named in EMBERFLOW_CONTROL_PLANE_HOSTS."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _resolve(host: str) -> list[str]:
+    try:
+        return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"control-plane host {host!r} does not resolve: {error}") from error

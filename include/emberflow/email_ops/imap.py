@@ -1,0 +1,295 @@
+"""Reading a mailbox over IMAP (RFC 9051): incrementally, within bounds, changing nothing by accident.
+
+imap-tools does the login and the folder list. Its ``fetch``, ``flag``, ``move`` and ``delete`` are not used:
+the first marks as read and mixes up messages while flags change, the others EXPUNGE the whole folder and with
+it what others had marked. Where reading stopped is in the caller's :class:`Cursor`, not here.
+"""
+
+from __future__ import annotations
+
+import imaplib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Literal, NoReturn, Self
+
+from imap_tools.errors import ImapToolsError
+from imap_tools.utils import encode_folder
+
+from emberflow.email_ops.egress import Mode
+from emberflow.email_ops.imap_client import Box, Client
+from emberflow.email_ops.mailbox import MailboxAccess
+from emberflow.email_ops.message import MESSAGE_ID
+from emberflow.email_ops.received import HEADER_BYTES, ReceivedMessage, parse, parse_date
+from emberflow.email_ops.tls import client_context
+from emberflow.errors import EmberflowError
+
+SpecialUse = Literal["\\Junk", "\\Sent"]
+ImapStage = Literal["imap_connect", "imap_auth", "imap_select", "imap_command"]
+
+MESSAGE_BYTES = 1024 * 1024
+MESSAGES_PER_CALL = 500
+TIMEOUT_SECONDS = 60.0
+
+# For servers without SPECIAL-USE (RFC 6154); compared without case, after the namespace prefix.
+_FOLDER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "\\Junk": ("junk", "spam", "junk e-mail", "junk email", "bulk mail"),
+    "\\Sent": ("sent", "sent items", "sent messages", "sent mail"),
+}
+_UIDS_PER_COMMAND = 100
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+# RFC 5530: a NO to a login with one of these codes is not about the password.
+_NOT_ABOUT_THE_PASSWORD = re.compile(r"\[(UNAVAILABLE|INUSE|LIMIT|SERVERBUG|CONTACTADMIN)\]", re.IGNORECASE)
+_FETCH_START = re.compile(rb"\d+ \(")
+
+
+class ImapError(EmberflowError):
+    """Server or network did not do what was asked. ``stage`` says when; ``server_text`` holds no credentials.
+
+    ``imap_auth`` is only ever the server's refusal of the login: a connection that breaks, or an outage that
+    the server announces during login, is ``imap_connect``.
+    """
+
+    def __init__(self, stage: ImapStage, server_text: str) -> None:
+        super().__init__(f"{stage}: {server_text}")
+        self.stage = stage
+        self.server_text = server_text
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Up to where a folder was read: every UID below ``next_uid`` under this ``uidvalidity`` is known."""
+
+    uidvalidity: int
+    next_uid: int
+
+
+class ImapReader:
+    """A logged-in connection to one mailbox; use it in a ``with`` statement.
+
+    Raises:
+        ImapError: on entering and from every method.
+        EgressRefusedError, ConfigurationError: on entering.
+    """
+
+    def __init__(
+        self,
+        access: MailboxAccess,
+        mode: Mode,
+        ca_files: Mapping[str, Path],
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self._access = access
+        self._mode = mode
+        self._context = client_context(access.imap_host, ca_files)
+        self._timeout = timeout
+
+    def __enter__(self) -> Self:
+        with self._faults("imap_connect"):
+            self._client = Client(
+                self._access,
+                self._mode,
+                self._context,
+                self._timeout,
+                literal_limit=MESSAGE_BYTES + HEADER_BYTES,
+            )
+        try:
+            self._login()
+        except BaseException:
+            self._client.shutdown()
+            raise
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        # After a failure nobody may be there to answer a LOGOUT, or the conversation may be out of step.
+        if failed is None:
+            with suppress(OSError, imaplib.IMAP4.error):
+                self._client.logout()
+        self._client.shutdown()
+
+    def select(self, folder: str) -> tuple[int, int]:
+        """Open ``folder`` for reading and flagging; return its UIDVALIDITY and UIDNEXT (0 if not told)."""
+        name = _folder(folder)
+        with self._faults("imap_select"):
+            status, data = self._client.select(name)
+        if status != "OK":
+            self._refused("imap_select", data)
+        return self._number("UIDVALIDITY"), self._number("UIDNEXT")
+
+    def find_folder(self, special_use: SpecialUse) -> str | None:
+        """Return the folder that the server marks with ``special_use``, else one with a customary name."""
+        with self._faults("imap_command"):
+            folders = self._box.folder.list()
+        for folder in folders:
+            if special_use.lower() in (flag.lower() for flag in folder.flags):
+                return str(folder.name)
+        names = {folder.name.rpartition(folder.delim or "/")[2].lower(): str(folder.name) for folder in folders}
+        return next((names[name] for name in _FOLDER_NAMES[special_use] if name in names), None)
+
+    def ensure_folder(self, folder: str) -> None:
+        """Create ``folder`` unless it exists."""
+        name = _folder(folder)
+        with self._faults("imap_command"):
+            if not any(known.name == folder for known in self._box.folder.list()):
+                self._box.folder.create(name.encode())
+
+    def new_messages(self, folder: str, after: Cursor | None) -> tuple[list[ReceivedMessage], Cursor]:
+        """Return what arrived in ``folder`` since ``after``, by ascending UID, and the cursor to go on from.
+
+        At most 500 messages a call: the oldest new ones, so that the next call goes on where this one
+        stopped. Without a cursor, or when the server has renumbered the folder (another UIDVALIDITY, RFC 9051
+        2.3.1.1), the newest 500 are returned; after a renumbering the caller knows some of them already.
+        Nothing is marked as read, and of messages over 1 MiB only the header is read. Selects ``folder``.
+        """
+        uidvalidity, uidnext = self.select(folder)
+        if after is None or after.uidvalidity != uidvalidity:
+            uids = self._search("ALL")[-MESSAGES_PER_CALL:]
+            return list(self._read(folder, uids)), Cursor(uidvalidity, max([uidnext, *(uid + 1 for uid in uids)]))
+        if 0 < uidnext <= after.next_uid:
+            return [], after
+        # "n:*" always matches the last message, also when its UID is below n.
+        found = self._search("UID", f"{after.next_uid}:*")
+        uids = [uid for uid in found if uid >= after.next_uid][:MESSAGES_PER_CALL]
+        return list(self._read(folder, uids)), Cursor(uidvalidity, uids[-1] + 1 if uids else after.next_uid)
+
+    def find_by_message_id(self, message_id: str, folders: Sequence[str]) -> list[tuple[str, int]]:
+        """Return (folder, UID) of every message with this Message-ID, in the order of ``folders``.
+
+        Raises:
+            ValueError: not a Message-ID; nothing else may become part of a command.
+        """
+        if not MESSAGE_ID.fullmatch(message_id):
+            raise ValueError(f"{message_id!r} is not a Message-ID of the form <...>")
+        found = []
+        for folder in folders:
+            self.select(folder)
+            found += [(folder, uid) for uid in self._search("HEADER", "Message-ID", f'"{message_id}"')]
+        return found
+
+    def mark_seen(self, uids: Iterable[int]) -> None:
+        """Mark messages of the selected folder as read."""
+        for group in _groups(uids):
+            self._uid("STORE", group, "+FLAGS.SILENT", "(\\Seen)")
+
+    def move(self, uids: Iterable[int], folder: str) -> None:
+        """Move messages of the selected folder to ``folder``, which must exist.
+
+        Atomic where the server has MOVE (RFC 6851). Elsewhere a crash between the steps can leave a copy in
+        both folders, but never in none.
+        """
+        for group in _groups(uids):
+            if "MOVE" in self._client.capabilities:
+                self._uid("MOVE", group, _folder(folder))
+            else:
+                self._uid("COPY", group, _folder(folder))
+                self._remove(group)
+
+    def delete_before(self, folder: str, day: date) -> int:
+        """Delete what arrived in ``folder`` before ``day`` (the server's calendar); return how many."""
+        self.select(folder)
+        uids = self._search("BEFORE", f"{day.day}-{_MONTHS[day.month - 1]}-{day.year}")
+        for group in _groups(uids):
+            self._remove(group)
+        return len(uids)
+
+    def _login(self) -> None:
+        access = self._access
+        password = access.password.get_secret_value()
+        with self._faults("imap_auth"):
+            self._box = Box(self._client)
+            if "AUTH=PLAIN" in self._client.capabilities:
+                self._box.login_utf8(access.username, password, initial_folder=None)
+            elif (access.username + password).isascii() and (access.username + password).isprintable():
+                self._box.login(access.username, password, initial_folder=None)
+            else:
+                raise ImapError("imap_auth", "the login is not plain ASCII and the server has no AUTH=PLAIN")
+        with self._faults("imap_connect"):
+            # imaplib asked before the login, when servers announce neither MOVE nor UIDPLUS.
+            _, data = self._client.capability()
+            self._client.capabilities = tuple(data[-1].decode("ascii", "replace").upper().split())
+
+    def _search(self, *criteria: str) -> list[int]:
+        data = self._uid("SEARCH", *criteria)
+        return sorted(int(uid) for line in data if isinstance(line, bytes) for uid in line.split() if uid.isdigit())
+
+    def _read(self, folder: str, uids: Sequence[int]) -> Iterator[ReceivedMessage]:
+        for group in _groups(uids):
+            for head, _ in self._fetch(group, "(UID RFC822.SIZE INTERNALDATE)"):
+                uid, size = _item(rb"UID (\d+)", head), _item(rb"RFC822\.SIZE (\d+)", head)
+                if uid is None or size is None or int(uid) not in uids:
+                    continue  # an unsolicited FETCH: somebody changed a flag
+                arrived = parse_date(_item(rb'INTERNALDATE "([^"]+)"', head) or "")
+                message = self._read_one(folder, int(uid), int(size), arrived)
+                if message is not None:
+                    yield message
+
+    def _read_one(self, folder: str, uid: int, size: int, arrived: datetime | None) -> ReceivedMessage | None:
+        oversized = size > MESSAGE_BYTES
+        part = f"BODY.PEEK[HEADER]<0.{HEADER_BYTES}>" if oversized else f"BODY.PEEK[]<0.{MESSAGE_BYTES}>"
+        for head, literal in self._fetch(str(uid), f"(UID {part})"):
+            if _item(rb"UID (\d+)", head) == str(uid) and b"BODY[" in head.upper():
+                return parse(literal, uid=uid, folder=folder, size=size, internal_date=arrived, oversized=oversized)
+        return None  # expunged since the search
+
+    def _fetch(self, uids: str, items: str) -> list[tuple[bytes, bytes]]:
+        """Return (text, literal) of each FETCH response; imaplib hands out a response in several pieces."""
+        responses: list[tuple[bytes, bytes]] = []
+        for piece in self._uid("FETCH", uids, items):
+            text, literal = piece if isinstance(piece, tuple) else (piece or b"", b"")
+            if _FETCH_START.match(text) or not responses:
+                responses.append((text, literal))
+            else:
+                head, body = responses[-1]
+                responses[-1] = (head + text, body + literal)
+        return responses
+
+    def _remove(self, group: str) -> None:
+        self._uid("STORE", group, "+FLAGS.SILENT", "(\\Deleted)")
+        # Without UIDPLUS (RFC 4315) they stay marked: EXPUNGE would also remove what others had marked.
+        if "UIDPLUS" in self._client.capabilities:
+            self._uid("EXPUNGE", group)
+
+    def _uid(self, command: str, *arguments: str) -> list[bytes | tuple[bytes, bytes] | None]:
+        with self._faults("imap_command"):
+            status, data = self._client.uid(command, *arguments)
+        if status != "OK":
+            self._refused("imap_command", data)
+        return data
+
+    def _number(self, response: str) -> int:
+        data = self._client.response(response)[1]
+        return int(data[-1]) if data and data[-1] and data[-1].isdigit() else 0
+
+    def _refused(self, stage: ImapStage, data: Sequence[object]) -> NoReturn:
+        texts = [piece.decode("utf-8", "replace") for piece in data if isinstance(piece, bytes)]
+        raise ImapError(stage, self._access.public_text(" ".join(texts) or "refused without a reason"))
+
+    @contextmanager
+    def _faults(self, stage: ImapStage) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, imaplib.IMAP4.error, ImapToolsError, ValueError) as error:
+            text = self._access.public_text(f"{type(error).__name__}: {error}")
+            broken = isinstance(error, OSError | imaplib.IMAP4.abort) or _NOT_ABOUT_THE_PASSWORD.search(text)
+            # Not chained: the original text may quote the login.
+            raise ImapError("imap_connect" if stage == "imap_auth" and broken else stage, text) from None
+
+
+def _folder(name: str) -> str:
+    if not name or not name.isprintable():
+        raise ValueError(f"{name!r} is not a folder name")
+    return str(encode_folder(name), "ascii")
+
+
+def _groups(uids: Iterable[int]) -> Iterator[str]:
+    ordered = sorted(set(uids))
+    for start in range(0, len(ordered), _UIDS_PER_COMMAND):
+        yield ",".join(str(int(uid)) for uid in ordered[start : start + _UIDS_PER_COMMAND])
+
+
+def _item(pattern: bytes, text: bytes) -> str | None:
+    found = re.search(pattern, text)
+    return found.group(1).decode("ascii", "replace") if found else None

@@ -1,0 +1,149 @@
+"""The message as it crosses the wire (RFC 5322): plain, labelled, threaded, and closed to header injection.
+
+A warm-up mail is text/plain in quoted-printable UTF-8 and nothing else: no pixel, no link, no attachment
+(E-B8). It says openly what it is (E-B9).
+
+Two traps of the standard library are closed here. Its default line length of 78 encodes long Message-IDs as
+encoded words inside References and In-Reply-To, which breaks threads in real clients, so headers may grow to
+998 (RFC 5322 2.1.1). And an encoded word that hides CRLF is written out raw before Python 3.11.10
+(CVE-2024-6923), so such values are refused, and the generated headers are read again before they leave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import quopri
+import re
+from base64 import b32encode
+from dataclasses import dataclass
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+
+from emberflow.clock import require_utc
+from emberflow.email_ops.addresses import require_unrepaired
+from emberflow.errors import EmberflowError
+
+WARMUP_HEADER = "X-Emberflow-Warmup"
+WARMUP_LABEL = "automated mailbox warm-up between mailboxes of one operator"
+TOKEN_HEADER = "X-Emberflow-Token"  # noqa: S105
+
+# Printable ASCII without space, angle bracket, quote or backslash: also safe inside an IMAP quoted string.
+MESSAGE_ID = re.compile(r"<[!#-;=?-\[\]-~]{1,400}>")
+REFERENCES_KEPT = 10
+
+_WIRE = SMTP.clone(max_line_length=998)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
+
+
+class UnsafeMessageError(EmberflowError):
+    """A value would change the structure of the message that it is put into."""
+
+
+@dataclass(frozen=True)
+class OutgoingMessage:
+    """Everything that is in a warm-up message; equal values give equal bytes.
+
+    ``date`` is aware. ``references`` is the whole thread, oldest first; ``in_reply_to`` is the parent's
+    Message-ID or None for a first message. ``auto_reply`` marks a bot's reply as such (RFC 3834).
+    """
+
+    message_id: str
+    from_address: str
+    from_name: str
+    to_address: str
+    subject: str
+    body: str
+    date: datetime
+    in_reply_to: str | None
+    references: tuple[str, ...]
+    token: str
+    auto_reply: bool
+
+
+def build(message: OutgoingMessage) -> bytes:
+    """Return the message with CRLF line ends, 7 bit, no header line over 998 and no body line over 76 bytes.
+
+    Raises:
+        UnsafeMessageError: a value holds control characters or an encoded word, or is not a Message-ID.
+        AddressError: an address cannot be used as it is.
+        ValueError: ``date`` is naive.
+    """
+    mail = EmailMessage(policy=_WIRE)
+    mail["Date"] = format_datetime(require_utc(message.date))
+    sender = require_unrepaired(message.from_address)
+    mail["From"] = Address(require_one_line("from_name", message.from_name), addr_spec=sender)
+    mail["To"] = Address(addr_spec=require_unrepaired(message.to_address))
+    mail["Message-ID"] = _message_id(message.message_id)
+    mail["Subject"] = require_one_line("subject", message.subject)
+    if message.in_reply_to is not None:
+        mail["In-Reply-To"] = _message_id(message.in_reply_to)
+    if message.references:
+        mail["References"] = " ".join(map(_message_id, _thread(message.references)))
+    if message.auto_reply:
+        mail["Auto-Submitted"] = "auto-replied"
+    mail[WARMUP_HEADER] = WARMUP_LABEL
+    mail[TOKEN_HEADER] = require_one_line("token", message.token)
+    mail["MIME-Version"] = "1.0"
+    mail["Content-Type"] = 'text/plain; charset="utf-8"'
+    mail["Content-Transfer-Encoding"] = "quoted-printable"
+    # Not set_content(): with this policy it would also stretch quoted-printable lines to 998, and RFC 2045
+    # 6.7 allows 76.
+    mail.set_payload(_quoted_printable(message.body))
+    wire = mail.as_bytes()
+    _require_headers(wire, mail.keys())
+    return wire
+
+
+def message_id_for(idempotency_key: str, domain: str, key: bytes) -> str:
+    """Return the Message-ID of the slot ``idempotency_key``: always the same one, and guessed by nobody.
+
+    It is stored before DATA and looked up after a crash, so a retry must never make another one.
+    """
+    digest = hmac.new(key, f"message-id\x1f{idempotency_key}".encode(), hashlib.sha256).digest()
+    return _message_id(f"<{b32encode(digest[:20]).decode().lower()}@{domain}>")
+
+
+def require_one_line(field: str, value: str) -> str:
+    """Return ``value`` if it can stand in a header as it is.
+
+    Raises:
+        UnsafeMessageError: it holds a control character or an encoded word.
+    """
+    if _CONTROL.search(value) or "=?" in value:
+        raise UnsafeMessageError(f"{field} {value!r} holds a control character or an encoded word ('=?')")
+    return value
+
+
+def _thread(references: tuple[str, ...]) -> tuple[str, ...]:
+    """Keep the root and the last nine, as RFC 5537 3.4.4 recommends for long threads."""
+    if len(references) <= REFERENCES_KEPT:
+        return references
+    return (references[0], *references[1 - REFERENCES_KEPT :])
+
+
+def _message_id(value: str) -> str:
+    # An encoded word is legal inside the brackets; a patched Python writes it harmlessly, an older one does not.
+    if not MESSAGE_ID.fullmatch(value) or "=?" in value:
+        raise UnsafeMessageError(f"{value!r} is not a Message-ID of the form <...>")
+    return value
+
+
+def _quoted_printable(body: str) -> str:
+    text = body.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n") + "\n"
+    try:
+        octets = text.encode()
+    except UnicodeEncodeError:
+        raise UnsafeMessageError("the body holds half of a surrogate pair") from None
+    return quopri.encodestring(octets).decode("ascii")
+
+
+def _require_headers(wire: bytes, expected: list[str]) -> None:
+    block, _, _ = wire.partition(b"\r\n\r\n")
+    names = [line.partition(b":")[0].decode() for line in block.split(b"\r\n") if line[:1] not in (b" ", b"\t")]
+    if names != expected or _BARE_LINE_END.search(wire) or not wire.isascii():
+        raise UnsafeMessageError(f"a value broke out of its header: generated {names}, expected {expected}")

@@ -1,0 +1,1 @@
+"""The small public application: one-click unsubscribe only (RFC 8058). Not built yet."""

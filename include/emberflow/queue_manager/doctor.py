@@ -1,0 +1,129 @@
+"""Is everything there that a plan and its mails depend on? One finding per check, with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from emberflow.clock import SystemClock
+from emberflow.database.engine import connect
+from emberflow.database.migrate import VERSION_TABLE, configuration
+from emberflow.database.secrets import SecretBox
+from emberflow.email_ops.content import BUILT_IN, load_scripts
+from emberflow.errors import EmberflowError
+from emberflow.queue_manager.policies import in_force
+from emberflow.queue_manager.switches import LIVE_MAIL, STOP_SENDING, is_on
+from emberflow.settings import Settings
+
+_CLOCK_TOLERANCE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check; ``remedy`` is None when all is well."""
+
+    check: str
+    result: str
+    remedy: str | None = None
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Run every check; one that cannot run is a finding, not an exception."""
+    findings = [
+        _guarded("keys", lambda: _keys(settings)),
+        _guarded("conversation scripts", lambda: _scripts(settings)),
+    ]
+    try:
+        with connect(settings.require_database_url()).connect() as connection:
+            findings += _database(connection, settings)
+    except (EmberflowError, SQLAlchemyError) as error:
+        remedy = "start the stack with `./emberflow up`, or correct EMBERFLOW_DATABASE_URL"
+        findings.append(Finding("database", str(error).splitlines()[0], remedy))
+    return findings
+
+
+def _guarded(check: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, look())
+    except EmberflowError as error:
+        return Finding(check, "missing or wrong", str(error))
+
+
+def _keys(settings: Settings) -> str:
+    SecretBox(settings.secret_keys)
+    settings.require_token_keys()
+    return f"{len(settings.secret_keys)} for passwords, {len(settings.token_keys)} for tokens"
+
+
+def _scripts(settings: Settings) -> str:
+    return f"{len(load_scripts(settings.scripts_dir or BUILT_IN).by_id)} scripts"
+
+
+def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    present = context.get_current_revision()
+    wanted = ScriptDirectory.from_config(configuration()).get_current_head()
+    if present != wanted:
+        yield Finding("database schema", f"{present or 'empty'}, wanted {wanted}", "run `./emberflow up`")
+        return
+    yield Finding("database schema", f"revision {present}")
+    yield _clocks(connection)
+    yield _guarded("policy", lambda: in_force(connection).policy.label)
+    yield _mode(connection, settings)
+    yield _mailboxes(connection)
+    yield _queue(connection)
+
+
+def _clocks(connection: Connection) -> Finding:
+    theirs: datetime = connection.execute(text("select clock_timestamp()")).scalar_one()
+    skew = abs((theirs - SystemClock().now()).total_seconds())
+    remedy = "synchronise both clocks (NTP)" if skew > _CLOCK_TOLERANCE_S else None
+    return Finding("clock against database", f"{skew:.2f} s apart", remedy)
+
+
+def _mode(connection: Connection, settings: Settings) -> Finding:
+    if is_on(connection, STOP_SENDING):
+        return Finding(
+            "mail", "stopped by the kill switch", "run `emberflow mail stop off --reason ...` when it may go on"
+        )
+    both = {settings.mail_mode == "live", is_on(connection, LIVE_MAIL)}
+    if both == {True}:
+        return Finding("mail", "LIVE: real mail is sent")
+    if both == {False}:
+        return Finding("mail", "sandbox: loopback only")
+    return Finding("mail", "live mode is only half switched on", "turn both switches on, or both off")
+
+
+def _mailboxes(connection: Connection) -> Finding:
+    row = connection.execute(
+        text("""
+            select count(*) filter (where check_passed) as passed, count(*) as total,
+                min(address) filter (where check_passed is not true) as example
+            from ops.mailboxes
+        """)
+    ).one()
+    remedy = None
+    if row.passed < row.total:
+        remedy = f"run `emberflow senders check`; for instance {row.example} has not passed"
+    elif row.total == 0:
+        remedy = "import senders and bots: `emberflow senders import`, `emberflow bots import`"
+    return Finding("mailboxes", f"{row.passed} of {row.total} passed their check", remedy)
+
+
+def _queue(connection: Connection) -> Finding:
+    row = connection.execute(
+        text("""
+            select count(*) filter (where status = 'planned') as planned,
+                count(*) filter (where status = 'uncertain') as uncertain,
+                count(*) filter (where status = 'planned' and target_time < now() - interval '10 minutes') as late
+            from ops.scheduled_tasks
+        """)
+    ).one()
+    remedy = "look at the DAG `dispatch`: due slots are waiting" if row.late else None
+    return Finding("queue", f"{row.planned} planned, {row.late} late, {row.uncertain} uncertain", remedy)

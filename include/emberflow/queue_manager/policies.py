@@ -1,0 +1,152 @@
+"""Policies: every number that a rule uses, in one versioned document.
+
+A policy is a YAML file (``emberflow/policies/standard.yaml`` ships as the default) that becomes a row of
+``ops.policies`` when it comes into force; a slot refers to the row under which it was planned. Each section is
+owned by the module that applies it, so a number has one home and one explanation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import Connection, func, select, update
+
+from emberflow.bots.limits import BotPolicy
+from emberflow.bots.replies import ReplyPolicy
+from emberflow.bots.selection import SelectionPolicy
+from emberflow.database.tables import policies
+from emberflow.errors import ConfigurationError
+from emberflow.senders.pacing import PacingPolicy
+from emberflow.senders.quota import QuotaPolicy
+from emberflow.senders.ramp import RampPolicy
+
+_SHIPPED = Path(__file__).resolve().parents[1] / "policies"
+
+
+class DispatchPolicy(BaseModel):
+    """How slots leave: lanes, leases, retries.
+
+    ``lease_s`` must exceed the longest that one SMTP transaction may take; RFC 5321 4.5.3.2.6 alone asks for
+    600 s after the final dot. ``window_s`` is how long one dispatch run keeps holding slots to their second;
+    it covers the interval between two runs. A slot later than ``overdue_s`` is given up rather than fired
+    together with others (Q-B8); ``retry_s`` doubles with each attempt (RFC 5321 4.5.4.1: at least 30 minutes).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lanes: int = Field(default=4, ge=1, le=64)
+    window_s: int = Field(default=110, ge=0, le=3600)
+    lease_s: int = Field(default=1200, ge=10)
+    overdue_s: int = Field(default=3600, ge=60)
+    retry_s: int = Field(default=1800, ge=1)
+    maximum_attempts: int = Field(default=4, ge=1, le=10)
+
+
+class InboxPolicy(BaseModel):
+    """How mailboxes are read: the number of shards that one run fans out to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shards: int = Field(default=4, ge=1, le=64)
+
+
+class ReputationPolicy(BaseModel):
+    """Which scoring model is in force (a version in dbt's seeds) and how often the marts are rebuilt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "first-1"
+    refresh_s: int = Field(default=3600, ge=0)
+
+
+class Policy(BaseModel):
+    """The whole document. ``label`` is shown wherever numbers made under this policy are shown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    label: str
+    ramp: RampPolicy = RampPolicy()
+    quota: QuotaPolicy = QuotaPolicy()
+    pacing: PacingPolicy = PacingPolicy()
+    bots: BotPolicy = BotPolicy()
+    selection: SelectionPolicy = SelectionPolicy()
+    replies: ReplyPolicy = ReplyPolicy()
+    dispatch: DispatchPolicy = DispatchPolicy()
+    inbox: InboxPolicy = InboxPolicy()
+    reputation: ReputationPolicy = ReputationPolicy()
+
+
+@dataclass(frozen=True)
+class PolicyInForce:
+    """A policy and the row that gave it force."""
+
+    policy_id: int
+    policy: Policy
+
+
+def shipped(name: str) -> Policy:
+    """Return the policy that ships under ``name`` (``standard`` or ``demo``)."""
+    return load(_SHIPPED / f"{name}.yaml")
+
+
+def load(file: Path) -> Policy:
+    """Read and validate a policy file.
+
+    Raises:
+        ConfigurationError: the file is missing, is not YAML, or a value is unknown or out of range.
+    """
+    try:
+        return Policy.model_validate(yaml.safe_load(file.read_text()))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the policy {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{file} is not YAML: {error}") from error
+    except ValidationError as error:
+        problems = "\n".join(f"  {'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        raise ConfigurationError(f"{file} is not a valid policy:\n{problems}") from error
+
+
+def put_in_force(connection: Connection, policy: Policy) -> int:
+    """Make ``policy`` the one in force from now on and return its row's id; unchanged, it keeps its row."""
+    document = policy.model_dump(mode="json")
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    current = connection.execute(
+        select(policies.c.id, policies.c.sha256).where(policies.c.valid_to.is_(None)).with_for_update()
+    ).one_or_none()
+    if current is not None and current.sha256 == digest:
+        return int(current.id)
+    moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    connection.execute(update(policies).where(policies.c.valid_to.is_(None)).values(valid_to=moment))
+    inserted = connection.execute(
+        policies.insert()
+        .values(name=policy.name, document=document, sha256=digest, valid_from=moment)
+        .returning(policies.c.id)
+    )
+    return int(inserted.scalar_one())
+
+
+def ensure_in_force(connection: Connection, policy: Policy) -> None:
+    """Put ``policy`` in force in a database that has none yet; the operator's choice stays."""
+    if connection.execute(select(policies.c.id).where(policies.c.valid_to.is_(None))).one_or_none() is None:
+        put_in_force(connection, policy)
+
+
+def in_force(connection: Connection) -> PolicyInForce:
+    """Return the policy in force.
+
+    Raises:
+        ConfigurationError: no policy was ever put in force in this database.
+    """
+    row = connection.execute(
+        select(policies.c.id, policies.c.document).where(policies.c.valid_to.is_(None))
+    ).one_or_none()
+    if row is None:
+        raise ConfigurationError("no policy is in force: run `emberflow policy apply standard`")
+    return PolicyInForce(row.id, Policy.model_validate(row.document))

@@ -1,0 +1,467 @@
+"""The operator's mailboxes: importing and creating senders and bots, checking, pausing, listing.
+
+A file is imported as a whole or not at all: every row is validated first, and every problem is reported with
+its row, column and reason. A mailbox joins as ``unverified`` and becomes ``active`` only by passing its
+connection check (S-B1). Bots come from two sources only (B-B1): mailboxes that the operator attests to own, and
+mailboxes provisioned on the operator's own server.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import SecretStr
+from sqlalchemy import Connection, Engine, RowMapping, Table, case, func, literal, or_, select, text, update
+
+from emberflow.database.secrets import SecretBox
+from emberflow.database.tables import bots, mailboxes, senders
+from emberflow.email_ops.addresses import domain_of, normalise
+from emberflow.email_ops.check import check_mailbox
+from emberflow.email_ops.egress import Mode
+from emberflow.email_ops.mailbox import TlsMode
+from emberflow.email_ops.provisioning import provision
+from emberflow.errors import (
+    ConfigurationError,
+    EgressRefusedError,
+    EmberflowError,
+    ImportRejectedError,
+    MailboxCheckError,
+    RowProblem,
+)
+from emberflow.queue_manager.import_files import BotRow, MailboxRow, SenderRow, read_rows
+from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
+from emberflow.queue_manager.switches import enter_mail_mode
+from emberflow.settings import Settings
+
+_CHECKS_AT_ONCE = 8
+_PASSWORD_BYTES = 24
+_NAMES = (
+    "Ada Lindqvist", "Bruno Keller", "Carla Mendes", "David Okafor", "Elena Petrova", "Felix Braun",
+    "Greta Olsen", "Hugo Marchand", "Ines Carvalho", "Jonas Weber", "Katja Novak", "Liam Byrne",
+    "Mira Kaplan", "Noah Fischer", "Olga Ivanova", "Pavel Dvorak", "Rosa Alvarez", "Sven Larsen",
+    "Tara Singh", "Ugo Ferrari", "Vera Lang", "Wim de Vries", "Yara Haddad", "Zoe Martin",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Attestation:
+    """Who declares that the operator owns the mailboxes, and how that is known."""
+
+    who: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where provisioned mailboxes are reached; the same for all of them."""
+
+    smtp_host: str
+    smtp_port: int
+    smtp_tls: TlsMode
+    imap_host: str
+    imap_port: int
+    imap_tls: TlsMode
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The outcome of one connection check; ``stage`` and ``text`` are None when it passed.
+
+    Besides the stages of ``MailboxCheckError`` there are ``secret`` (the password cannot be decrypted) and ``egress``
+    (the mail mode forbids to connect).
+    """
+
+    mailbox_id: int
+    address: str
+    stage: str | None
+    text: str | None
+
+
+def import_senders(engine: Engine, file: Path, settings: Settings) -> list[int]:
+    """Import a CSV file of senders; return their mailbox ids.
+
+    Raises:
+        ImportRejectedError: a row is invalid, repeated, or already known; nothing was written.
+    """
+    return _import(engine, file, SenderRow, settings, _add_sender)
+
+
+def import_bots(engine: Engine, file: Path, attestation: Attestation, settings: Settings) -> list[int]:
+    """Import a CSV file of mailboxes that the operator attests to own; return their mailbox ids.
+
+    Raises:
+        ImportRejectedError: as in :func:`import_senders`.
+        ConfigurationError: the attestation is empty.
+    """
+    if not attestation.who.strip() or not attestation.how.strip():
+        raise ConfigurationError(
+            "bots must be mailboxes that you own: say who attests it (--attested-by) and how it is known (--how)"
+        )
+
+    def add(connection: Connection, row: MailboxRow, mailbox_id: int) -> None:
+        _add_bot(connection, row, mailbox_id, attestation, "imported")
+
+    return _import(engine, file, BotRow, settings, add)
+
+
+def create_bots(
+    engine: Engine,
+    domain: str,
+    count: int,
+    servers: Servers,
+    *,
+    who: str,
+    settings: Settings,
+    create: Callable[[str, str], None] | None = None,
+    zone: str = "UTC",
+    provider: str = "",
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[int]:
+    """Create ``count`` mailboxes on the operator's own mail server and register them as bots.
+
+    ``create(address, password)`` makes one mailbox; by default it is the operator's own command,
+    ``EMBERFLOW_PROVISION_COMMAND``. Each mailbox is registered as soon as it exists, so that an interruption
+    leaves no mailbox whose password nobody knows. Returns the mailbox ids.
+
+    Raises:
+        ConfigurationError: there is no way to create a mailbox.
+        EmberflowError: the operator's command failed; the mailboxes created before stay registered.
+    """
+    if create is None:
+        command = settings.provision_command
+        if command is None:
+            raise ConfigurationError(
+                "bots are created on your own mail server only: set EMBERFLOW_PROVISION_COMMAND to the command that "
+                "creates a mailbox there, for instance 'docker exec -i mailserver create-mailbox {address}'"
+            )
+
+        def create(address: str, password: str) -> None:
+            provision(command, address, SecretStr(password))
+
+    box = SecretBox(settings.secret_keys)
+    attestation = Attestation(who, f"provisioned by Emberflow on {servers.smtp_host}")
+    created = []
+    with engine.connect() as connection:
+        taken: set[str] = set(connection.execute(select(mailboxes.c.address)).scalars())
+    for address, display_name in _fresh_addresses(domain, count, taken):
+        password = secrets.token_urlsafe(_PASSWORD_BYTES)
+        create(address, password)
+        row = BotRow(
+            address=address,
+            password=SecretStr(password),
+            display_name=display_name,
+            provider=provider or domain,
+            zone=zone,
+            **vars(servers),
+        )
+        with engine.begin() as connection:
+            mailbox_id = _add_mailbox(connection, row, box)
+            _add_bot(connection, row, mailbox_id, attestation, "provisioned")
+        created.append(mailbox_id)
+        progress(address)
+    return created
+
+
+def check_mailboxes(
+    engine: Engine,
+    settings: Settings,
+    *,
+    ids: Iterable[int] | None = None,
+    progress: Callable[[CheckResult], None] = lambda _: None,
+) -> list[CheckResult]:
+    """Run the connection check of the given mailboxes (default: all), store and return the outcomes.
+
+    A passed check makes an unverified sender or bot active; a failed one is stored with its stage and the
+    server's text, and an active sender or bot becomes unverified with that reason.
+    """
+    with engine.begin() as connection:
+        mode = enter_mail_mode(connection, settings)
+        wanted = list(ids) if ids is not None else list(connection.execute(select(mailboxes.c.id)).scalars())
+        opened = open_mailboxes(connection, SecretBox(settings.secret_keys), wanted)
+        addresses = {row.id: row.address for row in connection.execute(select(mailboxes.c.id, mailboxes.c.address))}
+    results = [
+        CheckResult(mailbox_id, addresses[mailbox_id], "secret", reason)
+        for mailbox_id, reason in opened.unreadable.items()
+    ]
+    with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
+        for result in pool.map(lambda mailbox: _check(mailbox, mode, settings), opened.boxes.values()):
+            results.append(result)
+            progress(result)
+    with engine.begin() as connection:
+        for result in results:
+            _store_check(connection, result)
+    return results
+
+
+def mailbox_ids(engine: Engine, addresses: Sequence[str]) -> list[int]:
+    """Return the mailbox ids of these addresses.
+
+    Raises:
+        EmberflowError: one of them is not an address or not registered.
+    """
+    wanted = [normalise(address) for address in addresses]
+    with engine.connect() as connection:
+        rows = connection.execute(select(mailboxes.c.address, mailboxes.c.id).where(mailboxes.c.address.in_(wanted)))
+        found = {row.address: row.id for row in rows}
+    unknown = [address for address in wanted if address not in found]
+    if unknown:
+        raise EmberflowError(f"not registered: {', '.join(unknown)}")
+    return [found[address] for address in wanted]
+
+
+def set_password(engine: Engine, address: str, password: SecretStr, settings: Settings) -> int:
+    """Store a new password for a registered mailbox and return its id; check it afterwards.
+
+    Raises:
+        EmberflowError: it is not registered.
+        ConfigurationError: there is no key to encrypt with.
+    """
+    (mailbox_id,) = mailbox_ids(engine, [address])
+    with engine.begin() as connection:
+        SecretBox(settings.secret_keys).store(connection, mailbox_id, password)
+    return mailbox_id
+
+
+def pause_sender(engine: Engine, address: str, reason: str) -> None:
+    """Pause a sender; its ramp position stays (S-B10).
+
+    Raises:
+        EmberflowError: there is no such sender.
+    """
+    remedy = f"run `emberflow senders resume {address}` when the reason is gone"
+    _set_sender_state(engine, address, "paused", reason, remedy)
+
+
+def stop_sender(engine: Engine, address: str, reason: str) -> None:
+    """Stop a sender: when it is resumed, its ramp starts over (S-B10).
+
+    Raises:
+        EmberflowError: there is no such sender.
+    """
+    remedy = f"run `emberflow senders resume {address}` to start again at the first day of the ramp"
+    _set_sender_state(engine, address, "stopped", reason, remedy)
+
+
+def resume_sender(engine: Engine, address: str) -> None:
+    """Make a paused or stopped sender active again; one that has not passed its last check stays as it is (S-B1).
+
+    Raises:
+        EmberflowError: there is no such sender, or its connection check has not passed.
+    """
+    with engine.connect() as connection:
+        found = connection.execute(
+            select(mailboxes.c.check_passed).where(mailboxes.c.address == normalise(address))
+        ).one_or_none()
+    if found is not None and not found.check_passed:
+        raise EmberflowError(
+            f"{address} has not passed its last connection check: run `emberflow senders check {address}` first"
+        )
+    _set_sender_state(engine, address, "active", None, None)
+
+
+def list_senders(engine: Engine) -> Sequence[RowMapping]:
+    """Return one row per sender with today's quota, count and score, ordered by address."""
+    query = text("""
+        select today.*, senders.state_reason, senders.state_remedy, mailboxes.provider, mailboxes.zone,
+            mailboxes.check_stage, mailboxes.check_text
+        from ops.senders_today as today
+        inner join ops.senders using (id)
+        inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
+        order by today.address
+    """)
+    with engine.connect() as connection:
+        return connection.execute(query).mappings().all()
+
+
+def list_bots(engine: Engine) -> Sequence[RowMapping]:
+    """Return one row per bot with today's counts, ordered by address."""
+    query = text("""
+        select bots.id, mailboxes.address, mailboxes.provider, mailboxes.zone, bots.status, bots.status_reason,
+            bots.source, bots.attested_by, bots.born_at, bots.interaction_limits,
+            coalesce(days.inbound_sent, 0) as inbound_today, coalesce(days.reply_sent, 0) as replies_today
+        from ops.bots
+        inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
+        left join ops.bot_days as days
+            on days.bot_id = bots.id
+            and days.local_day = (clock_timestamp() at time zone mailboxes.zone)::date
+        order by mailboxes.address
+    """)
+    with engine.connect() as connection:
+        return connection.execute(query).mappings().all()
+
+
+def _import(
+    engine: Engine,
+    file: Path,
+    model: type[MailboxRow],
+    settings: Settings,
+    add: Callable[[Connection, MailboxRow, int], None],
+) -> list[int]:
+    box = SecretBox(settings.secret_keys)
+    rows = read_rows(file, model)
+    with engine.begin() as connection:
+        known: set[str] = set(
+            connection.execute(
+                select(mailboxes.c.address).where(mailboxes.c.address.in_([row.address for _, row in rows]))
+            ).scalars()
+        )
+        taken = [
+            RowProblem(number, "address", f"{row.address} is already registered")
+            for number, row in rows
+            if row.address in known
+        ]
+        if taken:
+            raise ImportRejectedError(str(file), taken)
+        ids = []
+        for _, row in rows:
+            mailbox_id = _add_mailbox(connection, row, box)
+            add(connection, row, mailbox_id)
+            ids.append(mailbox_id)
+    return ids
+
+
+def _add_mailbox(connection: Connection, row: MailboxRow, box: SecretBox) -> int:
+    values = row.model_dump(include=set(mailboxes.c.keys()) & set(MailboxRow.model_fields))
+    values["username"] = row.username or row.address
+    values["display_name"] = row.display_name or row.address.partition("@")[0]
+    values["provider"] = row.provider or domain_of(row.address)
+    mailbox_id: int = connection.execute(mailboxes.insert().values(values).returning(mailboxes.c.id)).scalar_one()
+    box.store(connection, mailbox_id, row.password)
+    return mailbox_id
+
+
+def _add_sender(connection: Connection, _row: MailboxRow, mailbox_id: int) -> None:
+    connection.execute(
+        senders.insert().values(
+            mailbox_id=mailbox_id,
+            state_reason="connection not checked yet",
+            state_remedy="run `emberflow senders check`",
+        )
+    )
+
+
+def _add_bot(
+    connection: Connection,
+    row: MailboxRow,
+    mailbox_id: int,
+    attestation: Attestation,
+    source: Literal["imported", "provisioned"],
+) -> None:
+    values: dict[str, Any] = {
+        "mailbox_id": mailbox_id,
+        "source": source,
+        "attested_by": attestation.who,
+        "attestation": attestation.how,
+        "status_reason": "connection not checked yet",
+    }
+    if isinstance(row, BotRow):
+        values["interaction_limits"] = row.interaction_limits
+        if row.born_at is not None:
+            values["born_at"] = row.born_at
+    connection.execute(bots.insert().values(values))
+
+
+def _check(mailbox: Mailbox, mode: Mode, settings: Settings) -> CheckResult:
+    access = mailbox.access
+    try:
+        check_mailbox(access, mode, settings.ca_files)
+    except MailboxCheckError as error:
+        return CheckResult(access.mailbox_id, access.address, error.stage, error.server_text)
+    except EgressRefusedError as error:
+        return CheckResult(access.mailbox_id, access.address, "egress", str(error))
+    return CheckResult(access.mailbox_id, access.address, None, None)
+
+
+def _store_check(connection: Connection, result: CheckResult) -> None:
+    passed = result.stage is None
+    connection.execute(
+        update(mailboxes)
+        .where(mailboxes.c.id == result.mailbox_id)
+        .values(
+            check_passed=passed,
+            check_stage=result.stage,
+            check_text=result.text,
+            checked_at=func.clock_timestamp(),
+        )
+    )
+    reason = f"connection check failed at {result.stage}: {result.text}"
+    if passed:
+        _move(
+            connection,
+            senders,
+            result.mailbox_id,
+            ("unverified",),
+            state="active",
+            state_reason=None,
+            state_remedy=None,
+        )
+        _move(connection, bots, result.mailbox_id, ("unverified",), status="active", status_reason=None)
+        return
+    remedy = "correct the server, or the password with `emberflow secrets set`, then run `emberflow senders check`"
+    _move(
+        connection,
+        senders,
+        result.mailbox_id,
+        ("unverified", "active"),
+        state="unverified",
+        state_reason=reason,
+        state_remedy=remedy,
+    )
+    _move(
+        connection,
+        bots,
+        result.mailbox_id,
+        ("unverified", "active"),
+        status="unverified",
+        status_reason=reason,
+    )
+
+
+def _move(connection: Connection, table: Table, mailbox_id: int, expected: tuple[str, ...], **values: Any) -> None:
+    """Change a sender's or bot's state if it is one of ``expected``."""
+    current = table.c["state" if "state" in table.c else "status"]
+    connection.execute(update(table).where(table.c.mailbox_id == mailbox_id, current.in_(expected)).values(values))
+
+
+def _set_sender_state(engine: Engine, address: str, state: str, reason: str | None, remedy: str | None) -> None:
+    with engine.begin() as connection:
+        changed = connection.execute(
+            update(senders)
+            .where(senders.c.mailbox_id == mailboxes.c.id, mailboxes.c.address == normalise(address))
+            .values(
+                state=state,
+                state_reason=reason,
+                state_remedy=remedy,
+                state_changed_at=func.clock_timestamp(),
+                ramp_since=case(
+                    (or_(senders.c.state == "stopped", literal(state == "stopped")), func.clock_timestamp()),
+                    else_=senders.c.ramp_since,
+                ),
+            )
+        )
+    if changed.rowcount == 0:
+        raise EmberflowError(f"there is no sender {address}; `emberflow senders list` shows them all")
+
+
+def person(number: int) -> str:
+    """Return the ``number``-th name of an invented person; the list starts over at its end."""
+    return _NAMES[number % len(_NAMES)]
+
+
+def _fresh_addresses(domain: str, count: int, taken: set[str]) -> Iterable[tuple[str, str]]:
+    """Yield ``count`` unused (address, display name) pairs: names of invented people, numbered when they recur."""
+    number = 0
+    found = 0
+    while found < count:
+        name = person(number)
+        suffix = "" if number < len(_NAMES) else str(number // len(_NAMES) + 1)
+        address = f"{name.lower().replace(' ', '.')}{suffix}@{domain}"
+        number += 1
+        if address not in taken:
+            found += 1
+            yield address, name

@@ -1,0 +1,1 @@
+"""The planner's pure functions on a virtual clock and a virtual provider. Not built yet."""

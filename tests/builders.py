@@ -1,0 +1,118 @@
+"""Tiny builders: one valid row each, so that a test names only what it is about.
+
+Every ``a_...`` function returns a dict whose keys are the columns of one input of the functional core;
+keyword arguments replace single values. ``frame`` stacks rows into a DataFrame with the core's dtypes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+import pandas as pd
+
+MONDAY_NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+Row = dict[str, Any]
+
+_INSTANTS = [
+    "opens_at",
+    "closes_at",
+    "span_start",
+    "span_end",
+    "not_before",
+    "born_at",
+    "cooldown_until",
+    "last_contact",
+    "received_at",
+]
+
+
+def frame(*rows: Row) -> pd.DataFrame:
+    """Stack rows into a frame; columns of instants become datetime64[us, UTC]."""
+    table = pd.DataFrame(list(rows))
+    return table.astype({name: "datetime64[us, UTC]" for name in table.columns if name in _INSTANTS})
+
+
+def a_sender(sender_id: int = 1, **changes: Any) -> Row:
+    """A sender on its first sending day, without a score: input of ``daily_quota`` and ``open_windows``."""
+    row = {
+        "sender_id": sender_id,
+        "zone": "UTC",
+        "local_day": date(2026, 6, 1),
+        "ramp_day": 1,
+        "score": None,
+    }
+    return row | changes
+
+
+def a_sender_day(sender_id: int = 1, **changes: Any) -> Row:
+    """A sender's day before its first mail, planned in one span: input of ``slots_for_hour``."""
+    row = {
+        "sender_id": sender_id,
+        "warmup_quota": 10,
+        "warmup_used": 0,
+        "total_quota": 50,
+        "total_used": 0,
+        "open_s_now": 3600.0,
+        "open_s_left": 3600.0,
+    }
+    return row | changes
+
+
+def a_span(sender_id: int = 1, seconds: float = 3600, **changes: Any) -> Row:
+    """A planning span that starts on Monday at noon, with nothing sent before: input of ``pace``."""
+    row = {
+        "sender_id": sender_id,
+        "span_start": MONDAY_NOON,
+        "span_end": MONDAY_NOON + timedelta(seconds=seconds),
+        "not_before": None,
+    }
+    return row | changes
+
+
+def a_bot(bot_id: int = 1, **changes: Any) -> Row:
+    """A grown, idle bot: input of ``available_seats`` and ``select_bots``."""
+    row = {
+        "bot_id": bot_id,
+        "domain": "bots.example",
+        "status": "active",
+        "born_at": MONDAY_NOON - timedelta(days=100),
+        "zone": "UTC",
+        "interaction_limits": None,
+        "cooldown_until": None,
+        "inbound_used": 0,
+        "seats": 5,
+        "weight": 1.0,
+    }
+    return row | changes
+
+
+def a_slot(sender_id: int = 1, ordinal: int = 1, **changes: Any) -> Row:
+    """A warm-up slot that asks for a bot: demand of ``select_bots``."""
+    return {"sender_id": sender_id, "ordinal": ordinal, "ramp_day": 1, "domain": "sender.example"} | changes
+
+
+def a_pair(sender_id: int = 1, bot_id: int = 1, **changes: Any) -> Row:
+    """A pair whose last contact was a week and a bit ago: history of ``select_bots``."""
+    row = {
+        "sender_id": sender_id,
+        "bot_id": bot_id,
+        "sent_7d": 0,
+        "last_contact": MONDAY_NOON - timedelta(days=8),
+    }
+    return row | changes
+
+
+def a_received_mail(slot_id: int = 1, **changes: Any) -> Row:
+    """A first warm-up mail in the mailbox of a bot that is awake: input of ``decide_replies``."""
+    row = {
+        "slot_id": slot_id,
+        "turn": 1,
+        "received_at": MONDAY_NOON,
+        "responder_id": 1,
+        "zone": "UTC",
+        "wake_start": time(7),
+        "wake_end": time(22),
+        "replies_left": 1_000_000,
+    }
+    return row | changes

@@ -1,0 +1,140 @@
+"""What every test shares: a clean environment, one PostgreSQL server and one mail sandbox for the session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import psycopg2
+import pytest
+from hypothesis import settings as hypothesis_settings
+from psycopg2 import sql
+from sqlalchemy import Engine, make_url
+
+from emberflow.database.embedded import EmbeddedPostgres
+from emberflow.database.engine import connect
+from emberflow.database.migrate import upgrade
+from emberflow.email_ops.egress import install_loopback_guard
+from emberflow.email_ops.sandbox import running_sandbox
+from emberflow.email_ops.sandbox.rules import Rules, write_rules
+from emberflow.settings import settings
+from tests.worlds import Sandbox
+
+# A loaded machine is slow, not wrong.
+hypothesis_settings.register_profile("emberflow", deadline=None)
+hypothesis_settings.load_profile("emberflow")
+
+# Nothing that the caller's shell has set may steer a test.
+for name in [name for name in os.environ if name.startswith(("AIRFLOW", "EMBERFLOW_", "DBT_"))]:
+    del os.environ[name]
+
+_TEMPLATE = "template_emberflow"
+_DROP = sql.SQL("drop database {} with (force)")
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep tests on this machine, and away from the state of a stack that runs in this clone."""
+    install_loopback_guard()
+    os.environ["EMBERFLOW_HOME"] = str(tmp_path_factory.mktemp("home"))
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL server without databases of its own."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server.start(die_with_parent=True)
+    try:
+        # Data that nobody keeps need not survive a power cut.
+        _administer(server, sql.SQL("alter system set fsync = off"), sql.SQL("select pg_reload_conf()"))
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def _clones(postgres: EmbeddedPostgres) -> Iterator[_Clones]:
+    postgres.create_database(_TEMPLATE)
+    engine = connect(postgres.url(_TEMPLATE))
+    upgrade(engine)
+    _forget(engine)
+    with ThreadPoolExecutor(1) as worker:
+        yield _Clones(postgres, worker)
+
+
+@pytest.fixture
+def database(postgres: EmbeddedPostgres, _clones: _Clones) -> Iterator[Engine]:
+    """An engine of a migrated, empty database that is this test's own."""
+    name = _clones.take()
+    engine = connect(postgres.url(name))
+    try:
+        yield engine
+    finally:
+        _forget(engine)
+        _clones.drop(name)
+
+
+@pytest.fixture
+def bare_database(postgres: EmbeddedPostgres) -> Iterator[Engine]:
+    """An engine of a database without Emberflow's schema that is this test's own."""
+    name = f"bare_{next(_numbers)}"
+    postgres.create_database(name)
+    engine = connect(postgres.url(name))
+    try:
+        yield engine
+    finally:
+        _forget(engine)
+        _administer(postgres, _DROP.format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A running mail sandbox that files nothing to Junk until it is told to."""
+    directory = tmp_path_factory.mktemp("sandbox")
+    write_rules(directory, Rules(default=0))
+    with running_sandbox(directory) as address:
+        yield Sandbox(address, directory)
+
+
+class _Clones:
+    """Copies of the template, each made while the test before it runs, because PostgreSQL needs a while."""
+
+    def __init__(self, postgres: EmbeddedPostgres, worker: ThreadPoolExecutor) -> None:
+        self._postgres = postgres
+        self._worker = worker
+        self._next = worker.submit(self._make)
+
+    def take(self) -> str:
+        name = self._next.result()
+        self._next = self._worker.submit(self._make)
+        return name
+
+    def drop(self, name: str) -> None:
+        self._worker.submit(_administer, self._postgres, _DROP.format(sql.Identifier(name)))
+
+    def _make(self) -> str:
+        name = f"test_{next(_numbers)}"
+        copy = sql.SQL("create database {} template {}")
+        _administer(self._postgres, copy.format(sql.Identifier(name), sql.Identifier(_TEMPLATE)))
+        return name
+
+
+def _forget(engine: Engine) -> None:
+    engine.dispose()
+    connect.cache_clear()
+
+
+def _administer(postgres: EmbeddedPostgres, *statements: sql.Composable) -> None:
+    address = make_url(postgres.url("postgres"))
+    connection = psycopg2.connect(host=str(address.query["host"]), user=address.username, dbname=address.database)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    finally:
+        connection.close()

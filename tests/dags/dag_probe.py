@@ -1,0 +1,64 @@
+"""Parse the DAG folder as Airflow's DAG processor does and print what it found, as JSON.
+
+Run in an interpreter of its own (see ``test_dag_files.py``): Airflow reads its configuration when it is imported,
+and the tests of this process must neither see Airflow nor be seen by it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
+
+HEAVY = {"dbt", "emberflow", "numpy", "pandas", "psycopg2"}
+
+
+def describe(dag: DAG) -> dict[str, Any]:
+    """Return what the tests judge about one DAG."""
+    serialised = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    restored = DagSerialization.from_dict(serialised)
+    return {
+        "doc_md": dag.doc_md,
+        "owner": dag.owner,
+        "tags": sorted(dag.tags),
+        "max_active_runs": dag.max_active_runs,
+        "catchup": dag.catchup,
+        "timetable": type(dag.timetable).__name__,
+        "restored_tasks": sorted(restored.task_dict),
+        "restored_timetable": type(restored.timetable).__name__,
+        "tasks": {
+            task.task_id: {
+                "pool": task.pool,
+                "retries": task.retries,
+                "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
+                "outlets": [asset.name for asset in task.outlets],
+            }
+            for task in dag.tasks
+        },
+    }
+
+
+def main(folder: Path) -> None:
+    """Print the report."""
+    before = set(sys.modules)
+    bag = DagBag(folder, bundle_path=folder, bundle_name="dags", known_pools={"default_pool"})
+    loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+    from shared import Tag
+
+    report = {
+        "import_errors": bag.import_errors,
+        "parse_s": {stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats},
+        "heavy": sorted(loaded & HEAVY),
+        "tags": [str(tag) for tag in Tag],
+        "dags": {dag_id: describe(dag) for dag_id, dag in bag.dags.items()},
+    }
+    json.dump(report, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

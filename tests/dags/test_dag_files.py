@@ -1,0 +1,176 @@
+"""The DAG files as the DAG processor sees them, and as text.
+
+What the DAGs *do* is judged under a running Airflow: see ``tests/integration/test_stack.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emberflow.settings import PROJECT_ROOT
+
+FOLDER = PROJECT_ROOT / "dags"
+FILES = sorted(FOLDER.glob("**/*.py"))
+DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reputation"}
+LONGEST_FILE = 110
+LONGEST_PARSE_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ``dag_probe.py`` found, in an Airflow of its own that has no database and no server."""
+    directory = tmp_path_factory.mktemp("airflow")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "EMBERFLOW_"))}
+    configured = {
+        "AIRFLOW_HOME": str(directory),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(FOLDER),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{directory}/airflow.db",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "PYTHONPATH": str(FOLDER),
+    }
+    probe = Path(__file__).with_name("dag_probe.py")
+    done = subprocess.run(
+        [sys.executable, str(probe), str(FOLDER)],
+        env=inherited | configured, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def dags(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The DAGs by id; a test that loops over them cannot pass on an empty folder."""
+    found: dict[str, dict[str, Any]] = report["dags"]
+    assert set(found) == DAG_IDS
+    return found
+
+
+def imports(nodes: list[ast.AST]) -> set[str]:
+    """Return the modules that import statements among ``nodes`` name; ``from a import b`` names ``a``."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+def test_the_folder_holds_exactly_the_dags_of_the_house_and_each_can_be_imported(report: dict[str, Any]) -> None:
+    assert report["import_errors"] == {}
+    assert set(report["dags"]) == DAG_IDS
+
+
+def test_every_file_parses_in_less_than_a_second(report: dict[str, Any]) -> None:
+    slow = {file: seconds for file, seconds in report["parse_s"].items() if seconds >= LONGEST_PARSE_S}
+
+    assert len(report["parse_s"]) >= len(DAG_IDS)
+    assert slow == {}
+
+
+def test_parsing_loads_neither_the_library_nor_pandas_nor_dbt(report: dict[str, Any]) -> None:
+    assert report["heavy"] == []
+
+
+def test_every_dag_carries_its_runbook_with_triage_notes(report: dict[str, Any]) -> None:
+    without = [dag_id for dag_id, dag in dags(report).items() if "### Triage notes" not in (dag["doc_md"] or "")]
+
+    assert without == []
+
+
+def test_every_dag_has_the_houses_owner_and_only_known_tags(report: dict[str, Any]) -> None:
+    known = set(report["tags"])
+
+    for dag_id, dag in dags(report).items():
+        assert dag["owner"] == "emberflow", dag_id
+        assert dag["tags"], dag_id
+        assert set(dag["tags"]) <= known, dag_id
+
+
+def test_a_dag_runs_once_at_a_time_and_never_catches_up_on_its_own(report: dict[str, Any]) -> None:
+    for dag_id, dag in dags(report).items():
+        assert dag["max_active_runs"] == 1, dag_id
+        assert dag["catchup"] is False, dag_id
+
+
+def test_hours_are_partitions_and_no_schedule_is_a_bare_cron_string(report: dict[str, Any]) -> None:
+    """A cron string gives an interval of length zero: the hour of a run could not be told from its record."""
+    timetables = {dag_id: dag["timetable"] for dag_id, dag in dags(report).items()}
+    bare = [
+        f"{file.name}:{keyword.value.lineno}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "schedule" and isinstance(keyword.value, ast.Constant)
+    ]
+
+    assert bare == []
+    assert timetables == {
+        "warmup_hourly": "CronPartitionTimetable",
+        "dispatch": "CronTriggerTimetable",
+        "inbox": "CronPartitionTimetable",
+        "reputation": "PartitionedAssetTimetable",
+    }
+
+
+def test_every_task_uses_a_pool_that_exists(report: dict[str, Any]) -> None:
+    """A task that names a missing pool is never scheduled."""
+    pools = {task["pool"] for dag in dags(report).values() for task in dag["tasks"].values()}
+
+    assert pools == {"default_pool"}
+
+
+def test_sending_is_not_retried_by_airflow_and_events_are_announced_whatever_a_shard_did(
+    report: dict[str, Any],
+) -> None:
+    """Q-B3: the queue decides about another attempt, not a task's retry; one dead shard does not stop the marts."""
+    found = dags(report)
+
+    assert found["dispatch"]["tasks"]["send_lane"]["retries"] == 0
+    assert found["inbox"]["tasks"]["announce_events"]["trigger_rule"] == "all_done"
+
+
+def test_assets_connect_the_dags(report: dict[str, Any]) -> None:
+    outlets = {
+        (dag_id, task_id): task["outlets"]
+        for dag_id, dag in dags(report).items()
+        for task_id, task in dag["tasks"].items()
+        if task["outlets"]
+    }
+
+    assert outlets == {
+        ("warmup_hourly", "plan_hour"): ["ops.scheduled_tasks"],
+        ("inbox", "announce_events"): ["ops.mail_events"],
+        ("reputation", "build_marts"): ["marts.sender_scores"],
+    }
+
+
+def test_a_dag_survives_serialisation(report: dict[str, Any]) -> None:
+    for dag_id, dag in dags(report).items():
+        assert dag["restored_tasks"] == sorted(dag["tasks"]), dag_id
+        assert dag["restored_timetable"] == dag["timetable"], dag_id
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_dag_file_is_wiring(file: Path) -> None:
+    """One screen; Airflow and the standard library at the top, one package of the library inside tasks."""
+    source = file.read_text()
+    tree = ast.parse(source)
+    everywhere = list(ast.walk(tree))
+    inside = [node for node in everywhere if isinstance(node, ast.Import | ast.ImportFrom) and node not in tree.body]
+    top = {name.partition(".")[0] for name in imports(list(tree.body))}
+
+    assert len(source.splitlines()) <= LONGEST_FILE
+    assert top <= {"airflow", "pendulum", "shared"} | set(sys.stdlib_module_names)
+    assert imports(inside) <= {"emberflow.queue_manager"}

@@ -1,0 +1,573 @@
+"""Dispatch against the mail sandbox: what arrives, what does not, and what is never sent a second time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from itertools import pairwise
+from threading import Event
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.clock import ManualClock
+from emberflow.email_ops.message import TOKEN_HEADER, WARMUP_HEADER, WARMUP_LABEL
+from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.email_ops.tokens import WarmupToken, verify
+from emberflow.queue_manager import dispatcher, inbox, ledger, registry, store, switches
+from emberflow.queue_manager.store import Priority
+from tests.worlds import NOON, Sandbox, World, a_policy, a_world
+
+SILENT = {"replies": {"rate": 0.0}}
+
+
+def delivered(world: World) -> list[str]:
+    return [delivery.message_id for delivery in world.deliveries()]
+
+
+def the_slot(world: World) -> Any:
+    return world.row("select * from ops.scheduled_tasks")
+
+
+def the_counters(world: World) -> tuple[int, int]:
+    """Today's warm-up mails of the senders and inbound mails of the bots."""
+    sent = world.value("select coalesce(sum(warmup_sent), 0) from ops.sender_days")
+    inbound = world.value("select coalesce(sum(inbound_sent), 0) from ops.bot_days")
+    return sent, inbound
+
+
+def one_to(database: Engine, sandbox: Sandbox, bot: str) -> World:
+    """A world with one slot, for a bot of this name, and nobody who replies."""
+    world = a_world(database, sandbox, senders=1, bots=[bot], policy=a_policy(**SILENT))
+    world.slot()
+    return world
+
+
+# What arrives
+
+
+def test_a_first_mail_arrives_once_as_it_was_announced(database: Engine, sandbox: Sandbox) -> None:
+    """E-B1, E-B8, E-B9, B-B4"""
+    world = a_world(database, sandbox, senders=1, bots=1, policy=a_policy(ramp={"start": 1}, **SILENT))
+    world.plan()
+    announced = the_slot(world)
+    assert world.dispatch() == {"sent": 1}
+
+    (delivery,) = world.deliveries()
+    assert delivery.message_id == announced["message_id"]
+    assert (delivery.envelope_from, delivery.recipient) == (world.senders[0].address, world.bots[0].address)
+    (mail,) = world.raw_mailbox(world.bots[0])
+    assert mail["Message-ID"] == announced["message_id"]
+    assert mail[WARMUP_HEADER] == WARMUP_LABEL
+    named = WarmupToken(announced["id"], announced["sender_id"], announced["bot_id"], 1)
+    assert verify(world.settings.require_token_keys(), mail[TOKEN_HEADER]) == named
+    assert (mail["In-Reply-To"], mail["References"], mail["Auto-Submitted"]) == (None, None, None)
+    assert not mail["Subject"].lower().startswith("re:")
+    assert mail.get_content_type() == "text/plain"
+    assert not mail.is_multipart()
+    assert "://" not in mail.get_content()
+    slot = the_slot(world)
+    assert (slot["status"], slot["attempts"], slot["sent_at"] is not None) == ("sent", 1, True)
+
+
+def test_the_message_id_is_stored_before_data(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E-B1: committed, and together with the state that a crash would leave."""
+    world = one_to(database, sandbox, "bot1")
+    seen: list[Any] = []
+    transmit = SmtpConnection._transmit
+
+    def look(connection: SmtpConnection, body: bytes) -> Attempt:
+        seen.append((the_slot(world)["message_id"], the_slot(world)["status"], len(world.deliveries())))
+        return transmit(connection, body)
+
+    monkeypatch.setattr(SmtpConnection, "_transmit", look)
+    world.dispatch()
+    assert seen == [(delivered(world)[0], "submitting", 0)]
+
+
+def test_mails_leave_in_order_of_priority_and_not_before_their_second(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B1"""
+    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT))
+    (one, two), (bot, _) = world.senders, world.bots
+    later = world.slot(one, bot, target_time=NOON + timedelta(seconds=7))
+    warmup = world.slot(one, bot, target_time=NOON - timedelta(seconds=9))
+    reply = world.slot(
+        two, bot, task_type="reply", turn=2, priority_level=int(Priority.REPLY),
+        from_mailbox_id=bot.mailbox_id, to_mailbox_id=two.mailbox_id,
+    )  # fmt: skip
+    assert world.dispatch() == {"sent": 3}
+    ids = {row["message_id"]: row["id"] for row in world.rows("select id, message_id from ops.scheduled_tasks")}
+    assert [ids[message_id] for message_id in delivered(world)] == [reply, warmup, later]
+    sent_at = world.value("select sent_at from ops.scheduled_tasks where id = :id", id=later)
+    assert sent_at >= NOON + timedelta(seconds=7)
+
+
+def test_a_run_ends_after_its_window_and_leaves_the_rest_for_the_next(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B4"""
+    world = one_to(database, sandbox, "bot1")
+    world.slot(target_time=NOON + timedelta(seconds=world.policy.dispatch.window_s + 5))
+    assert world.dispatch() == {"sent": 1}
+    assert world.statuses() == {"sent": 1, "planned": 1}
+    assert world.clock.now() <= NOON + timedelta(seconds=world.policy.dispatch.window_s)
+
+
+def test_one_sender_keeps_its_gap_whatever_the_target_times_say(database: Engine, sandbox: Sandbox) -> None:
+    """S-B6: judged by the clock that the mails carry, not by the plan."""
+    world = a_world(database, sandbox, senders=1, bots=4, policy=a_policy(**SILENT, dispatch={"window_s": 60}))
+    for bot in world.bots:
+        world.slot(bot=bot, gap_s=10)
+    ends = world.dispatch()
+    assert ends["sent"] == 4
+    moments = [row["sent_at"] for row in world.rows("select sent_at from ops.scheduled_tasks order by sent_at")]
+    assert all(later - earlier >= timedelta(seconds=10) for earlier, later in pairwise(moments))
+    assert len(delivered(world)) == 4
+
+
+# Faults on the way
+
+
+@pytest.mark.parametrize(
+    ("bot", "end", "stage", "code", "enhanced", "outcome"),
+    [
+        ("reject1", "failed", "rcpt", 550, "5.1.1", "permanent"),
+        ("spam1", "failed", "eod", 554, "5.7.1", "permanent"),
+        ("grey1", "planned", "rcpt", 451, "4.7.1", "transient"),
+        ("full1", "planned", "rcpt", 452, "4.2.2", "transient"),
+        ("busy1", "planned", "rcpt", 421, "4.3.2", "transient"),
+        ("lost1", "uncertain", "eod", None, None, "uncertain"),
+        ("drop1", "uncertain", "eod", None, None, "uncertain"),
+        ("bot1", "sent", "eod", 250, "2.0.0", "sent"),
+    ],
+)
+def test_every_attempt_is_recorded_with_its_stage_and_the_servers_answer(
+    database: Engine,
+    sandbox: Sandbox,
+    bot: str,
+    end: str,
+    stage: str,
+    code: int | None,
+    enhanced: str | None,
+    outcome: str,
+) -> None:
+    """E-B2"""
+    world = one_to(database, sandbox, bot)
+    world.dispatch()
+    slot = the_slot(world)
+    assert (slot["status"], slot["attempts"]) == (end, 1)
+    (event,) = world.events("attempt")
+    details = event["details"]
+    assert details["attempt"] == 1
+    assert (details["stage"], details["reply_code"], details["enhanced_code"]) == (stage, code, enhanced)
+    assert details["outcome"] == outcome
+    assert details["server_text"]
+    assert (event["slot_id"], event["message_id"]) == (slot["id"], slot["message_id"])
+    assert len(world.events("sent")) == (end == "sent")
+    assert len(world.deliveries()) == (bot in ("bot1", "lost1"))
+
+
+@pytest.mark.parametrize("bot", ["reject1", "spam1", "grey1", "busy1"])
+def test_a_mail_that_provably_did_not_leave_is_counted_nowhere(database: Engine, sandbox: Sandbox, bot: str) -> None:
+    """S-B5, B-B3: also when the server said no only after DATA."""
+    world = one_to(database, sandbox, bot)
+    world.dispatch()
+    assert the_counters(world) == (0, 0)
+    assert world.rows("select * from ops.bot_sender_interactions") == []
+    assert world.rows("select * from ops.conversations") == []
+
+
+def test_a_mail_that_was_deferred_after_data_is_planned_again_and_taken_back_from_the_day(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E-B2, S-B5: 4xx after DATA, then accepted."""
+    world = one_to(database, sandbox, "bot1")
+    transmit = SmtpConnection._transmit
+    deferred = Attempt("transient", "eod", "message", 451, "4.3.0", "try again later")
+    monkeypatch.setattr(SmtpConnection, "_transmit", lambda *_: deferred)
+    assert world.dispatch() == {"retry": 1}
+    slot = the_slot(world)
+    assert (slot["status"], slot["attempts"], the_counters(world)) == ("planned", 1, (0, 0))
+    assert slot["reason"] == "eod 451 try again later"
+
+    monkeypatch.setattr(SmtpConnection, "_transmit", transmit)
+    world.clock.advance(slot["target_time"] - world.clock.now())
+    assert world.dispatch() == {"sent": 1}
+    assert [event["details"]["attempt"] for event in world.events("attempt")] == [1, 2]
+    assert (the_slot(world)["attempts"], the_counters(world), len(delivered(world))) == (2, (1, 1), 1)
+
+
+def test_a_deferred_mail_is_tried_again_ever_later_and_given_up_at_last(database: Engine, sandbox: Sandbox) -> None:
+    """Q-F8, E-B2: RFC 5321 4.5.4.1, with the waits of the policy doubled each time."""
+    world = one_to(database, sandbox, "grey1")
+    dispatch = world.policy.dispatch
+    waits = []
+    for _ in range(dispatch.maximum_attempts - 1):
+        before = world.clock.now()
+        assert world.dispatch() == {"retry": 1}
+        waits.append((the_slot(world)["target_time"] - before).total_seconds())
+        assert world.dispatch() == {}
+        world.clock.advance(the_slot(world)["target_time"] - world.clock.now())
+    assert world.dispatch() == {"failed": 1}
+    assert waits == [dispatch.retry_s * 2**attempt for attempt in range(dispatch.maximum_attempts - 1)]
+    assert [event["details"]["attempt"] for event in world.events("attempt")] == [1, 2, 3, 4]
+    world.clock.sleep(1800)
+    assert world.dispatch() == {}
+    assert world.deliveries() == []
+
+
+def test_a_server_that_hangs_up_does_not_keep_the_next_mail_of_the_same_mailbox(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """E-B2: 421, a cut after DATA and a refusal, each followed by mail over the same mailbox."""
+    world = a_world(
+        database,
+        sandbox,
+        senders=1,
+        bots=["busy1", "bot1", "drop1", "bot2", "reject1", "bot3"],
+        policy=a_policy(**SILENT),
+    )
+    for seconds, bot in enumerate(world.bots):
+        world.slot(bot=bot, target_time=NOON + timedelta(seconds=2 * seconds))
+    assert world.dispatch() == {"retry": 1, "sent": 3, "uncertain": 1, "failed": 1}
+    arrived = Counter(delivery.recipient.partition("@")[0] for delivery in world.deliveries())
+    assert arrived == {"bot1": 1, "bot2": 1, "bot3": 1}
+
+
+def test_a_lost_answer_is_resolved_by_the_recipients_mailbox_without_a_second_delivery(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """Q-F5, E-B2"""
+    world = one_to(database, sandbox, "lost1")
+    assert world.dispatch() == {"uncertain": 1}
+    assert the_counters(world) == (1, 1)
+    world.clock.sleep(1800)
+    assert world.dispatch() == {}
+    assert world.read()["resolved"] == 1
+    slot = the_slot(world)
+    assert (slot["status"], slot["reason"]) == ("sent", "found at the recipient")
+    assert slot["sent_at"] == slot["submitted_at"]
+    assert slot["conversation_id"] == world.value("select id from ops.conversations")
+    assert world.row("select * from ops.bot_sender_interactions")["sent_count"] == 1
+    assert len(world.events("sent")) == 1
+    for _ in range(3):
+        world.clock.sleep(1800)
+        assert world.dispatch() == {}
+        assert world.read() == {}
+    assert len(delivered(world)) == 1
+
+
+def test_a_mail_that_may_be_lost_is_never_sent_again(database: Engine, sandbox: Sandbox) -> None:
+    """Q-F5: `uncertain` stays, honestly, until somebody decides."""
+    world = one_to(database, sandbox, "drop1")
+    assert world.dispatch() == {"uncertain": 1}
+    for _ in range(8):
+        world.clock.sleep(1800)
+        assert world.dispatch() == {}
+        world.read()
+        world.plan()
+    first = world.row("select * from ops.scheduled_tasks where idempotency_key like 'warmup:by-hand:%'")
+    assert (first["status"], first["attempts"]) == ("uncertain", 1)
+    own = [event for event in world.events("attempt") if event["slot_id"] == first["id"]]
+    assert len(own) == 1
+    assert world.deliveries() == []
+
+
+# Crashes
+
+
+class PowerCut(BaseException):
+    """Not an Exception, as a signal is not."""
+
+
+def test_a_worker_that_dies_between_data_and_record_leaves_one_delivery_and_an_uncertain_slot(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """Q-F5, Q-B3: the slot is looked at again only when its lease is over, and resolved by the recipient."""
+    world = a_world(database, sandbox, senders=1, bots=3, policy=a_policy(**SILENT))
+    for bot in world.bots:
+        world.slot(bot=bot, gap_s=0)
+    with patch.object(ledger, "record_sent", side_effect=PowerCut), pytest.raises(PowerCut):
+        world.dispatch()
+    assert world.statuses() == {"submitting": 1, "planned": 2}
+    assert len(delivered(world)) == 1
+
+    assert world.dispatch() == {"sent": 2}
+    world.read()
+    assert world.statuses() == {"submitting": 1, "sent": 2}
+    world.lapse_leases()
+    assert world.dispatch() == {}
+    assert world.statuses() == {"uncertain": 1, "sent": 2}
+    assert world.read()["resolved"] == 1
+    assert world.statuses() == {"sent": 3}
+    assert len(delivered(world)) == len(set(delivered(world))) == 3
+
+
+_KILLED = """
+import os
+from datetime import datetime
+from emberflow.clock import ManualClock
+from emberflow.database.engine import connect
+from emberflow.queue_manager import dispatcher, ledger, store
+from emberflow.settings import settings
+
+module, name = {"ledger.record_sent": (ledger, "record_sent"), "store.submit": (store, "submit")}[os.environ["AT"]]
+setattr(module, name, lambda *_, **__: os._exit(9))
+clock = ManualClock(datetime.fromisoformat(os.environ["NOW"]))
+dispatcher.dispatch_lane(connect(), 0, clock=clock, settings=settings())
+"""
+
+
+@pytest.mark.parametrize(
+    ("at", "left", "tidied"),
+    [("ledger.record_sent", "submitting", "uncertain"), ("store.submit", "leased", "planned")],
+    ids=["after DATA", "before DATA"],
+)
+def test_a_worker_process_that_is_killed_costs_no_mail_and_no_duplicate(
+    database: Engine, sandbox: Sandbox, at: str, left: str, tidied: str
+) -> None:
+    """Q-F5, Q-B3"""
+    world = one_to(database, sandbox, "bot1")
+    keys = {key: value.get_secret_value() for key, value in world.settings.secret_keys.items()}
+    tokens = [key.get_secret_value() for key in world.settings.token_keys]
+    environment = os.environ | {
+        "AT": at,
+        "NOW": world.clock.now().isoformat(),
+        "EMBERFLOW_DATABASE_URL": world.settings.require_database_url(),
+        "EMBERFLOW_SECRET_KEYS": str(keys).replace("'", '"'),
+        "EMBERFLOW_TOKEN_KEYS": str(tokens).replace("'", '"'),
+        "EMBERFLOW_CA_FILES": f'{{"{sandbox.address.host}": "{sandbox.address.ca_file}"}}',
+    }
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (killed.returncode, killed.stderr) == (9, "")
+    assert world.statuses() == {left: 1}
+
+    world.lapse_leases()
+    with database.begin() as connection:
+        store.tidy(connection, now=world.clock.now(), overdue_s=3600)
+    assert world.statuses() == {tidied: 1}
+    for _ in range(2):
+        world.dispatch()
+        world.read()
+        world.clock.sleep(60)
+    assert world.statuses() == {"sent": 1}
+    assert len(delivered(world)) == 1
+
+
+def test_a_worker_that_outlives_its_lease_changes_nothing(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Q-B4: its acknowledgement is fenced; the delivery is found at the recipient."""
+    world = one_to(database, sandbox, "bot1")
+    transmit = SmtpConnection._transmit
+
+    def slow(connection: SmtpConnection, body: bytes) -> Attempt:
+        attempt = transmit(connection, body)
+        world.lapse_leases()
+        dispatcher.due_lanes(database, clock=world.clock)
+        return attempt
+
+    monkeypatch.setattr(SmtpConnection, "_transmit", slow)
+    assert world.dispatch() == {"fenced": 1}
+    assert world.statuses() == {"uncertain": 1}
+    assert world.events("sent") == []
+    assert world.events("attempt")[0]["details"]["outcome"] == "sent"
+    assert world.read()["resolved"] == 1
+    assert (world.statuses(), len(delivered(world))) == ({"sent": 1}, 1)
+
+
+def test_a_message_that_cannot_be_built_does_not_keep_the_others_of_its_lane(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """E-B1: the slot fails with its reason."""
+    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT))
+    bad, good = world.senders
+    world.change("update ops.mailboxes set display_name = E'Ann\\nBcc: x' where id = :id", id=bad.mailbox_id)
+    world.slot(bad)
+    world.slot(good)
+    world.slot(good, payload={"script": "no-longer-there", "thread": "x", "tier": "virgin"})
+    assert world.dispatch() == {"failed": 2, "sent": 1}
+    reasons = {row["reason"] for row in world.rows("select reason from ops.scheduled_tasks where status = 'failed'")}
+    assert any("control character" in reason for reason in reasons)
+    assert any("no-longer-there" in reason for reason in reasons)
+    assert the_counters(world) == (1, 1)
+
+
+# One worker per lane
+
+
+class BlockingClock(ManualClock):
+    """A clock on which the first sleep lasts until it is allowed to end."""
+
+    def __init__(self, start: Any) -> None:
+        super().__init__(start)
+        self.asleep, self.wake = Event(), Event()
+
+    def sleep(self, seconds: float) -> None:
+        self.asleep.set()
+        assert self.wake.wait(20)
+        super().sleep(seconds)
+
+
+def test_of_two_workers_on_one_lane_the_second_finds_it_busy(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B4"""
+    world = one_to(database, sandbox, "bot1")
+    world.change("update ops.scheduled_tasks set target_time = :at", at=NOON + timedelta(seconds=2))
+    clock = BlockingClock(NOON)
+
+    def work(own_clock: ManualClock) -> dispatcher.LaneReport:
+        return dispatcher.dispatch_lane(database, 0, clock=own_clock, settings=world.settings)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(work, clock)
+        assert clock.asleep.wait(20)
+        second = work(ManualClock(NOON + timedelta(seconds=9)))
+        clock.wake.set()
+    assert (second.was_busy, second.ends) == (True, {})
+    assert (first.result().was_busy, first.result().ends) == (False, {"sent": 1})
+    assert len(delivered(world)) == 1
+    assert not work(ManualClock(NOON)).was_busy
+
+
+def test_a_lane_is_free_again_after_its_worker_failed(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B4"""
+    world = one_to(database, sandbox, "bot1")
+    with patch.object(store, "submit", side_effect=PowerCut), pytest.raises(PowerCut):
+        world.dispatch()
+    world.lapse_leases()
+    assert world.dispatch() == {"sent": 1}
+
+
+def test_workers_on_all_lanes_at_once_send_everything_once(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B4, Q-F10"""
+    world = a_world(database, sandbox, senders=6, bots=6, policy=a_policy(**SILENT, dispatch={"lanes": 3}))
+    for sender in world.senders:
+        for bot in world.bots:
+            world.slot(sender, bot, gap_s=0)
+
+    def work(lane: int) -> dispatcher.LaneReport:
+        return dispatcher.dispatch_lane(database, lane, clock=ManualClock(NOON), settings=world.settings)
+
+    with ThreadPoolExecutor(6) as pool:
+        reports = list(pool.map(work, [0, 1, 2] * 2))
+    assert sum((report.ends for report in reports), Counter()) == {"sent": 36}
+    assert len(delivered(world)) == len(set(delivered(world))) == 36
+
+
+# What the operator says
+
+
+def pause_the_sender(world: World) -> None:
+    registry.pause_sender(world.engine, world.senders[0].address, "why")
+
+
+def retire_the_bot(world: World) -> None:
+    world.change("update ops.bots set status = 'retired'")
+
+
+@pytest.mark.parametrize(("arrange", "reason"), [(pause_the_sender, "sender_paused"), (retire_the_bot, "bot_retired")])
+def test_what_was_forbidden_after_planning_does_not_leave(
+    database: Engine, sandbox: Sandbox, arrange: Callable[[World], None], reason: str
+) -> None:
+    """Q-B5: and the connection serves the next mail of the same mailbox."""
+    world = one_to(database, sandbox, "bot1")
+    arrange(world)
+    assert world.dispatch() == {"refused": 1}
+    assert (the_slot(world)["status"], the_slot(world)["reason"]) == ("cancelled", reason)
+    assert world.deliveries() == []
+
+
+def test_the_kill_switch_holds_mail_and_releases_it(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B5"""
+    world = one_to(database, sandbox, "bot1")
+
+    def turn(*, on: bool) -> None:
+        with database.begin() as connection:
+            switches.turn(connection, switches.STOP_SENDING, on=on, who="an operator", reason="a test")
+
+    turn(on=True)
+    world.dispatch()
+    assert the_slot(world)["status"] == "planned"
+    assert world.deliveries() == []
+    assert world.clock.now() <= NOON + timedelta(seconds=world.policy.dispatch.window_s + 2)
+    turn(on=False)
+    world.clock.sleep(world.policy.dispatch.retry_s)
+    assert world.dispatch() == {"sent": 1}
+    assert the_slot(world)["attempts"] == 1
+
+
+def test_a_sender_with_more_slots_than_quota_sends_its_quota(database: Engine, sandbox: Sandbox) -> None:
+    """S-B5"""
+    world = a_world(database, sandbox, senders=1, bots=6, policy=a_policy(**SILENT))
+    world.quota(world.senders[0], warmup=2)
+    for bot in world.bots:
+        world.slot(bot=bot, gap_s=0)
+    assert world.dispatch() == {"sent": 2, "refused": 4}
+    assert len(delivered(world)) == 2
+
+
+def test_overdue_slots_are_given_up_instead_of_fired_together(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B8: after a day without power."""
+    world = a_world(database, sandbox, policy=a_policy(**SILENT))
+    world.plan()
+    planned = world.statuses()["planned"]
+    world.clock.sleep(86_400)
+    assert world.dispatch() == {}
+    assert world.statuses() == {"expired": planned}
+    assert world.deliveries() == []
+
+
+def test_a_database_that_goes_away_before_data_means_that_nothing_is_sent(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B6"""
+    world = one_to(database, sandbox, "bot1")
+    with patch.object(store, "submit", side_effect=ConnectionError), pytest.raises(ConnectionError):
+        world.dispatch()
+    assert (world.statuses(), world.deliveries()) == ({"leased": 1}, [])
+
+
+# What one mailbox must not do to the others
+
+
+def test_a_mailbox_whose_secret_cannot_be_read_stops_no_other_one(database: Engine, sandbox: Sandbox) -> None:
+    """S-B2, Q-B6: its own slot waits with a reason, and the inbox names it."""
+    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT))
+    broken, sound = (world.slot(sender) for sender in world.senders)
+    world.change("delete from ops.mailbox_secrets where mailbox_id = :id", id=world.senders[0].mailbox_id)
+
+    assert world.dispatch() == {"sent": 1, "held": 1}
+
+    reasons = {row["id"]: row["reason"] for row in world.rows("select id, reason from ops.scheduled_tasks")}
+    assert reasons == {broken: "secret_unreadable", sound: None}
+    report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
+    assert report.found["inbox"] == 1
+    (unreadable,) = report.unreadable
+    assert "emberflow secrets set" in unreadable
+    failed = [result for result in registry.check_mailboxes(world.engine, world.settings) if result.stage]
+    assert [(result.mailbox_id, result.stage) for result in failed] == [(world.senders[0].mailbox_id, "secret")]
+
+
+def test_a_mailbox_beyond_loopback_is_refused_and_stops_no_other_one(database: Engine, sandbox: Sandbox) -> None:
+    """E-B10"""
+    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT))
+    outside, sound = (world.slot(sender) for sender in world.senders)
+    world.change(
+        "update ops.mailboxes set smtp_host = '192.0.2.1', imap_host = '192.0.2.1' where id = :id",
+        id=world.senders[0].mailbox_id,
+    )
+
+    assert world.dispatch() == {"sent": 1, "held": 1}
+
+    reasons = {row["id"]: row["reason"] for row in world.rows("select id, reason from ops.scheduled_tasks")}
+    assert reasons == {outside: "egress_refused", sound: None}
+    report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
+    assert report.found["inbox"] == 1
+    assert len(report.unreadable) == 1

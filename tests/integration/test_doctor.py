@@ -1,0 +1,118 @@
+"""The examination: one finding per check, each with a remedy when something is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from emberflow.clock import SystemClock
+from emberflow.database.migrate import downgrade
+from emberflow.queue_manager import switches
+from emberflow.queue_manager.doctor import Finding, examine
+from emberflow.settings import Settings
+from tests.worlds import PASSWORD, Sandbox, World, a_world, some_settings
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    return a_world(database, sandbox, senders=2, bots=2, checks=False)
+
+
+def found(settings: Settings) -> dict[str, Finding]:
+    return {finding.check: finding for finding in examine(settings)}
+
+
+def turn(world: World, name: str) -> None:
+    with world.engine.begin() as connection:
+        switches.turn(connection, name, on=True, who="an operator", reason="a test")
+
+
+def test_a_healthy_installation_needs_nothing(world: World) -> None:
+    """S-B1, E-B10"""
+    findings = examine(world.settings)
+    assert [finding for finding in findings if finding.remedy is not None] == []
+    results = {finding.check: finding.result for finding in findings}
+    assert set(results) == {
+        "keys", "conversation scripts", "database schema", "clock against database", "policy", "mail",
+        "mailboxes", "queue",
+    }  # fmt: skip
+    assert results["mail"] == "sandbox: loopback only"
+    assert results["mailboxes"] == "4 of 4 passed their check"
+    assert PASSWORD not in str(findings)
+
+
+def test_a_database_that_is_not_there_is_a_finding(sandbox: Sandbox, database: Engine) -> None:
+    """Q-B6"""
+    nowhere = some_settings(database, sandbox, database_url=SecretStr("postgresql+psycopg2://a@localhost:1/none"))
+    finding = found(nowhere)["database"]
+    assert "refused" in finding.result
+    assert "./emberflow up" in (finding.remedy or "")
+    finding = found(some_settings(database, sandbox, database_url=None))["database"]
+    assert "nothing is running" in finding.result
+
+
+def test_a_schema_that_is_not_up_to_date_is_a_finding(world: World) -> None:
+    """D-B5"""
+    downgrade(world.engine)
+    finding = found(world.settings)["database schema"]
+    assert finding.result.startswith("empty, wanted ")
+    assert finding.remedy == "run `./emberflow up`"
+
+
+def test_missing_keys_and_scripts_are_findings(world: World, tmp_path: Path) -> None:
+    """S-B2"""
+    findings = found(world.settings.model_copy(update={"secret_keys": {}, "scripts_dir": tmp_path}))
+    assert "EMBERFLOW_SECRET_KEYS" in (findings["keys"].remedy or "")
+    assert "holds no conversation script" in (findings["conversation scripts"].remedy or "")
+    findings = found(world.settings.model_copy(update={"token_keys": ()}))
+    assert "EMBERFLOW_TOKEN_KEYS" in (findings["keys"].remedy or "")
+
+
+def test_a_database_without_a_policy_is_a_finding(world: World) -> None:
+    """D-F1"""
+    world.change("update ops.policies set valid_to = now()")
+    assert "policy apply standard" in (found(world.settings)["policy"].remedy or "")
+
+
+def test_live_mode_that_is_half_on_is_a_finding(world: World) -> None:
+    """E-B10"""
+    live = world.settings.model_copy(update={"mail_mode": "live"})
+    assert found(live)["mail"].result == "live mode is only half switched on"
+    turn(world, switches.LIVE_MAIL)
+    assert found(world.settings)["mail"].result == "live mode is only half switched on"
+    assert found(live)["mail"].result == "LIVE: real mail is sent"
+    assert found(live)["mail"].remedy is None
+
+
+def test_the_kill_switch_is_a_finding(world: World) -> None:
+    """Q-B5"""
+    turn(world, switches.STOP_SENDING)
+    finding = found(world.settings)["mail"]
+    assert (finding.result, finding.remedy is not None) == ("stopped by the kill switch", True)
+
+
+def test_mailboxes_that_have_not_passed_are_counted_and_one_is_named(world: World) -> None:
+    """S-B1"""
+    world.change("update ops.mailboxes set check_passed = null where id = :id", id=world.bots[0].mailbox_id)
+    finding = found(world.settings)["mailboxes"]
+    assert finding.result == "3 of 4 passed their check"
+    assert world.bots[0].address in (finding.remedy or "")
+
+
+def test_an_installation_without_mailboxes_says_how_to_get_some(database: Engine, sandbox: Sandbox) -> None:
+    """S-B1, B-B1"""
+    finding = found(some_settings(database, sandbox))["mailboxes"]
+    assert (finding.result, "emberflow senders import" in (finding.remedy or "")) == ("0 of 0 passed their check", True)
+
+
+def test_slots_that_wait_for_nobody_are_a_finding(world: World) -> None:
+    """Q-B8"""
+    world.slot(target_time=SystemClock().now())
+    assert found(world.settings)["queue"].remedy is None
+    world.slot(target_time=world.clock.now())
+    finding = found(world.settings)["queue"]
+    assert finding.result == "2 planned, 1 late, 0 uncertain"
+    assert "dispatch" in (finding.remedy or "")

@@ -1,0 +1,89 @@
+"""Why a slot is what it is: the stored decision, the attempts and the events of one mail (Q-F2)."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.errors import EmberflowError
+from emberflow.queue_manager.explain import Explanation, explain, planned_hours, slots_of_hour
+from tests.worlds import NOON, Sandbox, World, a_policy, a_world
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    world = a_world(database, sandbox, senders=2, bots=6, policy=a_policy(ramp={"start": 2}))
+    world.plan()
+    return world
+
+
+def explained(world: World, slot_id: int) -> Explanation:
+    with world.engine.connect() as connection:
+        return explain(connection, slot_id)
+
+
+def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
+    """Q-F2, Q-B7"""
+    for slot in world.rows("select id, bot_id, payload from ops.scheduled_tasks"):
+        told = explained(world, slot["id"])
+        decision = told.decision
+        assert decision is not None
+        assert decision["bot_id"] == slot["bot_id"]
+        assert decision["tier"] == slot["payload"]["tier"]
+        assert decision["sort_key"] == pytest.approx(-math.log(decision["draw"]) / decision["weight"])
+        assert decision["weight"] == pytest.approx(math.prod(decision["terms"].values()))
+        assert all(other["key"] >= decision["sort_key"] for other in decision["runners_up"])
+        named = {decision["bot_id"], *(other["bot_id"] for other in decision["runners_up"])}
+        assert set(told.bot_addresses) == named
+        assert set(told.bot_addresses.values()) <= {bot.address for bot in world.bots}
+        assert told.slot["bot_address"] == told.bot_addresses[slot["bot_id"]]
+        assert told.slot["sender_address"] in {sender.address for sender in world.senders}
+        assert (told.slot["policy_name"], told.slot["seed"], told.slot["hour"]) == ("demo", 1, NOON)
+        assert list(told.events) == []
+
+
+def test_a_sent_and_answered_slot_tells_its_story_in_order(world: World) -> None:
+    """Q-F2, D-F3"""
+    world.talk(3)
+    slot_id = world.value("select min(id) from ops.scheduled_tasks")
+    told = explained(world, slot_id)
+    kinds = [event["event_type"] for event in told.events]
+    assert kinds[:2] == ["attempt", "sent"]
+    assert set(kinds) == {"attempt", "sent", "placed_inbox", "replied"}
+    assert all(
+        earlier["occurred_at"] <= later["occurred_at"]
+        for earlier, later in zip(told.events, told.events[1:], strict=False)
+    )
+
+
+def test_a_reply_has_no_selection_to_explain(world: World) -> None:
+    """Q-F2"""
+    world.talk(1)
+    told = explained(world, world.value("select min(id) from ops.scheduled_tasks where task_type = 'reply'"))
+    assert (told.decision, told.bot_addresses) == (None, {})
+    assert told.slot["hour"] is None
+
+
+def test_an_unknown_slot_is_an_error_that_says_where_to_look(world: World) -> None:
+    """Q-F2"""
+    with pytest.raises(EmberflowError, match="there is no slot 4711; `emberflow plan show` lists the slots"):
+        explained(world, 4711)
+
+
+def test_the_planned_hours_are_listed_newest_first_with_their_slots(world: World) -> None:
+    """Q-F2"""
+    world.plan(NOON - timedelta(hours=1))
+    with world.engine.connect() as connection:
+        latest, past = planned_hours(connection)
+        assert len(planned_hours(connection, limit=1)) == 1
+        slots = slots_of_hour(connection, NOON)
+        assert slots_of_hour(connection, NOON - timedelta(hours=1)) == []
+    assert (latest["hour"], latest["outcome"], latest["policy_name"]) == (NOON, "planned", "demo")
+    assert past["outcome"] == "past"
+    assert len(slots) == latest["slots"] == 4
+    times = [slot["target_time"] for slot in slots]
+    assert times == sorted(times)
+    assert {slot["tier"] for slot in slots} == {"virgin"}

@@ -1,0 +1,140 @@
+"""Nothing leaves the machine unless both switches say so (E-B10)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.email_ops import egress
+from emberflow.errors import ConfigurationError, EgressRefusedError, EmberflowError
+from emberflow.queue_manager import registry, switches
+from emberflow.queue_manager.inbox import InboxUnreadableError
+from tests.worlds import Sandbox, World, a_world
+
+# TEST-NET-1 (RFC 5737): belongs to nobody and is routed nowhere.
+OUTSIDE = "192.0.2.1"
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    world = a_world(database, sandbox, senders=1, bots=1)
+    world.slot()
+    return world
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every connection that anybody tries to open, and that is not to loopback."""
+    tried: list[Any] = []
+    create = socket.create_connection
+
+    def watched(address: tuple[str, int], *arguments: Any, **named: Any) -> socket.socket:
+        if not address[0].startswith("127.") and address[0] not in ("::1", "localhost"):
+            tried.append(address)
+            raise OSError(f"a test tried to reach {address}")
+        return create(address, *arguments, **named)
+
+    monkeypatch.setattr(socket, "create_connection", watched)
+    return tried
+
+
+def turn_live_mail(world: World, *, on: bool) -> None:
+    with world.engine.begin() as connection:
+        switches.turn(connection, switches.LIVE_MAIL, on=on, who="an operator", reason="a test")
+
+
+def in_mode(world: World, mode: str) -> World:
+    world.settings = world.settings.model_copy(update={"mail_mode": mode})
+    return world
+
+
+STEPS: dict[str, Callable[[World], Any]] = {
+    "dispatch": lambda world: world.dispatch(),
+    "inbox": lambda world: world.read(),
+    "check": lambda world: registry.check_mailboxes(world.engine, world.settings),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_live_mode_without_the_databases_switch_does_nothing(world: World, step: str, outside: list[Any]) -> None:
+    """E-B10: every step that talks to mail servers refuses, and says what to do."""
+    in_mode(world, "live")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="the database's switch is off: nothing was sent or read"):
+            STEPS[step](world)
+        turn_live_mail(world, on=False)
+    assert world.deliveries() == []
+    assert world.statuses() == {"planned": 1}
+    assert outside == []
+
+
+def test_the_databases_switch_alone_does_not_open_the_sandbox(world: World, outside: list[Any]) -> None:
+    """E-B10"""
+    turn_live_mail(world, on=True)
+    world.change("update ops.mailboxes set smtp_host = :host", host=OUTSIDE)
+    assert world.dispatch() == {"held": 1}
+    assert outside == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_in_sandbox_mode_no_step_connects_to_a_host_that_is_not_loopback(
+    world: World, step: str, outside: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """E-B10: neither over SMTP nor over IMAP, and the reason is told."""
+    world.change("update ops.mailboxes set smtp_host = :host, imap_host = :host", host=OUTSIDE)
+    try:
+        told = str(STEPS[step](world))
+    except InboxUnreadableError as error:
+        told = str(error)
+    assert f"connection to {OUTSIDE} ({OUTSIDE}) was not opened, only loopback is allowed" in told + caplog.text
+    assert outside == []
+    assert world.deliveries() == []
+    assert world.value("select count(*) from ops.scheduled_tasks where status = 'sent'") == 0
+
+
+def test_a_process_that_has_entered_sandbox_mode_cannot_open_any_outside_socket(world: World) -> None:
+    """E-B10: the second lock, below every library that uses Python's sockets."""
+    world.dispatch()
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as outward:
+        outward.settimeout(0.2)
+        with pytest.raises(EgressRefusedError, match="only loopback is allowed"):
+            outward.connect((OUTSIDE, 25))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward, pytest.raises(EgressRefusedError):
+        outward.sendto(b"x", (OUTSIDE, 53))
+
+
+def test_both_switches_together_are_live_mode(world: World) -> None:
+    """E-B10: and turning either one off again ends it."""
+    live = in_mode(world, "live").settings
+    turn_live_mail(world, on=True)
+    with world.engine.begin() as connection:
+        assert switches.enter_mail_mode(connection, live) == "live"
+        assert switches.enter_mail_mode(connection, live.model_copy(update={"mail_mode": "sandbox"})) == "sandbox"
+    assert egress.require_mail_egress("live", OUTSIDE) == [OUTSIDE]
+    turn_live_mail(world, on=False)
+    with world.engine.begin() as connection, pytest.raises(EmberflowError):
+        switches.enter_mail_mode(connection, live)
+
+
+def test_the_default_is_the_sandbox(database: Engine) -> None:
+    """E-B10"""
+    with database.connect() as connection:
+        assert not switches.is_on(connection, switches.LIVE_MAIL)
+        assert not switches.is_on(connection, switches.STOP_SENDING)
+
+
+def test_a_switch_remembers_who_turned_it_and_why(world: World) -> None:
+    """U-B6"""
+    turn_live_mail(world, on=True)
+    turn_live_mail(world, on=False)
+    row = world.row("select * from ops.switches")
+    assert (row["name"], row["is_on"], row["changed_by"], row["reason"]) == (
+        "live_mail",
+        False,
+        "an operator",
+        "a test",
+    )

@@ -1,0 +1,181 @@
+"""The migrations against PostgreSQL: there and back, and nothing but what ``tables.metadata`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, text
+
+from emberflow.database.migrate import VERSION_TABLE, configuration, downgrade, upgrade
+from emberflow.database.tables import SCHEMA, metadata
+from tests.worlds import Sandbox, a_world
+
+REVISIONS = [
+    script.revision for script in reversed(list(ScriptDirectory.from_config(configuration()).walk_revisions()))
+]
+
+# Everything that a catalogue knows about a table: columns, constraints, indexes and comments.
+_SHAPE = {
+    "columns": """
+        select table_name, column_name, data_type, is_nullable, column_default, is_identity
+        from information_schema.columns
+        inner join information_schema.tables using (table_schema, table_name)
+        where table_schema = 'ops' and table_type = 'BASE TABLE'
+    """,
+    "constraints": """
+        select conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+        from pg_constraint
+        where connamespace = 'ops'::regnamespace
+    """,
+    "indexes": "select tablename, indexname, indexdef from pg_indexes where schemaname = 'ops'",
+    "comments": """
+        select attrelid::regclass::text, attname, col_description(attrelid, attnum)
+        from pg_attribute
+        inner join pg_class on pg_class.oid = attrelid
+        where relnamespace = 'ops'::regnamespace and relkind = 'r' and col_description(attrelid, attnum) is not null
+    """,
+}
+
+
+def objects(engine: Engine) -> set[str]:
+    """The relations, functions and schemas of this database that PostgreSQL did not bring along."""
+    query = text("""
+        select relkind::text || ' ' || oid::regclass from pg_class
+        where relnamespace not in (select oid from pg_namespace where nspname ~ '^(pg_|information_schema)')
+        union all
+        select 'function ' || oid::regprocedure from pg_proc
+        where pronamespace not in (select oid from pg_namespace where nspname ~ '^(pg_|information_schema)')
+        union all
+        select 'schema ' || nspname from pg_namespace where nspname !~ '^(pg_|information_schema|public)'
+    """)
+    with engine.connect() as connection:
+        return set(connection.execute(query).scalars())
+
+
+def shape(engine: Engine) -> dict[str, set[tuple[object, ...]]]:
+    with engine.connect() as connection:
+        return {kind: {tuple(row) for row in connection.execute(text(query))} for kind, query in _SHAPE.items()}
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_migration_applies_reverts_and_applies_again_on_an_empty_database(
+    bare_database: Engine, revision: str
+) -> None:
+    """D-B5"""
+    upgrade(bare_database, revision)
+    applied = objects(bare_database)
+    downgrade(bare_database, "-1")
+    assert objects(bare_database) < applied
+    upgrade(bare_database, revision)
+    assert objects(bare_database) == applied
+
+
+def test_reverting_everything_leaves_nothing_but_the_version_table(bare_database: Engine) -> None:
+    """D-B5"""
+    upgrade(bare_database)
+    downgrade(bare_database)
+    left = {name for name in objects(bare_database) if VERSION_TABLE not in name}
+    assert left == set()
+
+
+def test_the_migrations_revert_and_apply_on_a_database_with_a_conversation_in_it(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """D-B5"""
+    world = a_world(database, sandbox, senders=1, bots=2)
+    world.plan()
+    world.talk(2)
+    filled = {table.name for table in metadata.sorted_tables if world.value(f"select count(*) from ops.{table.name}")}  # noqa: S608
+    assert filled == {table.name for table in metadata.sorted_tables} - {"switches"}
+
+    downgrade(database)
+    upgrade(database)
+
+    assert all(world.value(f"select count(*) from ops.{table}") == 0 for table in filled)  # noqa: S608
+    assert a_world(database, sandbox, senders=1, bots=1).plan().slots == 1
+
+
+def test_upgrading_a_database_that_is_up_to_date_changes_nothing(database: Engine, sandbox: Sandbox) -> None:
+    """D-B5"""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    upgrade(database)
+    assert len(world.rows("select * from ops.mailboxes")) == 2
+
+
+def test_alembic_finds_no_difference_to_the_tables(database: Engine) -> None:
+    """D-B5"""
+    with database.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "compare_type": True,
+                "include_schemas": True,
+                "include_name": lambda name, kind, _parents: kind != "schema" or name == SCHEMA,
+                "version_table": VERSION_TABLE,
+            },
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_catalogue_finds_no_difference_to_the_tables(database: Engine, bare_database: Engine) -> None:
+    """D-B5: also in what Alembic does not compare, such as check constraints, defaults and index conditions."""
+    with bare_database.begin() as connection:
+        connection.execute(text("create schema ops"))
+        metadata.create_all(connection)
+    assert shape(database) == shape(bare_database)
+
+
+def test_every_instant_is_a_timestamptz(database: Engine) -> None:
+    """D-B2"""
+    query = text("""
+        select table_name, column_name, data_type from information_schema.columns
+        where table_schema = 'ops' and data_type ~ '^time'
+    """)
+    with database.connect() as connection:
+        found = connection.execute(query).all()
+    assert len(found) > 20
+    assert [row for row in found if row.data_type != "timestamp with time zone"] == []
+
+
+def test_every_day_says_whose_zone_it_is_in(database: Engine) -> None:
+    """D-B2"""
+    query = text("""
+        select attrelid::regclass::text as of_table, attname, col_description(attrelid, attnum) as said
+        from pg_attribute
+        inner join pg_class on pg_class.oid = attrelid
+        where relnamespace = 'ops'::regnamespace and relkind = 'r' and atttypid = 'date'::regtype
+    """)
+    with database.connect() as connection:
+        days = {row.of_table: row for row in connection.execute(query)}
+    assert set(days) == {"ops.sender_days", "ops.bot_days", "ops.scheduled_tasks"}
+    assert {row.attname for row in days.values()} == {"local_day"}
+    assert all("zone" in row.said for row in days.values())
+    assert "sender" in days["ops.sender_days"].said
+    assert "bot" in days["ops.bot_days"].said
+    assert "sending mailbox" in days["ops.scheduled_tasks"].said
+
+
+@pytest.mark.parametrize(
+    ("relation", "columns"),
+    [
+        ("senders_today", {"id", "daily_quota", "current_count", "reputation_score"}),
+        ("bots", {"id", "status", "interaction_limits", "cooldown_until"}),
+        ("conversations", {"id", "sender_id", "bot_id", "thread_status", "next_action_time"}),
+        ("bot_sender_interactions", {"bot_id", "sender_id", "interaction_type", "last_contact"}),
+        ("scheduled_tasks", {"priority_level", "task_type", "target_time", "payload"}),
+    ],
+)
+def test_the_five_tables_of_the_original_request_have_their_columns(
+    database: Engine, relation: str, columns: set[str]
+) -> None:
+    """D-B8"""
+    query = text("""
+        select column_name from information_schema.columns where table_schema = 'ops' and table_name = :relation
+    """)
+    with database.connect() as connection:
+        present: Sequence[str] = connection.execute(query, {"relation": relation}).scalars().all()
+    assert columns <= set(present)

@@ -1,0 +1,25 @@
+"""Policies in the database: one in force, the earlier ones kept with the time in which they were."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine, text
+
+from emberflow.errors import ConfigurationError
+from emberflow.queue_manager.policies import in_force, put_in_force, shipped
+
+
+def test_one_policy_is_in_force_and_every_earlier_one_is_kept(database: Engine) -> None:
+    """D-F1"""
+    with database.begin() as connection:
+        with pytest.raises(ConfigurationError, match="no policy is in force: run `emberflow policy apply standard`"):
+            in_force(connection)
+        first = put_in_force(connection, shipped("standard"))
+        assert put_in_force(connection, shipped("standard")) == first
+        second = put_in_force(connection, shipped("demo"))
+        assert (in_force(connection).policy_id, in_force(connection).policy) == (second, shipped("demo"))
+        third = put_in_force(connection, shipped("standard"))
+        rows = connection.execute(text("select id, valid_from, valid_to from ops.policies order by id")).all()
+    assert [row.id for row in rows] == [first, second, third]
+    assert [earlier.valid_to for earlier in rows[:-1]] == [later.valid_from for later in rows[1:]]
+    assert rows[-1].valid_to is None

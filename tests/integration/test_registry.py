@@ -1,0 +1,498 @@
+"""The operator's mailboxes: files that come in whole or not at all, checks, pauses, bots and where they come from."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import IntegrityError
+
+from emberflow.email_ops.provisioning import ProvisioningError
+from emberflow.email_ops.sandbox import create_accounts
+from emberflow.email_ops.sandbox.certificates import ensure_certificates
+from emberflow.errors import ConfigurationError, EmberflowError, ImportRejectedError, RowProblem
+from emberflow.queue_manager import registry
+from emberflow.queue_manager.policies import put_in_force
+from emberflow.settings import Settings
+from tests.worlds import PASSWORD, Sandbox, World, a_file, a_policy, a_row, a_world, some_settings
+
+OWNED = registry.Attestation("an operator", "our own domain")
+
+
+@pytest.fixture
+def settings(database: Engine, sandbox: Sandbox) -> Settings:
+    return some_settings(database, sandbox)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a file of exactly these bytes."""
+
+    def write(content: str, encoding: str = "utf-8") -> Path:
+        file = tmp_path / "file.csv"
+        file.write_bytes(content.encode(encoding))
+        return file
+
+    return write
+
+
+HEADER = "address,password,smtp_host,imap_host"
+
+
+def problems_of(database: Engine, file: Path, settings: Settings) -> list[str]:
+    """Import a file that must be refused; return its problems, having seen that nothing was written."""
+    with pytest.raises(ImportRejectedError, match="nothing was imported") as caught:
+        registry.import_senders(database, file, settings)
+    assert registry.list_senders(database) == []
+    return [str(problem) for problem in caught.value.problems]
+
+
+# Checks
+
+
+def checked(world: World, **changes: Any) -> registry.CheckResult:
+    """Import one more sender whose row is changed, check it, and return the outcome."""
+    domain = world.senders[0].address.partition("@")[2]
+    create_accounts(world.sandbox.directory, {f"more@{domain}": PASSWORD})
+    file = a_file(world.sandbox.directory, [a_row(f"more@{domain}", world.sandbox, **changes)])
+    ids = registry.import_senders(world.engine, file, world.settings)
+    (result,) = registry.check_mailboxes(world.engine, world.settings, ids=ids)
+    return result
+
+
+def shown(world: World, result: registry.CheckResult) -> Any:
+    return next(row for row in registry.list_senders(world.engine) if row["address"] == result.address)
+
+
+def test_a_sender_becomes_active_only_when_its_check_has_passed(database: Engine, sandbox: Sandbox) -> None:
+    """S-B1"""
+    settings = some_settings(database, sandbox)
+    create_accounts(sandbox.directory, {"ann@check.test": PASSWORD})
+    ids = registry.import_senders(database, a_file(sandbox.directory, [a_row("ann@check.test", sandbox)]), settings)
+    (before,) = registry.list_senders(database)
+    assert (before["state"], before["state_reason"]) == ("unverified", "connection not checked yet")
+    assert "senders check" in before["state_remedy"]
+
+    (result,) = registry.check_mailboxes(database, settings, ids=ids)
+
+    assert (result.stage, result.text) == (None, None)
+    (after,) = registry.list_senders(database)
+    assert (after["state"], after["state_reason"], after["state_remedy"]) == ("active", None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "said"),
+    [
+        ({"password": "not the password"}, "smtp_auth", "535 5.7.8"),
+        ({"username": "somebody-else@north.test"}, "smtp_auth", "535 5.7.8"),
+        ({"smtp_port": 1}, "smtp_connect", "ConnectionRefusedError"),
+        ({"imap_port": 1}, "imap_connect", "ConnectionRefusedError"),
+        ({"smtp_tls": "implicit"}, "smtp_tls", "SSL"),
+    ],
+)
+def test_a_failed_check_is_stored_with_its_stage_and_the_servers_text_and_shown(
+    database: Engine, sandbox: Sandbox, changes: dict[str, Any], stage: str, said: str
+) -> None:
+    """S-B1"""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    result = checked(world, **changes)
+    row = shown(world, result)
+    assert result.stage == stage
+    assert said in (result.text or "")
+    assert (row["check_stage"], row["check_text"]) == (result.stage, result.text)
+    assert row["state"] == "unverified"
+    assert row["state_reason"] == f"connection check failed at {stage}: {result.text}"
+    assert row["state_remedy"]
+
+
+def test_a_server_whose_authority_is_not_configured_fails_its_check(database: Engine, sandbox: Sandbox) -> None:
+    """S-B1, E-B7: the sandbox's certificate is signed by its own CA, so without it it is self-signed."""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    world.settings = world.settings.model_copy(update={"ca_files": {}})
+    result = checked(world)
+    assert result.stage == "smtp_tls"
+    assert "certificate verify failed" in (result.text or "")
+    assert shown(world, result)["state"] == "unverified"
+
+
+def test_a_server_whose_certificate_another_authority_signed_fails_its_check(
+    database: Engine, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """S-B1, E-B7"""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    wrong = ensure_certificates(tmp_path).ca_file
+    world.settings = world.settings.model_copy(update={"ca_files": {sandbox.address.host: wrong}})
+    result = checked(world)
+    assert result.stage == "smtp_tls"
+    assert "certificate verify failed" in (result.text or "")
+    assert shown(world, result)["state"] == "unverified"
+
+
+@pytest.mark.parametrize("protocol", ["smtp", "imap"])
+def test_a_certificate_that_names_another_host_fails_its_check(
+    database: Engine, sandbox: Sandbox, protocol: str
+) -> None:
+    """S-B1, E-B7: 127.1 is the sandbox too, by a name that its certificate does not bear."""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    files = dict.fromkeys((sandbox.address.host, "127.1"), sandbox.address.ca_file)
+    world.settings = world.settings.model_copy(update={"ca_files": files})
+    result = checked(world, **{f"{protocol}_host": "127.1"})
+    assert result.stage == {"smtp": "smtp_tls", "imap": "imap_connect"}[protocol]
+    assert "Hostname mismatch" in (result.text or "")
+    assert shown(world, result)["state"] == "unverified"
+
+
+def test_an_active_sender_that_fails_a_later_check_stops_being_active(database: Engine, sandbox: Sandbox) -> None:
+    """S-B1"""
+    world = a_world(database, sandbox, senders=1, bots=1)
+    sender = world.senders[0]
+    create_accounts(sandbox.directory, {sender.address: "changed at the server"})
+    registry.check_mailboxes(database, world.settings, ids=[sender.mailbox_id])
+    (row,) = registry.list_senders(database)
+    assert (row["state"], row["check_stage"]) == ("unverified", "smtp_auth")
+
+    create_accounts(sandbox.directory, {sender.address: PASSWORD})
+    registry.check_mailboxes(database, world.settings)
+    (row,) = registry.list_senders(database)
+    assert (row["state"], row["state_reason"], row["check_stage"], row["check_text"]) == ("active", None, None, None)
+
+
+def test_a_check_sends_no_mail(database: Engine, sandbox: Sandbox) -> None:
+    """S-B1"""
+    world = a_world(database, sandbox, senders=2, bots=2)
+    assert world.deliveries() == []
+
+
+# Pause and resume
+
+
+def test_a_paused_sender_keeps_its_ramp_and_shows_one_reason_and_its_remedy(database: Engine, sandbox: Sandbox) -> None:
+    """S-B10"""
+    world = a_world(database, sandbox, senders=1, bots=8, checks=False)
+    sender = world.senders[0]
+    for _ in range(3):
+        world.quota(sender)
+        world.change("update ops.sender_days set warmup_sent = 1")
+        world.clock.sleep(86_400)
+
+    registry.pause_sender(database, sender.address, "the owner is on leave")
+    registry.pause_sender(database, sender.address, "the domain is being moved")
+    (row,) = registry.list_senders(database)
+    assert (row["state"], row["state_reason"]) == ("paused", "the domain is being moved")
+    assert f"emberflow senders resume {sender.address}" in row["state_remedy"]
+    assert world.plan().outcome == "idle"
+
+    registry.resume_sender(database, sender.address)
+    (row,) = registry.list_senders(database)
+    assert (row["state"], row["state_reason"], row["state_remedy"]) == ("active", None, None)
+    world.plan()
+    assert world.value("select max(ramp_day) from ops.sender_days") == 4
+
+
+def test_a_sender_without_a_reason_cannot_be_paused_and_an_active_one_has_none(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """S-B10"""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    for state, reason in (("paused", None), ("active", "but")):
+        with pytest.raises(IntegrityError, match="reason_unless_active"):
+            world.change("update ops.senders set state = :state, state_reason = :reason", state=state, reason=reason)
+
+
+def test_resuming_does_not_go_around_the_connection_check(database: Engine, sandbox: Sandbox) -> None:
+    """S-B1, S-B10: neither when the check failed nor when there never was one."""
+    settings = some_settings(database, sandbox)
+    ids = registry.import_senders(database, a_file(sandbox.directory, [a_row("ann@none.test", sandbox)]), settings)
+    registry.pause_sender(database, "ann@none.test", "not yet")
+    with pytest.raises(EmberflowError, match=r"run `emberflow senders check ann@none\.test` first"):
+        registry.resume_sender(database, "ann@none.test")
+    registry.check_mailboxes(database, settings, ids=ids)
+    with pytest.raises(EmberflowError, match=r"run `emberflow senders check ann@none\.test` first"):
+        registry.resume_sender(database, "ann@none.test")
+    (row,) = registry.list_senders(database)
+    assert row["state"] == "paused"
+
+
+@pytest.mark.parametrize("address", ["nobody@north.test", "not an address"])
+def test_an_unknown_sender_is_an_error_that_an_operator_can_read(database: Engine, address: str) -> None:
+    """S-B10"""
+    changes: list[Callable[[], object]] = [
+        lambda: registry.pause_sender(database, address, "why"),
+        lambda: registry.resume_sender(database, address),
+        lambda: registry.mailbox_ids(database, [address]),
+    ]
+    for change in changes:
+        with pytest.raises(EmberflowError, match=address):
+            change()
+
+
+def test_addresses_are_found_however_they_are_spelt(database: Engine, sandbox: Sandbox) -> None:
+    """S-B10"""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    spelt = world.senders[0].address.upper()
+    assert registry.mailbox_ids(database, [f" {spelt} "]) == [world.senders[0].mailbox_id]
+    registry.pause_sender(database, spelt, "why")
+    assert registry.list_senders(database)[0]["state"] == "paused"
+
+
+# Files
+
+
+def test_every_bad_row_is_named_with_its_row_column_and_reason_and_no_row_is_imported(
+    database: Engine, sandbox: Sandbox, settings: Settings
+) -> None:
+    """S-B1"""
+    rows = [
+        a_row("good@north.test", sandbox),
+        a_row("not-an-address", sandbox),
+        a_row("port@north.test", sandbox, smtp_port="seventy"),
+        a_row("range@north.test", sandbox, imap_port=65_536),
+        a_row("tls@north.test", sandbox, smtp_tls="none"),
+        a_row("zone@north.test", sandbox, zone="Berlin"),
+        a_row("empty@north.test", sandbox, password="  "),
+        a_row("two@north.test", sandbox, smtp_host="", imap_host=""),
+    ]
+    found = problems_of(database, a_file(sandbox.directory, rows), settings)
+    assert [problem.split(":")[0] for problem in found] == [
+        "row 3, column address",
+        "row 4, column smtp_port",
+        "row 5, column imap_port",
+        "row 6, column smtp_tls",
+        "row 7, column zone",
+        "row 8, column password",
+        "row 9, column smtp_host",
+        "row 9, column imap_host",
+    ]
+    assert found[4].endswith("is not an IANA time zone such as Europe/Berlin")
+    assert found[5].endswith("is empty or missing")
+
+
+@pytest.mark.parametrize("name", ["Ann\nBcc: x@north.test", "=?utf-8?q?Ann?=", "Ann\x07"])
+def test_a_name_that_cannot_stand_in_a_header_is_refused_on_import(
+    database: Engine, sandbox: Sandbox, settings: Settings, name: str
+) -> None:
+    """S-B1: found when sending, it would stop every mail of its lane instead of one row of a file."""
+    file = a_file(sandbox.directory, [a_row("ann@north.test", sandbox, display_name=name)])
+    (problem,) = problems_of(database, file, settings)
+    assert "column display_name" in problem
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_spreadsheets_spelling_of_a_file_is_understood(
+    database: Engine, sandbox: Sandbox, settings: Settings, delimiter: str, encoding: str
+) -> None:
+    """S-B1: comma, semicolon or tab, with or without a byte order mark."""
+    rows = [
+        a_row("joerg@north.test", sandbox, display_name="Jörg, der Erste"),
+        a_row("b@north.test", sandbox),
+    ]
+    file = a_file(sandbox.directory, rows, delimiter=delimiter, encoding=encoding)
+    assert len(registry.import_senders(database, file, settings)) == 2
+    with database.connect() as connection:
+        names: Sequence[str] = connection.execute(text("select display_name from ops.mailboxes")).scalars().all()
+    assert set(names) == {"Jörg, der Erste", "B"}
+
+
+def test_columns_are_recognised_by_name_in_any_order_and_case(
+    database: Engine, settings: Settings, write: Callable[..., Path]
+) -> None:
+    """S-B1: and a column that is left out or left empty takes its default."""
+    file = write(" SMTP_HOST,Password,imap_host,ADDRESS,zone\r\nlocalhost,secret,localhost, Ann@North.TEST ,\r\n")
+    registry.import_senders(database, file, settings)
+    with database.connect() as connection:
+        row = connection.execute(text("select * from ops.mailboxes")).one()
+    assert row.address == row.username == "ann@north.test"
+    assert (row.display_name, row.provider, row.zone) == ("ann", "north.test", "UTC")
+    assert (row.smtp_port, row.smtp_tls, row.imap_port, row.imap_tls) == (587, "starttls", 993, "implicit")
+
+
+def test_an_address_that_stands_twice_in_a_file_is_refused(
+    database: Engine, sandbox: Sandbox, settings: Settings
+) -> None:
+    """S-B1"""
+    rows = [a_row("ann@north.test", sandbox), a_row("bob@north.test", sandbox), a_row("ANN@north.test ", sandbox)]
+    found = problems_of(database, a_file(sandbox.directory, rows), settings)
+    assert found == ["row 4, column address: ann@north.test is already in row 2"]
+
+
+def test_an_address_that_is_registered_already_is_refused_with_the_whole_file(
+    database: Engine, sandbox: Sandbox, settings: Settings
+) -> None:
+    """S-B1: also as the other kind of mailbox."""
+    registry.import_senders(database, a_file(sandbox.directory, [a_row("ann@north.test", sandbox)]), settings)
+    again = a_file(sandbox.directory, [a_row("new@north.test", sandbox), a_row("ann@north.test", sandbox)])
+    importers: list[Callable[[], list[int]]] = [
+        lambda: registry.import_senders(database, again, settings),
+        lambda: registry.import_bots(database, again, OWNED, settings),
+    ]
+    for importer in importers:
+        with pytest.raises(ImportRejectedError) as caught:
+            importer()
+        assert caught.value.problems == (RowProblem(3, "address", "ann@north.test is already registered"),)
+    assert len(registry.list_senders(database)) == 1
+    assert registry.list_bots(database) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("address,password,smtp_host\na@b.test,x,h\n", ["row 1, column imap_host: the column is missing"]),
+        ("", [f"row 1, column {name}: the column is missing" for name in sorted(HEADER.split(","))]),
+        (f"{HEADER}\n", ["row 2, column -: the file has a header and no rows"]),
+        (f"{HEADER}\na@b.test,x,h,h,extra\n", ["row 2, column -: has more fields than the header's 4"]),
+        (f"{HEADER}\na@b.test,x,h\n", ["row 2, column imap_host: is empty or missing"]),
+    ],
+)
+def test_a_file_of_the_wrong_shape_is_refused(
+    database: Engine, settings: Settings, write: Callable[..., Path], content: str, expected: list[str]
+) -> None:
+    """S-B1"""
+    assert problems_of(database, write(content), settings) == expected
+
+
+def test_an_unknown_column_is_refused_and_the_known_ones_are_named(
+    database: Engine, settings: Settings, write: Callable[..., Path]
+) -> None:
+    """S-B1: born_at belongs to bots."""
+    (problem,) = problems_of(database, write(f"{HEADER},born_at\na@b.test,x,h,h,2026-01-01\n"), settings)
+    assert problem.startswith("row 1, column born_at: is not a known column; known are address, password")
+
+
+def test_a_column_that_stands_twice_is_refused(
+    database: Engine, settings: Settings, write: Callable[..., Path]
+) -> None:
+    """S-B1: one of the two values would be lost."""
+    (problem,) = problems_of(database, write(f"{HEADER},password\na@b.test,x,h,h,y\n"), settings)
+    assert problem.startswith("row 1, column password")
+
+
+def test_rows_are_numbered_as_a_text_editor_numbers_their_lines(
+    database: Engine, settings: Settings, write: Callable[..., Path]
+) -> None:
+    """S-B1: also after a quoted line break, an empty line, and with any line end."""
+    content = f'{HEADER},provider\r\na@b.test,x,h,h,"two\r\nlines"\r\n\r\nwrong,x,h,h,p\r\n'
+    (problem,) = problems_of(database, write(content), settings)
+    assert problem.startswith("row 5, column address")
+
+
+def test_a_file_that_is_not_utf_8_is_refused(database: Engine, settings: Settings, write: Callable[..., Path]) -> None:
+    """S-B1"""
+    (problem,) = problems_of(database, write(f"{HEADER}\na@b.test,pässword,h,h\n", "latin-1"), settings)
+    assert problem == f"row 1, column -: is not UTF-8 (byte {len(HEADER) + 1 + len('a@b.test,p')}); save it as UTF-8"
+
+
+def test_a_file_that_is_not_there_is_refused(database: Engine, settings: Settings, tmp_path: Path) -> None:
+    """S-B1"""
+    assert problems_of(database, tmp_path / "missing.csv", settings) == ["row 1, column -: No such file or directory"]
+
+
+def test_a_field_beyond_all_measure_is_refused_like_any_other_bad_row(
+    database: Engine, settings: Settings, write: Callable[..., Path]
+) -> None:
+    """S-B1"""
+    (problem,) = problems_of(database, write(f"{HEADER}\na@b.test,{'x' * 200_000},h,h\n"), settings)
+    assert problem.startswith("row 2, column -")
+
+
+# Bots
+
+
+@pytest.mark.parametrize("attestation", [registry.Attestation("", "our domain"), registry.Attestation("me", "  ")])
+def test_bots_are_not_imported_without_somebody_who_attests_to_own_them(
+    database: Engine, sandbox: Sandbox, settings: Settings, attestation: registry.Attestation
+) -> None:
+    """B-B1"""
+    file = a_file(sandbox.directory, [a_row("bot@north.test", sandbox)])
+    with pytest.raises(ConfigurationError, match="bots must be mailboxes that you own"):
+        registry.import_bots(database, file, attestation, settings)
+    assert registry.list_bots(database) == []
+
+
+def test_an_imported_bot_says_who_attests_it_and_since_when_it_exists(
+    database: Engine, sandbox: Sandbox, settings: Settings
+) -> None:
+    """B-B1, B-B2"""
+    row = a_row("bot@north.test", sandbox, born_at="2026-01-15T08:00:00+01:00", interaction_limits=7)
+    registry.import_bots(database, a_file(sandbox.directory, [row]), OWNED, settings)
+    (bot,) = registry.list_bots(database)
+    assert (bot["source"], bot["attested_by"], bot["status"]) == ("imported", "an operator", "unverified")
+    assert bot["interaction_limits"] == 7
+    assert bot["born_at"].isoformat() == "2026-01-15T07:00:00+00:00"
+
+
+def test_a_bot_of_any_other_origin_cannot_be_stored(database: Engine, sandbox: Sandbox) -> None:
+    """B-B1"""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    with pytest.raises(IntegrityError, match="source_known"):
+        world.change("update ops.bots set source = 'registered'")
+    for column in ("attested_by", "attestation"):
+        with pytest.raises(IntegrityError, match="not-null"):
+            world.change(f"update ops.bots set {column} = null")  # noqa: S608
+
+
+def test_created_bots_exist_on_the_operators_own_server_and_pass_their_check(
+    database: Engine, sandbox: Sandbox, settings: Settings
+) -> None:
+    """B-B1"""
+    with database.begin() as connection:
+        put_in_force(connection, a_policy())
+    made: dict[str, str] = {}
+
+    def create(address: str, password: str) -> None:
+        made[address] = password
+        create_accounts(sandbox.directory, {address: password})
+
+    for _ in range(2):
+        ids = registry.create_bots(
+            database, "created.test", 3, sandbox.servers(), who="an operator", settings=settings, create=create
+        )
+        assert [result.stage for result in registry.check_mailboxes(database, settings, ids=ids)] == [None] * 3
+    bots = registry.list_bots(database)
+    assert {bot["address"] for bot in bots} == set(made)
+    assert len(made) == len(set(made.values())) == 6
+    assert {(bot["source"], bot["attested_by"], bot["status"]) for bot in bots} == {
+        ("provisioned", "an operator", "active")
+    }
+
+
+def test_bots_are_created_by_the_operators_command_and_by_nothing_else(
+    database: Engine, sandbox: Sandbox, settings: Settings, tmp_path: Path
+) -> None:
+    """B-B1"""
+    script = tmp_path / "add-mailbox"
+    log = tmp_path / "log"
+    script.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1], file=open({str(log)!r}, 'a'))\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+
+    def create(settings: Settings) -> list[int]:
+        return registry.create_bots(database, "own.test", 2, sandbox.servers(), who="an operator", settings=settings)
+
+    with pytest.raises(ConfigurationError, match="on your own mail server only: set EMBERFLOW_PROVISION_COMMAND"):
+        create(settings)
+    assert registry.list_bots(database) == []
+    assert len(create(settings.model_copy(update={"provision_command": f"{script} {{address}}"}))) == 2
+    assert log.read_text().split() == [bot["address"] for bot in registry.list_bots(database)]
+
+
+def test_mailboxes_created_before_the_command_failed_stay_registered(
+    database: Engine, sandbox: Sandbox, settings: Settings
+) -> None:
+    """B-B1: otherwise nobody would know their passwords."""
+    made: list[str] = []
+
+    def create(address: str, _password: str) -> None:
+        if len(made) == 2:
+            raise ProvisioningError("the disk is full")
+        made.append(address)
+
+    with pytest.raises(ProvisioningError, match="the disk is full"):
+        registry.create_bots(
+            database, "own.test", 5, sandbox.servers(), who="an operator", settings=settings, create=create
+        )
+    assert [bot["address"] for bot in registry.list_bots(database)] == sorted(made)

@@ -1,0 +1,396 @@
+"""The slot store under hands that reach for the same rows: claims, leases, tokens, and the guard before DATA."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.queue_manager import registry, store, switches
+from emberflow.queue_manager.store import Priority, Refusal, Slot
+from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    return a_world(database, sandbox, senders=2, bots=4, checks=False)
+
+
+def submit(world: World, slot: Slot) -> Refusal | None:
+    """Submit as the dispatcher does: a refusal rolls back."""
+    with world.engine.connect() as connection, connection.begin() as transaction:
+        refusal = store.submit(connection, slot, now=world.clock.now(), policy=world.policy)
+        if refusal is not None:
+            transaction.rollback()
+    return refusal
+
+
+def tidy(world: World) -> dict[str, int]:
+    with world.engine.begin() as connection:
+        return store.tidy(connection, now=world.clock.now(), overdue_s=world.policy.dispatch.overdue_s)
+
+
+def counts(world: World) -> tuple[int, int, int, int]:
+    """Warm-up and reply mails of senders, inbound and reply mails of bots."""
+    sender = world.row(
+        "select coalesce(sum(warmup_sent), 0) as w, coalesce(sum(reply_sent), 0) as r from ops.sender_days"
+    )
+    bot = world.row("select coalesce(sum(inbound_sent), 0) as i, coalesce(sum(reply_sent), 0) as r from ops.bot_days")
+    return sender["w"], sender["r"], bot["i"], bot["r"]
+
+
+def a_claimed(world: World, **changes: Any) -> Slot:
+    world.slot(**changes)
+    (slot,) = world.claim()
+    return slot
+
+
+def a_reply(world: World) -> dict[str, Any]:
+    """What makes a slot the second turn, which goes from bot to sender."""
+    sender, bot = world.senders[0], world.bots[0]
+    return {
+        "task_type": "reply", "priority_level": int(Priority.REPLY), "turn": 2,
+        "from_mailbox_id": bot.mailbox_id, "to_mailbox_id": sender.mailbox_id,
+    }  # fmt: skip
+
+
+# Claims
+
+
+def test_with_capacity_for_some_the_most_urgent_are_claimed(world: World) -> None:
+    """Q-B1: replies, cold follow-ups, cold first touches, warm-up; then by target time."""
+    priorities = [Priority.WARMUP, Priority.COLD_FIRST_TOUCH, Priority.REPLY, Priority.COLD_FOLLOW_UP]
+    early, late = NOON - timedelta(minutes=5), NOON
+    ids = {
+        (priority, moment): world.slot(priority_level=int(priority), target_time=moment)
+        for moment in (late, early)
+        for priority in priorities
+    }
+    expected = [ids[priority, moment] for priority in sorted(priorities) for moment in (early, late)]
+    claimed = [slot.id for _ in range(4) for slot in world.claim(limit=2)]
+    assert claimed == expected
+    assert world.claim() == []
+
+
+def test_a_slot_is_not_claimed_before_its_time(world: World) -> None:
+    """Q-B1"""
+    world.slot(target_time=NOON + timedelta(seconds=1))
+    assert world.claim() == []
+    world.clock.sleep(1)
+    assert len(world.claim()) == 1
+
+
+def test_a_lane_claims_only_its_own_mailboxes(world: World) -> None:
+    """Q-B4"""
+    for sender in world.senders:
+        world.slot(sender)
+    with world.engine.begin() as connection:
+        lanes = store.lanes_due(connection, 2, NOON)
+        claimed = {lane: store.claim(connection, lane=lane, lanes=2, now=NOON, limit=9, lease_s=60) for lane in lanes}
+    assert lanes == [0, 1]
+    assert {slot.from_mailbox_id % 2 == lane for lane, slots in claimed.items() for slot in slots} == {True}
+    assert sum(len(slots) for slots in claimed.values()) == 2
+
+
+def test_workers_that_claim_at_the_same_moment_never_share_a_slot(world: World) -> None:
+    """Q-B4"""
+    wanted = {world.slot() for _ in range(60)}
+    start = Barrier(6)
+
+    def work(_: int) -> list[int]:
+        start.wait()
+        mine = []
+        while slots := world.claim(limit=3):
+            mine += [slot.id for slot in slots]
+        return mine
+
+    with ThreadPoolExecutor(6) as pool:
+        claimed = [slot for slots in pool.map(work, range(6)) for slot in slots]
+    assert sorted(claimed) == sorted(wanted)
+
+
+def test_a_claim_does_not_wait_for_one_that_is_not_committed_yet(world: World) -> None:
+    """Q-B4: FOR UPDATE SKIP LOCKED"""
+    for _ in range(4):
+        world.slot()
+    with world.engine.begin() as first:
+        mine = store.claim(first, lane=0, lanes=1, now=NOON, limit=2, lease_s=60)
+        theirs = world.claim()
+    assert len(mine) == len(theirs) == 2
+    assert {slot.id for slot in mine}.isdisjoint(slot.id for slot in theirs)
+
+
+# Leases and tokens
+
+
+def test_a_lease_that_lapses_before_data_is_planned_again_and_the_old_token_is_worth_nothing(world: World) -> None:
+    """Q-B4"""
+    stale = a_claimed(world)
+    world.lapse_leases()
+    assert submit(world, stale) == Refusal("lease_lost")
+    assert tidy(world) == {"released": 1, "uncertain": 0, "expired": 0}
+    assert world.value("select reason from ops.scheduled_tasks") == "lease lapsed before DATA"
+
+    (fresh,) = world.claim()
+    assert (fresh.id, fresh.lease_token != stale.lease_token) == (stale.id, True)
+    assert submit(world, stale) == Refusal("lease_lost")
+    assert submit(world, fresh) is None
+    with world.engine.begin() as connection:
+        assert not store.finish(connection, stale, "sent", sent_at=NOON)
+        assert not store.give_back(connection, stale, reason="late", retry_at=NOON)
+        assert not store.give_up(connection, stale, "failed", reason="late")
+    assert world.statuses() == {"submitting": 1}
+    with world.engine.begin() as connection:
+        assert store.finish(connection, fresh, "sent", sent_at=NOON)
+        assert not store.finish(connection, fresh, "failed", reason="again")
+    assert world.statuses() == {"sent": 1}
+
+
+def test_a_lease_that_lapses_after_data_began_is_uncertain_and_never_claimed_again(world: World) -> None:
+    """Q-B4, Q-F5"""
+    slot = a_claimed(world)
+    assert submit(world, slot) is None
+    world.lapse_leases()
+    assert tidy(world) == {"released": 0, "uncertain": 1, "expired": 0}
+    with world.engine.begin() as connection:
+        assert not store.finish(connection, slot, "sent", sent_at=NOON)
+    for _ in range(3):
+        assert world.claim() == []
+        assert tidy(world) == {"released": 0, "uncertain": 0, "expired": 0}
+    assert world.statuses() == {"uncertain": 1}
+
+
+def test_a_lease_that_holds_is_left_alone(world: World) -> None:
+    """Q-B4: how late it is for the caller's clock does not matter, leases live by the database's."""
+    slot = a_claimed(world)
+    world.clock.sleep(7 * 86_400)
+    assert tidy(world) == {"released": 0, "uncertain": 0, "expired": 0}
+    assert world.statuses() == {"leased": 1}
+    assert submit(world, slot) != Refusal("lease_lost")
+
+
+def test_an_overdue_slot_expires_instead_of_being_fired(world: World) -> None:
+    """Q-B8"""
+    overdue = timedelta(seconds=world.policy.dispatch.overdue_s)
+    world.slot(target_time=NOON - overdue - timedelta(seconds=1))
+    punctual = world.slot(target_time=NOON - overdue)
+    assert tidy(world)["expired"] == 1
+    assert [slot.id for slot in world.claim()] == [punctual]
+    assert world.value("select reason from ops.scheduled_tasks where status = 'expired'") == "overdue"
+
+
+def test_a_slot_cannot_be_submitted_twice(world: World) -> None:
+    """Q-B4"""
+    slot = a_claimed(world)
+    assert submit(world, slot) is None
+    assert submit(world, slot) == Refusal("lease_lost")
+    assert counts(world) == (1, 0, 1, 0)
+
+
+# The guard
+
+
+def stop_sending(world: World) -> None:
+    with world.engine.begin() as connection:
+        switches.turn(connection, switches.STOP_SENDING, on=True, who="an operator", reason="something is wrong")
+
+
+def fill_quota(world: World) -> None:
+    world.change("update ops.sender_days set warmup_sent = warmup_quota")
+
+
+def fill_total(world: World) -> None:
+    world.change("update ops.sender_days set total_quota = 4, warmup_sent = 1, reply_sent = 3")
+
+
+def fill_inbound(world: World, mails: int = 40) -> None:
+    world.change(
+        "insert into ops.bot_days (bot_id, local_day, inbound_sent) select id, :day, :mails from ops.bots",
+        day=NOON.date(), mails=mails,
+    )  # fmt: skip
+
+
+def reach_own_limit(world: World) -> None:
+    fill_inbound(world, 3)
+    world.change("update ops.bots set interaction_limits = 3")
+
+
+def reach_young_cap(world: World) -> None:
+    fill_inbound(world, 5)
+    world.change("update ops.bots set born_at = :at", at=NOON)
+
+
+TOMORROW = NOON + timedelta(hours=12)  # when the window of the demonstration policy opens again
+RETRY = timedelta(seconds=30)  # of the demonstration policy
+REFUSALS: dict[str, tuple[Callable[[World], Any], Refusal]] = {
+    "kill switch": (stop_sending, Refusal("stop_sending_is_on", NOON + RETRY)),
+    "paused sender": (
+        lambda world: registry.pause_sender(world.engine, world.senders[0].address, "why"),
+        Refusal("sender_paused"),
+    ),
+    "unverified sender": (
+        lambda world: world.change("update ops.senders set state = 'unverified', state_reason = 'why'"),
+        Refusal("sender_unverified"),
+    ),
+    "paused bot": (lambda world: world.change("update ops.bots set status = 'paused'"), Refusal("bot_paused")),
+    "retired bot": (lambda world: world.change("update ops.bots set status = 'retired'"), Refusal("bot_retired")),
+    "sender's mailbox failed its check": (
+        lambda world: world.change("update ops.mailboxes set check_passed = false where address like 'sender%'"),
+        Refusal("mailbox_not_checked"),
+    ),
+    "bot's mailbox was never checked": (
+        lambda world: world.change("update ops.mailboxes set check_passed = null where address like 'bot%'"),
+        Refusal("mailbox_not_checked"),
+    ),
+    "gap": (
+        lambda world: world.change("update ops.mailboxes set next_send_at = :at", at=NOON + timedelta(seconds=9)),
+        Refusal("gap", NOON + timedelta(seconds=9)),
+    ),
+    "daily quota": (fill_quota, Refusal("sender_daily_quota")),
+    "total quota": (fill_total, Refusal("sender_daily_quota")),
+    "no quota row": (lambda world: world.change("delete from ops.sender_days"), Refusal("sender_daily_quota")),
+    "quota row of another day": (
+        lambda world: world.change("update ops.sender_days set local_day = local_day - 1"),
+        Refusal("sender_daily_quota"),
+    ),
+    "bot's inbound cap": (fill_inbound, Refusal("bot_daily_inbound_cap")),
+    "bot's own limit": (reach_own_limit, Refusal("bot_daily_inbound_cap")),
+    "young bot's cap": (reach_young_cap, Refusal("bot_daily_inbound_cap")),
+    "lapsed lease": (lambda world: world.lapse_leases(), Refusal("lease_lost")),
+}
+
+
+@pytest.mark.parametrize("circumstance", REFUSALS)
+def test_what_forbids_a_mail_after_it_was_planned_stops_it_before_data(world: World, circumstance: str) -> None:
+    """Q-B5, Q-B6, S-B5, S-B6, B-B2, B-B3: and a mail that was stopped is counted nowhere."""
+    arrange, expected = REFUSALS[circumstance]
+    slot = a_claimed(world)
+    arrange(world)
+    before = counts(world)
+    assert submit(world, slot) == expected
+    assert counts(world) == before
+    assert world.statuses() == {"leased": 1}
+
+
+def test_a_bot_beyond_its_reply_cap_replies_on_another_day(world: World) -> None:
+    """B-B3"""
+    slot = a_claimed(world, **a_reply(world))
+    world.change(
+        "insert into ops.bot_days (bot_id, local_day, reply_sent) values (:bot, :day, 20)",
+        bot=world.bots[0].id, day=NOON.date(),
+    )  # fmt: skip
+    assert submit(world, slot) == Refusal("bot_daily_reply_cap", TOMORROW)
+
+
+@pytest.mark.parametrize("kind", ["quota", "inbound cap"])
+def test_a_sender_or_bot_beyond_its_cap_goes_on_with_a_conversation_on_another_day(world: World, kind: str) -> None:
+    """S-B5, B-B3"""
+    slot = a_claimed(world, task_type="reply", turn=3)
+    if kind == "quota":
+        fill_total(world)
+        assert submit(world, slot) == Refusal("sender_daily_quota", TOMORROW)
+    else:
+        fill_inbound(world)
+        assert submit(world, slot) == Refusal("bot_daily_inbound_cap", TOMORROW)
+
+
+@pytest.mark.parametrize("cap", ["daily_reply_cap", "daily_inbound_cap"])
+def test_a_cap_of_zero_or_one_holds_for_the_first_mail_of_a_day(database: Engine, sandbox: Sandbox, cap: str) -> None:
+    """B-B3"""
+    world = a_world(
+        database, sandbox, senders=1, bots=1, checks=False,
+        policy=a_policy(bots={"daily_reply_cap": 0, "daily_inbound_cap": 1}),
+    )  # fmt: skip
+    if cap == "daily_reply_cap":
+        assert submit(world, a_claimed(world, **a_reply(world))) == Refusal("bot_daily_reply_cap", TOMORROW)
+        return
+    assert submit(world, a_claimed(world)) is None
+    world.clock.sleep(5)
+    assert submit(world, a_claimed(world)) == Refusal("bot_daily_inbound_cap")
+
+
+def test_every_kind_of_mail_is_counted_where_it_belongs_and_can_be_taken_back(world: World) -> None:
+    """S-B5, B-B3"""
+    warmup = a_claimed(world)
+    assert submit(world, warmup) is None
+    assert counts(world) == (1, 0, 1, 0)
+    world.clock.sleep(5)
+    reply = a_claimed(world, **a_reply(world))
+    assert submit(world, reply) is None
+    assert counts(world) == (1, 0, 1, 1)
+    world.clock.sleep(5)
+    answer = a_claimed(world, task_type="reply", turn=3)
+    assert submit(world, answer) is None
+    assert counts(world) == (1, 1, 2, 1)
+    with world.engine.begin() as connection:
+        for slot in (warmup, reply, answer):
+            store.uncount(connection, slot, submitted_at=world.clock.now())
+    assert counts(world) == (0, 0, 0, 0)
+
+
+def test_after_a_mail_its_mailbox_pauses_for_the_gap_that_the_slot_carries(world: World) -> None:
+    """S-B6"""
+    assert submit(world, a_claimed(world, gap_s=700)) is None
+    second = a_claimed(world)
+    assert submit(world, second) == Refusal("gap", NOON + timedelta(seconds=700))
+    world.clock.sleep(699)
+    assert submit(world, second) == Refusal("gap", NOON + timedelta(seconds=700))
+    world.clock.sleep(1)
+    assert submit(world, second) is None
+
+
+@pytest.mark.parametrize("limit", ["quota", "bot", "gap"])
+def test_workers_that_submit_at_the_same_moment_never_overshoot_a_limit(world: World, limit: str) -> None:
+    """Q-B5, S-B5, S-B6, B-B3"""
+    one, other = world.senders
+    if limit == "bot":
+        pairs = [(one, world.bots[0]), (other, world.bots[0])]
+        world.change("update ops.bots set interaction_limits = 1")
+        expected = "bot_daily_inbound_cap"
+    else:
+        pairs = [(one, world.bots[0]), (one, world.bots[1])]
+        expected = "gap" if limit == "gap" else "sender_daily_quota"
+    for sender, bot in pairs * 3:
+        world.slot(sender, bot, gap_s=600 if limit == "gap" else 0)
+    if limit == "quota":
+        world.change("update ops.sender_days set warmup_quota = 1")
+    slots = world.claim()
+    start = Barrier(len(slots))
+
+    def work(slot: Slot) -> str:
+        start.wait()
+        refusal = submit(world, slot)
+        return "submitted" if refusal is None else refusal.reason
+
+    with ThreadPoolExecutor(len(slots)) as pool:
+        ends = Counter(pool.map(work, slots))
+    assert ends["submitted"] == 1
+    assert ends[expected] > 0
+    assert world.statuses()["submitting"] == 1
+
+
+def test_nothing_leaves_outside_the_senders_window_or_the_bots_waking_hours(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B5, B-B7: a warm-up mail that missed its window is not sent at all, a reply waits for the next one."""
+    saturday_night = NOON + timedelta(days=5, hours=11)
+    world = a_world(database, sandbox, senders=1, bots=1, policy=a_real_policy(), start=saturday_night, checks=False)
+    monday, sunday = NOON + timedelta(days=7), NOON + timedelta(days=6)
+    assert submit(world, a_claimed(world)) == Refusal("outside_window")
+    answer = a_claimed(world, task_type="reply", turn=3)
+    assert submit(world, answer) == Refusal("outside_window", monday.replace(hour=8, minute=30))
+    reply = a_claimed(world, **a_reply(world))
+    assert submit(world, reply) == Refusal("outside_window", sunday.replace(hour=7))
+    assert counts(world) == (0, 0, 0, 0)
+
+
+def test_a_late_reply_is_still_owed(world: World) -> None:
+    """Q-B8: it is given up neither after an hour nor after a day."""
+    reply = world.slot(**a_reply(world))
+    world.clock.sleep(2 * 86_400)
+    assert tidy(world)["expired"] == 0
+    assert [slot.id for slot in world.claim()] == [reply]

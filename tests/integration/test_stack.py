@@ -1,0 +1,386 @@
+"""The whole stack under a real Airflow: whatever is run again, cleared or backfilled, nothing is sent twice.
+
+One stack serves all tests of this module. The fixture plays the loop until no conversation has anything left to say
+and remembers what the receiving server stored. Each test then disturbs Airflow in one way and looks again: the mail
+server's delivery log is the judge, not our tables. The stack's own schedules go on meanwhile; when a full hour
+strikes in the middle of a test, `warmup_hourly` plans a new one, whose mails are nobody's second copy.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import parse_qs
+
+import psutil
+import psycopg2
+import pytest
+from psycopg2 import sql
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from emberflow.cli.airflow import AirflowClient
+from emberflow.cli.demo import exchange, populate
+from emberflow.cli.stack import DAG_IDS, Stack
+from emberflow.clock import HOUR, SystemClock, floor_hour
+from emberflow.database.secrets import SecretBox
+from emberflow.email_ops.mailbox import MailboxAccess
+from emberflow.email_ops.sandbox import read_deliveries
+from emberflow.queue_manager.mailboxes import open_mailboxes
+from emberflow.queue_manager.policies import Policy, put_in_force, shipped
+
+# Setting up and clearing a whole Airflow takes a minute or two on an idle machine with two cores.
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+
+SENDERS_PER_DOMAIN = 2  # in 3 domains
+BOTS_PER_DOMAIN = 5  # in 4 domains
+RUN_TIMEOUT_S = 120.0
+
+_SLOTS = text("""
+    select idempotency_key, status, message_id, split_part(payload ->> 'thread', ':', 2) > :last_hour as is_later
+    from ops.scheduled_tasks
+""")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was sent: slots' statuses by idempotency key, and stored copies by Message-ID."""
+
+    slots: dict[str, str]
+    copies: Counter[str]
+
+
+@dataclass(frozen=True)
+class Played:
+    """A stack whose conversations are over. ``hours`` are those whose plans began them, as partition keys."""
+
+    stack: Stack
+    client: AirflowClient
+    engine: Engine
+    hours: list[str]
+
+    def rows(self, query: str, **values: object) -> list[Any]:
+        """Return the rows of ``query``."""
+        with self.engine.connect() as connection:
+            return list(connection.execute(text(query), values))
+
+    def outcome(self) -> Outcome:
+        """Return what was sent by now, but for conversations that hours planned later have begun."""
+        with self.engine.connect() as connection:
+            slots = connection.execute(_SLOTS, {"last_hour": self.hours[-1][:13]}).all()
+        later = {slot.message_id for slot in slots if slot.is_later}
+        stored = (delivery.message_id for delivery in read_deliveries(self.stack.sandbox_directory))
+        return Outcome(
+            {slot.idempotency_key: slot.status for slot in slots if not slot.is_later},
+            Counter(message_id for message_id in stored if message_id not in later),
+        )
+
+    def run(self, dag_id: str, *partition_keys: str | None) -> list[str]:
+        """Trigger one run per key at once, wait until all have ended, and return their ids."""
+        run_ids = [self.client.trigger(dag_id, key) for key in partition_keys]
+        for run_id in run_ids:
+            self.client.wait_for_run(dag_id, run_id, RUN_TIMEOUT_S)
+        return run_ids
+
+    def accesses(self) -> list[MailboxAccess]:
+        """Return every mailbox with its password in clear."""
+        with self.engine.connect() as connection:
+            ids = connection.execute(text("select id from ops.mailboxes")).scalars().all()
+            boxes = open_mailboxes(connection, SecretBox(self.stack.settings().secret_keys), ids).boxes
+        return [mailbox.access for mailbox in boxes.values()]
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    """A stack that has played its loop to the end; afterwards it must be gone without a trace."""
+    stack = Stack(tmp_path_factory.mktemp("stack") / "home", attached=True, policy="demo")
+    engine = create_engine(stack.database_url)
+    try:
+        stack.start_servers()
+        with engine.begin() as connection:
+            put_in_force(connection, a_quick_policy())
+        populate(
+            stack, engine, stack.settings(), senders_per_domain=SENDERS_PER_DOMAIN, bots_per_domain=BOTS_PER_DOMAIN
+        )
+        stack.start_airflow()
+        client = stack.airflow_client()
+        hour = f"{floor_hour(SystemClock().now()):%Y-%m-%dT%H:%M:%S}"
+        client.wait_for_run("warmup_hourly", client.trigger("warmup_hourly", hour), RUN_TIMEOUT_S)
+        with engine.connect() as connection:
+            planned = connection.execute(text("select hour from ops.plan_runs where slots > 0 order by hour")).scalars()
+            hours = [f"{hour:%Y-%m-%dT%H:%M:%S}" for hour in planned]
+        exchange(engine, client)
+        yield Played(stack, client, engine, hours)
+    finally:
+        engine.dispose()
+        stack.remove()
+    assert processes_of(stack.home) == []
+    assert not stack.home.exists()
+
+
+def a_quick_policy() -> Policy:
+    """The demonstration's policy with fewer mails and turns, shorter waits, and marts that are built once."""
+    document = shipped("demo").model_dump()
+    document["name"] = "stack test"
+    document["ramp"] |= {"start": 4}
+    document["pacing"] |= {"gap_minimum_s": 1, "gap_jitter_s": 1, "spread_s": 6}
+    document["replies"] |= {"maximum_turns": 3, "ceiling_s": 5}
+    document["reputation"] |= {"refresh_s": 3600}
+    return Policy.model_validate(document)
+
+
+@pytest.fixture
+def nothing_changed(played: Played) -> Callable[[], None]:
+    """Return the judge: it compares what was sent before the test with what has been sent by now."""
+    before = played.outcome()
+
+    def judge() -> None:
+        after = played.outcome()
+        assert after.copies == before.copies
+        assert after.slots == before.slots
+
+    return judge
+
+
+def processes_of(home: Path) -> list[str]:
+    """Return every living process that was started for ``home``: its environment or command line names it."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            traces = [*process.cmdline(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        if any(str(home) in trace for trace in traces):
+            found.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return found
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Wait for ``condition``."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.5)
+
+
+def test_the_loop_has_sent_and_answered_every_mail_it_planned(played: Played) -> None:
+    outcome = played.outcome()
+
+    assert set(outcome.slots.values()) == {"sent"}
+    assert {key.partition(":")[0] for key in outcome.slots} == {"warmup", "reply"}
+    assert len(outcome.copies) == len(outcome.slots) > 3 * SENDERS_PER_DOMAIN
+    assert set(outcome.copies.values()) == {1}
+
+
+def test_clearing_every_task_of_every_run_sends_nothing_twice(
+    played: Played, nothing_changed: Callable[[], None]
+) -> None:
+    """Q-B3."""
+    client = played.client
+    runs = [(dag_id, run["dag_run_id"]) for dag_id in sorted(DAG_IDS) for run in client.runs(dag_id)]
+    assert {dag_id for dag_id, _ in runs} == DAG_IDS
+
+    for dag_id, run_id in runs:
+        client.clear(dag_id, run_id)
+    for dag_id, run_id in runs:
+        client.wait_for_run(dag_id, run_id, RUN_TIMEOUT_S)
+
+    nothing_changed()
+    first_tasks = {
+        "warmup_hourly": "plan_hour",
+        "dispatch": "due_lanes",
+        "inbox": "shards",
+        "reputation": "build_marts",
+    }
+    for dag_id, run_id in runs:
+        tries = {task["task_id"]: task["try_number"] for task in client.task_instances(dag_id, run_id)}
+        assert tries[first_tasks[dag_id]] >= 2, (dag_id, run_id)
+
+
+def test_planning_the_same_hour_again_adds_no_slot(played: Played, nothing_changed: Callable[[], None]) -> None:
+    """Q-B3: the hour has one row, whoever asks for it."""
+    plans = "select hour, slots, plan_sha256 from ops.plan_runs where slots > 0 order by hour limit :known"
+    before = played.rows(plans, known=len(played.hours))
+
+    played.run("warmup_hourly", *played.hours, *played.hours)
+
+    nothing_changed()
+    assert played.rows(plans, known=len(played.hours)) == before
+
+
+def test_a_backfill_of_yesterday_plans_no_slot(played: Played, nothing_changed: Callable[[], None]) -> None:
+    """Q-B3, Q-F4: past hours are recorded as past and cannot be dispatched."""
+    client = played.client
+    first = floor_hour(SystemClock().now()) - timedelta(days=1)
+    client.backfill("warmup_hourly", first, first + 2 * HOUR)
+
+    def backfilled() -> list[dict[str, Any]]:
+        return [run for run in client.runs("warmup_hourly") if run["run_type"] == "backfill"]
+
+    eventually(lambda: len(backfilled()) == 3, 30, "three runs of the backfill")
+    for run in backfilled():
+        client.wait_for_run("warmup_hourly", run["dag_run_id"], RUN_TIMEOUT_S)
+    played.run("dispatch", None)
+
+    nothing_changed()
+    hours = {datetime.fromisoformat(run["partition_key"]).strftime("%Y-%m-%dT%H") for run in backfilled()}
+    assert hours == {f"{first + number * HOUR:%Y-%m-%dT%H}" for number in range(3)}
+    past = played.rows("select hour, slots from ops.plan_runs where outcome = 'past'")
+    assert {f"{row.hour:%Y-%m-%dT%H}": row.slots for row in past} == dict.fromkeys(hours, 0)
+    of_the_past = "ops.scheduled_tasks inner join ops.plan_runs on plan_runs.id = plan_run_id where outcome = 'past'"
+    assert played.rows(f"select count(*) from {of_the_past}")[0][0] == 0  # noqa: S608 - a constant
+
+
+def test_dispatch_and_inbox_at_the_same_time_send_nothing_twice(
+    played: Played, nothing_changed: Callable[[], None]
+) -> None:
+    """Q-B3."""
+    now = f"{SystemClock().now():%Y-%m-%dT%H:%M:%S}"
+    keys = {"dispatch": None, "inbox": now}
+    runs = [(dag_id, played.client.trigger(dag_id, key)) for _ in range(2) for dag_id, key in keys.items()]
+    for dag_id, run_id in runs:
+        played.client.wait_for_run(dag_id, run_id, RUN_TIMEOUT_S)
+
+    nothing_changed()
+
+
+def test_mail_events_start_the_reputation_of_their_hour(played: Played) -> None:
+    """The marts are rebuilt because data came in, for the hour in which it came in."""
+
+    def started_by_events() -> list[dict[str, Any]]:
+        runs = played.client.runs("reputation")
+        return [run for run in runs if run["run_type"].startswith("asset") and run["state"] == "success"]
+
+    eventually(lambda: len(started_by_events()) > 0, 60, "a reputation run started by mail events")
+    events = played.rows("select min(occurred_at) as first, max(recorded_at) as last from ops.mail_events")[0]
+    for run in started_by_events():
+        hour = datetime.fromisoformat(run["partition_key"])
+        assert hour == hour.replace(minute=0, second=0)
+        assert floor_hour(events.first) <= floor_hour(hour.astimezone(events.first.tzinfo)) <= events.last
+    assert played.rows("select count(*) from marts.sender_scores")[0][0] > 0
+
+
+def test_no_password_is_in_a_table_an_xcom_a_rendered_field_or_a_log(played: Played) -> None:
+    """S-B2. Also not as SMTP transmits it: base64 of the password, or of AUTH PLAIN's message."""
+    needles = [needle for access in played.accesses() for needle in spellings(access)]
+    logs = [file for folder in ("airflow", "run") for file in (played.stack.home / folder).rglob("*") if file.is_file()]
+    places = {str(file.relative_to(played.stack.home)): file.read_bytes() for file in logs}
+    for name in ("emberflow", "airflow"):
+        places |= {f"{name}: {table}": content for table, content in tables(played.stack, name).items()}
+
+    assert len(needles) == 3 * (3 * SENDERS_PER_DOMAIN + 4 * BOTS_PER_DOMAIN)
+    assert any(needle in (played.stack.home / "senders.csv").read_bytes() for needle in needles)
+    assert b"was_planned_before" in places["airflow: public.xcom"]
+    assert {"airflow: public.rendered_task_instance_fields", "emberflow: ops.mailbox_secrets"} <= set(places)
+    assert any("dag_id=dispatch" in name for name in places)
+    assert [name for name, content in places.items() if any(needle in content for needle in needles)] == []
+
+
+def spellings(access: MailboxAccess) -> list[bytes]:
+    """Return a password in clear and as it crosses an SMTP connection (RFC 4616; AUTH LOGIN)."""
+    password = access.password.get_secret_value()
+    plain = f"\0{access.username}\0{password}"
+    return [password.encode(), base64.b64encode(password.encode()), base64.b64encode(plain.encode())]
+
+
+def tables(stack: Stack, database: str) -> dict[str, bytes]:
+    """Return the whole content of a database of the stack as text, by table."""
+    address = make_url(stack.database_url)
+    connection = psycopg2.connect(host=str(address.query["host"]), user=address.username, dbname=database)
+    found = {}
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "select table_schema, table_name from information_schema.tables "
+                "where table_schema not in ('pg_catalog', 'information_schema')"
+            )
+            for schema, table in cursor.fetchall():
+                content = io.BytesIO()
+                query = sql.SQL("copy (select * from {}) to stdout").format(sql.Identifier(schema, table))
+                cursor.copy_expert(query, content)
+                found[f"{schema}.{table}"] = content.getvalue()
+    finally:
+        connection.close()
+    return found
+
+
+def connections_of(process: psutil.Process) -> list[Any]:
+    try:
+        return list(process.net_connections(kind="inet"))
+    except psutil.NoSuchProcess:
+        return []
+    except psutil.AccessDenied:
+        # Airflow makes its workers undumpable: only root may look at their sockets, and as root this test does.
+        assert os.geteuid() != 0
+        return []
+
+
+def test_nothing_listens_on_anything_but_loopback(played: Played) -> None:
+    parts = [psutil.Process(part.pid) for part in played.stack.status()]
+    listening = [
+        connection.laddr
+        for part in parts
+        for process in [part, *part.children(recursive=True)]
+        for connection in connections_of(process)
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+    assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}
+    expected = json.loads((played.stack.home / "ports.json").read_text())
+    assert {address.port for address in listening} >= set(expected.values())
+
+
+@pytest.mark.parametrize("moment", ["Airflow's database", "Airflow"])
+def test_an_interrupted_demo_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole foreground process group, as here."""
+    environment = os.environ | {"EMBERFLOW_HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "emberflow.cli", "demo"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    ) as demo:  # fmt: skip
+        assert demo.stdout is not None
+        try:
+            said = read_until(demo.stdout, moment)
+            assert len(list(tmp_path.glob("demo-*"))) == 1
+            sockets = socket_directory(next(tmp_path.glob("demo-*")))
+            assert sockets.is_dir()
+            time.sleep(1.0)
+            os.killpg(demo.pid, signal.SIGINT)
+            said += demo.communicate(timeout=40)[0]
+        finally:
+            demo.kill()
+
+    assert demo.returncode == 130, said
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.glob("demo-*")) == []
+    assert not sockets.exists()
+
+
+def read_until(output: IO[str], line: str) -> str:
+    """Read until ``line`` appears and return everything that was read."""
+    said = ""
+    for found in output:
+        said += found
+        if found.strip() == line:
+            return said
+    pytest.fail(f"the demo ended before it said {line!r}:\n{said}")
+
+
+def socket_directory(home: Path) -> Path:
+    """Return where the PostgreSQL of a running stack has its Unix socket."""
+    variables = dict(line.split("=", 1) for line in (home / "stack.env").read_text().splitlines())
+    query = variables["EMBERFLOW_DATABASE_URL"].strip("'").partition("?")[2]
+    return Path(parse_qs(query)["host"][0])

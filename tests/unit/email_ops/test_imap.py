@@ -1,0 +1,424 @@
+"""The IMAP reader against a server that answers from a script: the traps of the protocol and of imaplib."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from emberflow.email_ops import imap
+from emberflow.email_ops.imap import Cursor, ImapError, ImapReader
+from emberflow.errors import EgressRefusedError
+from tests.unit.email_ops.fake_mail_servers import (
+    PASSWORD,
+    Authority,
+    ScriptedImapServer,
+    an_access,
+    close,
+    hang,
+)
+
+Script = Mapping[str, Sequence[Any]]
+RAW = b"Message-ID: <a@x.test>\r\nSubject: hello\r\n\r\nhi\r\n"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@contextmanager
+def a_reader(
+    authority: Authority, script: Script | None = None, timeout: float = 5.0, **server_changes: Any
+) -> Iterator[tuple[ImapReader, ScriptedImapServer]]:
+    """A reader on a running server; the with block of the reader itself is the test's."""
+    changes = dict(server_changes)
+    access_changes = changes.pop("access", {})
+    context = changes.pop("context", None) or authority.server_context()
+    server = ScriptedImapServer(context, script=script or {}, **changes)
+    with server.running() as port:
+        tls = "implicit" if server.implicit else "starttls"
+        access = an_access(imap_port=port, imap_tls=tls, **access_changes)
+        yield ImapReader(access, "sandbox", {"localhost": authority.ca_file}, timeout), server
+
+
+def selected(uidvalidity: int = 9, uidnext: int = 100) -> list[bytes]:
+    return [b"* 3 EXISTS", b"* OK [UIDVALIDITY %d] ok" % uidvalidity, b"* OK [UIDNEXT %d] ok" % uidnext]
+
+
+def a_size(uid: int, size: int = len(RAW)) -> bytes:
+    return b'* %d FETCH (UID %d RFC822.SIZE %d INTERNALDATE "23-Nov-2026 13:00:00 +0100")' % (uid, uid, size)
+
+
+def a_body(uid: int, raw: bytes = RAW) -> bytes:
+    return b"* %d FETCH (UID %d BODY[]<0> {%d}\r\n%s)" % (uid, uid, len(raw), raw)
+
+
+def a_folder_with(*uids: int, search: bytes | None = None) -> dict[str, list[bytes]]:
+    found = search if search is not None else b" ".join(b"%d" % uid for uid in uids)
+    script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH " + found]}
+    script |= {rf"UID FETCH {uid} .*BODY": [a_body(uid)] for uid in uids}
+    return script | {"UID FETCH .*RFC822.SIZE": [a_size(uid) for uid in uids]}
+
+
+def commands(server: ScriptedImapServer, word: str) -> list[str]:
+    return [command for command in server.commands if word in command]
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_reader_logs_in_under_tls_and_asks_for_capabilities_again(authority: Authority, implicit: bool) -> None:
+    with a_reader(authority, implicit=implicit) as (reader, server), reader:
+        pass
+    plain = base64.b64encode(f"\0ann@north.test\0{PASSWORD}".encode()).decode()
+    assert plain in server.commands
+    assert server.commands[-2:] == ["CAPABILITY", "LOGOUT"]
+    assert implicit or server.commands.index("STARTTLS") < server.commands.index(plain)
+
+
+def test_a_server_without_auth_plain_gets_a_quoted_login(authority: Authority) -> None:
+    access = {"password": SecretStr('pa"ss\\word')}
+    with a_reader(authority, capabilities="IMAP4rev1", access=access) as (reader, server), reader:
+        assert 'LOGIN "ann@north.test" "pa\\"ss\\\\word"' in server.commands
+
+
+@pytest.mark.parametrize("password", ["pass\r\nA1 LOGOUT", "pässwort", "a\0b"])
+def test_a_login_that_would_break_its_command_is_not_sent(authority: Authority, password: str) -> None:
+    """CVE-2025-15366: imaplib puts CR, LF and NUL into commands."""
+    access = {"password": SecretStr(password)}
+    with a_reader(authority, capabilities="IMAP4rev1", access=access) as (reader, server):
+        with pytest.raises(ImapError, match="imap_auth") as caught:
+            reader.__enter__()
+        assert not commands(server, "LOGIN")
+    assert password not in str(caught.value)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+@pytest.mark.parametrize(
+    "certificate", [{"host": "mail.north.test"}, {"expired": True}, {"self_signed": True}], ids=str
+)
+def test_a_certificate_that_does_not_verify_ends_the_session_before_the_login(
+    authority: Authority, certificate: dict[str, Any], implicit: bool
+) -> None:
+    """E-B7: wrong host, expired and self-signed, over STARTTLS and over implicit TLS."""
+    context = authority.server_context(**certificate)
+    with a_reader(authority, context=context, implicit=implicit) as (reader, server):
+        with pytest.raises(ImapError, match="CERTIFICATE_VERIFY_FAILED") as caught:
+            reader.__enter__()
+        assert caught.value.stage == "imap_connect"
+        assert not commands(server, "AUTHENTICATE")
+
+
+@pytest.mark.parametrize(
+    "stripped",
+    [
+        {"script": {"CAPABILITY": [b"* CAPABILITY IMAP4rev1 AUTH=PLAIN"]}},
+        {"script": {"STARTTLS": [b"NO not today"]}},
+        {"greeting": b"* PREAUTH welcome, you are logged in already"},
+    ],
+    ids=["not offered", "refused", "PREAUTH"],
+)
+def test_stripped_starttls_ends_the_session_before_the_login(authority: Authority, stripped: dict[str, Any]) -> None:
+    """E-B7"""
+    with a_reader(authority, **stripped) as (reader, server):
+        with pytest.raises(ImapError, match="imap_connect"):
+            reader.__enter__()
+        assert not commands(server, "AUTHENTICATE")
+        assert not commands(server, "LOGIN")
+
+
+def test_sandbox_mode_refuses_another_machine_before_connecting() -> None:
+    """E-B10"""
+    with pytest.raises(EgressRefusedError):
+        ImapReader(an_access(imap_host="192.0.2.1"), "sandbox", {}).__enter__()
+
+
+def test_a_host_where_nobody_listens_is_a_connection_fault() -> None:
+    with pytest.raises(ImapError, match="imap_connect: ConnectionRefusedError"):
+        ImapReader(an_access(), "sandbox", {}).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("answer", "stage"),
+    [
+        (b"NO [AUTHENTICATIONFAILED] wrong password", "imap_auth"),
+        (b"NO no", "imap_auth"),
+        (b"NO [UNAVAILABLE] directory is down", "imap_connect"),
+        (close, "imap_connect"),
+        (hang, "imap_connect"),
+    ],
+)
+def test_only_the_servers_refusal_of_the_login_counts_as_such(
+    authority: Authority, answer: bytes | Callable[..., None], stage: str
+) -> None:
+    """B-B10: an outage must not look like a wrong password."""
+    script = {"AUTHENTICATE": [answer]}
+    with a_reader(authority, script, timeout=0.3) as (reader, _), pytest.raises(ImapError) as caught:
+        reader.__enter__()
+    assert caught.value.stage == stage
+
+
+def test_a_server_that_quotes_the_login_does_not_get_it_into_our_records(authority: Authority) -> None:
+    """S-B2"""
+    quoted = f"NO <{PASSWORD}> is wrong".encode()
+    with a_reader(authority, {"AUTHENTICATE": [quoted]}) as (reader, _), pytest.raises(ImapError) as caught:
+        reader.__enter__()
+    assert "<***> is wrong" in caught.value.server_text
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_messages_are_read_without_marking_them(authority: Authority) -> None:
+    with a_reader(authority, a_folder_with(5, 7)) as (reader, server), reader:
+        messages, cursor = reader.new_messages("INBOX", None)
+    assert [(message.uid, message.folder, message.subject) for message in messages] == [
+        (5, "INBOX", "hello"),
+        (7, "INBOX", "hello"),
+    ]
+    assert messages[0].internal_date == datetime(2026, 11, 23, 12, tzinfo=UTC)
+    assert messages[0].body_text == "hi\n"
+    assert cursor == Cursor(9, 100)
+    assert not commands(server, "STORE")
+    assert all("PEEK" in command for command in commands(server, "BODY"))
+
+
+def test_reading_goes_on_after_the_cursor(authority: Authority) -> None:
+    """E-B3"""
+    with a_reader(authority, a_folder_with(8)) as (reader, server), reader:
+        messages, cursor = reader.new_messages("INBOX", Cursor(9, 8))
+    assert commands(server, "SEARCH") == ["UID SEARCH UID 8:*"]
+    assert [message.uid for message in messages] == [8]
+    assert cursor == Cursor(9, 9)
+
+
+def test_the_last_message_does_not_come_back_when_nothing_is_new(authority: Authority) -> None:
+    """E-B3: RFC 9051 6.4.8: "n:*" matches the last message also when n is beyond it."""
+    script = a_folder_with(7) | {"SELECT": [b"* 1 EXISTS", b"* OK [UIDVALIDITY 9] ok"]}
+    with a_reader(authority, script) as (reader, server), reader:
+        assert reader.new_messages("INBOX", Cursor(9, 8)) == ([], Cursor(9, 8))
+    assert commands(server, "SEARCH")
+    assert not commands(server, "FETCH")
+
+
+def test_a_folder_without_news_costs_one_command(authority: Authority) -> None:
+    with a_reader(authority, {"SELECT": selected(uidnext=8)}) as (reader, server), reader:
+        assert reader.new_messages("INBOX", Cursor(9, 8)) == ([], Cursor(9, 8))
+    assert not commands(server, "SEARCH")
+
+
+def test_a_renumbered_folder_is_scanned_again_but_only_its_newest(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E-B3"""
+    monkeypatch.setattr(imap, "MESSAGES_PER_CALL", 2)
+    script = a_folder_with(3, 4, search=b"1 2 3 4") | {"SELECT": selected(uidvalidity=10, uidnext=5)}
+    with a_reader(authority, script) as (reader, _), reader:
+        messages, cursor = reader.new_messages("INBOX", Cursor(9, 400))
+    assert [message.uid for message in messages] == [3, 4]
+    assert cursor == Cursor(10, 5)
+
+
+def test_a_large_backlog_is_read_in_portions_that_follow_each_other(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imap, "MESSAGES_PER_CALL", 2)
+    with a_reader(authority, a_folder_with(5, 6, search=b"7 5 6")) as (reader, _), reader:
+        messages, cursor = reader.new_messages("INBOX", Cursor(9, 5))
+    assert [message.uid for message in messages] == [5, 6]
+    assert cursor == Cursor(9, 7)
+
+
+def test_an_empty_folder_gives_a_cursor_as_well(authority: Authority) -> None:
+    script = {"SELECT": selected(uidnext=1), "UID SEARCH": [b"* SEARCH"]}
+    with a_reader(authority, script) as (reader, _), reader:
+        assert reader.new_messages("INBOX", None) == ([], Cursor(9, 1))
+
+
+def test_flag_changes_by_others_are_not_taken_for_messages(authority: Authority) -> None:
+    """Unsolicited FETCH lines make imap-tools return 45 objects for 30 messages."""
+    noise = b"* 2 FETCH (FLAGS (\\Seen))"
+    script = a_folder_with(5) | {
+        "UID FETCH 5 .*BODY": [noise, a_body(5), b"* 1 FETCH (UID 4 FLAGS (\\Answered))", noise],
+        "UID FETCH .*RFC822.SIZE": [noise, a_size(5), a_size(4), noise],
+    }
+    with a_reader(authority, script) as (reader, _), reader:
+        messages, _ = reader.new_messages("INBOX", None)
+    assert [(message.uid, message.subject) for message in messages] == [(5, "hello")]
+
+
+def test_a_server_may_say_the_uid_after_the_body(authority: Authority) -> None:
+    late = b"* 5 FETCH (BODY[]<0> {%d}\r\n%s UID 5)" % (len(RAW), RAW)
+    script = a_folder_with(5) | {"UID FETCH 5 .*BODY": [late]}
+    with a_reader(authority, script) as (reader, _), reader:
+        messages, _ = reader.new_messages("INBOX", None)
+    assert [message.message_id for message in messages] == ["<a@x.test>"]
+
+
+def test_a_message_that_vanishes_meanwhile_is_left_out(authority: Authority) -> None:
+    script: dict[str, list[bytes]] = {"UID FETCH 5 .*BODY": []}
+    with a_reader(authority, script | a_folder_with(7, search=b"5 7")) as (reader, _), reader:
+        messages, _ = reader.new_messages("INBOX", None)
+    assert [message.uid for message in messages] == [7]
+
+
+def test_of_an_oversized_message_only_the_header_is_fetched(authority: Authority) -> None:
+    """Towards E-F10"""
+    head = b"Message-ID: <big@x.test>\r\n\r\n"
+    script = a_folder_with(5) | {
+        "UID FETCH .*RFC822.SIZE": [a_size(5, 50 * 1024 * 1024)],
+        "UID FETCH 5 .*BODY": [b"* 5 FETCH (UID 5 BODY[HEADER]<0> {%d}\r\n%s)" % (len(head), head)],
+    }
+    with a_reader(authority, script) as (reader, server), reader:
+        (message,), _ = reader.new_messages("INBOX", None)
+    assert message.oversized
+    assert message.size == 50 * 1024 * 1024
+    assert message.message_id == "<big@x.test>"
+    assert "UID FETCH 5 (UID BODY.PEEK[HEADER]<0.65536>)" in server.commands
+
+
+def test_a_literal_beyond_all_bounds_ends_the_session_before_it_is_allocated(authority: Authority) -> None:
+    """Towards E-F10: imaplib before gh-119511 allocates what is announced."""
+    script = a_folder_with(5) | {"UID FETCH 5 .*BODY": [b"* 5 FETCH (UID 5 BODY[]<0> {4000000000}", close]}
+    too_long = pytest.raises(ImapError, match="literal of 4000000000 bytes")
+    with a_reader(authority, script) as (reader, _), reader, too_long:
+        reader.new_messages("INBOX", None)
+
+
+@pytest.mark.parametrize("answer", [close, hang], ids=["close", "hang"])
+def test_a_connection_lost_while_reading_is_an_imap_error(authority: Authority, answer: Any) -> None:
+    script = {"SELECT": selected(), "UID SEARCH": [answer]}
+    lost = pytest.raises(ImapError, match="imap_command")
+    with a_reader(authority, script, timeout=0.3) as (reader, _), lost, reader:
+        reader.new_messages("INBOX", None)
+
+
+def test_a_folder_that_cannot_be_opened_is_named_by_its_stage(authority: Authority) -> None:
+    script = {"SELECT": [b"NO [NONEXISTENT] no such folder"]}
+    refused = pytest.raises(ImapError, match=r"imap_select: .*no such folder")
+    with a_reader(authority, script) as (reader, _), reader, refused:
+        reader.select("Nowhere")
+
+
+@pytest.mark.parametrize("folder", ["", "INBOX\r\nA1 DELETE INBOX", "a\0b"])
+def test_a_folder_name_cannot_become_a_command(authority: Authority, folder: str) -> None:
+    with a_reader(authority) as (reader, server), reader:
+        for action in (reader.select, reader.ensure_folder, lambda name: reader.move([1], name)):
+            with pytest.raises(ValueError, match="not a folder name"):
+                action(folder)
+        assert not commands(server, "DELETE")
+
+
+FOLDERS = [
+    b'* LIST (\\HasNoChildren) "/" INBOX',
+    b'* LIST (\\HasNoChildren \\Junk) "/" "Bulk &AOQ-"',
+    b'* LIST (\\HasNoChildren) "/" Junk',
+    b'* LIST (\\HasNoChildren) "." INBOX.Sent',
+]
+
+
+def test_folders_are_found_by_special_use_and_then_by_name(authority: Authority) -> None:
+    with a_reader(authority, {"LIST": FOLDERS}) as (reader, _), reader:
+        assert reader.find_folder("\\Junk") == "Bulk ä"
+        assert reader.find_folder("\\Sent") == "INBOX.Sent"
+
+
+def test_a_missing_folder_is_none(authority: Authority) -> None:
+    with a_reader(authority, {"LIST": FOLDERS[:1]}) as (reader, _), reader:
+        assert reader.find_folder("\\Junk") is None
+
+
+def test_a_folder_is_created_once(authority: Authority) -> None:
+    """B-B9"""
+    with a_reader(authority, {"LIST": FOLDERS}) as (reader, server), reader:
+        reader.ensure_folder("Junk")
+        assert not commands(server, "CREATE")
+        reader.ensure_folder("Warm-up ä")
+        assert commands(server, "CREATE") == ['CREATE "Warm-up &AOQ-"']
+
+
+def test_marking_as_read_touches_nothing_else(authority: Authority) -> None:
+    """B-B9: imap-tools' flag() would expunge the whole folder."""
+    with a_reader(authority) as (reader, server), reader:
+        reader.select("INBOX")
+        reader.mark_seen([7, 5, 7])
+        reader.mark_seen([])
+    assert commands(server, "UID") == ["UID STORE 5,7 +FLAGS.SILENT (\\Seen)"]
+    assert not commands(server, "EXPUNGE")
+
+
+def test_moving_is_one_command_where_the_server_can(authority: Authority) -> None:
+    """B-B5, B-B9: servers announce MOVE only after the login."""
+    with a_reader(authority) as (reader, server), reader:
+        reader.select("Junk")
+        reader.move([5], "INBOX")
+    assert commands(server, "UID") == ['UID MOVE 5 "INBOX"']
+
+
+@pytest.mark.parametrize(("capabilities", "expunged"), [("IMAP4rev1 UIDPLUS", True), ("IMAP4rev1", False)])
+def test_without_move_the_copy_comes_first_and_only_these_messages_go(
+    authority: Authority, capabilities: str, expunged: bool
+) -> None:
+    with a_reader(authority, capabilities_after_login=capabilities) as (reader, server), reader:
+        reader.select("Junk")
+        reader.move([5], "INBOX")
+    expected = ['UID COPY 5 "INBOX"', "UID STORE 5 +FLAGS.SILENT (\\Deleted)", "UID EXPUNGE 5"]
+    assert commands(server, "UID") == expected[: 3 if expunged else 2]
+    assert "EXPUNGE" not in server.commands
+
+
+def test_a_failed_copy_deletes_nothing(authority: Authority) -> None:
+    script = {"UID COPY": [b"NO [TRYCREATE] no such folder"]}
+    with a_reader(authority, script, capabilities_after_login="IMAP4rev1") as (reader, server), reader:
+        reader.select("Junk")
+        with pytest.raises(ImapError, match="TRYCREATE"):
+            reader.move([5], "Nowhere")
+    assert not commands(server, "STORE")
+
+
+def test_many_messages_are_named_in_commands_of_bearable_length(authority: Authority) -> None:
+    with a_reader(authority) as (reader, server), reader:
+        reader.select("INBOX")
+        reader.mark_seen(range(1000, 1250))
+    assert len(commands(server, "STORE")) == 3
+
+
+def test_mail_older_than_a_day_is_deleted_by_the_servers_calendar(authority: Authority) -> None:
+    """B-B9"""
+    script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 2 3"]}
+    with a_reader(authority, script) as (reader, server), reader:
+        assert reader.delete_before("Warm-up", date(2026, 3, 1)) == 2
+    assert "UID SEARCH BEFORE 1-Mar-2026" in server.commands
+    assert commands(server, "EXPUNGE") == ["UID EXPUNGE 2,3"]
+
+
+def test_a_message_is_found_by_its_id_in_several_folders(authority: Authority) -> None:
+    """Q-F5: inbox and junk, because filters move mail."""
+    script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 4"]}
+    with a_reader(authority, script) as (reader, server), reader:
+        assert reader.find_by_message_id("<a@x.test>", ["INBOX", "Junk"]) == [("INBOX", 4), ("Junk", 4)]
+    assert commands(server, "SEARCH") == ['UID SEARCH HEADER Message-ID "<a@x.test>"'] * 2
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        '<a"b@x.test>',
+        "<a\r\nA1 LOGOUT>",
+        "<a@x.test> OR ALL",
+        "a@x.test",
+        "<a\0b>",
+        "<a\\>",
+        "<ä@x.test>",
+        "<>",
+    ],
+)
+def test_a_hostile_message_id_cannot_become_a_command(authority: Authority, hostile: str) -> None:
+    """CVE-2025-15366"""
+    with a_reader(authority) as (reader, server), reader:
+        with pytest.raises(ValueError, match="not a Message-ID"):
+            reader.find_by_message_id(hostile, ["INBOX"])
+        assert not commands(server, "SEARCH")

@@ -1,0 +1,223 @@
+"""The message on the wire: plain, labelled, threaded, and closed to header injection."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import re
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emberflow.email_ops.addresses import AddressError
+from emberflow.email_ops.message import (
+    TOKEN_HEADER,
+    WARMUP_HEADER,
+    WARMUP_LABEL,
+    OutgoingMessage,
+    UnsafeMessageError,
+    build,
+    message_id_for,
+)
+
+LONG_ID = f"<{'x' * 180}@{'y' * 60}.north.test>"
+
+
+def a_message(**changes: Any) -> OutgoingMessage:
+    values = {
+        "message_id": "<root.1@north.test>",
+        "from_address": "ann@north.test",
+        "from_name": "Ann Lee",
+        "to_address": "bo@south.test",
+        "subject": "Lunch on Tuesday",
+        "body": "Hi Bo,\n\nsee you.\n",
+        "date": datetime(2026, 11, 23, 9, 30, tzinfo=UTC),
+        "in_reply_to": None,
+        "references": (),
+        "token": "WzEsMiwzLDFd.c2lnbmF0dXJl",
+        "auto_reply": False,
+    }
+    return OutgoingMessage(**(values | changes))
+
+
+def read(wire: bytes) -> EmailMessage:
+    return email.message_from_bytes(wire, policy=email.policy.default)  # type: ignore[return-value]
+
+
+def header_block(wire: bytes) -> str:
+    return wire.partition(b"\r\n\r\n")[0].decode("ascii")
+
+
+def test_a_first_message_has_exactly_these_headers() -> None:
+    """E-B1, E-B9"""
+    assert header_block(build(a_message())).split("\r\n") == [
+        "Date: Mon, 23 Nov 2026 09:30:00 +0000",
+        "From: Ann Lee <ann@north.test>",
+        "To: bo@south.test",
+        "Message-ID: <root.1@north.test>",
+        "Subject: Lunch on Tuesday",
+        "X-Emberflow-Warmup: automated mailbox warm-up between mailboxes of one operator",
+        "X-Emberflow-Token: WzEsMiwzLDFd.c2lnbmF0dXJl",
+        "MIME-Version: 1.0",
+        'Content-Type: text/plain; charset="utf-8"',
+        "Content-Transfer-Encoding: quoted-printable",
+    ]
+
+
+def test_equal_messages_are_equal_bytes() -> None:
+    assert build(a_message()) == build(a_message())
+
+
+def test_a_bots_reply_says_that_it_is_automatic_and_names_its_parent() -> None:
+    """E-B9, B-B8"""
+    reply = read(
+        build(
+            a_message(
+                auto_reply=True,
+                in_reply_to="<root.1@north.test>",
+                references=("<root.1@north.test>",),
+                subject="Re: Lunch on Tuesday",
+            )
+        )
+    )
+    assert reply["Auto-Submitted"] == "auto-replied"
+    assert reply["In-Reply-To"] == "<root.1@north.test>"
+    assert reply["References"] == "<root.1@north.test>"
+    assert read(build(a_message()))["Auto-Submitted"] is None
+
+
+def test_a_long_thread_keeps_its_root_and_its_last_nine() -> None:
+    """B-B8"""
+    thread = tuple(f"<turn.{number}@north.test>" for number in range(30))
+    kept = read(build(a_message(references=thread)))["References"].split()
+    assert kept == [thread[0], *thread[-9:]]
+
+
+def test_long_message_ids_stay_what_they_are() -> None:
+    """B-B8: the default line length of 78 would encode them as =?utf-8?q?...?= and break the thread."""
+    ids = tuple(LONG_ID.replace("x", letter, 1) for letter in "abcdefghij")
+    wire = build(a_message(message_id=LONG_ID, in_reply_to=LONG_ID, references=ids))
+    assert "=?" not in header_block(wire)
+    assert f"In-Reply-To: {LONG_ID}" in header_block(wire)
+    assert read(wire)["References"].split() == list(ids)
+    assert max(map(len, wire.split(b"\r\n"))) <= 998
+
+
+def test_a_warmup_mail_is_one_plain_text_part_with_nothing_to_click() -> None:
+    """E-B8"""
+    message = read(build(a_message()))
+    assert message.get_content_type() == "text/plain"
+    assert not message.is_multipart()
+    assert not re.search(r"https?:|<img|<a ", message.get_content())
+
+
+@settings(deadline=None)
+@given(body=st.text(st.characters(exclude_categories=["Cs"]), max_size=300))
+def test_any_body_arrives_as_it_was_and_crosses_the_wire_as_short_ascii_lines(body: str) -> None:
+    """Invariant: 7 bit, CRLF only, 76 characters (RFC 2045 6.7), and the text survives."""
+    wire = build(a_message(body=body))
+    text = wire.partition(b"\r\n\r\n")[2]
+    assert wire.isascii()
+    assert wire.endswith(b"\r\n")
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)|\0", wire)
+    assert max(map(len, text.split(b"\r\n"))) <= 76
+    normal = body.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n") + "\n"
+    payload = read(wire).get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    assert payload.decode().replace("\r\n", "\n") == normal
+
+
+@settings(deadline=None)
+@given(
+    subject=st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=120),
+    name=st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=60),
+)
+def test_no_subject_and_no_name_changes_the_other_headers(subject: str, name: str) -> None:
+    """Invariant: whatever the values, every header exists once and the rest is untouched."""
+    try:
+        wire = build(a_message(subject=subject, from_name=name))
+    except UnsafeMessageError:
+        return
+    message = read(wire)
+    assert len(message.keys()) == len(set(message.keys())) == 10
+    assert message[WARMUP_HEADER] == WARMUP_LABEL
+    assert message[TOKEN_HEADER] == "WzEsMiwzLDFd.c2lnbmF0dXJl"
+    assert message["From"].addresses[0].addr_spec == "ann@north.test"
+    assert [address.addr_spec for address in message["To"].addresses] == ["bo@south.test"]
+
+
+def test_text_outside_ascii_arrives() -> None:
+    message = read(build(a_message(subject="Grüße aus dem Büro 🌱", from_name="Zoë Müller", body="Schöne Grüße\n")))
+    assert message["Subject"] == "Grüße aus dem Büro 🌱"
+    assert message["From"].addresses[0].display_name == "Zoë Müller"
+    assert message.get_content().replace("\r\n", "\n") == "Schöne Grüße\n"
+
+
+INJECTIONS = [
+    "x\r\nBcc: eve@evil.test",
+    "x\nBcc: eve@evil.test",
+    "x\rBcc: eve@evil.test",
+    "x\r\n\r\nbody",
+    "x\0y",
+    "x\x0by",
+    "x\x85y",
+    "x\u2028y",
+    "=?utf-8?q?hi=0D=0ABcc:_eve=40evil.test?=",
+    "=?utf-8?b?aGkNCkJjYzogZXZl?=",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("value", INJECTIONS)
+@pytest.mark.parametrize("field", ["subject", "from_name", "token", "message_id", "in_reply_to"])
+def test_a_value_that_would_open_another_header_is_refused(field: str, value: str) -> None:
+    """CVE-2024-6923: before Python 3.11.10 the standard library writes the encoded words out raw."""
+    with pytest.raises(UnsafeMessageError):
+        build(a_message(**{field: value}))
+
+
+@pytest.mark.parametrize("value", INJECTIONS)
+def test_references_and_addresses_are_closed_as_well(value: str) -> None:
+    with pytest.raises(UnsafeMessageError):
+        build(a_message(references=(f"<{value}@north.test>",)))
+    for field in ("from_address", "to_address"):
+        with pytest.raises(AddressError):
+            build(a_message(**{field: f"ann@north.test{value}"}))
+
+
+def test_a_value_that_slips_through_is_caught_in_the_generated_headers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second lock: even if the check of values misses something, the header block is read again."""
+    monkeypatch.setattr("emberflow.email_ops.message.require_one_line", lambda _field, value: value)
+    if hasattr(email.policy.SMTP, "verify_generated_headers"):
+        pytest.skip("this Python encodes such words itself")
+    with pytest.raises(UnsafeMessageError, match="broke out of its header"):
+        build(a_message(subject="=?utf-8?q?hi=0D=0ABcc:_eve=40evil.test?="))
+
+
+def test_a_naive_date_is_refused() -> None:
+    with pytest.raises(ValueError, match="naive"):
+        build(a_message(date=datetime(2026, 11, 23)))  # noqa: DTZ001
+
+
+def test_the_message_id_of_a_slot_is_always_the_same_and_nobody_elses() -> None:
+    """E-B1"""
+    first = message_id_for("hour|7|1", "north.test", b"key")
+    assert first == message_id_for("hour|7|1", "north.test", b"key")
+    assert re.fullmatch(r"<[a-z2-7]{32}@north\.test>", first)
+    others = {
+        message_id_for("hour|7|2", "north.test", b"key"),
+        message_id_for("hour|7|1", "south.test", b"key"),
+        message_id_for("hour|7|1", "north.test", b"other key"),
+    }
+    assert len(others | {first}) == 4
+
+
+def test_a_domain_cannot_break_a_message_id() -> None:
+    with pytest.raises(UnsafeMessageError):
+        message_id_for("key", "north.test>\r\nBcc: eve", b"key")

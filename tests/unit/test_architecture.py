@@ -1,0 +1,152 @@
+"""The rules of the house that a type checker cannot see, held by the source text itself.
+
+Each rule is a small function over a syntax tree; its test first shows that the rule sees a breach.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from emberflow.settings import PROJECT_ROOT
+
+LIBRARY = PROJECT_ROOT / "include" / "emberflow"
+CLOCKS = {
+    ("datetime", "now"),
+    ("datetime", "utcnow"),
+    ("datetime", "today"),
+    ("date", "today"),
+    ("Timestamp", "now"),
+    ("Timestamp", "utcnow"),
+    ("Timestamp", "today"),
+    ("time", "time"),
+    ("time", "time_ns"),
+    ("time", "localtime"),
+    ("time", "gmtime"),
+}
+# Types, not draws: a generator that was made from a named stream may be passed on.
+RANDOM_TYPES = {"Generator"}
+
+Rule = Callable[[ast.Module], list[str]]
+
+
+def attributes(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
+    """Yield (line, owner, name) for every ``owner.name``, the owner being the last part before the dot."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner = node.value
+            if isinstance(owner, ast.Name):
+                yield node.lineno, owner.id, node.attr
+            elif isinstance(owner, ast.Attribute):
+                yield node.lineno, owner.attr, node.attr
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield (line, full name) for everything that is imported, wherever the statement stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def asks_the_machine_for_the_time(tree: ast.Module) -> list[str]:
+    """Return the places that read the wall clock; ``time.monotonic`` measures and is no instant."""
+    used = [f"line {line}: {owner}.{name}" for line, owner, name in attributes(tree) if (owner, name) in CLOCKS]
+    names = {f"time.{name}" for owner, name in CLOCKS if owner == "time"}
+    return used + [f"line {line}: {name}" for line, name in imported(tree) if name in names]
+
+
+def draws_from_shared_randomness(tree: ast.Module) -> list[str]:
+    """Return the places that use ``random`` or NumPy's global generator; ``secrets`` makes keys, not plans."""
+    used = [
+        f"line {line}: np.random.{name}"
+        for line, owner, name in attributes(tree)
+        if owner == "random" and name not in RANDOM_TYPES
+    ]
+    return used + [
+        f"line {line}: {name}"
+        for line, name in imported(tree)
+        if name.partition(".")[0] == "random" or name.startswith("numpy.random")
+    ]
+
+
+def reaches_below_the_queue_manager(tree: ast.Module) -> list[str]:
+    """Return the imports of the library that are not ``emberflow.queue_manager``."""
+    return [
+        f"line {line}: {name}"
+        for line, name in imported(tree)
+        if name.partition(".")[0] == "emberflow" and not f"{name}.".startswith("emberflow.queue_manager.")
+    ]
+
+
+def breaches(rule: Rule, files: list[Path]) -> dict[str, list[str]]:
+    """Return what ``rule`` finds, by file."""
+    found = {str(file.relative_to(PROJECT_ROOT)): rule(ast.parse(file.read_text())) for file in files}
+    return {file: lines for file, lines in found.items() if lines}
+
+
+def library(*, without: str) -> list[Path]:
+    """Return the library's source files but one."""
+    files = sorted(LIBRARY.rglob("*.py"))
+    assert LIBRARY / without in files
+    return [file for file in files if file != LIBRARY / without]
+
+
+@pytest.mark.parametrize(
+    ("rule", "breach", "fine"),
+    [
+        (asks_the_machine_for_the_time, "datetime.now(UTC)", "self._clock.now()"),
+        (asks_the_machine_for_the_time, "dt.datetime.utcnow()", "SystemClock().now()"),
+        (asks_the_machine_for_the_time, "import datetime; datetime.date.today()", "time.monotonic()"),
+        (asks_the_machine_for_the_time, "from time import time", "from datetime import datetime, time"),
+        (asks_the_machine_for_the_time, "time.time()", "from time import monotonic"),
+        (asks_the_machine_for_the_time, "field(default_factory=datetime.now)", "datetime.fromisoformat(text)"),
+        (draws_from_shared_randomness, "import random", "import secrets"),
+        (draws_from_shared_randomness, "from random import choice", "from emberflow.randomness import uniforms"),
+        (draws_from_shared_randomness, "np.random.default_rng()", "def f(draw: np.random.Generator): ..."),
+        (draws_from_shared_randomness, "np.random.seed(1)", "generator(seed, 'replies').random()"),
+        (reaches_below_the_queue_manager, "from emberflow.database.engine import connect", "import pandas"),
+        (reaches_below_the_queue_manager, "import emberflow.senders", "from emberflow.queue_manager import steps"),
+        (reaches_below_the_queue_manager, "from emberflow import settings", "import emberflow.queue_manager.steps"),
+        (
+            reaches_below_the_queue_manager,
+            "def task():\n    from emberflow.bots import limits",
+            "from emberflow import queue_manager",
+        ),
+    ],
+)
+def test_a_rule_sees_its_breach_and_nothing_else(rule: Rule, breach: str, fine: str) -> None:
+    assert rule(ast.parse(breach))
+    assert rule(ast.parse(fine)) == []
+
+
+def test_only_the_clock_asks_the_machine_what_time_it_is() -> None:
+    assert breaches(asks_the_machine_for_the_time, library(without="clock.py")) == {}
+
+
+def test_only_the_named_streams_draw_random_numbers() -> None:
+    assert breaches(draws_from_shared_randomness, library(without="randomness.py")) == {}
+
+
+def test_dags_and_plugins_call_the_queue_manager_and_nothing_deeper() -> None:
+    files = [file for folder in ("dags", "plugins") for file in sorted((PROJECT_ROOT / folder).rglob("*.py"))]
+
+    assert len(files) >= 4
+    assert breaches(reaches_below_the_queue_manager, files) == {}
+
+
+def test_packages_import_only_from_those_above_them() -> None:
+    """The contracts of import-linter in ``pyproject.toml``: layers, the pure core, no Airflow in the library."""
+    lint = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
+    done = subprocess.run(
+        [sys.executable, "-c", lint], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout

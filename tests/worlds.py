@@ -1,0 +1,355 @@
+"""Worlds: senders and bots on the mail sandbox, registered in a database by the operator's own ways.
+
+``a_world`` makes one; its methods are the product's steps and the judges' questions. Mail is judged at the
+sandbox (``deliveries``, ``mailbox``), never by what our tables say. Time is a `ManualClock` that starts on a
+Monday at noon in the past, so that a mail's IMAP arrival time (the machine's) never precedes its sending.
+"""
+
+from __future__ import annotations
+
+import csv
+import imaplib
+import ssl
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from sqlalchemy import Engine, RowMapping, insert, text
+
+from emberflow.clock import ManualClock, floor_hour, local_day
+from emberflow.database import tables
+from emberflow.database.secrets import SecretBox, generate_key
+from emberflow.email_ops.imap import ImapReader
+from emberflow.email_ops.mailbox import MailboxAccess
+from emberflow.email_ops.message import message_id_for
+from emberflow.email_ops.received import ReceivedMessage
+from emberflow.email_ops.sandbox import Delivery, SandboxAddress, create_accounts, read_deliveries
+from emberflow.email_ops.sandbox.rules import Rules, write_rules
+from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.errors import SecretError
+from emberflow.queue_manager import dispatcher, inbox, planner, registry, store
+from emberflow.queue_manager.mailboxes import open_mailboxes
+from emberflow.queue_manager.policies import Policy, in_force, put_in_force, shipped
+from emberflow.settings import Settings
+
+NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
+PASSWORD = "Never-To-Be-Shown-17"
+_worlds = count(1)
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """The running mail sandbox of the session."""
+
+    address: SandboxAddress
+    directory: Path
+    junk_percent: dict[str, int] = field(default_factory=dict)
+
+    def servers(self) -> registry.Servers:
+        """The sandbox as mailboxes refer to it."""
+        at = self.address
+        return registry.Servers(at.host, at.smtp_port, "starttls", at.host, at.imaps_port, "implicit")
+
+    def file_to_junk(self, sender_domain: str, percent: int) -> None:
+        """From now on so many of 100 mails of this domain go to Junk."""
+        self.junk_percent[sender_domain] = percent
+        write_rules(self.directory, Rules(default=0, by_domain=self.junk_percent))
+
+
+@dataclass(frozen=True)
+class Member:
+    """A sender or a bot of a world: ``id`` is that of its senders or bots row."""
+
+    id: int
+    mailbox_id: int
+    address: str
+
+
+def a_policy(**sections: dict[str, Any]) -> Policy:
+    """The demonstration policy with one lane and one shard, where every mail is answered; sections are merged."""
+    document = shipped("demo").model_dump()
+    certain: dict[str, dict[str, Any]] = {
+        "replies": {"rate": 1.0, "continue_rate": 1.0},
+        "dispatch": {"lanes": 1},
+        "inbox": {"shards": 1},
+    }
+    for changes in (certain, sections):
+        for section, values in changes.items():
+            document[section] = document[section] | values
+    return Policy.model_validate(document)
+
+
+def a_real_policy(**sections: dict[str, Any]) -> Policy:
+    """The standard policy, real gaps and windows, with some of its sections changed."""
+    document = shipped("standard").model_dump()
+    for section, values in sections.items():
+        document[section] = document[section] | values
+    return Policy.model_validate(document)
+
+
+def some_settings(engine: Engine, sandbox: Sandbox, **changes: Any) -> Settings:
+    """Settings of a process of this world, with fresh keys."""
+    values: dict[str, Any] = {
+        "database_url": SecretStr(engine.url.render_as_string(hide_password=False)),
+        "ca_files": {sandbox.address.host: sandbox.address.ca_file},
+        "secret_keys": {"first": SecretStr(generate_key())},
+        "token_keys": (SecretStr("a key that signs tokens"),),
+    }
+    return Settings(**(values | changes))
+
+
+def a_row(address: str, sandbox: Sandbox, **changes: Any) -> dict[str, Any]:
+    """One row of an import file; its account is not created."""
+    row = {
+        "address": address,
+        "password": PASSWORD,
+        "display_name": address.partition("@")[0].capitalize(),
+        "zone": "UTC",
+        **vars(sandbox.servers()),
+    }
+    return row | changes
+
+
+def a_file(directory: Path, rows: Sequence[dict[str, Any]], *, delimiter: str = ",", encoding: str = "utf-8") -> Path:
+    """Write an import file; the first row names the columns."""
+    file = directory / "mailboxes.csv"
+    with file.open("w", newline="", encoding=encoding) as out:
+        writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def a_world(
+    engine: Engine,
+    sandbox: Sandbox,
+    senders: int | Sequence[str] = 3,
+    bots: int | Sequence[str] = 8,
+    policy: Policy | None = None,
+    *,
+    zones: Sequence[str] = ("UTC",),
+    bot_zones: Sequence[str] = ("UTC",),
+    born_at: datetime = NOON - timedelta(days=200),
+    checks: bool = True,
+    start: datetime = NOON,
+) -> World:
+    """Create accounts, import them, check them, and put ``policy`` in force.
+
+    ``senders`` and ``bots`` are numbers, or local parts of addresses: a bot called ``lost1`` makes the sandbox
+    lose its answer (see ``emberflow.email_ops.sandbox.faults``). Without ``checks`` they are taken as passed,
+    which is enough where no mail is sent.
+    """
+    number = next(_worlds)
+    settings = some_settings(engine, sandbox)
+    policy = policy or a_policy()
+    with engine.begin() as connection:
+        put_in_force(connection, policy)
+    groups = {
+        "senders": (_local_parts("sender", senders), f"senders{number}.test", zones, {}),
+        "bots": (_local_parts("bot", bots), f"bots{number}.test", bot_zones, {"born_at": born_at.isoformat()}),
+    }
+    ids: list[int] = []
+    for kind, (names, domain, group_zones, more) in groups.items():
+        addresses = [f"{name}@{domain}" for name in names]
+        create_accounts(sandbox.directory, dict.fromkeys(addresses, PASSWORD))
+        rows = [
+            a_row(address, sandbox, zone=group_zones[place % len(group_zones)], **more)
+            for place, address in enumerate(addresses)
+        ]
+        if not rows:
+            continue
+        file = a_file(sandbox.directory, rows)
+        if kind == "senders":
+            ids += registry.import_senders(engine, file, settings)
+        else:
+            attestation = registry.Attestation("an operator", "accounts of the local mail sandbox")
+            ids += registry.import_bots(engine, file, attestation, settings)
+    if checks:
+        failed = [result for result in registry.check_mailboxes(engine, settings, ids=ids) if result.stage]
+        assert failed == []
+    else:
+        _take_as_checked(engine)
+    return World(engine, sandbox, settings, policy, ManualClock(start))
+
+
+class World:
+    """One operator's mailboxes, database and clock."""
+
+    def __init__(
+        self, engine: Engine, sandbox: Sandbox, settings: Settings, policy: Policy, clock: ManualClock
+    ) -> None:
+        self.engine = engine
+        self.sandbox = sandbox
+        self.settings = settings
+        self.policy = policy
+        self.clock = clock
+        self.senders = self._members("senders")
+        self.bots = self._members("bots")
+        self._slots = count(1)
+
+    # The product's steps.
+
+    def plan(self, hour: datetime | None = None) -> planner.PlanReport:
+        """Plan an hour, by default the present one."""
+        moment = hour or floor_hour(self.clock.now())
+        return planner.plan_hour(self.engine, moment, clock=self.clock, settings=self.settings)
+
+    def dispatch(self) -> Counter[str]:
+        """Run every lane that has something due; return how many slots came to which end."""
+        ends: Counter[str] = Counter()
+        for lane in dispatcher.due_lanes(self.engine, clock=self.clock):
+            ends += dispatcher.dispatch_lane(self.engine, lane, clock=self.clock, settings=self.settings).ends
+        return ends
+
+    def read(self) -> Counter[str]:
+        """Read every mailbox once; return what was found."""
+        found: Counter[str] = Counter()
+        for shard in range(self.policy.inbox.shards):
+            report = inbox.read_shard(self.engine, shard, clock=self.clock, settings=self.settings)
+            assert report.unreadable == []
+            found += report.found
+        return found
+
+    def talk(self, rounds: int) -> None:
+        """Alternate dispatch and inbox."""
+        for _ in range(rounds):
+            self.dispatch()
+            self.read()
+
+    def lapse_leases(self) -> None:
+        """Let every lease lapse now."""
+        self.change("update ops.scheduled_tasks set lease_until = clock_timestamp() - interval '1 second' "
+                    "where lease_until is not null")  # fmt: skip
+
+    # Rows made by hand, where the planner would only be in the way.
+
+    def slot(self, sender: Member | None = None, bot: Member | None = None, **changes: Any) -> int:
+        """Write a planned warm-up slot that is due now, and its sender's day; return its id."""
+        sender, bot = sender or self.senders[0], bot or self.bots[0]
+        key = f"warmup:by-hand:{next(self._slots)}"
+        self.quota(sender)
+        row: dict[str, Any] = {
+            "priority_level": int(store.Priority.WARMUP),
+            "task_type": "warmup",
+            "target_time": self.clock.now(),
+            "payload": {"script": "soup-recipe", "thread": key, "tier": "virgin"},
+            "idempotency_key": key,
+            "from_mailbox_id": sender.mailbox_id,
+            "to_mailbox_id": bot.mailbox_id,
+            "sender_id": sender.id,
+            "bot_id": bot.id,
+            "turn": 1,
+            "local_day": local_day(self.clock.now(), "UTC"),
+            "gap_s": 1,
+            "message_id": message_id_for(key, sender.address.partition("@")[2], b"by hand"),
+        }
+        with self.engine.begin() as connection:
+            row["policy_id"] = in_force(connection).policy_id
+            statement = insert(tables.scheduled_tasks).values(row | changes).returning(tables.scheduled_tasks.c.id)
+            return int(connection.execute(statement).scalar_one())
+
+    def quota(self, sender: Member, warmup: int = 30, total: int = 50) -> None:
+        """Open the sender's present day unless it is open."""
+        self.change(
+            "insert into ops.sender_days (sender_id, local_day, ramp_day, ramp_volume, health_multiplier, "
+            "daily_factor, warmup_quota, total_quota) values (:sender, :day, 1, :warmup, 1, 1, :warmup, :total) "
+            "on conflict do nothing",
+            sender=sender.id, day=local_day(self.clock.now(), "UTC"), warmup=warmup, total=total,
+        )  # fmt: skip
+
+    def claim(self, limit: int = 100) -> list[store.Slot]:
+        """Claim what is due."""
+        with self.engine.begin() as connection:
+            return store.claim(connection, lane=0, lanes=1, now=self.clock.now(), limit=limit, lease_s=600)
+
+    # The judges.
+
+    def deliveries(self) -> list[Delivery]:
+        """What the servers accepted for this world's mailboxes."""
+        own = {member.address for member in (*self.senders, *self.bots)}
+        return [delivery for delivery in read_deliveries(self.sandbox.directory) if delivery.recipient in own]
+
+    def mailbox(self, member: Member, folder: str = "INBOX") -> list[ReceivedMessage]:
+        """What lies in a folder of a mailbox now."""
+        with ImapReader(self.access(member), "sandbox", self.settings.ca_files) as reader:
+            return reader.new_messages(folder, None)[0]
+
+    def raw_mailbox(self, member: Member, folder: str = "INBOX") -> list[EmailMessage]:
+        """The same as any mail program sees it."""
+        at = self.sandbox.address
+        context = ssl.create_default_context(cafile=str(at.ca_file))
+        with imaplib.IMAP4_SSL(at.host, at.imaps_port, ssl_context=context) as client:
+            client.login(member.address, PASSWORD)
+            client.select(folder, readonly=True)
+            numbers = client.search(None, "ALL")[1][0].split()
+            raw = [client.fetch(number.decode(), "(BODY.PEEK[])")[1][0] for number in numbers]
+        return [message_from_bytes(piece[1], policy=default) for piece in raw if isinstance(piece, tuple)]
+
+    def access(self, member: Member) -> MailboxAccess:
+        """The member's servers and login."""
+        with self.engine.connect() as connection:
+            opened = open_mailboxes(connection, SecretBox(self.settings.secret_keys), [member.mailbox_id])
+        for reason in opened.unreadable.values():
+            raise SecretError(reason)
+        return opened.boxes[member.mailbox_id].access
+
+    def submit(self, sender: Member, recipient: Member, message: bytes) -> Attempt:
+        """Send a message past the queue, as anybody with the account can."""
+        with SmtpConnection(self.access(sender), "sandbox", self.settings.ca_files) as connection:
+            return connection.deliver(message, sender.address, recipient.address, before_data=lambda: None)
+
+    # Questions to our tables, and changes that only a test makes.
+
+    def rows(self, query: str, **parameters: Any) -> Sequence[RowMapping]:
+        """The rows of a query."""
+        with self.engine.connect() as connection:
+            return connection.execute(text(query), parameters).mappings().all()
+
+    def row(self, query: str, **parameters: Any) -> RowMapping:
+        """The only row of a query."""
+        (only,) = self.rows(query, **parameters)
+        return only
+
+    def value(self, query: str, **parameters: Any) -> Any:
+        """The only value of a query."""
+        (only,) = self.row(query, **parameters).values()
+        return only
+
+    def change(self, statement: str, **parameters: Any) -> None:
+        """Run one statement."""
+        with self.engine.begin() as connection:
+            connection.execute(text(statement), parameters)
+
+    def events(self, kind: str) -> Sequence[RowMapping]:
+        """The events of one kind, oldest first."""
+        return self.rows("select * from ops.mail_events where event_type = :kind order by id", kind=kind)
+
+    def statuses(self) -> Counter[str]:
+        """How many slots are in which status."""
+        return Counter(row["status"] for row in self.rows("select status from ops.scheduled_tasks"))
+
+    def _members(self, kind: str) -> list[Member]:
+        query = (
+            f"select members.id, mailbox_id, address from ops.{kind} as members "  # noqa: S608 - two known names
+            "inner join ops.mailboxes on mailboxes.id = mailbox_id order by members.id"
+        )
+        return [Member(**row) for row in self.rows(query)]
+
+
+def _local_parts(name: str, wanted: int | Sequence[str]) -> list[str]:
+    return [f"{name}{number}" for number in range(1, wanted + 1)] if isinstance(wanted, int) else list(wanted)
+
+
+def _take_as_checked(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("update ops.mailboxes set check_passed = true"))
+        connection.execute(text("update ops.senders set state = 'active', state_reason = null, state_remedy = null"))
+        connection.execute(text("update ops.bots set status = 'active', status_reason = null"))
