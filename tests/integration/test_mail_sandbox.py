@@ -380,11 +380,12 @@ def test_a_waiting_client_is_woken_by_new_mail(sandbox: SandboxAddress, account:
     sender, bot = account(), account()
     with mailbox(sandbox, bot) as box:
         box.idle.start()
-        send(sandbox, sender, bot)
         begin = time.monotonic()
-        responses = box.idle.poll(timeout=TIMEOUT)
+        send(sandbox, sender, bot)
+        # Read by the line and blocking: imap_tools' poll() reads without blocking and loses half a line that comes
+        # in two TLS records.
+        assert any(b"EXISTS" in box.client.readline() for _ in range(3))
         assert time.monotonic() - begin < TIMEOUT / 2
-        assert any(b"EXISTS" in response for response in responses)
         box.idle.stop()
         assert len(box.uids()) == 1
 
