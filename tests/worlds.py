@@ -38,6 +38,7 @@ from emberflow.errors import SecretError
 from emberflow.queue_manager import dispatcher, inbox, planner, registry, store
 from emberflow.queue_manager.mailboxes import open_mailboxes
 from emberflow.queue_manager.policies import Policy, in_force, put_in_force, shipped
+from emberflow.queue_manager.slots import Priority, Slot
 from emberflow.settings import Settings
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
@@ -237,7 +238,7 @@ class World:
         key = f"warmup:by-hand:{next(self._slots)}"
         self.quota(sender)
         row: dict[str, Any] = {
-            "priority_level": int(store.Priority.WARMUP),
+            "priority_level": int(Priority.WARMUP),
             "task_type": "warmup",
             "target_time": self.clock.now(),
             "payload": {"script": "soup-recipe", "thread": key, "tier": "virgin"},
@@ -265,10 +266,12 @@ class World:
             sender=sender.id, day=local_day(self.clock.now(), "UTC"), warmup=warmup, total=total,
         )  # fmt: skip
 
-    def claim(self, limit: int = 100) -> list[store.Slot]:
+    def claim(self, limit: int = 100) -> list[Slot]:
         """Claim what is due."""
         with self.engine.begin() as connection:
-            return store.claim(connection, lane=0, lanes=1, now=self.clock.now(), limit=limit, lease_s=600)
+            return store.claim(
+                connection, lane=0, lanes=1, now=self.clock.now(), limit=limit, lease_s=600, policy=self.policy.queue
+            )
 
     # The judges.
 
@@ -304,7 +307,7 @@ class World:
     def submit(self, sender: Member, recipient: Member, message: bytes) -> Attempt:
         """Send a message past the queue, as anybody with the account can."""
         with SmtpConnection(self.access(sender), "sandbox", self.settings.ca_files) as connection:
-            return connection.deliver(message, sender.address, recipient.address, before_data=lambda: None)
+            return connection.deliver(message, sender.address, recipient.address, before_data=lambda: 3600.0)
 
     # Questions to our tables, and changes that only a test makes.
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from threading import Barrier
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.queue_manager import registry, store, switches
-from emberflow.queue_manager.store import Priority, Refusal, Slot
+from emberflow.queue_manager import registry, store, submission, suppressions, switches
+from emberflow.queue_manager.guard import Refusal
+from emberflow.queue_manager.slots import Priority, Slot
+from emberflow.queue_manager.store import End
 from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world
 
 
@@ -23,17 +27,39 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 
 def submit(world: World, slot: Slot) -> Refusal | None:
-    """Submit as the dispatcher does: a refusal rolls back."""
-    with world.engine.connect() as connection, connection.begin() as transaction:
-        refusal = store.submit(connection, slot, now=world.clock.now(), policy=world.policy)
-        if refusal is not None:
-            transaction.rollback()
-    return refusal
+    """Submit one slot; what the refusal says of caps is asked for by ``binding_cap``."""
+    refusal = submit_all(world, [slot])[slot.id]
+    return None if refusal is None else replace(refusal, binding_cap=None)
+
+
+def submit_all(world: World, slots: Sequence[Slot]) -> dict[int, Refusal | None]:
+    """Submit slots in one transaction, as dialogues do that share a commit."""
+    with world.engine.begin() as connection:
+        said = submission.submit(connection, slots, now=world.clock.now(), policy=world.policy)
+    return {slot: answer.refusal for slot, answer in said.items()}
+
+
+def binding_cap(world: World, slot: Slot) -> str | None:
+    refusal = submit_all(world, [slot])[slot.id]
+    return None if refusal is None else refusal.binding_cap
+
+
+def finish(world: World, *ends: store.End) -> set[int]:
+    with world.engine.begin() as connection:
+        return store.finish(connection, ends)
+
+
+def claim(world: World, **changes: Any) -> list[Slot]:
+    wanted = {"lane": 0, "lanes": 1, "now": world.clock.now(), "limit": 100, "lease_s": 60}
+    with world.engine.begin() as connection:
+        return store.claim(connection, **(wanted | changes), policy=world.policy.queue)
 
 
 def tidy(world: World) -> dict[str, int]:
+    """What was tidied, without what there was nothing of."""
     with world.engine.begin() as connection:
-        return store.tidy(connection, now=world.clock.now(), overdue_s=world.policy.dispatch.overdue_s)
+        tidied = vars(store.tidy(connection, now=world.clock.now(), policy=world.policy.queue))
+    return {name: value if isinstance(value, int) else len(value) for name, value in tidied.items() if value}
 
 
 def counts(world: World) -> tuple[int, int, int, int]:
@@ -92,7 +118,7 @@ def test_a_lane_claims_only_its_own_mailboxes(world: World) -> None:
         world.slot(sender)
     with world.engine.begin() as connection:
         lanes = store.lanes_due(connection, 2, NOON)
-        claimed = {lane: store.claim(connection, lane=lane, lanes=2, now=NOON, limit=9, lease_s=60) for lane in lanes}
+    claimed = {lane: claim(world, lane=lane, lanes=2) for lane in lanes}
     assert lanes == [0, 1]
     assert {slot.from_mailbox_id % 2 == lane for lane, slots in claimed.items() for slot in slots} == {True}
     assert sum(len(slots) for slots in claimed.values()) == 2
@@ -120,7 +146,7 @@ def test_a_claim_does_not_wait_for_one_that_is_not_committed_yet(world: World) -
     for _ in range(4):
         world.slot()
     with world.engine.begin() as first:
-        mine = store.claim(first, lane=0, lanes=1, now=NOON, limit=2, lease_s=60)
+        mine = store.claim(first, lane=0, lanes=1, now=NOON, limit=2, lease_s=60, policy=world.policy.queue)
         theirs = world.claim()
     assert len(mine) == len(theirs) == 2
     assert {slot.id for slot in mine}.isdisjoint(slot.id for slot in theirs)
@@ -134,21 +160,18 @@ def test_a_lease_that_lapses_before_data_is_planned_again_and_the_old_token_is_w
     stale = a_claimed(world)
     world.lapse_leases()
     assert submit(world, stale) == Refusal("lease_lost")
-    assert tidy(world) == {"released": 1, "uncertain": 0, "expired": 0}
+    assert tidy(world) == {"released": 1}
     assert world.value("select reason from ops.scheduled_tasks") == "lease lapsed before DATA"
 
     (fresh,) = world.claim()
     assert (fresh.id, fresh.lease_token != stale.lease_token) == (stale.id, True)
     assert submit(world, stale) == Refusal("lease_lost")
     assert submit(world, fresh) is None
-    with world.engine.begin() as connection:
-        assert not store.finish(connection, stale, "sent", sent_at=NOON)
-        assert not store.give_back(connection, stale, reason="late", retry_at=NOON)
-        assert not store.give_up(connection, stale, "failed", reason="late")
+    for late in (End(stale, "sent", sent_at=NOON), End(stale, "planned", retry_at=NOON), End(stale, "failed")):
+        assert finish(world, late) == set()
     assert world.statuses() == {"submitting": 1}
-    with world.engine.begin() as connection:
-        assert store.finish(connection, fresh, "sent", sent_at=NOON)
-        assert not store.finish(connection, fresh, "failed", reason="again")
+    assert finish(world, End(fresh, "sent", sent_at=NOON)) == {fresh.id}
+    assert finish(world, End(fresh, "failed", "again")) == set()
     assert world.statuses() == {"sent": 1}
 
 
@@ -157,12 +180,11 @@ def test_a_lease_that_lapses_after_data_began_is_uncertain_and_never_claimed_aga
     slot = a_claimed(world)
     assert submit(world, slot) is None
     world.lapse_leases()
-    assert tidy(world) == {"released": 0, "uncertain": 1, "expired": 0}
-    with world.engine.begin() as connection:
-        assert not store.finish(connection, slot, "sent", sent_at=NOON)
+    assert tidy(world) == {"uncertain": 1}
+    assert finish(world, End(slot, "sent", sent_at=NOON)) == set()
     for _ in range(3):
         assert world.claim() == []
-        assert tidy(world) == {"released": 0, "uncertain": 0, "expired": 0}
+        assert tidy(world) == {}
     assert world.statuses() == {"uncertain": 1}
 
 
@@ -170,14 +192,14 @@ def test_a_lease_that_holds_is_left_alone(world: World) -> None:
     """Q-B4: how late it is for the caller's clock does not matter, leases live by the database's."""
     slot = a_claimed(world)
     world.clock.sleep(7 * 86_400)
-    assert tidy(world) == {"released": 0, "uncertain": 0, "expired": 0}
+    assert tidy(world) == {}
     assert world.statuses() == {"leased": 1}
     assert submit(world, slot) != Refusal("lease_lost")
 
 
 def test_an_overdue_slot_expires_instead_of_being_fired(world: World) -> None:
     """Q-B8"""
-    overdue = timedelta(seconds=world.policy.dispatch.overdue_s)
+    overdue = timedelta(seconds=world.policy.queue.overdue_s)
     world.slot(target_time=NOON - overdue - timedelta(seconds=1))
     punctual = world.slot(target_time=NOON - overdue)
     assert tidy(world)["expired"] == 1
@@ -330,7 +352,7 @@ def test_every_kind_of_mail_is_counted_where_it_belongs_and_can_be_taken_back(wo
     assert counts(world) == (1, 1, 2, 1)
     with world.engine.begin() as connection:
         for slot in (warmup, reply, answer):
-            store.uncount(connection, slot, submitted_at=world.clock.now())
+            submission.take_back(connection, slot, submitted_at=world.clock.now(), now=world.clock.now())
     assert counts(world) == (0, 0, 0, 0)
 
 
@@ -388,9 +410,219 @@ def test_nothing_leaves_outside_the_senders_window_or_the_bots_waking_hours(data
     assert counts(world) == (0, 0, 0, 0)
 
 
-def test_a_late_reply_is_still_owed(world: World) -> None:
-    """Q-B8: it is given up neither after an hour nor after a day."""
-    reply = world.slot(**a_reply(world))
+def test_overdue_replies_are_spread_and_never_fired_together(world: World) -> None:
+    """Q-B8: given up neither after an hour nor after a day, but planned again, apart by more than their gaps."""
+    mine = [world.slot(**a_reply(world), gap_s=100) for _ in range(5)]
     world.clock.sleep(2 * 86_400)
-    assert tidy(world)["expired"] == 0
-    assert [slot.id for slot in world.claim()] == [reply]
+    now = world.clock.now()
+    assert tidy(world) == {"planned_again": 5}
+    assert claim(world) == []
+    rows = world.rows("select id, target_time, due_since, reason from ops.scheduled_tasks order by target_time")
+    assert {row["id"] for row in rows} == set(mine)
+    assert {row["due_since"] for row in rows} == {NOON}
+    assert {row["reason"] for row in rows} == {"overdue: planned again"}
+    assert all(later["target_time"] > row["target_time"] for row, later in pairwise(rows))
+    assert now <= rows[0]["target_time"] <= rows[-1]["target_time"] < now + timedelta(seconds=1800 + 400)
+    assert tidy(world) == {}
+
+
+# Fairness
+
+
+def test_warmup_keeps_its_share_of_every_claim(world: World) -> None:
+    """Q-B2: and what it leaves unused goes to the others."""
+    for _ in range(30):
+        world.slot(**a_reply(world))
+    warmup = {world.slot() for _ in range(3)}
+    first = claim(world, limit=10)
+    assert len(warmup & {slot.id for slot in first}) == 2
+    assert [slot.task_type for slot in first] == ["reply"] * 8 + ["warmup"] * 2
+    second = claim(world, limit=10)
+    assert [slot.task_type for slot in second] == ["reply"] * 9 + ["warmup"]
+    assert [slot.task_type for slot in claim(world, limit=100)] == ["reply"] * 13
+
+
+def a_cold_mail(priority: Priority, **changes: Any) -> dict[str, Any]:
+    kind = "cold_follow_up" if priority is Priority.COLD_FOLLOW_UP else "cold_first_touch"
+    recipient = {"to_mailbox_id": None, "bot_id": None, "to_address": "ann@customer.test"}
+    return {"task_type": kind, "priority_level": int(priority)} | recipient | changes
+
+
+def test_waiting_raises_a_cold_mail_until_it_stands_beside_replies(world: World) -> None:
+    """Q-F9: counted from the first target time, however often it was moved."""
+    days = timedelta(days=1)
+    reply = world.slot(**a_reply(world), target_time=NOON - timedelta(seconds=5))
+    new = world.slot(**a_cold_mail(Priority.COLD_FIRST_TOUCH), target_time=NOON - timedelta(hours=2))
+    follow_up = world.slot(**a_cold_mail(Priority.COLD_FOLLOW_UP), target_time=NOON - timedelta(hours=1))
+    moved = world.slot(
+        **a_cold_mail(Priority.COLD_FIRST_TOUCH), target_time=NOON - timedelta(seconds=1), due_since=NOON - days
+    )
+    old = world.slot(**a_cold_mail(Priority.COLD_FIRST_TOUCH), target_time=NOON - 2 * days)
+    assert [slot.id for slot in claim(world)] == [old, reply, follow_up, moved, new]
+
+
+# Slots that kill their workers
+
+
+def test_a_slot_whose_lease_lapses_again_and_again_is_parked_with_a_reason(world: World) -> None:
+    """Q-B4: it may be what kills its workers; a person decides."""
+    poison = world.slot()
+    for _ in range(world.policy.queue.maximum_lapses - 1):
+        claim(world)
+        world.lapse_leases()
+        assert tidy(world) == {"released": 1}
+    claim(world)
+    world.lapse_leases()
+    assert tidy(world) == {"parked": 1}
+    assert claim(world) == []
+    row = world.row("select status, reason, lapses from ops.scheduled_tasks where id = :id", id=poison)
+    assert tuple(row.values()) == ("parked", "its lease lapsed 3 times before DATA", 3)
+
+
+def test_a_lease_is_renewed_only_for_its_holder(world: World) -> None:
+    """Q-B4"""
+    mine, lapsed, submitted = (a_claimed(world, gap_s=0) for _ in range(3))
+    assert submit(world, submitted) is None
+    world.change(
+        "update ops.scheduled_tasks set lease_until = clock_timestamp() - interval '1 s' where id = :id", id=lapsed.id
+    )
+    stranger = replace(mine, lease_token="00000000-0000-0000-0000-000000000000")
+    before = world.value("select lease_until from ops.scheduled_tasks where id = :id", id=mine.id)
+    with world.engine.begin() as connection:
+        assert store.renew(connection, [stranger, lapsed, submitted], 999) == set()
+        assert store.renew(connection, [mine], 999) == {mine.id}
+    after = world.value("select lease_until from ops.scheduled_tasks where id = :id", id=mine.id)
+    assert after > before + timedelta(seconds=100)
+
+
+# Caps beyond the day
+
+
+ROLLING = {
+    "sender": ({"sender_24h": 1}, {}, "sender_24h:{sender} 1/1"),
+    "its provider": ({"sender_24h_by_provider": {"sandbox": 1}}, {}, "sender_24h:{sender} 1/1"),
+    "cold": ({"cold_24h": 1}, a_cold_mail(Priority.COLD_FIRST_TOUCH), "cold_24h:{sender} 1/1"),
+    "recipient domain": ({"recipient_domain_24h": 1}, {}, "recipient_domain_24h:{domain} 1/1"),
+    "provider": ({"provider_24h": 1}, {}, "provider_24h:{provider} 1/1"),
+    "everything": ({"all_24h": 1}, {}, "all_24h: 1/1"),
+}
+
+
+@pytest.mark.parametrize("scope", ROLLING)
+def test_a_cap_over_24_hours_binds_across_midnight_and_is_stored(
+    database: Engine, sandbox: Sandbox, scope: str
+) -> None:
+    """Q-F6, Q-F7: the calendar day is new, the rolling day is not."""
+    caps, changes, named = ROLLING[scope]
+    world = a_world(
+        database, sandbox, senders=1, bots=2, checks=False, policy=a_policy(caps=caps), start=NOON + timedelta(hours=11)
+    )
+    sender = world.senders[0]
+    world.change("update ops.mailboxes set provider = 'sandbox'")
+    assert submit(world, a_claimed(world, **changes)) is None
+    world.clock.sleep(2 * 3600)
+    world.quota(sender)
+    second = a_claimed(world, **changes)
+    domain = "customer.test" if changes else world.bots[0].address.partition("@")[2]
+    expected = named.format(sender=sender.mailbox_id, domain=domain, provider="sandbox")
+    assert binding_cap(world, second) == expected
+    assert world.statuses() == {"submitting": 1, "leased": 1}
+
+    refusal = submit_all(world, [second])[second.id]
+    assert refusal is not None
+    finish(world, End(second, "planned", refusal.reason, retry_at=NOON, binding_cap=refusal.binding_cap))
+    stored = world.row("select reason, binding_cap from ops.scheduled_tasks where status = 'planned'")
+    assert tuple(stored.values()) == (refusal.reason, expected)
+
+    world.clock.sleep(23 * 3600)
+    world.quota(sender)
+    (again,) = claim(world)
+    assert submit(world, again) is None
+
+
+def test_a_capped_reply_waits_for_the_hour_in_which_it_fits(database: Engine, sandbox: Sandbox) -> None:
+    """Q-F7"""
+    world = a_world(
+        database, sandbox, senders=1, bots=1, checks=False, policy=a_policy(caps={"recipient_domain_24h": 1})
+    )
+    reply = {"task_type": "reply", "turn": 3, "gap_s": 0}
+    assert submit(world, a_claimed(world, **reply)) is None
+    assert submit(world, a_claimed(world, **reply)) == Refusal("recipient_domain_cap", NOON + timedelta(hours=25))
+
+
+def test_an_egress_address_has_its_cap_per_hour_and_can_be_held(world: World) -> None:
+    """B-F5, Q-F7: a held address holds its queue and is never routed around."""
+    world.change("insert into ops.egress_ips (address, sends_per_hour) values ('127.0.0.3', 1)")
+    world.change("update ops.mailboxes set egress_ip_id = (select id from ops.egress_ips)")
+    reply = {"task_type": "reply", "turn": 3, "gap_s": 0}
+    assert submit(world, a_claimed(world, **reply)) is None
+    second = a_claimed(world, **reply)
+    assert submit(world, second) == Refusal("egress_ip_cap", NOON + timedelta(hours=1))
+    assert binding_cap(world, second) == "egress_ip_hour:127.0.0.3 1/1"
+    world.clock.sleep(3600)
+    world.change("update ops.egress_ips set state = 'held', state_reason = 'listed'")
+    assert submit(world, second) == Refusal("egress_address_held", NOON + timedelta(hours=2))
+    world.change("update ops.egress_ips set state = 'active', state_reason = null")
+    assert submit(world, second) is None
+
+
+def test_mails_that_share_a_commit_share_the_caps(world: World) -> None:
+    """Q-F10: each is judged after the one before it was counted."""
+    for bot in world.bots:
+        world.slot(world.senders[0], bot, gap_s=0)
+    world.change("update ops.sender_days set warmup_quota = 2")
+    answers = submit_all(world, claim(world))
+    assert sorted(str(refusal and refusal.reason) for refusal in answers.values()) == [
+        "None", "None", "sender_daily_quota", "sender_daily_quota",
+    ]  # fmt: skip
+    assert counts(world) == (2, 0, 2, 0)
+
+
+def test_a_suppressed_recipient_gets_nothing_whatever_was_planned(world: World) -> None:
+    """Q-B5"""
+    bot = a_claimed(world)
+    cold = a_claimed(world, **a_cold_mail(Priority.COLD_FIRST_TOUCH))
+    with world.engine.begin() as connection:
+        targets = [suppressions.parse_target(written) for written in (world.bots[0].address, "@customer.test")]
+        suppressions.add(connection, [(target, "asked to stop") for target in targets], by="an operator")
+    assert submit(world, bot) == submit(world, cold) == Refusal("suppressed: asked to stop")
+
+
+def test_an_open_breaker_refuses_at_the_last_moment(world: World) -> None:
+    """Q-F8: it may have opened while this mail waited for its turn."""
+    slot = a_claimed(world)
+    until = NOON + timedelta(minutes=5)
+    world.change(
+        "insert into ops.host_breakers (key, failures, open_until, reason) values (:key, 5, :until, 'refused')",
+        key=f"host:{world.access(world.senders[0]).smtp_host}", until=until,
+    )  # fmt: skip
+    assert submit(world, slot) == Refusal("circuit_breaker", until)
+
+
+def test_eight_workers_never_exceed_a_cap_over_a_thousand_slots(database: Engine, sandbox: Sandbox) -> None:
+    """Q-F10: at the guard, where the caps are kept; the queue is drained by eight at once."""
+    lanes, policy = 8, a_policy(
+        dispatch={"lanes": 8}, caps={"recipient_domain_24h": 300, "sender_24h": 30}, bots={"daily_inbound_cap": 25}
+    )  # fmt: skip
+    world = a_world(database, sandbox, senders=16, bots=20, checks=False, policy=policy)
+    for sender in world.senders:
+        world.quota(sender, warmup=40, total=60)
+        for bot in world.bots * 3:
+            world.slot(sender, bot, gap_s=0)
+
+    def work(lane: int) -> int:
+        submitted = 0
+        while slots := claim(world, lane=lane, lanes=lanes, limit=16):
+            answers = submit_all(world, slots)
+            refused = [slot for slot in slots if answers[slot.id] is not None]
+            finish(world, *(End(slot, "cancelled", "refused") for slot in refused))
+            submitted += len(slots) - len(refused)
+        return submitted
+
+    with ThreadPoolExecutor(lanes) as pool:
+        submitted = sum(pool.map(work, range(lanes)))
+    assert submitted == 300
+    assert world.statuses() == {"submitting": 300, "cancelled": 660}
+    assert world.value("select max(warmup_sent) from ops.sender_days") <= 30
+    assert world.value("select max(inbound_sent) from ops.bot_days") <= 25
+    assert world.value("select sum(warmup_sent) from ops.sender_days") == 300

@@ -347,8 +347,10 @@ def test_nothing_listens_on_anything_but_loopback(played: Played) -> None:
 def test_an_interrupted_demo_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
     """Ctrl-C reaches the whole foreground process group, as here."""
     environment = os.environ | {"EMBERFLOW_HOME": str(tmp_path)}
+    # A suite that a script started in the background ignores SIGINT, and so would its children.
+    in_the_foreground = ["env", "--default-signal=INT"]
     with subprocess.Popen(
-        [sys.executable, "-m", "emberflow.cli", "demo"],
+        [*in_the_foreground, sys.executable, "-m", "emberflow.cli", "demo"],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     ) as demo:  # fmt: skip
         assert demo.stdout is not None

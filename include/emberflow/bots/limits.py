@@ -63,7 +63,7 @@ def inbound_cap(policy: BotPolicy, age_days: pd.Series[int]) -> pd.Series[int]:
 def cap_today(policy: BotPolicy, born_at: datetime, own_limit: int | None, now: datetime) -> int:
     """Return the inbound cap of one bot at ``now``: by age (B-B2), and never above its operator's own limit."""
     age_days = max(int((require_utc(now) - born_at).total_seconds() // _DAY_S), 0)
-    cap = int(inbound_cap(policy, pd.Series([age_days])).iloc[0])
+    cap = min(policy.new_bot_cap + policy.cap_step_per_day * age_days, policy.daily_inbound_cap)
     return cap if own_limit is None else min(cap, own_limit)
 
 

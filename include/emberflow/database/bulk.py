@@ -1,9 +1,11 @@
-"""Whole tables in and out as DataFrames: one SELECT in, one COPY out."""
+"""Many rows at once: one SELECT in, one COPY out, and rows as one parameter of a statement."""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import Any
 
 import pandas as pd
@@ -61,6 +63,17 @@ def copy_frame(connection: Connection, table: Table, frame: pd.DataFrame) -> int
     finally:
         driver.close()
     return written
+
+
+def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as one parameter for ``jsonb_to_recordset``; instants and days become ISO 8601 text."""
+    return json.dumps(list(rows), default=_iso)
+
+
+def _iso(value: object) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no place in a row of JSON")
 
 
 def _as_csv(frame: pd.DataFrame) -> io.StringIO:

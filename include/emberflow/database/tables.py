@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -49,15 +50,19 @@ metadata = MetaData(
 SENDER_STATES = ("unverified", "active", "paused", "stopped")
 BOT_STATUSES = ("unverified", "active", "paused", "retired")
 SLOT_STATUSES = (
-    "planned", "leased", "submitting", "sent", "failed", "uncertain", "cancelled", "expired",
+    "planned", "leased", "submitting", "sent", "failed", "uncertain", "cancelled", "expired", "parked",
 )  # fmt: skip
-TASK_TYPES = ("warmup", "reply")
+TASK_TYPES = ("warmup", "reply", "cold_first_touch", "cold_follow_up")
 TIERS = ("virgin", "probabilistic", "active")
 TLS_MODES = ("starttls", "implicit")
 THREAD_STATUSES = ("awaiting_reply", "reply_scheduled", "closed")
 EVENT_TYPES = (
     "attempt", "sent", "placed_inbox", "placed_junk", "rescued", "replied", "token_rejected",
+    "fenced", "parked", "reconciled",
 )  # fmt: skip
+AUTH_METHODS = ("password", "xoauth2")
+SUPPRESSION_KINDS = ("address", "domain")
+EGRESS_STATES = ("active", "held")
 
 
 def _id() -> Column[Any]:
@@ -78,6 +83,20 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} in ({listed})", name=f"{column}_known")
 
 
+egress_ips = Table(
+    "egress_ips",
+    metadata,
+    _id(),
+    Column("address", Text, nullable=False, unique=True, comment="source address of this machine, as text"),
+    Column("state", Text, nullable=False, server_default="active"),
+    Column("state_reason", Text, comment="why it is held: a listing, an operator's decision"),
+    Column("logins_per_hour", Integer, comment="SMTP and IMAP logins together; null: no cap (B-F5)"),
+    Column("sends_per_hour", Integer, comment="null: no cap"),
+    _instant("created_at", default_now=True),
+    _one_of("state", EGRESS_STATES),
+    CheckConstraint("(state = 'active') = (state_reason is null)", name="reason_unless_active"),
+)
+
 mailboxes = Table(
     "mailboxes",
     metadata,
@@ -93,6 +112,14 @@ mailboxes = Table(
     Column("imap_port", Integer, nullable=False),
     Column("imap_tls", Text, nullable=False),
     Column("username", Text, nullable=False),
+    Column(
+        "auth_method",
+        Text,
+        nullable=False,
+        server_default="password",
+        comment="xoauth2: the secret is a refresh token",
+    ),
+    _reference("egress_ip_id", egress_ips, nullable=True),
     Column("check_passed", Boolean, comment="null: never checked"),
     Column("check_stage", Text, comment="the stage at which the last check failed"),
     Column("check_text", Text, comment="what the server said then"),
@@ -105,6 +132,7 @@ mailboxes = Table(
     _instant("created_at", default_now=True),
     _one_of("smtp_tls", TLS_MODES),
     _one_of("imap_tls", TLS_MODES),
+    _one_of("auth_method", AUTH_METHODS),
 )
 
 mailbox_secrets = Table(
@@ -150,8 +178,9 @@ sender_days = Table(
     Column("total_quota", Integer, nullable=False, comment="cap over warm-up, cold mail and replies together"),
     Column("warmup_sent", Integer, nullable=False, server_default="0"),
     Column("reply_sent", Integer, nullable=False, server_default="0"),
+    Column("cold_sent", Integer, nullable=False, server_default="0"),
     CheckConstraint("warmup_sent <= ramp_volume", name="within_ramp"),
-    CheckConstraint("warmup_sent + reply_sent <= total_quota", name="within_total_quota"),
+    CheckConstraint("warmup_sent + reply_sent + cold_sent <= total_quota", name="within_total_quota"),
 )
 
 bots = Table(
@@ -272,10 +301,12 @@ scheduled_tasks = Table(
     Column("idempotency_key", Text, nullable=False, unique=True),
     Column("status", Text, nullable=False, server_default="planned"),
     Column("reason", Text, comment="why it is where it is: the binding cap, the reply code, the fault"),
+    Column("binding_cap", Text, comment="the cap that held it the last time, as scope:key used/cap"),
     _reference("from_mailbox_id", mailboxes),
-    _reference("to_mailbox_id", mailboxes),
+    _reference("to_mailbox_id", mailboxes, nullable=True),
+    Column("to_address", Text, comment="the recipient of cold mail, normalised; warm-up goes to to_mailbox_id"),
     _reference("sender_id", senders),
-    _reference("bot_id", bots),
+    _reference("bot_id", bots, nullable=True),
     _reference("conversation_id", conversations, nullable=True),
     Column("parent_slot_id", BigInteger, comment="the slot whose mail this one answers"),
     Column("turn", SmallInteger, nullable=False),
@@ -283,6 +314,18 @@ scheduled_tasks = Table(
     Column("gap_s", Integer, nullable=False, comment="seconds that this mailbox pauses after this mail"),
     Column("message_id", Text, nullable=False, unique=True, comment="fixed before the first attempt"),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column(
+        "lapses",
+        SmallInteger,
+        nullable=False,
+        server_default="0",
+        comment="leases that ran out before DATA: workers that this slot may have killed",
+    ),
+    Column(
+        "due_since",
+        DateTime(timezone=True),
+        comment="the first target_time, once it was moved; waiting counts from it",
+    ),
     Column("lease_token", Uuid),
     _instant("lease_until", nullable=True),
     _instant("submitted_at", nullable=True),
@@ -293,6 +336,17 @@ scheduled_tasks = Table(
     _one_of("status", SLOT_STATUSES),
     _one_of("task_type", TASK_TYPES),
     CheckConstraint("(status = 'sent') = (sent_at is not null)", name="sent_at_iff_sent"),
+    CheckConstraint(
+        "case when task_type in ('warmup', 'reply') then bot_id is not null and to_mailbox_id is not null "
+        "and to_address is null else bot_id is null and to_mailbox_id is null and to_address is not null end",
+        name="warmup_has_a_bot_and_cold_mail_an_address",
+    ),
+    Index(
+        "ix_scheduled_tasks_leased",
+        "lease_until",
+        postgresql_where=text("status in ('leased', 'submitting')"),
+    ),
+    Index("ix_scheduled_tasks_uncertain", "submitted_at", postgresql_where=text("status = 'uncertain'")),
     Index("ix_scheduled_tasks_due", "priority_level", "target_time", postgresql_where=text("status = 'planned'")),
     Index("ix_scheduled_tasks_sender_day", "sender_id", "local_day"),
     Index("ix_scheduled_tasks_bot_day", "bot_id", "target_time"),
@@ -360,4 +414,43 @@ switches = Table(
     Column("reason", Text, nullable=False),
     _instant("changed_at", default_now=True),
     _one_of("name", ("live_mail", "stop_sending")),
+)
+
+send_counters = Table(
+    "send_counters",
+    metadata,
+    Column("scope", Text, primary_key=True, comment="what the cap is about; queue_manager.caps names them"),
+    Column("key", Text, primary_key=True, comment="whose: a mailbox id, a domain, a provider, an address"),
+    Column("hour", DateTime(timezone=True), nullable=False, comment="start of the UTC hour of the last element"),
+    Column(
+        "per_hour",
+        ARRAY(Integer),
+        nullable=False,
+        comment="counts of the last 25 UTC hours, oldest first: together no less than any rolling 24 hours",
+    ),
+    postgresql_with={"fillfactor": "50"},
+)
+
+suppressions = Table(
+    "suppressions",
+    metadata,
+    _id(),
+    Column("kind", Text, nullable=False),
+    Column("value", Text, nullable=False, comment="normalised address or domain; for domain also its subdomains"),
+    Column("reason", Text, nullable=False),
+    Column("added_by", Text, nullable=False),
+    _instant("added_at", default_now=True),
+    _one_of("kind", SUPPRESSION_KINDS),
+    Index("uq_suppressions_kind_value", "kind", "value", unique=True),
+)
+
+host_breakers = Table(
+    "host_breakers",
+    metadata,
+    Column("key", Text, primary_key=True, comment="host:NAME, or a key that a provider's reply names"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="in a row, since the last success"),
+    Column("open_until", DateTime(timezone=True), comment="null: closed"),
+    Column("probe_until", DateTime(timezone=True), comment="one worker probes until then; null: nobody does"),
+    Column("reason", Text, comment="the failure that opened it"),
+    _instant("changed_at", default_now=True),
 )

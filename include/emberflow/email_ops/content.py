@@ -4,20 +4,23 @@ A script is one YAML file: a conversation of two to five turns, in which sender 
 Each turn has alternative wordings, and ``{slots}`` are filled from lists (``{Slots}`` with a capital letter,
 for the start of a sentence). Everything is drawn from the conversation's own name, so every turn of a thread
 agrees with the others and a re-run writes the same words (see ``emberflow.randomness``). Scripts carry no
-link and no address: a warm-up mail has nothing to click.
+link, no address and no HTML, and know no attachments: a warm-up mail has nothing to click.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from emberflow.errors import ConfigurationError
 from emberflow.randomness import Name, state
@@ -26,7 +29,9 @@ BUILT_IN = Path(__file__).with_name("scripts")
 
 _NAMES = frozenset({"to_name", "from_name"})
 _SLOT = re.compile(r"\{([A-Za-z][a-z0-9_]*)\}")
-_LINK = re.compile(r"://|\bwww\.|@|<\s*[a-z!/]|\b\w+\.(?:com|net|org|io)\b", re.IGNORECASE)
+# Mail programs turn `shop.example` into a link by themselves, so a dot within a word counts as one.
+_LINK = re.compile(r"://|\bwww\.|@|\w\.[a-z]{2,}\b", re.IGNORECASE)
+_HTML = re.compile(r"<\s*[a-z!/]|&(?:#\d+|[a-z]+);", re.IGNORECASE)
 
 
 def _plain(text: str) -> str:
@@ -34,14 +39,23 @@ def _plain(text: str) -> str:
         raise ValueError(f"a brace that is no slot: {text!r}")
     if _LINK.search(text):
         raise ValueError(f"a link or an address: {text!r}")
+    if _HTML.search(text):
+        raise ValueError(f"HTML, where only plain text is sent: {text!r}")
     return text
+
+
+def _different(texts: tuple[str, ...]) -> tuple[str, ...]:
+    again = [text for text, number in Counter(texts).items() if number > 1]
+    if again:
+        raise ValueError(f"the same text more than once: {again[0]!r}")
+    return texts
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_plain)]
 Line = Annotated[Text, StringConstraints(max_length=120, pattern=r"^[^\r\n]+$")]
 Location = tuple[int | str, ...]
-Alternatives = Annotated[tuple[Text, ...], Field(min_length=1)]
-Lines = Annotated[tuple[Line, ...], Field(min_length=1)]
+Alternatives = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_different)]
+Lines = Annotated[tuple[Line, ...], Field(min_length=1), AfterValidator(_different)]
 
 
 class Script(BaseModel):
@@ -56,6 +70,24 @@ class Script(BaseModel):
     closings: Lines = ("Best,", "Thanks,", "Kind regards,", "See you,", "Cheers,")
     slots: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Lines] = {}
     turns: Annotated[tuple[Alternatives, ...], Field(min_length=2, max_length=5)]
+
+    @property
+    def variants(self) -> int:
+        """How many different conversations the script can make, not counting greetings."""
+        choices = (self.subjects, *self.slots.values(), *self.turns)
+        return math.prod(len(alternatives) for alternatives in choices)
+
+
+@dataclass(frozen=True)
+class ScriptProblem:
+    """One mistake in a script; ``line`` counts from 1."""
+
+    file: Path
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -105,35 +137,105 @@ def load_scripts(directory: Path = BUILT_IN) -> Scripts:
     """Read and check every ``*.yaml`` of ``directory``, once in the life of the process.
 
     Raises:
-        ConfigurationError: no script, or a script with a mistake; the text names file and line.
+        ConfigurationError: no script, or scripts with mistakes; the text lists every mistake with file and line.
     """
-    scripts = [_load(path) for path in sorted(directory.glob("*.yaml"))]
+    scripts, problems = check_scripts(directory)
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigurationError(f"no conversation script was loaded, {len(problems)} problem(s):\n{listed}")
     if not scripts:
         raise ConfigurationError(f"{directory} holds no conversation script (*.yaml)")
     return Scripts({script.id: script for script in scripts})
 
 
-def _load(path: Path) -> Script:
+def check_scripts(directory: Path) -> tuple[list[Script], list[ScriptProblem]]:
+    """Return the scripts of ``directory`` that are right, and every mistake of the others."""
+    scripts: list[Script] = []
+    problems = [ScriptProblem(path, 1, "is not read: call it *.yaml") for path in sorted(directory.glob("*.yml"))]
+    for path in sorted(directory.glob("*.yaml")):
+        script, found = _check(path)
+        problems += found
+        if script is not None and not found:
+            scripts.append(script)
+    return scripts, problems
+
+
+def _check(path: Path) -> tuple[Script | None, list[ScriptProblem]]:
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        try:
-            document = loader.get_single_node()
-            content = loader.construct_document(document) if document else None
-        finally:
-            loader.dispose()
-        script = Script.model_validate(content)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{path}, line {line}: {error.problem}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "script"
-        raise ConfigurationError(f"{path}, line {_line(document, first['loc'])}: {where}: {first['msg']}") from error
+        document, content, repeated = _parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    for location, problem in _problems(script, path.stem):
-        raise ConfigurationError(f"{path}, line {_line(document, location)}: {problem}")
-    return script
+        return None, [ScriptProblem(path, 1, f"cannot be read: {error}")]
+    except yaml.MarkedYAMLError as error:
+        return None, [ScriptProblem(path, error.problem_mark.line + 1 if error.problem_mark else 1, str(error.problem))]
+    except yaml.YAMLError as error:
+        return None, [ScriptProblem(path, 1, f"is not YAML: {error}")]
+    found = [ScriptProblem(path, line, f"{key}: is there more than once") for line, key in repeated]
+    try:
+        script = Script.model_validate(content)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        found += [
+            ScriptProblem(path, _line(document, detail["loc"]), f"{_spell(detail['loc'])}: {_reason(detail)}")
+            for detail in details
+            if not any(_is_within(other["loc"], detail["loc"]) for other in details)
+        ]
+        return None, sorted(found, key=lambda problem: problem.line)
+    found += [
+        ScriptProblem(path, _line(document, location), reason) for location, reason in _problems(script, path.stem)
+    ]
+    return script, sorted(found, key=lambda problem: problem.line)
+
+
+def _parse(text: str) -> tuple[yaml.Node | None, Any, list[tuple[int, str]]]:
+    loader = yaml.SafeLoader(text)
+    try:
+        document = loader.get_single_node()
+        repeated = list(_repeated_keys(document))  # before `<<` keys are merged in, which may repeat others
+        return document, loader.construct_document(document) if document else None, repeated
+    finally:
+        loader.dispose()
+
+
+def _repeated_keys(document: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """Yield the keys that the script or its slots have twice, of which YAML would silently keep the last one."""
+    if not isinstance(document, yaml.MappingNode):
+        return
+    for mapping in (document, *(value for _, value in document.value if isinstance(value, yaml.MappingNode))):
+        seen: set[str] = set()
+        for key, _ in mapping.value:
+            if str(key.value) in seen:
+                yield key.start_mark.line + 1, str(key.value)
+            seen.add(str(key.value))
+
+
+def _is_within(location: Location, outer: Location) -> bool:
+    """A list of which an element is wrong is also reported as too short: the element's mistake says enough."""
+    return len(location) > len(outer) and location[: len(outer)] == outer
+
+
+def _spell(location: Location) -> str:
+    """Return a location as an operator counts: turns and texts from 1."""
+    return ".".join(str(step + 1) if isinstance(step, int) else step for step in location) or "script"
+
+
+def _reason(detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            return f"is not a known key; known are {', '.join(Script.model_fields)}"
+        case "string_type":
+            return f"is not text but {detail['input']!r:.60}; put it in quotes"
+        case "tuple_type":
+            return "is not a list"
+        case "model_type" | "dict_type":
+            return "is not a mapping of keys to values"
+        case "too_short" | "too_long" if detail["loc"] == ("turns",):
+            return f"a conversation has 2 to 5 turns, not {len(detail['input'])}"
+        case "too_short" | "string_too_short":
+            return "is empty"
+        case _:
+            return detail["msg"].removeprefix("Value error, ")
 
 
 def _problems(script: Script, expected_id: str) -> Iterator[tuple[Location, str]]:
@@ -163,18 +265,20 @@ def _texts(script: Script) -> Iterator[tuple[Location, str]]:
 
 
 def _line(node: yaml.Node | None, location: Location) -> int:
-    """Return the line (from 1) of the value at ``location``, or of its nearest ancestor that is there."""
+    """Return the line (from 1) of the key or element at ``location``, or of its nearest ancestor that is there."""
     line = 1 if node is None else node.start_mark.line + 1
     for step in location:
         if isinstance(node, yaml.MappingNode):
-            node = next((value for key, value in node.value if key.value == step), None)
+            pairs = [(key, value) for key, value in node.value if key.value == step]
+            if not pairs:
+                break
+            key, node = pairs[-1]
+            line = key.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             node = node.value[step]
+            line = node.start_mark.line + 1
         else:
             break
-        if node is None:
-            break
-        line = node.start_mark.line + 1
     return line
 
 

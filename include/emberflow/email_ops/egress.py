@@ -8,6 +8,7 @@ sockets of the process. The hook sees Python's ``socket`` module only: a C libra
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import sys
@@ -20,6 +21,10 @@ Mode = Literal["sandbox", "live"]
 
 _GUARDED_EVENTS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
 _guard: list[frozenset[str]] = []
+
+
+class SourceAddressError(OSError):
+    """The egress address is not one of this machine's, or cannot reach the host: its configuration is wrong."""
 
 
 def require_mail_egress(mode: Mode, host: str) -> list[str]:
@@ -49,23 +54,31 @@ def require_mail_egress(mode: Mode, host: str) -> list[str]:
     return addresses
 
 
-def dial(mode: Mode, host: str, port: int, timeout: float) -> socket.socket:
+def dial(mode: Mode, host: str, port: int, timeout: float, source_address: str | None = None) -> socket.socket:
     """Open a TCP connection to a mail server; ``timeout`` (seconds) applies to each address and then stays.
+
+    With ``source_address`` the connection comes from that IP address of this machine, and only addresses of the
+    host in the same IP version are tried.
 
     Raises:
         EgressRefusedError: see :func:`require_mail_egress`.
+        SourceAddressError: nothing can be sent from ``source_address``.
         OSError: no address of the host answered; the error is that of the last one.
     """
+    addresses = require_mail_egress(mode, host)
+    if source_address is not None:
+        version = _version(source_address)
+        addresses = [address for address in addresses if _version(address) == version]
+        if not addresses:
+            raise SourceAddressError(f"{host} has no address that egress address {source_address} could reach")
     fault = OSError(f"{host} has no address")
-    for address in require_mail_egress(mode, host):
+    for address in addresses:
         try:
-            connection = socket.create_connection((address, port), timeout)
+            return _connect(address, port, timeout, source_address)
+        except SourceAddressError:
+            raise
         except OSError as error:
             fault = error
-            continue
-        # The final dot is written on its own; without this it would wait for the acknowledgement of the body.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
     raise fault
 
 
@@ -99,6 +112,37 @@ def _refuse_egress(event: str, arguments: tuple[Any, ...]) -> None:
         f"sandbox mode: {event} to {name} was stopped, only loopback is allowed. "
         "Hosts of the control plane can be named in EMBERFLOW_CONTROL_PLANE_HOSTS."
     )
+
+
+def _version(address: str) -> int:
+    try:
+        return ipaddress.ip_address(address).version
+    except ValueError:
+        raise SourceAddressError(f"{address!r} is not an IP address") from None
+
+
+def _connect(address: str, port: int, timeout: float, source_address: str | None) -> socket.socket:
+    connection = socket.socket(socket.AF_INET if _version(address) == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        if source_address is not None:
+            _bind(connection, source_address)
+        connection.connect((address, port))
+        # The final dot is written on its own; without this it would wait for the acknowledgement of the body.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _bind(connection: socket.socket, source_address: str) -> None:
+    try:
+        connection.bind((source_address, 0))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        raise SourceAddressError(f"egress address {source_address} is not one of this machine's: {error}") from error
 
 
 def _is_loopback(host: str) -> bool:

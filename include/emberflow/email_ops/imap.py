@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import imaplib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -18,16 +18,20 @@ from typing import Literal, NoReturn, Self
 
 from imap_tools.errors import ImapToolsError
 from imap_tools.utils import encode_folder
+from pydantic import SecretStr
 
+from emberflow.email_ops import oauth
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.imap_client import Box, Client
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import MESSAGE_ID
+from emberflow.email_ops.oauth import AccessTokenError
 from emberflow.email_ops.received import HEADER_BYTES, ReceivedMessage, parse, parse_date
 from emberflow.email_ops.tls import client_context
 from emberflow.errors import EmberflowError
 
 SpecialUse = Literal["\\Junk", "\\Sent"]
+HeaderName = Literal["Message-ID", "X-Emberflow-Token"]
 ImapStage = Literal["imap_connect", "imap_auth", "imap_select", "imap_command"]
 
 MESSAGE_BYTES = 1024 * 1024
@@ -44,6 +48,9 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 # RFC 5530: a NO to a login with one of these codes is not about the password.
 _NOT_ABOUT_THE_PASSWORD = re.compile(r"\[(UNAVAILABLE|INUSE|LIMIT|SERVERBUG|CONTACTADMIN)\]", re.IGNORECASE)
 _FETCH_START = re.compile(rb"\d+ \(")
+# What may stand in an IMAP quoted string as it is (RFC 9051 4.3): nothing else may become part of a command.
+_QUOTABLE = re.compile(r"[ !#-\[\]-~]{1,500}")
+_NOT_SELECTABLE = {"\\noselect", "\\nonexistent"}
 
 
 class ImapError(EmberflowError):
@@ -84,23 +91,20 @@ class ImapReader:
     ) -> None:
         self._access = access
         self._mode = mode
+        self._ca_files = ca_files
         self._context = client_context(access.imap_host, ca_files)
         self._timeout = timeout
+        self._access_token: SecretStr | None = None
 
     def __enter__(self) -> Self:
-        with self._faults("imap_connect"):
-            self._client = Client(
-                self._access,
-                self._mode,
-                self._context,
-                self._timeout,
-                literal_limit=MESSAGE_BYTES + HEADER_BYTES,
-            )
         try:
-            self._login()
-        except BaseException:
-            self._client.shutdown()
-            raise
+            self._connect()
+        except ImapError as error:
+            if error.stage != "imap_auth" or self._access_token is None:
+                raise
+            # The access token was withdrawn or expired before its time; a second one is asked for once.
+            oauth.forget(self._access, self._access_token)
+            self._connect()
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
@@ -155,19 +159,56 @@ class ImapReader:
         uids = [uid for uid in found if uid >= after.next_uid][:MESSAGES_PER_CALL]
         return list(self._read(folder, uids)), Cursor(uidvalidity, uids[-1] + 1 if uids else after.next_uid)
 
-    def find_by_message_id(self, message_id: str, folders: Sequence[str]) -> list[tuple[str, int]]:
-        """Return (folder, UID) of every message with this Message-ID, in the order of ``folders``.
+    def folders(self) -> list[str]:
+        """Return every folder that can hold messages, INBOX first."""
+        with self._faults("imap_command"):
+            listed = self._box.folder.list()
+        names = {str(folder.name) for folder in listed if not _NOT_SELECTABLE & {flag.lower() for flag in folder.flags}}
+        for name in names:
+            if not name.isprintable():
+                raise ImapError("imap_command", f"the folder {name!r} cannot be named in a command")
+        return sorted(names, key=lambda name: (name.upper() != "INBOX", name))
+
+    def find_by_message_id(self, message_ids: Collection[str], folder: str) -> dict[str, list[int]]:
+        """Return the UIDs of the messages of ``folder`` with these Message-IDs; selects ``folder``.
 
         Raises:
-            ValueError: not a Message-ID; nothing else may become part of a command.
+            ValueError: not a Message-ID.
         """
-        if not MESSAGE_ID.fullmatch(message_id):
-            raise ValueError(f"{message_id!r} is not a Message-ID of the form <...>")
-        found = []
-        for folder in folders:
-            self.select(folder)
-            found += [(folder, uid) for uid in self._search("HEADER", "Message-ID", f'"{message_id}"')]
-        return found
+        for message_id in message_ids:
+            if not MESSAGE_ID.fullmatch(message_id):
+                raise ValueError(f"{message_id!r} is not a Message-ID of the form <...>")
+        return self.find_by_header("Message-ID", message_ids, folder)
+
+    def find_by_header(self, header: HeaderName, values: Collection[str], folder: str) -> dict[str, list[int]]:
+        """Return, by value, the UIDs of the messages of ``folder`` whose ``header`` contains it; selects ``folder``.
+
+        Raises:
+            ValueError: a value cannot stand in a command as it is.
+        """
+        for value in values:
+            if not _QUOTABLE.fullmatch(value):
+                raise ValueError(f"{value!r} cannot be searched for")
+        self.select(folder)
+        found = {value: self._search("HEADER", header, f'"{value}"') for value in values}
+        return {value: uids for value, uids in found.items() if uids}
+
+    def raw_message(self, folder: str, uid: int) -> bytes | None:
+        """Return a message, cut at 1 MiB, without marking it as read; None if it is gone. Selects ``folder``."""
+        self.select(folder)
+        return self._raw(uid, f"BODY.PEEK[]<0.{MESSAGE_BYTES}>")
+
+    def reports(self, folder: str, since: date) -> Iterator[bytes]:
+        """Yield the newest 500 multipart/report messages (RFC 6522) since ``since`` (the server's calendar).
+
+        Each is cut at 1 MiB; nothing is marked as read. Selects ``folder``.
+        """
+        self.select(folder)
+        uids = self._search("SINCE", _day(since), "HEADER", "Content-Type", '"multipart/report"')
+        for uid in uids[-MESSAGES_PER_CALL:]:
+            raw = self._raw(uid, f"BODY.PEEK[]<0.{MESSAGE_BYTES}>")
+            if raw is not None:
+                yield raw
 
     def mark_seen(self, uids: Iterable[int]) -> None:
         """Mark messages of the selected folder as read."""
@@ -190,26 +231,60 @@ class ImapReader:
     def delete_before(self, folder: str, day: date) -> int:
         """Delete what arrived in ``folder`` before ``day`` (the server's calendar); return how many."""
         self.select(folder)
-        uids = self._search("BEFORE", f"{day.day}-{_MONTHS[day.month - 1]}-{day.year}")
+        uids = self._search("BEFORE", _day(day))
         for group in _groups(uids):
             self._remove(group)
         return len(uids)
 
+    def _connect(self) -> None:
+        with self._faults("imap_connect"):
+            self._client = Client(
+                self._access,
+                self._mode,
+                self._context,
+                self._timeout,
+                literal_limit=MESSAGE_BYTES + HEADER_BYTES,
+            )
+        try:
+            self._login()
+        except BaseException:
+            self._client.shutdown()
+            raise
+
     def _login(self) -> None:
+        self._box = Box(self._client)
+        if self._access.oauth is None:
+            self._login_by_password()
+        else:
+            self._login_by_token()
+        with self._faults("imap_connect"):
+            # imaplib asked before the login, when servers announce neither MOVE nor UIDPLUS.
+            _, data = self._client.capability()
+            self._client.capabilities = tuple(data[-1].decode("ascii", "replace").upper().split())
+
+    def _login_by_password(self) -> None:
         access = self._access
         password = access.password.get_secret_value()
         with self._faults("imap_auth"):
-            self._box = Box(self._client)
             if "AUTH=PLAIN" in self._client.capabilities:
                 self._box.login_utf8(access.username, password, initial_folder=None)
             elif (access.username + password).isascii() and (access.username + password).isprintable():
                 self._box.login(access.username, password, initial_folder=None)
             else:
                 raise ImapError("imap_auth", "the login is not plain ASCII and the server has no AUTH=PLAIN")
-        with self._faults("imap_connect"):
-            # imaplib asked before the login, when servers announce neither MOVE nor UIDPLUS.
-            _, data = self._client.capability()
-            self._client.capabilities = tuple(data[-1].decode("ascii", "replace").upper().split())
+
+    def _login_by_token(self) -> None:
+        self._access_token = None
+        if "AUTH=XOAUTH2" not in self._client.capabilities:
+            raise ImapError("imap_auth", "the server does not offer AUTH=XOAUTH2")
+        try:
+            self._access_token = token = oauth.access_token(self._access, self._mode, self._ca_files)
+        except AccessTokenError as error:
+            raise ImapError("imap_auth" if error.permanent else "imap_connect", str(error)) from None
+        initial = self._access.xoauth2(token)
+        with self._faults("imap_auth"):
+            # A second challenge says why the token is refused; the refusal itself follows an empty answer.
+            self._client.authenticate("XOAUTH2", lambda challenge: b"" if challenge else initial)
 
     def _search(self, *criteria: str) -> list[int]:
         data = self._uid("SEARCH", *criteria)
@@ -229,9 +304,15 @@ class ImapReader:
     def _read_one(self, folder: str, uid: int, size: int, arrived: datetime | None) -> ReceivedMessage | None:
         oversized = size > MESSAGE_BYTES
         part = f"BODY.PEEK[HEADER]<0.{HEADER_BYTES}>" if oversized else f"BODY.PEEK[]<0.{MESSAGE_BYTES}>"
+        raw = self._raw(uid, part)
+        if raw is None:
+            return None
+        return parse(raw, uid=uid, folder=folder, size=size, internal_date=arrived, oversized=oversized)
+
+    def _raw(self, uid: int, part: str) -> bytes | None:
         for head, literal in self._fetch(str(uid), f"(UID {part})"):
             if _item(rb"UID (\d+)", head) == str(uid) and b"BODY[" in head.upper():
-                return parse(literal, uid=uid, folder=folder, size=size, internal_date=arrived, oversized=oversized)
+                return literal
         return None  # expunged since the search
 
     def _fetch(self, uids: str, items: str) -> list[tuple[bytes, bytes]]:
@@ -265,14 +346,17 @@ class ImapReader:
 
     def _refused(self, stage: ImapStage, data: Sequence[object]) -> NoReturn:
         texts = [piece.decode("utf-8", "replace") for piece in data if isinstance(piece, bytes)]
-        raise ImapError(stage, self._access.public_text(" ".join(texts) or "refused without a reason"))
+        raise ImapError(stage, self._public(" ".join(texts) or "refused without a reason"))
+
+    def _public(self, text: str) -> str:
+        return self._access.public_text(text, self._access_token)
 
     @contextmanager
     def _faults(self, stage: ImapStage) -> Iterator[None]:
         try:
             yield
         except (OSError, imaplib.IMAP4.error, ImapToolsError, ValueError) as error:
-            text = self._access.public_text(f"{type(error).__name__}: {error}")
+            text = self._public(f"{type(error).__name__}: {error}")
             broken = isinstance(error, OSError | imaplib.IMAP4.abort) or _NOT_ABOUT_THE_PASSWORD.search(text)
             # Not chained: the original text may quote the login.
             raise ImapError("imap_connect" if stage == "imap_auth" and broken else stage, text) from None
@@ -282,6 +366,10 @@ def _folder(name: str) -> str:
     if not name or not name.isprintable():
         raise ValueError(f"{name!r} is not a folder name")
     return str(encode_folder(name), "ascii")
+
+
+def _day(day: date) -> str:
+    return f"{day.day}-{_MONTHS[day.month - 1]}-{day.year}"
 
 
 def _groups(uids: Iterable[int]) -> Iterator[str]:

@@ -15,17 +15,26 @@ answer becomes an :class:`Attempt`:
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import smtplib
+import socket
 import ssl
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from pydantic import SecretStr
+
+from emberflow.crash_points import reach
+from emberflow.email_ops import oauth
 from emberflow.email_ops.addresses import domain_of, require_unrepaired
-from emberflow.email_ops.egress import Mode, dial
+from emberflow.email_ops.egress import Mode, SourceAddressError, dial
 from emberflow.email_ops.mailbox import MailboxAccess
+from emberflow.email_ops.oauth import AccessTokenError
 from emberflow.email_ops.smtp_session import Session
 from emberflow.email_ops.tls import client_context
 from emberflow.errors import ConfigurationError
@@ -37,23 +46,41 @@ Scope = Literal["message", "mailbox", "host"]
 # Large providers close a connection after 20 to 100 messages, most after 50 (KumoMTA's shaping table).
 MESSAGES_PER_CONNECTION = 50
 
+LEASE_ENDED = "the lease ended before the message was complete"
+
 _ENHANCED_CODE = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
 _NOT_WIRE_FORM = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0|[^\r\n]{999}|[\x80-\xff]")
 # RFC 4954 6: authentication required or refused, whichever command the server chooses to say it at.
 _AUTH_CODES = frozenset({530, 534, 535, 538})
 
 
+def seconds_since_boot() -> float:
+    """Return a clock that also counts while the machine sleeps, where there is one (Linux's CLOCK_BOOTTIME)."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds to wait for the network at each step.
+    """Seconds to wait for the network in each phase of RFC 5321 4.5.3.2.
 
-    ``command`` may stay below the 300 s of RFC 5321 4.5.3.2, because giving up before the dot is a harmless
-    retry. ``end_of_data`` is that section's 10 minutes: giving up there makes an uncertain message.
+    ``greeting`` (banner) and ``command`` (EHLO, STARTTLS, AUTH, MAIL, RCPT, RSET, QUIT) stay below that section's
+    300 s, because giving up before DATA is a harmless retry and a lane must not wait for a dead host. From DATA on
+    they are that section's minima: ``data_start`` for the answer to DATA, ``data_block`` for a write of the content
+    or of the final dot, ``end_of_data`` for the answer to the dot, where giving up makes an uncertain message.
     """
 
     connect: float = 30.0
+    greeting: float = 60.0
     command: float = 60.0
+    data_start: float = 120.0
+    data_block: float = 180.0
     end_of_data: float = 600.0
+
+    @property
+    def longest_after_guard_s(self) -> float:
+        """The most that can pass between ``before_data`` and the answer to the final dot."""
+        return self.data_start + 2 * self.data_block + self.end_of_data
 
 
 @dataclass(frozen=True)
@@ -85,13 +112,18 @@ class SmtpConnection:
         mode: Mode,
         ca_files: Mapping[str, Path],
         timeouts: Timeouts = Timeouts(),
+        *,
+        elapsed: Callable[[], float] = seconds_since_boot,
     ) -> None:
         self._access = access
         self._mode = mode
+        self._ca_files = ca_files
         self._context = client_context(access.smtp_host, ca_files)
         self._timeouts = timeouts
+        self._elapsed = elapsed
         self._session: Session | None = None
         self._delivered = 0
+        self._access_token: SecretStr | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -103,14 +135,10 @@ class SmtpConnection:
         """Connect, verify TLS and log in, unless that is done; return None when ready, else what failed."""
         if self._session is not None:
             return None
-        self._delivered = 0
-        try:
-            failed = self._connect() or self._secure() or self._authenticate()
-        except BaseException:
-            self._drop()
-            raise
-        if failed is not None:
-            self._drop()
+        failed = self._log_in()
+        if failed is not None and self._refuses_access_token(failed):
+            # Withdrawn or expired before its time: a new one costs a login, not a message.
+            failed = self._log_in()
         return failed
 
     def deliver(
@@ -119,12 +147,15 @@ class SmtpConnection:
         from_address: str,
         to_address: str,
         *,
-        before_data: Callable[[], None],
+        before_data: Callable[[], float],
     ) -> Attempt:
         """Send one message to one recipient.
 
         ``before_data`` is called once MAIL and RCPT are accepted, immediately before the DATA command; it is
         the caller's last chance to say no. If it raises, the transaction is reset and the exception goes on.
+        It returns for how many seconds, counted from just before the call, the caller still owns the message.
+        Later than that neither DATA nor the final dot is written, so a process that was stopped meanwhile
+        (SIGSTOP, a sleeping machine) cannot complete a message that somebody else has taken over.
 
         Raises:
             ValueError: the message is not CRLF-terminated 7-bit lines of at most 998 bytes.
@@ -136,18 +167,21 @@ class SmtpConnection:
             self.close()
         reused = self._session is not None
         failed = self.open() or self._envelope(len(body), sender, recipient)
-        if failed and reused and self._session is None and failed.stage == "mail":
-            # An idle server hangs up between two messages (421 4.4.2, or just a closed socket).
+        if failed and reused and failed.stage == "mail" and self._is_over(failed):
+            self.close()
             failed = self.open() or self._envelope(len(body), sender, recipient)
         if failed:
             return failed
         try:
-            before_data()
+            reach("before_guard")
+            asked_at = self._elapsed()
+            owned_until = asked_at + before_data()
         except BaseException:
             self._reset()
             raise
         try:
-            return self._transmit(body)
+            reach("after_guard")
+            return self._transmit(body, owned_until)
         except BaseException:
             self._drop()
             raise
@@ -162,10 +196,42 @@ class SmtpConnection:
             self._session.close()
         self._session = None
 
+    def abort(self) -> None:
+        """Cut the connection from another thread: whoever waits for an answer stops waiting, without one."""
+        session = self._session
+        if session is not None and session.sock is not None:
+            with contextlib.suppress(OSError):
+                session.sock.shutdown(socket.SHUT_RDWR)
+
+    def _log_in(self) -> Attempt | None:
+        self._delivered = 0
+        try:
+            failed = self._connect() or self._secure() or self._authenticate()
+        except BaseException:
+            self._drop()
+            raise
+        if failed is not None:
+            self._drop()
+        return failed
+
+    def _is_over(self, failed: Attempt) -> bool:
+        """An idle server ends a session between two messages: 421 4.4.2, a closed socket, or a login that lapsed."""
+        return self._session is None or failed.reply_code in _AUTH_CODES
+
+    def _refuses_access_token(self, failed: Attempt) -> bool:
+        if self._access_token is None or failed.stage != "auth" or failed.outcome != "permanent":
+            return False
+        oauth.forget(self._access, self._access_token)
+        return True
+
     def _connect(self) -> Attempt | None:
         access = self._access
         try:
-            connection = dial(self._mode, access.smtp_host, access.smtp_port, self._timeouts.connect)
+            connection = dial(
+                self._mode, access.smtp_host, access.smtp_port, self._timeouts.connect, access.source_address
+            )
+        except SourceAddressError as error:
+            return self._misconfigured("dial", str(error))
         except OSError as error:
             return self._lost("dial", error)
         if access.smtp_tls == "implicit":
@@ -174,9 +240,11 @@ class SmtpConnection:
             except OSError as error:
                 connection.close()
                 return self._lost("tls", error)
-        connection.settimeout(self._timeouts.command)
-        self._session = Session(connection, access.smtp_host, domain_of(access.address))
-        return self._expect("dial", 220, self._session.getreply) or self._greet()
+        self._session = session = Session(connection, access.smtp_host, domain_of(access.address))
+        session.wait_at_most(self._timeouts.greeting)
+        failed = self._expect("dial", 220, session.getreply)
+        session.wait_at_most(self._timeouts.command)
+        return failed or self._greet()
 
     def _greet(self) -> Attempt | None:
         return self._expect("ehlo", 250, self._live.ehlo)
@@ -189,10 +257,13 @@ class SmtpConnection:
         return self._expect("tls", 220, lambda: self._live.starttls(context=self._context)) or self._greet()
 
     def _authenticate(self) -> Attempt | None:
+        """Log in by the mailbox's own method; a server that does not offer it gets no other credential."""
+        offered = self._live.esmtp_features.get("auth", "").upper().split()
+        if self._access.oauth is not None:
+            return self._authenticate_by_token(offered)
         username, password = self._access.username, self._access.password.get_secret_value()
         if "\0" in username + password:
             raise ConfigurationError(f"the login of {self._access.address} holds a NUL character")
-        offered = self._live.esmtp_features.get("auth", "").upper().split()
         if "PLAIN" in offered:
             plain = _base64(f"\0{username}\0{password}")
             return self._expect("auth", 235, lambda: self._live.docmd("AUTH", f"PLAIN {plain}"))
@@ -204,27 +275,73 @@ class SmtpConnection:
             )
         return self._misconfigured("auth", "the server offers neither AUTH PLAIN nor AUTH LOGIN")
 
-    def _envelope(self, size: int, sender: str, recipient: str) -> Attempt | None:
-        size_option = f" SIZE={size}" if self._live.has_extn("size") else ""
-        return self._expect(
-            "mail", 250, lambda: self._live.docmd("MAIL", f"FROM:<{sender}>{size_option}")
-        ) or self._expect("rcpt", 250, lambda: self._live.docmd("RCPT", f"TO:<{recipient}>"))
-
-    def _transmit(self, body: bytes) -> Attempt:
-        failed = self._expect("data", 354, lambda: self._live.docmd("DATA"))
-        if failed:
-            return failed
-        session = self._live
-        session.wait_at_most(self._timeouts.end_of_data)
+    def _authenticate_by_token(self, offered: Collection[str]) -> Attempt | None:
+        self._access_token = None
+        if "XOAUTH2" not in offered:
+            return self._misconfigured("auth", "the server does not offer AUTH XOAUTH2")
         try:
+            self._access_token = token = oauth.access_token(self._access, self._mode, self._ca_files)
+        except AccessTokenError as error:
+            return self._attempt("permanent" if error.permanent else "transient", "auth", "mailbox", None, str(error))
+        initial = base64.b64encode(self._access.xoauth2(token)).decode()
+
+        def authenticate() -> tuple[int, bytes]:
+            code, text = self._live.docmd("AUTH", f"XOAUTH2 {initial}")
+            if code == 334:
+                # It holds why the token is refused; the refusal itself follows an empty answer.
+                oauth.forget(self._access, token)
+                code, text = self._live.docmd("")
+            return code, text
+
+        return self._expect("auth", 235, authenticate)
+
+    def _envelope(self, size: int, sender: str, recipient: str) -> Attempt | None:
+        session = self._live
+        mail = f"MAIL FROM:<{sender}>" + (f" SIZE={size}" if session.has_extn("size") else "")
+        rcpt = f"RCPT TO:<{recipient}>"
+        if not session.has_extn("pipelining"):
+            return self._expect("mail", 250, lambda: session.docmd(mail)) or self._expect(
+                "rcpt", 250, lambda: session.docmd(rcpt)
+            )
+
+        def mail_with_rcpt() -> tuple[int, bytes]:
+            session.send(f"{mail}\r\n{rcpt}\r\n")
+            code, text = session.getreply()
+            if 400 <= code < 600 and code != 421:
+                # RCPT is answered all the same (RFC 2920 3.1); what is said of it means nothing without MAIL.
+                with suppress(OSError):
+                    session.getreply()
+            return code, text
+
+        return self._expect("mail", 250, mail_with_rcpt) or self._expect("rcpt", 250, session.getreply)
+
+    def _transmit(self, body: bytes, owned_until: float) -> Attempt:
+        if self._elapsed() >= owned_until:
+            return self._lapsed()
+        session = self._live
+        session.wait_at_most(self._timeouts.data_start)
+        failed = self._expect("data", 354, lambda: session.docmd("DATA"))
+        if failed:
+            session.wait_at_most(self._timeouts.command)
+            return failed
+        reach("after_data")
+        session.wait_at_most(self._timeouts.data_block)
+        try:
+            session.require_silence()
             session.send(body)
         except OSError as error:
             return self._lost("data", error)
+        reach("before_dot")
+        if self._elapsed() >= owned_until:
+            return self._lapsed()
         try:
             session.send(b".\r\n")
+            reach("after_dot")
+            session.wait_at_most(self._timeouts.end_of_data)
             code, text = session.getreply()
         except OSError as error:
             return self._lost("eod", error, "uncertain")
+        reach("after_reply")
         session.wait_at_most(self._timeouts.command)
         if not 200 <= code < 300:
             return self._answered("eod", code, text)
@@ -270,11 +387,16 @@ class SmtpConnection:
             outcome = "permanent"
         return self._attempt(outcome, stage, "host", None, f"{type(error).__name__}: {error}")
 
+    def _lapsed(self) -> Attempt:
+        """Hang up: without its final dot the server has no message (RFC 5321 4.1.1.4)."""
+        self._drop()
+        return self._attempt("transient", "data", "message", None, LEASE_ENDED)
+
     def _misconfigured(self, stage: Stage, text: str) -> Attempt:
         return self._attempt("permanent", stage, "host", None, text)
 
     def _attempt(self, outcome: Outcome, stage: Stage, scope: Scope, code: int | None, text: bytes | str) -> Attempt:
-        shown = self._access.public_text(text)
+        shown = self._access.public_text(text, self._access_token)
         enhanced = _ENHANCED_CODE.match(shown)
         return Attempt(outcome, stage, scope, code, enhanced.group(1) if enhanced else None, shown)
 

@@ -1,8 +1,9 @@
 """smtplib on a connection that is already open, with replies read strictly and within bounds.
 
 smtplib itself takes a line that was cut in the middle for a reply, turns an overlong line into a 500 (which
-after the final dot would read as "not sent"), and collects continuation lines without end. Here whatever is
-not a complete reply (RFC 5321 4.2) closes the connection and raises SMTPServerDisconnected.
+after the final dot would read as "not sent"), collects continuation lines without end, and lets a server that
+says one byte a minute keep it waiting for hours. Here whatever is not a complete reply (RFC 5321 4.2) in time
+closes the connection and raises SMTPServerDisconnected.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import re
 import smtplib
 import socket
+import ssl
+import time
 
 _REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _REPLY_LINE_BYTES = 4096
@@ -17,21 +20,57 @@ _REPLY_LINES = 200
 
 
 class Session(smtplib.SMTP):
-    """An SMTP session over ``connection``, which may be TLS already; ``host`` is what STARTTLS verifies."""
+    """An SMTP session over ``connection``, which may be TLS already; ``host`` is what STARTTLS verifies.
+
+    A write, and the whole of a reply, may each take as long as the last :meth:`wait_at_most` said.
+    """
 
     def __init__(self, connection: socket.socket, host: str, local_hostname: str) -> None:
         super().__init__(local_hostname=local_hostname)
         self._host = host
-        self.sock = connection
+        self._patience = 0.0
+        self._received = bytearray()
+        self.sock: socket.socket | None = connection
 
     def wait_at_most(self, seconds: float) -> None:
-        if self.sock is not None:
-            self.sock.settimeout(seconds)
+        self._patience = seconds
+
+    def require_silence(self) -> None:
+        """Hang up if the server has said more than it was asked: the next reply would be another command's.
+
+        Raises:
+            SMTPServerDisconnected: it has.
+        """
+        if self._received:
+            raise self._broken(f"the server spoke out of turn: {bytes(self._received[:80])!r}")
+
+    def starttls(self, *, context: ssl.SSLContext) -> tuple[int, bytes]:  # type: ignore[override]
+        """Go on under TLS if the server agrees; what it said before counts for nothing (RFC 3207 4.2)."""
+        code, text = self.docmd("STARTTLS")
+        if code == 220 and self.sock is not None:
+            # Replies that were put in front of the handshake would be read as if they had come under TLS.
+            self.require_silence()
+            self.sock.settimeout(self._patience)
+            self.sock = context.wrap_socket(self.sock, server_hostname=self._host)
+            self.ehlo_resp = None
+            self.esmtp_features = {}
+            self.does_esmtp = False
+        return code, text
+
+    def send(self, s: bytes | str) -> None:  # type: ignore[override]
+        if self.sock is None:
+            raise self._broken("not connected")
+        self.sock.settimeout(self._patience)
+        try:
+            self.sock.sendall(s.encode("ascii") if isinstance(s, str) else s)
+        except OSError as error:
+            raise self._broken(f"connection lost: {error}") from error
 
     def getreply(self) -> tuple[int, bytes]:
+        give_up_at = time.monotonic() + self._patience
         lines: list[bytes] = []
         for _ in range(_REPLY_LINES):
-            line = self._read_line()
+            line = self._read_line(give_up_at)
             reply = _REPLY_LINE.fullmatch(line)
             if reply is None:
                 raise self._broken(f"not an SMTP reply: {line[:80]!r}")
@@ -41,18 +80,29 @@ class Session(smtplib.SMTP):
                 return int(code), b"\n".join(lines)
         raise self._broken(f"a reply of more than {_REPLY_LINES} lines")
 
-    def _read_line(self) -> bytes:
-        if self.file is None:
-            if self.sock is None:
-                raise self._broken("not connected")
-            self.file = self.sock.makefile("rb")
+    def _read_line(self, give_up_at: float) -> bytes:
+        while (end := self._received.find(b"\n")) < 0:
+            if len(self._received) > _REPLY_LINE_BYTES:
+                raise self._broken(f"an endless line: {bytes(self._received[:80])!r}")
+            self._received += self._receive(give_up_at)
+        line = bytes(self._received[:end]).rstrip(b"\r")
+        del self._received[: end + 1]
+        return line
+
+    def _receive(self, give_up_at: float) -> bytes:
+        remaining = give_up_at - time.monotonic()
+        if self.sock is None:
+            raise self._broken("not connected")
+        if remaining <= 0:
+            raise self._broken("connection lost: timed out")
+        self.sock.settimeout(remaining)
         try:
-            line = self.file.readline(_REPLY_LINE_BYTES)
+            piece = self.sock.recv(_REPLY_LINE_BYTES)
         except OSError as error:
             raise self._broken(f"connection lost: {error}") from error
-        if not line.endswith(b"\n"):
-            raise self._broken(f"connection closed or reply cut after {line[:80]!r}")
-        return line.rstrip(b"\r\n")
+        if not piece:
+            raise self._broken(f"connection closed or reply cut after {bytes(self._received[:80])!r}")
+        return piece
 
     def _broken(self, reason: str) -> smtplib.SMTPServerDisconnected:
         self.close()

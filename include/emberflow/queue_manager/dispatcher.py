@@ -1,46 +1,64 @@
 """Dispatch: hold due slots to their second and send each of them once.
 
-A *lane* is a fixed share of the sending mailboxes (mailbox id modulo the number of lanes), so one mailbox is
-always sent from by one worker, whose connection it keeps. A run takes a lane's advisory lock, claims what is
-due, sends it slot by slot, and ends after ``window_s``. It never sleeps while it holds a claim.
+A *lane* is a fixed share of the sending mailboxes (mailbox id modulo the number of lanes). A run takes the lane's
+advisory lock, so that a mailbox is sent from by one process of all hosts at a time, claims what is due, and leads
+several SMTP dialogues at once, each mailbox's own mails one after the other over one connection.
 
-A mail is sent between two transactions: ``store.submit`` immediately before DATA, and ``_record`` after the
-server's answer. If this process dies in between, the slot's lease lapses in state ``submitting`` and it becomes
-``uncertain``: it is never sent again blindly.
+A mail is sent between two transactions: ``submission.submit`` immediately before DATA, and ``_record`` after the
+server's answer. Dialogues that reach one of them at the same moment share its commit. If this process dies in between,
+the slot's lease lapses in state ``submitting`` and it becomes ``uncertain``: it is never sent again blindly.
+
+On SIGTERM a run stops within a few seconds: what was not submitted goes back to the queue, and what was is waited for
+as long as Airflow waits before it kills.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import FrameType
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
 from emberflow.clock import Clock
+from emberflow.crash_points import reach
 from emberflow.database.secrets import SecretBox
-from emberflow.email_ops.addresses import AddressError
+from emberflow.email_ops.addresses import AddressError, domain_of
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.message import OutgoingMessage, UnsafeMessageError, build
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.tokens import sign
 from emberflow.errors import EgressRefusedError
-from emberflow.queue_manager import ledger, store
+from emberflow.queue_manager import breakers, consequences, ledger, reply_codes, store, submission
+from emberflow.queue_manager.group_commit import GroupCommit
+from emberflow.queue_manager.guard import Refusal, Route
 from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
-from emberflow.queue_manager.policies import Policy, in_force
-from emberflow.queue_manager.store import Refusal, Slot
+from emberflow.queue_manager.policies import in_force
+from emberflow.queue_manager.reply_codes import Verdict
+from emberflow.queue_manager.slots import Slot
+from emberflow.queue_manager.store import End
+from emberflow.queue_manager.submission import breaker_keys
 from emberflow.queue_manager.switches import enter_mail_mode
+from emberflow.randomness import state, uniforms
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
-# Small, because the slots of a batch wait on each other under one lease.
-_BATCH = 10
+_CLAIMED_PER_THREAD = 4  # enough that no thread waits for the next claim, few enough to renew and to give back
 _LONGEST_NAP_S = 2.0
+_STOP_GRACE_S = 4.0  # Airflow's supervisor sends SIGKILL five seconds after SIGTERM
+_RECORD_PATIENCE_S = 60.0
 _LOCK_SPACE = 0x656D62  # first argument of the two-part advisory lock: lanes of this product
 
 
@@ -56,12 +74,13 @@ class LaneReport:
 def due_lanes(engine: Engine, *, clock: Clock) -> list[int]:
     """Tidy the queue and return the lanes that have something to send within one run."""
     with engine.begin() as connection:
-        policy = in_force(connection).policy.dispatch
+        policy = in_force(connection).policy
         now = clock.now()
-        tidied = store.tidy(connection, now=now, overdue_s=policy.overdue_s)
-        if any(tidied.values()):
+        tidied = store.tidy(connection, now=now, policy=policy.queue)
+        ledger.record_parked(connection, tidied.parked, now)
+        if tidied.is_anything:
             log.warning("tidied the queue: %s", tidied)
-        return store.lanes_due(connection, policy.lanes, now + timedelta(seconds=policy.window_s))
+        return store.lanes_due(connection, policy.dispatch.lanes, now + timedelta(seconds=policy.dispatch.window_s))
 
 
 def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings) -> LaneReport:
@@ -73,14 +92,12 @@ def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings
     report = LaneReport(lane)
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
-        policy = in_force(connection).policy
-    with _alone(engine, lane) as alone, _Worker(engine, policy, mode, clock, settings, report) as worker:
-        if not alone:
+    with _alone(engine, lane) as is_alone:
+        if is_alone:
+            with _stop_signal() as stop:
+                _Run(engine, lane, mode, clock, settings, report).work(stop)
+        else:
             report.was_busy = True
-            return report
-        ends_at = clock.now() + timedelta(seconds=policy.dispatch.window_s)
-        while worker.work(lane, ends_at):
-            pass
     return report
 
 
@@ -90,103 +107,223 @@ class _RefusedError(Exception):
         self.refusal = refusal
 
 
-class _Worker:
-    """One run over one lane, with its open connections."""
+@dataclass(frozen=True)
+class _Result:
+    """What a dialogue has to tell about its slot; ``submitted_at`` is None if it was never submitted."""
+
+    slot: Slot
+    route: Route | None = None
+    attempt: Attempt | None = None
+    refusal: Refusal | None = None
+    submitted_at: datetime | None = None
+    subject: str = ""
+    unbuilt: str | None = None
+
+
+class _Run:
+    """One run over one lane."""
 
     def __init__(
-        self, engine: Engine, policy: Policy, mode: Mode, clock: Clock, settings: Settings, report: LaneReport
+        self, engine: Engine, lane: int, mode: Mode, clock: Clock, settings: Settings, report: LaneReport
     ) -> None:
         self._engine = engine
-        self._policy = policy
+        self._lane = lane
         self._mode: Mode = mode
         self._clock = clock
         self._settings = settings
         self._report = report
+        with engine.begin() as connection:
+            self._policy = in_force(connection).policy
+        dispatch = self._policy.dispatch
         self._box = SecretBox(settings.secret_keys)
         self._scripts = load_scripts(settings.scripts_dir or BUILT_IN)
+        self._capacity = dispatch.threads * _CLAIMED_PER_THREAD
+        # Everything below is shared by the threads of this run and guarded by _changed.
+        self._changed = threading.Condition()
+        self._waiting: dict[int, deque[Slot]] = {}  # claimed slots by mailbox; a key is a mailbox that is being served
+        self._held: dict[int, Slot] = {}  # claimed and not submitted: their leases are renewed
+        self._in_flight = 0
+        self._is_stopping = False
+        self._failures: list[BaseException] = []
+        self._boxes: dict[int, Mailbox] = {}
         self._connections: dict[int, SmtpConnection] = {}
-        self._open = ExitStack()
 
-    def __enter__(self) -> _Worker:
-        return self
+    def work(self, stop: threading.Event) -> None:
+        """Claim and send until the run is over, ``stop`` is set, or something fails that no slot is to blame for."""
+        dispatch = self._policy.dispatch
+        name = f"lane-{self._lane}"
+        with (
+            GroupCommit(self._engine, f"{name}-records", self._record, patience_s=_RECORD_PATIENCE_S) as self._records,
+            GroupCommit(self._engine, f"{name}-guard", self._submit) as self._guard,
+            ThreadPoolExecutor(dispatch.threads, thread_name_prefix=name) as self._pool,
+            _ticking(dispatch.lease_s / 3, self._renew),
+        ):
+            try:
+                self._claim_until(self._clock.now() + timedelta(seconds=dispatch.window_s), stop)
+            finally:
+                self._finish(stop)
+        for failure in self._failures:
+            raise failure
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    # The thread of the run
 
-    def work(self, lane: int, ends_at: datetime) -> bool:
-        """Send the next batch, or sleep until something is due; return False when the run is over."""
-        now = self._clock.now()
+    def _claim_until(self, ends_at: datetime, stop: threading.Event) -> None:
+        while not stop.is_set() and not self._failures:
+            now = self._clock.now()
+            with self._changed:
+                free = self._capacity - self._in_flight
+            claimed = self._claim(min(now, ends_at), free) if free >= self._capacity // 2 else 0
+            if claimed:
+                continue
+            with self._changed:
+                if self._in_flight:
+                    self._changed.wait(0.25)
+                    continue
+            with self._engine.begin() as connection:
+                due = store.next_due(connection, self._lane, self._policy.dispatch.lanes)
+            if due is None or due > ends_at or now >= ends_at:
+                return
+            # What is due and was not claimed is held by the kill switch: look again after a nap, never at once.
+            wait_s = (due - now).total_seconds()
+            self._clock.sleep(min(wait_s, _LONGEST_NAP_S) if wait_s > 0 else _LONGEST_NAP_S)
+
+    def _claim(self, until: datetime, limit: int) -> int:
+        dispatch = self._policy.dispatch
         with self._engine.begin() as connection:
             slots = store.claim(
                 connection,
-                lane=lane,
-                lanes=self._policy.dispatch.lanes,
-                now=min(now, ends_at),
-                limit=_BATCH,
-                lease_s=self._policy.dispatch.lease_s,
+                lane=self._lane,
+                lanes=dispatch.lanes,
+                now=until,
+                limit=limit,
+                lease_s=dispatch.lease_s,
+                policy=self._policy.queue,
             )
-            due = store.next_due(connection, lane, self._policy.dispatch.lanes)
-        if slots:
-            self._send_batch(slots)
-            return True
-        if due is None or due > ends_at or now >= ends_at:
-            return False
-        wait_s = (due - now).total_seconds()
-        # What is due and was not claimed is held by the kill switch: look again after a nap, never at once.
-        self._clock.sleep(min(wait_s, _LONGEST_NAP_S) if wait_s > 0 else _LONGEST_NAP_S)
-        return True
+            if not slots:
+                return 0
+            ids = {slot.from_mailbox_id for slot in slots} | {
+                slot.to_mailbox_id for slot in slots if slot.to_mailbox_id is not None
+            }
+            opened = open_mailboxes(connection, self._box, ids - self._boxes.keys())
+            self._boxes |= opened.boxes
+            usable = [slot for slot in slots if self._boxes.keys() >= _mailboxes_of(slot)]
+            routes = {slot.id: self._route(slot) for slot in usable}
+            keys = {slot.id: breaker_keys(slot, routes[slot.id]) for slot in usable}
+            blocked = breakers.admit(connection, keys, self._clock.now(), self._policy.breakers)
+        reach("after_claim")
+        self._close_idle_connections({slot.from_mailbox_id for slot in usable})
+        for slot in slots:
+            if slot.id not in routes:
+                log.error("slot %s is held: %s", slot.id, "; ".join(opened.unreadable.values()) or "no mailbox")
+                self._tell(_Result(slot, refusal=self._later("secret_unreadable")))
+            elif slot.id in blocked:
+                block = blocked[slot.id]
+                self._tell(_Result(slot, refusal=Refusal(block.reason, block.retry_at)))
+            else:
+                self._enqueue(slot)
+        return len(slots)
 
-    def _send_batch(self, slots: list[Slot]) -> None:
-        waiting = list(slots)
-        try:
-            with self._engine.begin() as connection:
-                ids = {mailbox for slot in slots for mailbox in (slot.from_mailbox_id, slot.to_mailbox_id)}
-                opened = open_mailboxes(connection, self._box, ids)
-            while waiting:
-                slot = waiting.pop(0)
-                if slot.from_mailbox_id in opened.boxes and slot.to_mailbox_id in opened.boxes:
-                    self._send(slot, opened.boxes)
-                else:
-                    log.error("slot %s is held: %s", slot.id, "; ".join(opened.unreadable.values()))
-                    self._hold(slot, "secret_unreadable")
-        finally:
-            # Whatever stopped the run, a slot that was not tried must not wait for its lease to lapse.
-            if waiting:
-                with self._engine.begin() as connection:
-                    for slot in waiting:
-                        store.give_back(connection, slot, reason="run stopped", retry_at=slot.target_time)
+    def _enqueue(self, slot: Slot) -> None:
+        with self._changed:
+            self._in_flight += 1
+            self._held[slot.id] = slot
+            if slot.from_mailbox_id in self._waiting:
+                self._waiting[slot.from_mailbox_id].append(slot)
+                return
+            self._waiting[slot.from_mailbox_id] = deque([slot])
+        self._pool.submit(self._serve, slot.from_mailbox_id)
 
-    def _send(self, slot: Slot, boxes: Mapping[int, Mailbox]) -> None:
-        sender, recipient = boxes[slot.from_mailbox_id], boxes[slot.to_mailbox_id]
+    def _renew(self) -> None:
+        with self._changed:
+            held = list(self._held.values())
+        with self._engine.begin() as connection:
+            store.renew(connection, held, self._policy.dispatch.lease_s)
+
+    def _finish(self, stop: threading.Event) -> None:
+        """Give back what was not begun, and wait for the dialogues that are under way."""
+        with self._changed:
+            self._is_stopping = True
+            unbegun = [slot for queue in self._waiting.values() for slot in queue]
+            for queue in self._waiting.values():
+                queue.clear()
+            self._in_flight -= len(unbegun)
+        for slot in unbegun:
+            self._tell(_Result(slot, refusal=Refusal("run stopped", slot.target_time)))
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_flight, _STOP_GRACE_S if stop.is_set() else None)
+            is_left = bool(self._in_flight)
+        for connection in self._connections.values():
+            # A dialogue that is still waiting for its answer loses the connection, and its slot is uncertain.
+            connection.abort() if is_left else connection.close()
+        self._pool.shutdown()
+
+    def _close_idle_connections(self, wanted: set[int]) -> None:
+        """Keep a connection while its mailbox has work; servers hang up on idle ones anyway."""
+        with self._changed:
+            idle = [box for box in self._connections if box not in self._waiting and box not in wanted]
+            closing = [self._connections.pop(box) for box in idle]
+        for connection in closing:
+            connection.close()
+
+    # The threads of the dialogues
+
+    def _serve(self, mailbox_id: int) -> None:
+        while True:
+            with self._changed:
+                queue = self._waiting[mailbox_id]
+                if not queue or self._failures:
+                    if not queue:
+                        del self._waiting[mailbox_id]
+                    return
+                slot = queue.popleft()
+            try:
+                # Recorded before the next mail of the same mailbox: a crash leaves one of them in doubt, not two.
+                self._tell(self._send(slot)).result()
+            except BaseException as failure:
+                with self._changed:
+                    self._failures.append(failure)
+            finally:
+                with self._changed:
+                    self._in_flight -= 1
+                    self._held.pop(slot.id, None)
+                    self._changed.notify_all()
+
+    def _send(self, slot: Slot) -> _Result:
+        sender = self._boxes[slot.from_mailbox_id]
+        recipient = slot.to_address or self._boxes[_known(slot.to_mailbox_id)].access.address
+        route = self._route(slot)
         try:
             subject, message = self._message(slot, sender, recipient)
         except (UnsafeMessageError, AddressError, KeyError, ValueError) as error:
-            self._give_up_unbuilt(slot, error)
-            return
+            reason = f"message cannot be built: {type(error).__name__}: {error}"[:200]
+            return _Result(slot, route, unbuilt=reason)
         submitted_at: list[datetime] = []
 
-        def before_data() -> None:
-            now = self._clock.now()
-            with self._engine.begin() as connection:
-                refusal = store.submit(connection, slot, now=now, policy=self._policy)
-                if refusal is not None:
-                    raise _RefusedError(refusal)
-            submitted_at.append(now)
+        def before_data() -> float:
+            if self._is_stopping:
+                raise _RefusedError(Refusal("run stopped", slot.target_time))
+            refusal, moment = self._guard.ask(slot).result()
+            if refusal is not None:
+                raise _RefusedError(refusal)
+            submitted_at.append(moment)
+            with self._changed:
+                self._held.pop(slot.id, None)
+            return self._policy.dispatch.write_within_s
 
         try:
             attempt = self._connection(sender).deliver(
-                message, sender.access.address, recipient.access.address, before_data=before_data
+                message, sender.access.address, recipient, before_data=before_data
             )
         except _RefusedError as refused:
-            self._refuse(slot, refused.refusal)
-            return
+            return _Result(slot, route, refusal=refused.refusal)
         except EgressRefusedError as error:
             log.warning("slot %s is held: %s", slot.id, error)
-            self._hold(slot, "egress_refused")
-            return
-        self._record(slot, attempt, submitted_at[0] if submitted_at else None, subject)
+            return _Result(slot, route, refusal=self._later("egress_refused"))
+        return _Result(slot, route, attempt, submitted_at=submitted_at[0] if submitted_at else None, subject=subject)
 
-    def _message(self, slot: Slot, sender: Mailbox, recipient: Mailbox) -> tuple[str, bytes]:
+    def _message(self, slot: Slot, sender: Mailbox, recipient: str) -> tuple[str, bytes]:
+        if slot.bot_id is None or slot.to_mailbox_id is None:
+            raise ValueError("cold mail has no builder in this version")
         payload = slot.payload
         subject, body = self._scripts.render(
             payload["script"],
@@ -194,13 +331,13 @@ class _Worker:
             seed=self._settings.seed,
             key=(payload["thread"],),
             from_name=sender.display_name,
-            to_name=recipient.display_name,
+            to_name=self._boxes[slot.to_mailbox_id].display_name,
         )
         message = OutgoingMessage(
             message_id=slot.message_id,
             from_address=sender.access.address,
             from_name=sender.display_name,
-            to_address=recipient.access.address,
+            to_address=recipient,
             subject=subject,
             body=body,
             date=slot.target_time,
@@ -211,87 +348,185 @@ class _Worker:
         )
         return subject, build(message)
 
-    def _give_up_unbuilt(self, slot: Slot, error: Exception) -> None:
-        """End a slot whose message cannot exist (a bad name, a script that is gone): no retry can help it."""
-        reason = f"message cannot be built: {type(error).__name__}: {error}"[:200]
-        with self._engine.begin() as connection:
-            held = store.give_up(connection, slot, "failed", reason=reason)
-            if held:
-                ledger.close_conversation(connection, slot)
-        self._report.ends["failed" if held else "fenced"] += 1
-        log.error("slot %s: %s", slot.id, reason)
-
     def _connection(self, sender: Mailbox) -> SmtpConnection:
         mailbox_id = sender.access.mailbox_id
-        if mailbox_id not in self._connections:
-            self._connections[mailbox_id] = self._open.enter_context(
-                SmtpConnection(sender.access, self._mode, self._settings.ca_files)
-            )
-        return self._connections[mailbox_id]
+        with self._changed:
+            if mailbox_id not in self._connections:
+                self._connections[mailbox_id] = SmtpConnection(
+                    sender.access, self._mode, self._settings.ca_files, self._policy.dispatch.timeouts
+                )
+            return self._connections[mailbox_id]
 
-    def _hold(self, slot: Slot, reason: str) -> None:
-        """Keep a slot that cannot be sent as things are set up, without stopping the others of its lane."""
-        self._refuse(slot, Refusal(reason, self._clock.now() + timedelta(seconds=self._policy.dispatch.retry_s)))
-
-    def _refuse(self, slot: Slot, refusal: Refusal) -> None:
-        with self._engine.begin() as connection:
-            if refusal.reason == "lease_lost":
-                self._report.ends["fenced"] += 1
-            elif refusal.retry_at is not None:
-                store.give_back(connection, slot, reason=refusal.reason, retry_at=refusal.retry_at)
-                self._report.ends["held"] += 1
-            else:
-                store.give_up(connection, slot, "cancelled", reason=refusal.reason)
-                ledger.close_conversation(connection, slot)
-                self._report.ends["refused"] += 1
-
-    def _record(self, slot: Slot, attempt: Attempt, submitted_at: datetime | None, subject: str) -> None:
-        now = self._clock.now()
-        with self._engine.begin() as connection:
-            if attempt.outcome == "sent":
-                end = "sent"
-                held = store.finish(connection, slot, "sent", sent_at=now)
-            elif attempt.outcome == "uncertain":
-                end = "uncertain"
-                held = store.finish(connection, slot, "uncertain", reason=_reason(attempt))
-            else:
-                end, held = self._not_sent(connection, slot, attempt, now, was_submitted=submitted_at is not None)
-            if not held:
-                # The lease lapsed meanwhile and somebody else decides about this slot; only say what was seen.
-                end = "fenced"
-            ledger.record_attempt(connection, slot, attempt, now)
-            if end == "sent":
-                ledger.record_sent(connection, slot, now, subject=subject, cooldown_s=self._policy.bots.cooldown_s)
-            elif end in ("retry", "failed") and submitted_at is not None:
-                store.uncount(connection, slot, submitted_at=submitted_at)
-            if end == "failed":
-                ledger.close_conversation(connection, slot)
-        self._report.ends[end] += 1
-        if end != "sent":
-            log.warning("slot %s: %s (%s)", slot.id, end, _reason(attempt))
-
-    def _not_sent(
-        self, connection: Connection, slot: Slot, attempt: Attempt, now: datetime, *, was_submitted: bool
-    ) -> tuple[str, bool]:
-        """Plan another attempt after a fault that may pass, or end the slot (RFC 5321 4.2.1)."""
-        policy = self._policy.dispatch
-        is_final = attempt.outcome == "permanent" and attempt.scope == "message"
-        if is_final or slot.attempts + 1 >= policy.maximum_attempts:
-            return "failed", store.give_up(
-                connection, slot, "failed", reason=_reason(attempt), counts_as_attempt=not was_submitted
-            )
-        held = store.give_back(
-            connection,
-            slot,
-            reason=_reason(attempt),
-            retry_at=now + timedelta(seconds=policy.retry_s * 2**slot.attempts),
-            counts_as_attempt=not was_submitted,
+    def _route(self, slot: Slot) -> Route:
+        sender = self._boxes[slot.from_mailbox_id]
+        recipient = None if slot.to_mailbox_id is None else self._boxes[slot.to_mailbox_id]
+        address = slot.to_address or _known(recipient).access.address
+        return Route(
+            smtp_host=sender.access.smtp_host,
+            sender_provider=sender.provider,
+            sender_domain=domain_of(sender.access.address),
+            recipient_address=address,
+            recipient_provider=domain_of(address) if recipient is None else recipient.provider,
+            egress_address=sender.access.source_address,
         )
-        return "retry", held
+
+    def _later(self, reason: str) -> Refusal:
+        """Keep a slot that cannot be sent as things are set up, without stopping the others of its lane."""
+        return Refusal(reason, self._clock.now() + timedelta(seconds=self._policy.dispatch.retry_s))
+
+    def _tell(self, result: _Result) -> Future[str]:
+        with self._changed:
+            self._held.pop(result.slot.id, None)
+        told = self._records.ask(result)
+        told.add_done_callback(self._was_told)
+        return told
+
+    def _was_told(self, told: Future[str]) -> None:
+        error = told.exception()
+        with self._changed:
+            if error is not None:
+                self._failures.append(error)
+            else:
+                self._report.ends[told.result()] += 1
+
+    # The threads of the group commits
+
+    def _submit(self, connection: Connection, slots: Sequence[Slot]) -> list[tuple[Refusal | None, datetime]]:
+        now = self._clock.now()
+        said = submission.submit(connection, slots, now=now, policy=self._policy)
+        return [(said[slot.id].refusal, now) for slot in slots]
+
+    def _record(self, connection: Connection, results: Sequence[_Result]) -> list[str]:
+        """Write what became of slots: state, counters, pairs, conversations and events in one transaction."""
+        # Durable with the next flush: if it is lost in a crash, the slot is still `submitting` and will be reconciled.
+        connection.execute(text("set local synchronous_commit = off"))
+        now = self._clock.now()
+        ends = [self._end(result, now) for result in results]
+        changed = store.finish(connection, [end for _, end, _ in ends])
+        names = []
+        for result, (name, end, _) in zip(results, ends, strict=True):
+            is_mine = result.slot.id in changed
+            names.append(name if is_mine else "fenced")
+            if not is_mine:
+                continue
+            if end.status in ("planned", "failed") and result.submitted_at is not None:
+                submission.take_back(connection, result.slot, submitted_at=result.submitted_at, now=now)
+            if end.status in ("failed", "cancelled"):
+                ledger.close_conversation(connection, result.slot)
+        tried = [ledger.Tried(result.slot, result.attempt, now) for result in results if result.attempt is not None]
+        ledger.record_attempts(connection, tried)
+        ledger.record_fenced(
+            connection, [result.slot for result, name in zip(results, names, strict=True) if name == "fenced"], now
+        )
+        sent = [
+            ledger.Sent(result.slot, now, result.subject)
+            for result, name in zip(results, names, strict=True)
+            if name == "sent"
+        ]
+        if sent:
+            ledger.record_sent(connection, sent, cooldown_s=self._policy.bots.cooldown_s)
+        consequences.draw(
+            connection,
+            [
+                consequences.Answer(result.slot, result.route, verdict)
+                for result, (_, _, verdict) in zip(results, ends, strict=True)
+                if result.route is not None and result.attempt is not None
+            ],
+            now=now,
+            policy=self._policy.breakers,
+        )
+        reach("before_record_commit")
+        return names
+
+    def _end(self, result: _Result, now: datetime) -> tuple[str, End, Verdict | None]:
+        """Return what the run calls this result, what becomes of the slot, and what the server's answer means."""
+        slot = result.slot
+        if result.unbuilt is not None:
+            # A message that cannot exist (a bad name, a script that is gone): no retry can help it.
+            log.error("slot %s: %s", slot.id, result.unbuilt)
+            return "failed", End(slot, "failed", result.unbuilt, counts_as_attempt=True), None
+        if result.attempt is None:
+            refusal = _known(result.refusal)
+            if refusal.retry_at is None:
+                return "refused", End(slot, "cancelled", refusal.reason, binding_cap=refusal.binding_cap), None
+            held = End(slot, "planned", refusal.reason, retry_at=refusal.retry_at, binding_cap=refusal.binding_cap)
+            return "held", held, None
+        attempt = result.attempt
+        if attempt.outcome == "sent":
+            return "sent", End(slot, "sent", sent_at=now), None
+        reason = f"{attempt.stage} {attempt.reply_code or ''} {attempt.server_text}".replace("  ", " ")[:200]
+        verdict = reply_codes.judge(
+            attempt, provider=_known(result.route).sender_provider, rules=self._policy.smtp_replies.rules
+        )
+        if attempt.outcome == "uncertain":
+            log.warning("slot %s: uncertain (%s)", slot.id, reason)
+            return "uncertain", End(slot, "uncertain", reason), verdict
+        counts = result.submitted_at is None
+        if verdict.final or slot.attempts + 1 >= self._policy.dispatch.maximum_attempts:
+            log.warning("slot %s: failed (%s)", slot.id, reason)
+            return "failed", End(slot, "failed", reason, counts_as_attempt=counts), verdict
+        log.warning("slot %s: retry (%s)", slot.id, reason)
+        retry_at = now + timedelta(seconds=self._backoff_s(slot, verdict.wait_s or self._policy.dispatch.retry_s))
+        return "retry", End(slot, "planned", reason, retry_at=retry_at, counts_as_attempt=counts), verdict
+
+    def _backoff_s(self, slot: Slot, first_s: int) -> float:
+        """Return the pause before the next attempt: doubling, with a jitter that the slot names."""
+        draw = uniforms(state(self._settings.seed, "retry_jitter"), [slot.id], [slot.attempts])[0]
+        return float(first_s * 2**slot.attempts * (1 + self._policy.dispatch.retry_jitter * draw))
 
 
-def _reason(attempt: Attempt) -> str:
-    return f"{attempt.stage} {attempt.reply_code or ''} {attempt.server_text}".replace("  ", " ")[:200]
+def _mailboxes_of(slot: Slot) -> set[int]:
+    return {slot.from_mailbox_id} | ({slot.to_mailbox_id} if slot.to_mailbox_id is not None else set())
+
+
+def _known(value: _T | None) -> _T:
+    """Return what an earlier step has made sure of."""
+    if value is None:
+        raise RuntimeError("a slot came without what its claim had checked")
+    return value
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM and SIGINT set, while a run is under way in the main thread.
+
+    Airflow's own handler would only call ``on_kill``, and its supervisor kills five seconds later.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _ticking(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    """Call ``act`` every so many seconds of real time, in a thread of its own; a failure ends nothing but that call."""
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(seconds):
+            try:
+                act()
+            except OperationalError:
+                log.warning("leases could not be renewed; the database is asked again", exc_info=True)
+
+    thread = threading.Thread(target=tick, name="renewal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

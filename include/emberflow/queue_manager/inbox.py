@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import pandas as pd
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, RowMapping, text
 from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.bots.replies import decide_replies
@@ -37,7 +37,8 @@ from emberflow.errors import EgressRefusedError, EmberflowError
 from emberflow.queue_manager import ledger
 from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
 from emberflow.queue_manager.policies import PolicyInForce, in_force
-from emberflow.queue_manager.store import Priority, Slot
+from emberflow.queue_manager.reconcile import Uncertain, settle_as_sent
+from emberflow.queue_manager.slots import Priority, Slot
 from emberflow.queue_manager.switches import enter_mail_mode
 from emberflow.randomness import state
 from emberflow.senders.pacing import gaps_s
@@ -58,22 +59,7 @@ _READABLE = text("""
     order by mailboxes.id
 """)
 
-_SLOT = text("""
-    select id, task_type, target_time, payload, idempotency_key, from_mailbox_id, to_mailbox_id, sender_id,
-        bot_id, conversation_id, turn, gap_s, message_id, attempts, coalesce(lease_token::text, '') as lease_token,
-        status
-    from ops.scheduled_tasks
-    where id = :id
-    for update
-""")
-
-_RESOLVE_SENT = text("""
-    update ops.scheduled_tasks
-    set status = 'sent', sent_at = submitted_at, reason = 'found at the recipient', lease_token = null,
-        lease_until = null
-    where id = :id and status = 'uncertain'
-    returning sent_at
-""")
+_SLOT = text("select * from ops.scheduled_tasks where id = :id for update")
 
 _REPLIES_TODAY = text("""
     select count(*)
@@ -255,25 +241,30 @@ class _Reading:
         row = connection.execute(_SLOT, {"id": token.slot_id}).mappings().one_or_none()
         if row is None:
             return None
-        slot = Slot.of(row)
+        slot = _slot_in(row)
+        if slot.bot_id is None:
+            return None
         named = WarmupToken(slot.id, slot.sender_id, slot.bot_id, slot.turn)
         if named != token or slot.message_id != message.message_id or slot.to_mailbox_id != mailbox_id:
             return None
         if row["status"] == "submitting":
             raise _StillBeingSentError
         if row["status"] == "uncertain":
-            slot = self._resolve(connection, slot, message)
+            slot = self._resolve(connection, Uncertain(slot, row["submitted_at"]), message)
         return slot
 
-    def _resolve(self, connection: Connection, slot: Slot, message: ReceivedMessage) -> Slot:
+    def _resolve(self, connection: Connection, mail: Uncertain, message: ReceivedMessage) -> Slot:
         """An uncertain mail was found at its recipient: it was sent (Q-F5)."""
-        sent_at: datetime = connection.execute(_RESOLVE_SENT, {"id": slot.id}).scalar_one()
-        subject = message.subject or ""
-        cooldown_s = self._force.policy.bots.cooldown_s
-        ledger.record_sent(connection, slot, sent_at, subject=subject, cooldown_s=cooldown_s)
+        settle_as_sent(
+            connection,
+            mail,
+            subject=message.subject or "",
+            at=self._clock.now(),
+            cooldown_s=self._force.policy.bots.cooldown_s,
+            told={"by": "inbox", "where": f"in {message.folder} of its recipient"},
+        )
         self._report.found["resolved"] += 1
-        row = connection.execute(_SLOT, {"id": slot.id}).mappings().one()
-        return Slot.of(row)
+        return _slot_in(connection.execute(_SLOT, {"id": mail.slot.id}).mappings().one())
 
     def _is_same_copy(
         self,
@@ -410,6 +401,11 @@ class _Reading:
             details={"turn": parent.turn, "reply_at": reply_at.isoformat()},
         )
         self._report.found["replies"] += 1
+
+
+def _slot_in(row: RowMapping) -> Slot:
+    """Return the slot in ``row``; a reader of mail holds no lease."""
+    return Slot.of({**row, "lease_token": ""})
 
 
 def _is_same_place(known: str, seen: str) -> bool:

@@ -6,23 +6,49 @@ counters follow only from the first telling.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
-from sqlalchemy.dialects.postgresql import insert
 
-from emberflow.database.tables import mail_events
+from emberflow.database.bulk import rows_as_json
 from emberflow.email_ops.smtp import Attempt
-from emberflow.queue_manager.store import Slot
+from emberflow.queue_manager.slots import Slot
 
-_REMEMBER_PAIR = text("""
+_APPEND = text("""
+    insert into ops.mail_events
+        (event_type, natural_key, occurred_at, mailbox_id, slot_id, sender_id, bot_id, message_id, details)
+    select event_type, natural_key, occurred_at, mailbox_id, slot_id, sender_id, bot_id, message_id, details
+    from jsonb_to_recordset(cast(:events as jsonb)) as told (
+        event_type text, natural_key text, occurred_at timestamptz, mailbox_id bigint, slot_id bigint,
+        sender_id bigint, bot_id bigint, message_id text, details jsonb
+    )
+    on conflict (natural_key) do nothing
+    returning natural_key
+""")
+
+_REMEMBER_PAIRS = text("""
     insert into ops.bot_sender_interactions as pairs
         (sender_id, bot_id, interaction_type, tier, sent_count, reply_count, first_contact, last_contact)
-    values (:sender_id, :bot_id, :kind, :tier, :sent, :replied, :moment, :moment)
+    select
+        sender_id,
+        bot_id,
+        (array_agg(kind order by moment desc))[1],
+        coalesce((array_agg(tier order by moment desc) filter (where tier is not null))[1], 'active'),
+        sum(sent),
+        sum(replied),
+        min(moment),
+        max(moment)
+    from jsonb_to_recordset(cast(:contacts as jsonb)) as contacts (
+        sender_id bigint, bot_id bigint, kind text, tier text, sent integer, replied integer, moment timestamptz
+    )
+    group by sender_id, bot_id
+    order by sender_id, bot_id
     on conflict (sender_id, bot_id) do update
     set interaction_type = excluded.interaction_type,
-        tier = coalesce(:tier_if_chosen, pairs.tier),
+        tier = case when excluded.sent_count > 0 then excluded.tier else pairs.tier end,
         sent_count = pairs.sent_count + excluded.sent_count,
         reply_count = pairs.reply_count + excluded.reply_count,
         last_contact = greatest(pairs.last_contact, excluded.last_contact)
@@ -34,22 +60,37 @@ _REMEMBER_RESCUE = text("""
     where sender_id = :sender_id and bot_id = :bot_id
 """)
 
-_OPEN_CONVERSATION = text("""
-    with opened as (
+_OPEN_CONVERSATIONS = text("""
+    with first_mails as (
+        select *
+        from jsonb_to_recordset(cast(:mails as jsonb)) as mails (
+            slot_id bigint, sender_id bigint, bot_id bigint, script text, subject text, message_id text,
+            moment timestamptz
+        )
+    ),
+
+    opened as (
         insert into ops.conversations
             (sender_id, bot_id, thread_status, turn, script_id, subject, root_message_id, last_message_id, started_at)
-        values (:sender_id, :bot_id, 'awaiting_reply', 1, :script, :subject, :message_id, :message_id, :moment)
+        select sender_id, bot_id, 'awaiting_reply', 1, script, subject, message_id, message_id, moment
+        from first_mails
         on conflict (root_message_id) do nothing
-        returning id
+        returning id, root_message_id
     )
-    update ops.scheduled_tasks set conversation_id = opened.id from opened where scheduled_tasks.id = :slot_id
+
+    update ops.scheduled_tasks
+    set conversation_id = opened.id
+    from opened
+    inner join first_mails on first_mails.message_id = opened.root_message_id
+    where scheduled_tasks.id = first_mails.slot_id
 """)
 
-_ADVANCE_CONVERSATION = text("""
+_ADVANCE_CONVERSATIONS = text("""
     update ops.conversations
-    set turn = :turn, last_message_id = :message_id, thread_status = 'awaiting_reply', next_action_time = null,
-        updated_at = clock_timestamp()
-    where id = :id and turn < :turn
+    set turn = mails.turn, last_message_id = mails.message_id, thread_status = 'awaiting_reply',
+        next_action_time = null, updated_at = clock_timestamp()
+    from jsonb_to_recordset(cast(:mails as jsonb)) as mails (id bigint, turn smallint, message_id text)
+    where conversations.id = mails.id and conversations.turn < mails.turn
 """)
 
 _CLOSE_CONVERSATION = text("""
@@ -58,10 +99,38 @@ _CLOSE_CONVERSATION = text("""
     where id = :id and (turn < :turn or (turn = :turn and thread_status = 'awaiting_reply'))
 """)
 
-_REST_BOT = text("""
-    update ops.bots set cooldown_until = cast(:moment as timestamptz) + make_interval(secs => :cooldown_s)
-    where id = :bot_id
+_REST_BOTS = text("""
+    with resting as (
+        select bots.id
+        from ops.bots
+        inner join jsonb_to_recordset(cast(:mails as jsonb)) as mails (bot_id bigint) on mails.bot_id = bots.id
+        order by bots.id
+        for no key update of bots
+    )
+
+    update ops.bots
+    set cooldown_until = mails.moment + make_interval(secs => :cooldown_s)
+    from jsonb_to_recordset(cast(:mails as jsonb)) as mails (bot_id bigint, moment timestamptz), resting
+    where bots.id = mails.bot_id and resting.id = bots.id
 """)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One SMTP attempt for a slot and when it ended."""
+
+    slot: Slot
+    attempt: Attempt
+    ended_at: datetime
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A slot's mail that left at ``sent_at`` under ``subject``."""
+
+    slot: Slot
+    sent_at: datetime
+    subject: str
 
 
 def record_event(
@@ -76,94 +145,113 @@ def record_event(
     details: dict[str, Any] | None = None,
 ) -> bool:
     """Append one event; return False if this natural key was already told."""
-    row = {
-        "event_type": event_type,
-        "natural_key": natural_key,
-        "occurred_at": occurred_at,
-        "mailbox_id": mailbox_id,
-        "message_id": message_id if slot is None else slot.message_id,
-        "details": details or {},
-    }
-    if slot is not None:
-        row |= {"slot_id": slot.id, "sender_id": slot.sender_id, "bot_id": slot.bot_id}
-    statement = insert(mail_events).values(row).on_conflict_do_nothing(index_elements=["natural_key"])
-    return bool(connection.execute(statement.returning(mail_events.c.id)).all())
-
-
-def record_attempt(connection: Connection, slot: Slot, attempt: Attempt, occurred_at: datetime) -> None:
-    """Append what came of one SMTP attempt (E-B2)."""
-    number = slot.attempts + 1
-    record_event(
+    told = _append(
         connection,
-        "attempt",
-        f"attempt:{slot.idempotency_key}:{slot.lease_token}",
-        occurred_at=occurred_at,
-        mailbox_id=slot.from_mailbox_id,
-        slot=slot,
-        details={
-            "attempt": number,
-            "outcome": attempt.outcome,
-            "stage": attempt.stage,
-            "scope": attempt.scope,
-            "reply_code": attempt.reply_code,
-            "enhanced_code": attempt.enhanced_code,
-            "server_text": attempt.server_text,
-        },
+        [_event(event_type, natural_key, occurred_at, mailbox_id, slot=slot, message_id=message_id, details=details)],
     )
+    return bool(told)
 
 
-def record_sent(connection: Connection, slot: Slot, sent_at: datetime, *, subject: str, cooldown_s: int) -> None:
-    """Append that the slot's mail left, and move its pair, conversation and bot accordingly.
-
-    The natural key is the slot's idempotency key, so a second ``sent`` for it cannot exist (D-B3).
-    """
-    is_first = slot.turn == 1
-    told = record_event(
+def record_attempts(connection: Connection, tried: Sequence[Tried]) -> None:
+    """Append what came of SMTP attempts (E-B2)."""
+    _append(
         connection,
-        "sent",
-        f"sent:{slot.idempotency_key}",
-        occurred_at=sent_at,
-        mailbox_id=slot.from_mailbox_id,
-        slot=slot,
-        details={"task_type": slot.task_type, "turn": slot.turn},
+        [
+            _event(
+                "attempt",
+                f"attempt:{one.slot.idempotency_key}:{one.slot.lease_token}",
+                one.ended_at,
+                one.slot.from_mailbox_id,
+                slot=one.slot,
+                details={
+                    "attempt": one.slot.attempts + 1,
+                    "outcome": one.attempt.outcome,
+                    "stage": one.attempt.stage,
+                    "scope": one.attempt.scope,
+                    "reply_code": one.attempt.reply_code,
+                    "enhanced_code": one.attempt.enhanced_code,
+                    "server_text": one.attempt.server_text,
+                },
+            )
+            for one in tried
+        ],
     )
-    if not told:
-        return
-    tier = slot.payload.get("tier")
-    kind = "warmup_sent" if is_first else "sender_replied" if slot.goes_to_bot else "bot_replied"
-    connection.execute(
-        _REMEMBER_PAIR,
-        {
-            "sender_id": slot.sender_id,
-            "bot_id": slot.bot_id,
-            "kind": kind,
-            "tier": tier or "active",
-            "tier_if_chosen": tier,
-            "sent": int(is_first),
-            "replied": int(not slot.goes_to_bot),
-            "moment": sent_at,
-        },
+
+
+def record_fenced(connection: Connection, slots: Sequence[Slot], occurred_at: datetime) -> None:
+    """Append that results came under a token that was worth nothing any more; they changed nothing."""
+    _append(
+        connection,
+        [
+            _event(
+                "fenced",
+                f"fenced:{slot.idempotency_key}:{slot.lease_token}",
+                occurred_at,
+                slot.from_mailbox_id,
+                slot=slot,
+            )
+            for slot in slots
+        ],
     )
-    if is_first:
-        connection.execute(
-            _OPEN_CONVERSATION,
+
+
+def record_parked(connection: Connection, rows: Sequence[Mapping[str, Any]], occurred_at: datetime) -> None:
+    """Append that slots were parked; ``rows`` are those of ``store.tidy``."""
+    _append(
+        connection,
+        [
             {
-                "sender_id": slot.sender_id,
-                "bot_id": slot.bot_id,
-                "script": slot.payload["script"],
-                "subject": subject,
-                "message_id": slot.message_id,
-                "moment": sent_at,
-                "slot_id": slot.id,
-            },
+                "event_type": "parked",
+                "natural_key": f"parked:{row['idempotency_key']}:{row['id']}:{occurred_at.isoformat()}",
+                "occurred_at": occurred_at,
+                "mailbox_id": row["from_mailbox_id"],
+                "slot_id": row["id"],
+                "sender_id": row["sender_id"],
+                "bot_id": row["bot_id"],
+                "message_id": row["message_id"],
+                "details": {"lapses": row["lapses"]},
+            }
+            for row in rows
+        ],
+    )
+
+
+def record_sent(connection: Connection, mails: Sequence[Sent], *, cooldown_s: int) -> None:
+    """Append that mails left, and move their pairs, conversations and bots accordingly.
+
+    The natural key is the slot's idempotency key, so a second ``sent`` for it cannot exist (D-B3), and what follows
+    from a mail follows once. Cost: a handful of statements, however many mails.
+    """
+    keys = {f"sent:{mail.slot.idempotency_key}": mail for mail in mails}
+    events = [
+        _event(
+            "sent",
+            key,
+            mail.sent_at,
+            mail.slot.from_mailbox_id,
+            slot=mail.slot,
+            details={"task_type": mail.slot.task_type, "turn": mail.slot.turn},
         )
-    else:
-        connection.execute(
-            _ADVANCE_CONVERSATION,
-            {"turn": slot.turn, "message_id": slot.message_id, "id": slot.conversation_id},
+        for key, mail in keys.items()
+    ]
+    told = _append(connection, events)
+    new = [mail for key, mail in keys.items() if key in told and not mail.slot.is_cold]
+    if not new:
+        return
+    connection.execute(_REMEMBER_PAIRS, {"contacts": rows_as_json(map(_contact, new))})
+    first = [mail for mail in new if mail.slot.turn == 1]
+    if first:
+        connection.execute(_OPEN_CONVERSATIONS, {"mails": rows_as_json(map(_opening, first))})
+    later = [mail.slot for mail in new if mail.slot.turn > 1]
+    if later:
+        threads = rows_as_json(
+            {"id": slot.conversation_id, "turn": slot.turn, "message_id": slot.message_id} for slot in later
         )
-    if slot.goes_to_bot:
-        connection.execute(_REST_BOT, {"moment": sent_at, "cooldown_s": cooldown_s, "bot_id": slot.bot_id})
+        connection.execute(_ADVANCE_CONVERSATIONS, {"mails": threads})
+    received = {mail.slot.bot_id: mail.sent_at for mail in new if mail.slot.goes_to_bot}
+    if received:
+        rests = rows_as_json({"bot_id": bot, "moment": moment} for bot, moment in received.items())
+        connection.execute(_REST_BOTS, {"mails": rests, "cooldown_s": cooldown_s})
 
 
 def close_conversation(connection: Connection, slot: Slot) -> None:
@@ -188,3 +276,60 @@ def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, 
     if told:
         connection.execute(_REMEMBER_RESCUE, {"sender_id": slot.sender_id, "bot_id": slot.bot_id})
     return told
+
+
+def _append(connection: Connection, events: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Append events and return the natural keys of those that were new."""
+    if not events:
+        return set()
+    return set(connection.execute(_APPEND, {"events": rows_as_json(events)}).scalars())
+
+
+def _event(
+    event_type: str,
+    natural_key: str,
+    occurred_at: datetime,
+    mailbox_id: int,
+    *,
+    slot: Slot | None = None,
+    message_id: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {
+        "event_type": event_type,
+        "natural_key": natural_key,
+        "occurred_at": occurred_at,
+        "mailbox_id": mailbox_id,
+        "slot_id": None if slot is None else slot.id,
+        "sender_id": None if slot is None else slot.sender_id,
+        "bot_id": None if slot is None else slot.bot_id,
+        "message_id": message_id if slot is None else slot.message_id,
+        "details": details or {},
+    }
+
+
+def _contact(mail: Sent) -> dict[str, Any]:
+    slot = mail.slot
+    is_first = slot.turn == 1
+    return {
+        "sender_id": slot.sender_id,
+        "bot_id": slot.bot_id,
+        "kind": "warmup_sent" if is_first else "sender_replied" if slot.goes_to_bot else "bot_replied",
+        "tier": slot.payload.get("tier") if is_first else None,
+        "sent": int(is_first),
+        "replied": int(not slot.goes_to_bot),
+        "moment": mail.sent_at,
+    }
+
+
+def _opening(mail: Sent) -> dict[str, Any]:
+    slot = mail.slot
+    return {
+        "slot_id": slot.id,
+        "sender_id": slot.sender_id,
+        "bot_id": slot.bot_id,
+        "script": slot.payload["script"],
+        "subject": mail.subject,
+        "message_id": slot.message_id,
+        "moment": mail.sent_at,
+    }

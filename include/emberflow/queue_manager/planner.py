@@ -28,7 +28,7 @@ from emberflow.email_ops.addresses import domain_of
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.message import message_id_for
 from emberflow.queue_manager.policies import Policy, PolicyInForce, in_force
-from emberflow.queue_manager.store import Priority
+from emberflow.queue_manager.slots import Priority
 from emberflow.senders.pacing import open_windows, pace, planning_span
 from emberflow.senders.quota import daily_quota, slots_for_hour
 from emberflow.settings import Settings

@@ -21,7 +21,12 @@ from emberflow.bots.limits import BotPolicy
 from emberflow.bots.replies import ReplyPolicy
 from emberflow.bots.selection import SelectionPolicy
 from emberflow.database.tables import policies
+from emberflow.email_ops.smtp import Timeouts
 from emberflow.errors import ConfigurationError
+from emberflow.queue_manager.breakers import BreakerPolicy
+from emberflow.queue_manager.caps import CapPolicy
+from emberflow.queue_manager.reply_codes import SmtpReplyPolicy
+from emberflow.queue_manager.store import QueuePolicy
 from emberflow.senders.pacing import PacingPolicy
 from emberflow.senders.quota import QuotaPolicy
 from emberflow.senders.ramp import RampPolicy
@@ -30,22 +35,48 @@ _SHIPPED = Path(__file__).resolve().parents[1] / "policies"
 
 
 class DispatchPolicy(BaseModel):
-    """How slots leave: lanes, leases, retries.
+    """How slots leave: lanes, workers, leases, retries.
 
-    ``lease_s`` must exceed the longest that one SMTP transaction may take; RFC 5321 4.5.3.2.6 alone asks for
-    600 s after the final dot. ``window_s`` is how long one dispatch run keeps holding slots to their second;
-    it covers the interval between two runs. A slot later than ``overdue_s`` is given up rather than fired
-    together with others (Q-B8); ``retry_s`` doubles with each attempt (RFC 5321 4.5.4.1: at least 30 minutes).
+    ``lanes`` are shares of the mailboxes, each sent from by one worker process; ``threads`` are the SMTP dialogues that
+    such a process leads at once. A dialogue waits for about four round trips, so a process sends at most
+    threads / (4 x round trip) mails per second: 16 threads at 50 ms make 80.
+
+    ``window_s`` is how long one dispatch run keeps holding slots to their second; it covers the interval between two
+    runs. ``lease_s`` is renewed while a worker lives, so it is short: that long a dead worker's slots wait. From DATA
+    on, ``data_start_s``, ``data_block_s`` and ``end_of_data_s`` are how long the server may take to invite, to take in
+    and to answer a message (RFC 5321 4.5.3.2: 2, 3 and 10 minutes), and together they are the lease.
+
+    ``retry_s`` doubles with each attempt (RFC 5321 4.5.4.1: at least 30 minutes), with a seeded jitter of
+    ``retry_jitter`` of itself on top.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     lanes: int = Field(default=4, ge=1, le=64)
+    threads: int = Field(default=16, ge=1, le=100)
     window_s: int = Field(default=110, ge=0, le=3600)
-    lease_s: int = Field(default=1200, ge=10)
-    overdue_s: int = Field(default=3600, ge=60)
+    lease_s: int = Field(default=120, ge=2, le=3600)
+    data_start_s: float = Field(default=120, ge=0.5)
+    data_block_s: float = Field(default=180, ge=0.5)
+    end_of_data_s: float = Field(default=600, ge=0.5)
     retry_s: int = Field(default=1800, ge=1)
+    retry_jitter: float = Field(default=0.2, ge=0, le=1)
     maximum_attempts: int = Field(default=4, ge=1, le=10)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The SMTP driver's time-outs."""
+        return Timeouts(data_start=self.data_start_s, data_block=self.data_block_s, end_of_data=self.end_of_data_s)
+
+    @property
+    def submitting_lease_s(self) -> float:
+        """Seconds for which a submitted slot belongs to its worker, whatever the server does."""
+        return self.timeouts.longest_after_guard_s
+
+    @property
+    def write_within_s(self) -> float:
+        """Seconds after the guarded step within which the final dot must be written, or not at all."""
+        return self.data_start_s + self.data_block_s
 
 
 class InboxPolicy(BaseModel):
@@ -54,6 +85,22 @@ class InboxPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shards: int = Field(default=4, ge=1, le=64)
+
+
+class ReconcilePolicy(BaseModel):
+    """When an ``uncertain`` mail is looked for, and for how long.
+
+    ``settle_s`` runs from the last moment at which the worker may have written the final dot (``submitted_at`` plus
+    ``dispatch.write_within_s``). Before it is over "not found" proves nothing: a server on the way may hold the mail in
+    its queue and try again after 15 to 30 minutes, for instance because it was greylisted (RFC 6647). A slot that is
+    still uncertain ``look_back_s`` after it was submitted is left to a person: after five days no server tries any more
+    (RFC 5321 4.5.4.1).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settle_s: int = Field(default=1800, ge=0)
+    look_back_s: int = Field(default=432_000, ge=60)
 
 
 class ReputationPolicy(BaseModel):
@@ -78,8 +125,13 @@ class Policy(BaseModel):
     bots: BotPolicy = BotPolicy()
     selection: SelectionPolicy = SelectionPolicy()
     replies: ReplyPolicy = ReplyPolicy()
+    queue: QueuePolicy = QueuePolicy()
+    caps: CapPolicy = CapPolicy()
     dispatch: DispatchPolicy = DispatchPolicy()
+    breakers: BreakerPolicy = BreakerPolicy()
+    smtp_replies: SmtpReplyPolicy = Field(default_factory=SmtpReplyPolicy)
     inbox: InboxPolicy = InboxPolicy()
+    reconcile: ReconcilePolicy = ReconcilePolicy()
     reputation: ReputationPolicy = ReputationPolicy()
 
 
@@ -103,7 +155,7 @@ def load(file: Path) -> Policy:
         ConfigurationError: the file is missing, is not YAML, or a value is unknown or out of range.
     """
     try:
-        return Policy.model_validate(yaml.safe_load(file.read_text()))
+        return Policy.model_validate(yaml.safe_load(file.read_text()), context={"folder": file.parent})
     except OSError as error:
         raise ConfigurationError(f"cannot read the policy {file}: {error.strerror}") from error
     except yaml.YAMLError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from emberflow.clock import HOUR, SystemClock, floor_hour
 from emberflow.database.engine import connect
-from emberflow.queue_manager import dispatcher, inbox, planner, reputation
+from emberflow.queue_manager import dispatcher, inbox, planner, reconcile, reputation
 from emberflow.queue_manager.policies import in_force
 from emberflow.settings import settings
 
@@ -46,6 +46,23 @@ def read_shard(shard: int) -> dict[str, Any]:
     """Read the mailboxes of ``shard``; return what was found."""
     report = inbox.read_shard(connect(), shard, clock=SystemClock(), settings=settings())
     return {"shard": shard, "mailboxes": report.mailboxes, "unreadable": report.unreadable, **report.found}
+
+
+def uncertain_shards() -> list[int]:
+    """Return the shards of mailboxes that one reconcile run fans out to."""
+    with connect().begin() as connection:
+        policy = in_force(connection).policy
+        return reconcile.due_shards(connection, now=SystemClock().now(), policy=policy, shards=policy.inbox.shards)
+
+
+def reconcile_shard(shard: int) -> dict[str, Any]:
+    """Settle the uncertain slots of ``shard``; return how many came to which end, and why others still wait."""
+    engine = connect()
+    with engine.begin() as connection:
+        shards = in_force(connection).policy.inbox.shards
+    report = reconcile.run(engine, clock=SystemClock(), settings=settings(), shard=shard, shards=shards)
+    reasons = sorted(set(report.waiting.values()))
+    return {"shard": shard, "waiting": len(report.waiting), "reasons": reasons, **report.ends}
 
 
 def marts_are_due() -> bool:

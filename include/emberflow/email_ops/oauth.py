@@ -1,0 +1,158 @@
+"""Access tokens for XOAUTH2: got with a mailbox's refresh token (RFC 6749 6), kept until shortly before they expire.
+
+One process holds one access token per mailbox, whatever the number of its connections. A refused one is forgotten
+by its user and asked for again. Tokens are kept in memory only.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from emberflow.email_ops.egress import Mode, require_mail_egress
+from emberflow.email_ops.mailbox import MailboxAccess
+from emberflow.email_ops.tls import client_context
+from emberflow.errors import EmberflowError
+from emberflow.settings import OAuthClient
+
+# A token is not used in its last two minutes: the login must end before it does, and clocks differ.
+MARGIN_SECONDS = 120.0
+# What RFC 6749 5.1 leaves open; Google and Microsoft say about an hour.
+_LIFETIME_UNLESS_TOLD = 3600.0
+_TIMEOUT = httpx.Timeout(20.0, connect=10.0)
+_BEARER_TOKEN = re.compile(r"[!-~]{1,8192}")
+# RFC 6749 5.2 answers every lasting refusal with 400 or 401; these two errors are what providers send besides.
+_REFUSED = frozenset({400, 401, 403})
+_TEMPORARY = frozenset({"temporarily_unavailable", "slow_down"})
+
+
+class AccessTokenError(EmberflowError):
+    """There is no access token; ``permanent`` if only the operator can change that. The text holds no credentials."""
+
+    def __init__(self, text: str, *, permanent: bool) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+
+
+@dataclass
+class _Grant:
+    """What is known of one mailbox's tokens; ``lock`` makes the threads of a mailbox ask once."""
+
+    lock: Lock = field(default_factory=Lock)
+    access_token: SecretStr | None = None
+    usable_until: float = 0.0
+
+
+_grants: dict[tuple[str, str, SecretStr], _Grant] = {}
+
+
+def access_token(
+    access: MailboxAccess,
+    mode: Mode,
+    ca_files: Mapping[str, Path],
+    *,
+    elapsed: Callable[[], float] = time.monotonic,
+) -> SecretStr:
+    """Return an access token of ``access`` that is good for at least two more minutes.
+
+    Raises:
+        AccessTokenError: the provider gives none, or cannot be reached.
+        EgressRefusedError: the mode forbids to ask it.
+        ConfigurationError: a configured CA file is unusable.
+    """
+    grant = _grant_of(access)
+    with grant.lock:
+        if grant.access_token is None or elapsed() >= grant.usable_until:
+            asked_at = elapsed()
+            grant.access_token, lifetime = _request(access, mode, ca_files)
+            grant.usable_until = asked_at + lifetime - MARGIN_SECONDS
+        return grant.access_token
+
+
+def forget(access: MailboxAccess, refused: SecretStr) -> None:
+    """Give up an access token that a server refused, unless another connection has replaced it already."""
+    grant = _grant_of(access)
+    with grant.lock:
+        if grant.access_token == refused:
+            grant.access_token = None
+
+
+def _client_of(access: MailboxAccess) -> OAuthClient:
+    if access.oauth is None:
+        raise ValueError(f"{access.address} does not log in with access tokens")
+    return access.oauth
+
+
+def _grant_of(access: MailboxAccess) -> _Grant:
+    return _grants.setdefault((_client_of(access).token_url, access.username, access.password), _Grant())
+
+
+def _request(access: MailboxAccess, mode: Mode, ca_files: Mapping[str, Path]) -> tuple[SecretStr, float]:
+    """Return a new access token and its lifetime in seconds."""
+    client = _client_of(access)
+    form = {
+        "grant_type": "refresh_token",
+        "client_id": client.client_id,
+        "refresh_token": access.password.get_secret_value(),
+    }
+    if client.client_secret.get_secret_value():
+        form["client_secret"] = client.client_secret.get_secret_value()
+    try:
+        answer = _post(httpx.URL(client.token_url), form, mode, ca_files)
+    except (OSError, httpx.HTTPError) as error:
+        text = access.public_text(f"no answer from {client.token_url}: {type(error).__name__}: {error}")
+        # Not chained: the original holds the request.
+        raise AccessTokenError(text, permanent="CERTIFICATE_VERIFY_FAILED" in text) from None
+    return _judged(access, client.token_url, answer)
+
+
+def _post(url: httpx.URL, form: Mapping[str, str], mode: Mode, ca_files: Mapping[str, Path]) -> httpx.Response:
+    fault: OSError | httpx.HTTPError = OSError(f"{url.host} has no address")
+    # Neither proxies nor redirects: a credential goes to the configured host or nowhere.
+    with httpx.Client(verify=client_context(url.host, ca_files), timeout=_TIMEOUT, trust_env=False) as http:
+        for address in require_mail_egress(mode, url.host):
+            try:
+                return http.post(
+                    url.copy_with(host=address),
+                    data=form,
+                    headers={"Host": url.netloc.decode("ascii"), "Accept": "application/json"},
+                    extensions={"sni_hostname": url.host},
+                )
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                fault = error
+    raise fault
+
+
+def _judged(access: MailboxAccess, token_url: str, answer: httpx.Response) -> tuple[SecretStr, float]:
+    try:
+        content = answer.json()
+    except ValueError:
+        content = None
+    fields: Mapping[str, Any] = content if isinstance(content, dict) else {}
+    token = fields.get("access_token")
+    if answer.status_code == httpx.codes.OK and isinstance(token, str) and _BEARER_TOKEN.fullmatch(token):
+        return SecretStr(token), _lifetime(fields)
+    error = str(fields.get("error", "no access token in the answer"))
+    remedy = "; authorise the mailbox again and store its new refresh token" if error == "invalid_grant" else ""
+    raise AccessTokenError(
+        access.public_text(
+            f"{token_url} answered {answer.status_code} {error}{remedy}: {fields.get('error_description', '')}"
+        ),
+        permanent=answer.status_code in _REFUSED and error not in _TEMPORARY,
+    )
+
+
+def _lifetime(fields: Mapping[str, Any]) -> float:
+    try:
+        told = float(fields["expires_in"])
+    except (KeyError, TypeError, ValueError):
+        return _LIFETIME_UNLESS_TOLD
+    return told if told > 0 else _LIFETIME_UNLESS_TOLD

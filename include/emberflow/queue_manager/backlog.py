@@ -1,0 +1,147 @@
+"""What waits in the queue, for how long, and for whom: the operator's views, and the way back for parked slots."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Connection, text
+
+from emberflow.errors import EmberflowError
+from emberflow.queue_manager.policies import Policy
+from emberflow.queue_manager.reconcile import settle_time
+
+# Minutes, each column twice the one before it, as in Postfix's qshape (QSHAPE_README); the last one has no end.
+AGES_MIN = (5, 10, 20, 40, 80, 160, 320, 640, 1280)
+End = Literal["sender", "recipient"]
+
+_LISTED = text("""
+    select
+        slots.id,
+        slots.status,
+        slots.task_type,
+        slots.turn,
+        from_mailbox.address as from_address,
+        coalesce(to_mailbox.address, slots.to_address) as to_address,
+        case slots.status
+            when 'uncertain' then slots.submitted_at
+            when 'submitting' then slots.submitted_at
+            when 'sent' then slots.sent_at
+            else coalesce(slots.due_since, slots.target_time)
+        end as since,
+        concat_ws('; ', slots.reason, slots.binding_cap) as reason
+    from ops.scheduled_tasks as slots
+    inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
+    left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
+    where slots.status = any(:statuses)
+    order by since, slots.id
+    limit :limit
+""")
+
+_SHAPE = text("""
+    select
+        split_part(
+            case :end
+                when 'sender' then from_mailbox.address
+                else coalesce(to_mailbox.address, slots.to_address)
+            end,
+            '@',
+            2
+        ) as domain,
+        width_bucket(
+            extract(epoch from cast(:now as timestamptz) - coalesce(slots.due_since, slots.target_time)) / 60.0,
+            cast(:ages as numeric[])
+        ) as age,
+        count(*) as slots
+    from ops.scheduled_tasks as slots
+    inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
+    left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
+    where slots.status in ('planned', 'leased') and coalesce(slots.due_since, slots.target_time) <= :now
+    group by 1, 2
+""")
+
+_RELEASE = text("""
+    update ops.scheduled_tasks
+    set status = 'planned',
+        lapses = 0,
+        due_since = coalesce(due_since, target_time),
+        target_time = greatest(target_time, :now),
+        local_day = (
+            greatest(target_time, cast(:now as timestamptz))
+            at time zone (select zone from ops.mailboxes where mailboxes.id = from_mailbox_id)
+        )::date,
+        reason = 'released by ' || :by
+    where id = :id and status = 'parked'
+""")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One slot as the operator sees it. ``since`` is when it was submitted, was sent, or first became due."""
+
+    id: int
+    status: str
+    what: str
+    from_address: str
+    to_address: str
+    since: datetime
+    reason: str
+    remedy: str | None
+
+
+def listed(
+    connection: Connection, statuses: Sequence[str], limit: int, *, now: datetime, policy: Policy
+) -> list[Waiting]:
+    """Return the slots in these statuses, the oldest first."""
+    rows = connection.execute(_LISTED, {"statuses": list(statuses), "limit": limit})
+    return [
+        Waiting(
+            id=row.id,
+            status=row.status,
+            what=f"{row.task_type.replace('_', ' ')}, turn {row.turn}",
+            from_address=row.from_address,
+            to_address=row.to_address,
+            since=row.since,
+            reason=row.reason,
+            remedy=_remedy(row.id, row.status, row.since, now, policy),
+        )
+        for row in rows
+    ]
+
+
+def shape(connection: Connection, end: End, *, now: datetime) -> dict[str, list[int]]:
+    """Return how many due slots wait per domain of the ``end``, by age, and all of them under ``TOTAL``, first.
+
+    The n-th number counts those that have waited less than the n-th of ``AGES_MIN``, and not less than the one before
+    it; the last number, those that have waited longer than all. Waiting counts from the first target time.
+    """
+    by_domain: dict[str, list[int]] = defaultdict(lambda: [0] * (len(AGES_MIN) + 1))
+    for row in connection.execute(_SHAPE, {"end": end, "now": now, "ages": list(AGES_MIN)}):
+        by_domain[row.domain][row.age] += row.slots
+        by_domain["TOTAL"][row.age] += row.slots
+    ordered = sorted(by_domain.items(), key=lambda item: (item[0] != "TOTAL", -sum(item[1]), item[0]))
+    return dict(ordered)
+
+
+def release(connection: Connection, slot_id: int, *, by: str, now: datetime) -> None:
+    """Plan a parked slot again, to be sent now, with its lapses forgotten.
+
+    Raises:
+        EmberflowError: the slot is not ``parked``.
+    """
+    if not connection.execute(_RELEASE, {"id": slot_id, "by": by, "now": now}).rowcount:
+        raise EmberflowError(f"slot {slot_id} is not parked; see `emberflow queue list --status parked`")
+
+
+def _remedy(slot_id: int, status: str, since: datetime, now: datetime, policy: Policy) -> str | None:
+    if status == "parked":
+        return f"mend the cause, then `queue release {slot_id}`"
+    if status != "uncertain":
+        return None
+    settled = since + settle_time(policy)
+    if now < settled:
+        return f"wait: it is looked for after {settled:%H:%M} UTC"
+    return f"look for it yourself, then `queue settle {slot_id} --sent` or `--not-sent`"

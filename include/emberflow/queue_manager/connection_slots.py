@@ -1,0 +1,124 @@
+"""Limits on open connections per mail host and per egress address, across all processes and machines (E-F4).
+
+A limit of *n* is *n* numbered advisory locks of PostgreSQL; who holds one of them may keep one connection open. The
+locks belong to a database session, so those of a process that dies are free as soon as its session ends, and nothing
+has to be counted or swept. A pooler between us and PostgreSQL must keep sessions apart (PgBouncer: session pooling).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection, text
+
+_SEED = 0x656D6265  # sets these 64-bit lock names apart from other users of the database
+
+_TAKE = text("""
+    select number
+    from unnest(cast(:free as integer[])) as number
+    where pg_try_advisory_lock(hashtextextended(:name || '#' || number, :seed))
+    limit 1
+""")
+
+_FREE = text("select pg_advisory_unlock(hashtextextended(:name || '#' || :number, :seed))")
+
+_Held = tuple[str, int]
+
+
+class ConnectionPolicy(BaseModel):
+    """How many connections may be open at once.
+
+    ``per_host``, ``per_host_of``
+        To one mail host, and less or more where it is known of its provider: 10 in general, 5 for Google and
+        Microsoft (KumoMTA's published shaping table).
+    ``per_egress_ip``
+        From one address of ours to all hosts together: 20, the concurrency that Postfix allows one destination
+        (default_destination_concurrency_limit).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per_host: int = Field(default=10, ge=1, le=1000)
+    per_host_of: dict[str, int] = Field(default_factory=lambda: {"google": 5, "microsoft": 5})
+    per_egress_ip: int = Field(default=20, ge=1, le=1000)
+
+    def limits(self, *, host: str, provider: str, egress_address: str | None) -> dict[str, int]:
+        """Return the limits that one connection to ``host`` needs a place in, by name, for ``take``."""
+        limits = {f"host:{host}": self.per_host_of.get(provider, self.per_host)}
+        if egress_address is not None:
+            limits[f"ip:{egress_address}"] = self.per_egress_ip
+        return limits
+
+
+class ConnectionSlots:
+    """The places that one database session holds.
+
+    ``connection`` is in autocommit (its locks outlive transactions) and stays checked out as long as places are held.
+    If its session is lost, so are the places: the holder closes its mail connections then. Threads may share this
+    object.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._held: set[_Held] = set()
+        self._one_at_a_time = threading.Lock()
+
+    def take(self, limits: Mapping[str, int]) -> Lease | None:
+        """Take one place in each of ``limits`` (name -> how many there are), or none at all: then return None."""
+        with self._one_at_a_time:
+            places: list[_Held] = []
+            try:
+                for name, limit in limits.items():
+                    place = self._try(name, limit)
+                    if place is None:
+                        self._free(places)
+                        return None
+                    places.append(place)
+            except BaseException:
+                self._free(places)
+                raise
+            return Lease(self, places)
+
+    def free(self, places: list[_Held]) -> None:
+        """Give places back; only a lease calls this."""
+        with self._one_at_a_time:
+            self._free(places)
+
+    def _try(self, name: str, limit: int) -> _Held | None:
+        # PostgreSQL grants a session the same lock again and again; what is held here must not be asked for.
+        free = [number for number in range(limit) if (name, number) not in self._held]
+        number = self._connection.execute(_TAKE, {"name": name, "free": free, "seed": _SEED}).scalar_one_or_none()
+        if number is None:
+            return None
+        self._held.add((name, number))
+        return name, number
+
+    def _free(self, places: list[_Held]) -> None:
+        for name, number in places:
+            self._held.discard((name, number))
+            self._connection.execute(_FREE, {"name": name, "number": number, "seed": _SEED})
+
+
+class Lease:
+    """Places for one open connection; give them back with ``release`` or by leaving the ``with`` block."""
+
+    def __init__(self, slots: ConnectionSlots, places: list[_Held]) -> None:
+        self._slots = slots
+        self._places = places
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the places back; a second call does nothing."""
+        places, self._places = self._places, []
+        self._slots.free(places)

@@ -1,0 +1,339 @@
+"""The guarded step: one transaction that moves slots to ``submitting``, immediately before DATA (Q-B5).
+
+It locks what the decision rests on in one fixed order (slots, sending mailboxes, sender days, bot days, counters, each
+by key), reads everything that can forbid a mail, asks ``guard.judge`` slot by slot, and writes back what was counted.
+Two workers can therefore neither overshoot a cap together nor deadlock. However many slots come, the statements are
+the same ten, so that many workers may share one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from emberflow.database.bulk import rows_as_json
+from emberflow.queue_manager import breakers, caps, guard
+from emberflow.queue_manager.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay
+from emberflow.queue_manager.policies import Policy
+from emberflow.queue_manager.slots import Slot
+from emberflow.queue_manager.suppressions import suppressed
+
+_HELD = text("""
+    select slots.id
+    from ops.scheduled_tasks as slots
+    inner join jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
+        on held.id = slots.id and held.token = slots.lease_token
+    where slots.status = 'leased' and slots.lease_until > clock_timestamp()
+    order by slots.id
+    for update of slots
+""")
+
+_FACTS = text("""
+    select
+        wanted.id,
+        from_mailbox.zone as from_zone,
+        from_mailbox.next_send_at,
+        from_mailbox.smtp_host,
+        from_mailbox.provider as sender_provider,
+        split_part(from_mailbox.address, '@', 2) as sender_domain,
+        from_mailbox.check_passed and coalesce(to_mailbox.check_passed, wanted.to_mailbox_id is null) as is_checked,
+        to_mailbox.zone as to_zone,
+        coalesce(to_mailbox.address, wanted.to_address) as recipient_address,
+        coalesce(to_mailbox.provider, split_part(wanted.to_address, '@', 2)) as recipient_provider,
+        senders.state as sender_state,
+        bots.status as bot_status,
+        bots.born_at as bot_born_at,
+        bots.interaction_limits as bot_limit,
+        egress_ips.address as egress_address,
+        egress_ips.state as egress_state,
+        egress_ips.sends_per_hour as egress_sends_per_hour
+    from jsonb_to_recordset(cast(:slots as jsonb)) as wanted (
+        id bigint, from_mailbox_id bigint, to_mailbox_id bigint, to_address text, sender_id bigint, bot_id bigint
+    )
+    inner join ops.mailboxes as from_mailbox on from_mailbox.id = wanted.from_mailbox_id
+    inner join ops.senders on senders.id = wanted.sender_id
+    left join ops.mailboxes as to_mailbox on to_mailbox.id = wanted.to_mailbox_id
+    left join ops.bots on bots.id = wanted.bot_id
+    left join ops.egress_ips on egress_ips.id = from_mailbox.egress_ip_id
+    order by from_mailbox.id, wanted.id
+    for update of from_mailbox
+""")
+
+_IS_STOPPED = text("select exists (select from ops.switches where name = 'stop_sending' and is_on)")
+
+_SENDER_DAYS = text("""
+    select sender_id, local_day, warmup_quota, total_quota, warmup_sent, reply_sent, cold_sent
+    from ops.sender_days
+    inner join jsonb_to_recordset(cast(:days as jsonb)) as wanted (sender_id bigint, local_day date)
+        using (sender_id, local_day)
+    order by sender_id, local_day
+    for update of sender_days
+""")
+
+_OPEN_BOT_DAYS = text("""
+    insert into ops.bot_days (bot_id, local_day)
+    select bot_id, local_day
+    from jsonb_to_recordset(cast(:days as jsonb)) as wanted (bot_id bigint, local_day date)
+    order by bot_id, local_day
+    on conflict do nothing
+""")
+
+_BOT_DAYS = text("""
+    select bot_id, local_day, inbound_sent, reply_sent
+    from ops.bot_days
+    inner join jsonb_to_recordset(cast(:days as jsonb)) as wanted (bot_id bigint, local_day date)
+        using (bot_id, local_day)
+    order by bot_id, local_day
+    for update of bot_days
+""")
+
+_STORE_SENDER_DAYS = text("""
+    update ops.sender_days
+    set warmup_sent = counted.warmup_sent, reply_sent = counted.reply_sent, cold_sent = counted.cold_sent
+    from jsonb_to_recordset(cast(:days as jsonb)) as counted (
+        sender_id bigint, local_day date, warmup_sent integer, reply_sent integer, cold_sent integer
+    )
+    where sender_days.sender_id = counted.sender_id and sender_days.local_day = counted.local_day
+""")
+
+_STORE_BOT_DAYS = text("""
+    update ops.bot_days
+    set inbound_sent = counted.inbound_sent, reply_sent = counted.reply_sent
+    from jsonb_to_recordset(cast(:days as jsonb)) as counted (
+        bot_id bigint, local_day date, inbound_sent integer, reply_sent integer
+    )
+    where bot_days.bot_id = counted.bot_id and bot_days.local_day = counted.local_day
+""")
+
+_STORE_PAUSES = text("""
+    update ops.mailboxes
+    set next_send_at = pauses.until
+    from jsonb_to_recordset(cast(:pauses as jsonb)) as pauses (id bigint, until timestamptz)
+    where mailboxes.id = pauses.id
+""")
+
+_SUBMIT = text("""
+    update ops.scheduled_tasks
+    set status = 'submitting',
+        attempts = attempts + 1,
+        submitted_at = :now,
+        binding_cap = null,
+        lease_until = clock_timestamp() + make_interval(secs => :lease_s)
+    where id = any(:ids)
+""")
+
+_ROUTE = text("""
+    select
+        from_mailbox.zone as from_zone,
+        to_mailbox.zone as to_zone,
+        from_mailbox.smtp_host,
+        from_mailbox.provider as sender_provider,
+        split_part(from_mailbox.address, '@', 2) as sender_domain,
+        coalesce(to_mailbox.address, :to_address) as recipient_address,
+        coalesce(to_mailbox.provider, split_part(:to_address, '@', 2)) as recipient_provider,
+        egress_ips.address as egress_address
+    from ops.mailboxes as from_mailbox
+    left join ops.mailboxes as to_mailbox on to_mailbox.id = :to_mailbox_id
+    left join ops.egress_ips on egress_ips.id = from_mailbox.egress_ip_id
+    where from_mailbox.id = :from_mailbox_id
+""")
+
+_UNCOUNT_SENDER_DAY = text("""
+    update ops.sender_days
+    set warmup_sent = warmup_sent - :warmup, reply_sent = reply_sent - :reply, cold_sent = cold_sent - :cold
+    where sender_id = :sender_id and local_day = :local_day
+""")
+
+_UNCOUNT_BOT_DAY = text("""
+    update ops.bot_days
+    set inbound_sent = inbound_sent - :inbound, reply_sent = reply_sent - :reply
+    where bot_id = :bot_id and local_day = :local_day
+""")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What the guarded step said: a refusal, or None and the way that the mail goes."""
+
+    refusal: Refusal | None
+    route: Route | None = None
+
+
+def submit(connection: Connection, slots: Sequence[Slot], *, now: datetime, policy: Policy) -> dict[int, Submission]:
+    """Move the slots that nothing forbids to ``submitting`` and return what was said of each, by slot id.
+
+    Call it immediately before DATA; commit, and only then write DATA. The lease is extended to what the SMTP
+    time-outs from here on need. A slot that this worker does not hold any more is refused as ``lease_lost``.
+    """
+    tokens = rows_as_json({"id": slot.id, "token": slot.lease_token} for slot in slots)
+    held: set[int] = set(connection.execute(_HELD, {"held": tokens}).scalars())
+    said = {slot.id: Submission(Refusal("lease_lost")) for slot in slots}
+    mine = [slot for slot in slots if slot.id in held]
+    if not mine:
+        return said
+    is_stopped: bool = connection.execute(_IS_STOPPED).scalar_one()
+    facts, pauses = _facts(connection, mine, now)
+    ledgers = _lock(connection, facts, pauses, now)
+    allowed: list[int] = []
+    for fact in facts:
+        refusal = guard.judge(fact, ledgers, now=now, is_stopped=is_stopped, policy=policy)
+        said[fact.slot.id] = Submission(refusal, fact.route)
+        if refusal is None:
+            allowed.append(fact.slot.id)
+    if allowed:
+        sending = {fact.slot.from_mailbox_id for fact in facts if fact.slot.id in set(allowed)}
+        _store(connection, ledgers, sending)
+        connection.execute(_SUBMIT, {"ids": allowed, "now": now, "lease_s": policy.dispatch.submitting_lease_s})
+    return said
+
+
+def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now: datetime) -> None:
+    """Uncount a mail that :func:`submit` counted and that provably did not leave."""
+    row = connection.execute(
+        _ROUTE,
+        {
+            "from_mailbox_id": slot.from_mailbox_id,
+            "to_mailbox_id": slot.to_mailbox_id,
+            "to_address": slot.to_address,
+        },
+    ).one()
+    sender_day = guard.sender_day_of(slot, row.from_zone, submitted_at)
+    if sender_day is not None:
+        kinds = {
+            "warmup": int(slot.task_type == "warmup"),
+            "reply": int(slot.task_type == "reply"),
+            "cold": int(slot.is_cold),
+        }
+        connection.execute(_UNCOUNT_SENDER_DAY, _day("sender_id", sender_day) | kinds)
+    bot_day = guard.bot_day_of(slot, row.from_zone, row.to_zone, submitted_at)
+    if bot_day is not None:
+        kinds = {"inbound": int(slot.is_from_sender), "reply": int(not slot.is_from_sender)}
+        connection.execute(_UNCOUNT_BOT_DAY, _day("bot_id", bot_day) | kinds)
+    keys = guard.counters_of(slot, _route(row))
+    counters = caps.lock(connection, keys, now)
+    counters.take_back(keys, submitted_at)
+    counters.store(connection)
+
+
+def _facts(
+    connection: Connection, slots: Sequence[Slot], now: datetime
+) -> tuple[list[Facts], dict[int, datetime | None]]:
+    wanted = rows_as_json(
+        {
+            "id": slot.id,
+            "from_mailbox_id": slot.from_mailbox_id,
+            "to_mailbox_id": slot.to_mailbox_id,
+            "to_address": slot.to_address,
+            "sender_id": slot.sender_id,
+            "bot_id": slot.bot_id,
+        }
+        for slot in slots
+    )
+    rows = {row.id: row for row in connection.execute(_FACTS, {"slots": wanted})}
+    routes = {slot.id: _route(rows[slot.id]) for slot in slots if slot.id in rows}
+    forbidden = suppressed(connection, sorted({route.recipient_address for route in routes.values()}))
+    keys = {slot.id: breaker_keys(slot, routes[slot.id]) for slot in slots if slot.id in routes}
+    blocked = breakers.open_now(connection, sorted({key for several in keys.values() for key in several}), now)
+    facts = []
+    for slot in slots:
+        row = rows.get(slot.id)
+        if row is None:
+            continue  # its mailbox or sender is gone: the slot stays refused
+        facts.append(
+            Facts(
+                slot=slot,
+                route=routes[slot.id],
+                from_zone=row.from_zone,
+                to_zone=row.to_zone,
+                is_checked=bool(row.is_checked),
+                sender_state=row.sender_state,
+                bot_status=row.bot_status,
+                bot_born_at=row.bot_born_at,
+                bot_limit=row.bot_limit,
+                egress_state=row.egress_state,
+                egress_sends_per_hour=row.egress_sends_per_hour,
+                suppressed=forbidden.get(routes[slot.id].recipient_address),
+                blocked_until=max((blocked[key] for key in keys[slot.id] if key in blocked), default=None),
+            )
+        )
+    return facts, {slot.from_mailbox_id: rows[slot.id].next_send_at for slot in slots if slot.id in rows}
+
+
+def breaker_keys(slot: Slot, route: Route) -> tuple[str, ...]:
+    """Return the circuit breakers that this mail passes."""
+    return breakers.keys_of(
+        smtp_host=route.smtp_host,
+        mailbox_id=slot.from_mailbox_id,
+        sender_domain=route.sender_domain,
+        egress_address=route.egress_address,
+        recipient_provider=route.recipient_provider,
+    )
+
+
+def _lock(connection: Connection, facts: Sequence[Facts], pauses: dict[int, datetime | None], now: datetime) -> Ledgers:
+    sender_keys = {guard.sender_day_of(fact.slot, fact.from_zone, now) for fact in facts} - {None}
+    bot_keys = {guard.bot_day_of(fact.slot, fact.from_zone, fact.to_zone, now) for fact in facts} - {None}
+    sender_days = {
+        (row.sender_id, row.local_day): SenderDay(
+            row.warmup_quota, row.total_quota, row.warmup_sent, row.reply_sent, row.cold_sent
+        )
+        for row in connection.execute(_SENDER_DAYS, {"days": _days("sender_id", sender_keys)})
+    }
+    bot_days = _bot_days(connection, bot_keys)
+    if len(bot_days) < len(bot_keys):
+        connection.execute(_OPEN_BOT_DAYS, {"days": _days("bot_id", bot_keys)})
+        bot_days = _bot_days(connection, bot_keys)
+    counters = caps.lock(connection, (key for fact in facts for key in guard.counters_of(fact.slot, fact.route)), now)
+    return Ledgers(sender_days, bot_days, counters, pauses)
+
+
+def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, date], BotDay]:
+    return {
+        (row.bot_id, row.local_day): BotDay(row.inbound_sent, row.reply_sent)
+        for row in connection.execute(_BOT_DAYS, {"days": _days("bot_id", keys)})
+    }
+
+
+def _store(connection: Connection, ledgers: Ledgers, sending: Iterable[int]) -> None:
+    if ledgers.changed_sender_days:
+        rows = rows_as_json(
+            _day("sender_id", key)
+            | {
+                "warmup_sent": ledgers.sender_days[key].warmup_sent,
+                "reply_sent": ledgers.sender_days[key].reply_sent,
+                "cold_sent": ledgers.sender_days[key].cold_sent,
+            }
+            for key in sorted(ledgers.changed_sender_days)
+        )
+        connection.execute(_STORE_SENDER_DAYS, {"days": rows})
+    if ledgers.changed_bot_days:
+        rows = rows_as_json(
+            _day("bot_id", key) | vars(ledgers.bot_days[key]) for key in sorted(ledgers.changed_bot_days)
+        )
+        connection.execute(_STORE_BOT_DAYS, {"days": rows})
+    ledgers.counters.store(connection)
+    pauses = rows_as_json({"id": mailbox, "until": ledgers.next_send_at[mailbox]} for mailbox in sorted(sending))
+    connection.execute(_STORE_PAUSES, {"pauses": pauses})
+
+
+def _day(column: str, key: tuple[int, date]) -> dict[str, Any]:
+    return {column: key[0], "local_day": key[1]}
+
+
+def _days(column: str, keys: Iterable[Any]) -> str:
+    return rows_as_json(_day(column, key) for key in sorted(keys))
+
+
+def _route(row: Row[Any]) -> Route:
+    return Route(
+        smtp_host=row.smtp_host,
+        sender_provider=row.sender_provider,
+        sender_domain=row.sender_domain,
+        recipient_address=row.recipient_address,
+        recipient_provider=row.recipient_provider,
+        egress_address=row.egress_address,
+    )

@@ -1,0 +1,206 @@
+"""Suppressions: addresses and domains that get no mail from here, whatever is planned.
+
+An entry is an address, or a domain written ``@example.com``, which covers its subdomains too. Values are stored in the
+normal form of ``email_ops.addresses``. An entry that is committed before the guarded step wins: planned mail is
+cancelled at once, and mail that a worker already holds is refused there. What is past DATA cannot be called back.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sqlalchemy import Connection, RowMapping, text
+
+from emberflow.email_ops.addresses import AddressError, domain_of, normalise
+from emberflow.errors import EmberflowError, ImportRejectedError, RowProblem
+from emberflow.queue_manager import ledger
+from emberflow.queue_manager.slots import Slot
+
+_LONGEST_REASON = 200
+
+
+class Target(NamedTuple):
+    """What is suppressed, in normal form; a domain without its ``@``."""
+
+    kind: Literal["address", "domain"]
+    value: str
+
+    def __str__(self) -> str:
+        return f"@{self.value}" if self.kind == "domain" else self.value
+
+
+@dataclass(frozen=True)
+class Added:
+    """How many entries were new, and how many planned mails were cancelled because of them."""
+
+    entries: int
+    cancelled: int
+
+
+# Every entry that would cover an address: itself, its domain, and the domains above that.
+_COVERING = """
+    select address, 'address' as kind, address as value, 0 as distance
+    from addresses
+    union all
+    select address, 'domain', array_to_string(labels[place:], '.'), place
+    from addresses
+    cross join lateral string_to_array(split_part(address, '@', 2), '.') as labels
+    cross join lateral generate_subscripts(labels, 1) as place
+"""
+
+_SUPPRESSED = text(f"""
+    with addresses as (
+        select distinct address from unnest(cast(:addresses as text[])) as wanted (address)
+    ),
+
+    covering as ({_COVERING})
+
+    select distinct on (covering.address) covering.address, entries.reason
+    from covering
+    inner join ops.suppressions as entries on entries.kind = covering.kind and entries.value = covering.value
+    order by covering.address, covering.distance
+""")  # noqa: S608 - made of this module's own constants
+
+_ADD = text("""
+    insert into ops.suppressions (kind, value, reason, added_by)
+    select kind, value, reason, :by
+    from unnest(cast(:kinds as text[]), cast(:values as text[]), cast(:reasons as text[]))
+        as wanted (kind, value, reason)
+    order by kind, value
+    on conflict (kind, value) do nothing
+    returning id
+""")
+
+_CANCEL = text(f"""
+    with planned as (
+        select slots.id, coalesce(mailboxes.address, slots.to_address) as address
+        from ops.scheduled_tasks as slots
+        left join ops.mailboxes on mailboxes.id = slots.to_mailbox_id
+        where slots.status = 'planned'
+    ),
+
+    addresses as (
+        select distinct address from planned
+    ),
+
+    covering as ({_COVERING}),
+
+    forbidden as (
+        select distinct on (covering.address) covering.address, entries.reason
+        from covering
+        inner join ops.suppressions as entries on entries.kind = covering.kind and entries.value = covering.value
+        where entries.id = any(:ids)
+        order by covering.address, covering.distance
+    )
+
+    update ops.scheduled_tasks as slots
+    set status = 'cancelled', reason = 'suppressed: ' || forbidden.reason
+    from planned
+    inner join forbidden on forbidden.address = planned.address
+    where slots.id = planned.id and slots.status = 'planned'
+    returning slots.*
+""")  # noqa: S608 - made of this module's own constants
+
+_REMOVE = text("delete from ops.suppressions where kind = :kind and value = :value")
+
+_LIST = text("""
+    select kind, value, reason, added_by, added_at from ops.suppressions order by added_at desc, id desc limit :limit
+""")
+
+
+def parse_target(written: str) -> Target:
+    """Return what ``written`` names: ``ann@example.com``, or ``@example.com`` for a domain and its subdomains.
+
+    Raises:
+        AddressError: neither of the two.
+    """
+    stripped = written.strip()
+    if not stripped.startswith("@"):
+        return Target("address", normalise(stripped))
+    try:
+        return Target("domain", domain_of(normalise(f"postmaster{stripped}")))
+    except AddressError:
+        raise AddressError(f"{written!r} is not a domain of the form @example.com") from None
+
+
+def suppressed(connection: Connection, addresses: Sequence[str]) -> dict[str, str]:
+    """Return why those of ``addresses`` (in normal form) that are suppressed get no mail; the others are missing.
+
+    An entry for the address itself gives the reason before one for its domain, and a nearer domain before a wider one.
+    """
+    rows = connection.execute(_SUPPRESSED, {"addresses": list(addresses)})
+    return {row.address: row.reason for row in rows}
+
+
+def add(connection: Connection, targets: Iterable[tuple[Target, str]], *, by: str) -> Added:
+    """Suppress every (target, reason) and cancel the mail that is planned for it; a known entry stays as it is."""
+    wanted = list(targets)
+    ids: list[int] = list(
+        connection.execute(
+            _ADD,
+            {
+                "kinds": [target.kind for target, _ in wanted],
+                "values": [target.value for target, _ in wanted],
+                "reasons": [reason for _, reason in wanted],
+                "by": by,
+            },
+        ).scalars()
+    )
+    if not ids:
+        return Added(0, 0)
+    cancelled = connection.execute(_CANCEL, {"ids": ids}).mappings().all()
+    for row in cancelled:
+        ledger.close_conversation(connection, Slot.of(row))
+    return Added(len(ids), len(cancelled))
+
+
+def remove(connection: Connection, target: Target) -> None:
+    """Allow mail to ``target`` again; what was cancelled stays cancelled.
+
+    Raises:
+        EmberflowError: there is no such entry.
+    """
+    if not connection.execute(_REMOVE, target._asdict()).rowcount:
+        raise EmberflowError(f"{target} is not suppressed itself; `emberflow suppressions list` shows the entries")
+
+
+def entries(connection: Connection, limit: int) -> Sequence[RowMapping]:
+    """Return kind, value, reason, added_by and added_at of the newest entries."""
+    return connection.execute(_LIST, {"limit": limit}).mappings().all()
+
+
+def read_file(file: Path, reason: str) -> list[tuple[Target, str]]:
+    """Return the (target, reason) pairs of a CSV file with the column ``address`` and perhaps ``reason``.
+
+    ``reason`` stands in for a missing or empty one. The column ``address`` takes domains too (``@example.com``).
+
+    Raises:
+        ImportRejectedError: it cannot be read, or at least one row is invalid; every problem is listed.
+    """
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImportRejectedError(str(file), [RowProblem(1, "-", f"cannot be read: {error}")]) from error
+    header = content.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(content), delimiter=max(",;\t", key=header.count))
+    reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or ()]
+    if "address" not in columns or set(columns) - {"address", "reason"}:
+        problem = RowProblem(1, "-", f"the columns are address and reason, not {', '.join(columns) or 'missing'}")
+        raise ImportRejectedError(str(file), [problem])
+    pairs: list[tuple[Target, str]] = []
+    problems: list[RowProblem] = []
+    for record in reader:
+        try:
+            target = parse_target(record["address"] or "")
+        except AddressError as error:
+            problems.append(RowProblem(reader.line_num, "address", str(error)))
+            continue
+        pairs.append((target, ((record.get("reason") or "").strip() or reason)[:_LONGEST_REASON]))
+    if problems or not pairs:
+        raise ImportRejectedError(str(file), problems or [RowProblem(2, "-", "the file has a header and no rows")])
+    return pairs
