@@ -67,7 +67,7 @@ def test_a_second_sent_for_one_idempotency_key_is_impossible(world: World) -> No
     (slot,) = world.claim()
     for _ in range(3):
         with world.engine.begin() as connection:
-            ledger.record_sent(connection, slot, NOON, subject="Soup", cooldown_s=0)
+            ledger.record_sent(connection, [ledger.Sent(slot, NOON, "Soup")], cooldown_s=0)
     (sent,) = world.events("sent")
     assert sent["natural_key"] == f"sent:{slot.idempotency_key}"
     assert world.row("select * from ops.bot_sender_interactions")["sent_count"] == 1

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.clock import HOUR, ManualClock
-from emberflow.queue_manager import dispatcher, inbox, ledger, store
+from emberflow.queue_manager import dispatcher, inbox, ledger, store, submission
 from tests.worlds import NOON, Sandbox, World, a_policy, a_world
 
 
@@ -143,7 +143,7 @@ def test_steps_in_any_order_with_crashes_lost_cursors_and_lapsed_leases_duplicat
     )
     draw = random.Random(seed)  # noqa: S311 - a schedule, not a secret
     places = [
-        (store, "submit"), (store, "finish"), (ledger, "record_attempt"), (ledger, "record_sent"),
+        (submission, "submit"), (store, "finish"), (ledger, "record_attempts"), (ledger, "record_sent"),
         (ledger, "record_event"), (inbox, "_move_cursor"),
     ]  # fmt: skip
 

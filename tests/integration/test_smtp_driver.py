@@ -80,7 +80,7 @@ def test_messages_are_stored_once_over_one_connection(sandbox: SandboxAddress, d
     with a_connection(sandbox, smtp_tls=tls, smtp_port=port) as connection:
         for number in range(3):
             message_id, wire = a_message(f"{tls}|{number}")
-            attempt = connection.deliver(wire, ANN, BO, before_data=lambda: None)
+            attempt = connection.deliver(wire, ANN, BO, before_data=lambda: 3600.0)
             assert (attempt.outcome, attempt.reply_code) == ("sent", 250)
             assert stored(directory, message_id) == 1
 
@@ -110,7 +110,7 @@ def test_every_fault_of_the_sandbox_has_its_outcome_and_the_next_message_is_clea
     """E-B2, Q-F5: "not sent" is never said of a message that the server has stored."""
     message_id, wire = a_message(recipient, recipient)
     with a_connection(sandbox) as connection:
-        attempt = connection.deliver(wire, ANN, recipient, before_data=lambda: None)
+        attempt = connection.deliver(wire, ANN, recipient, before_data=lambda: 3600.0)
         assert (attempt.outcome, attempt.stage, attempt.scope, attempt.reply_code) == (
             outcome,
             stage,
@@ -119,7 +119,7 @@ def test_every_fault_of_the_sandbox_has_its_outcome_and_the_next_message_is_clea
         )
         assert stored(directory, message_id) == copies
         after, wire = a_message(f"after {recipient}")
-        assert connection.deliver(wire, ANN, BO, before_data=lambda: None).outcome == "sent"
+        assert connection.deliver(wire, ANN, BO, before_data=lambda: 3600.0).outcome == "sent"
     assert stored(directory, after) == 1
 
 
@@ -141,12 +141,12 @@ def test_a_server_certificate_of_another_authority_is_refused(sandbox: SandboxAd
 def test_if_before_data_says_no_nothing_is_stored(sandbox: SandboxAddress, directory: Path) -> None:
     """Q-B5"""
 
-    def refuse() -> None:
+    def refuse() -> float:
         raise RuntimeError("paused")
 
     message_id, wire = a_message("refused")
     with a_connection(sandbox) as connection:
         with pytest.raises(RuntimeError, match="paused"):
             connection.deliver(wire, ANN, BO, before_data=refuse)
-        assert connection.deliver(a_message("later")[1], ANN, BO, before_data=lambda: None).outcome == "sent"
+        assert connection.deliver(a_message("later")[1], ANN, BO, before_data=lambda: 3600.0).outcome == "sent"
     assert stored(directory, message_id) == 0

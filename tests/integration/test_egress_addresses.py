@@ -1,0 +1,158 @@
+"""Egress addresses: caps on logins, holding an address, and who sends from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+from typer.testing import CliRunner, Result
+
+from emberflow.cli.egress_commands import egress as commands
+from emberflow.errors import ConfigurationError
+from emberflow.queue_manager import egress
+from emberflow.queue_manager.guard import Refusal
+from emberflow.settings import settings
+from tests.worlds import Sandbox, World, a_world
+
+NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
+FIRST, SECOND = "127.0.0.2", "127.0.0.3"
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    return a_world(database, sandbox, senders=2, bots=2, checks=False)
+
+
+def an_address(engine: Engine, address: str = FIRST, *, logins: int | None = None) -> int:
+    with engine.begin() as connection:
+        return egress.add(connection, address, logins_per_hour=logins)
+
+
+def log_in(engine: Engine, egress_id: int, now: datetime = NOON) -> Refusal | None:
+    with engine.begin() as connection:
+        return egress.may_log_in(connection, egress_id, now)
+
+
+def test_an_address_never_logs_in_more_often_than_its_hourly_cap(database: Engine) -> None:
+    """B-F5: 40 logins wanted by 8 workers at once; every refusal names the cap and the next hour."""
+    address = an_address(database, logins=7)
+
+    with ThreadPoolExecutor(8) as pool:
+        refusals = list(pool.map(lambda _: log_in(database, address, NOON + timedelta(minutes=30)), range(40)))
+
+    assert refusals.count(None) == 7
+    refused = Refusal("egress_ip_logins_cap", NOON + timedelta(hours=1), f"egress_ip_logins_hour:{FIRST} 7/7")
+    assert refusals.count(refused) == 33
+
+
+def test_the_next_hour_has_logins_of_its_own_and_so_has_another_address(database: Engine) -> None:
+    """B-F5"""
+    first, second = an_address(database, FIRST, logins=1), an_address(database, SECOND, logins=1)
+    assert [log_in(database, first) is None for _ in range(2)] == [True, False]
+    assert [log_in(database, second) is None for _ in range(2)] == [True, False]
+    assert [log_in(database, first, NOON + timedelta(hours=1)) is None for _ in range(2)] == [True, False]
+    with database.connect() as connection:
+        row = connection.execute(text("select hour, per_hour from ops.send_counters where key = :key"), {"key": FIRST})
+        assert [(found.hour, found.per_hour[-2:]) for found in row] == [(NOON + timedelta(hours=1), [1, 1])]
+
+
+def test_an_address_without_a_cap_is_not_counted_and_an_unknown_one_is_an_error(database: Engine) -> None:
+    address = an_address(database)
+    assert [log_in(database, address) for _ in range(100)] == [None] * 100
+    with pytest.raises(ConfigurationError, match="no egress address"):
+        log_in(database, address + 1)
+
+
+def test_a_mailbox_cannot_be_moved_away_from_an_address_that_is_held(world: World) -> None:
+    """A listing is never routed around; and none of several mailboxes moves if one cannot."""
+    an_address(world.engine, FIRST)
+    an_address(world.engine, SECOND)
+    first, second = (sender.address for sender in world.senders)
+    with world.engine.begin() as connection:
+        egress.assign(connection, FIRST, [first])
+        egress.hold(connection, FIRST, "listed at Spamhaus CSS")
+    for target in (SECOND, None):
+        with (
+            pytest.raises(ConfigurationError, match=rf"keeps its mailboxes: {first}"),
+            world.engine.begin() as connection,
+        ):
+            egress.assign(connection, target, [first, second])
+    with pytest.raises(ConfigurationError, match="is held"), world.engine.begin() as connection:
+        egress.assign(connection, FIRST, [second])
+    assert _assigned(world) == {first: FIRST}
+
+    with world.engine.begin() as connection:
+        egress.activate(connection, FIRST)
+        egress.assign(connection, SECOND, [first, second])
+    assert _assigned(world) == {first: SECOND, second: SECOND}
+    with world.engine.begin() as connection:
+        egress.assign(connection, None, [second])
+    assert _assigned(world) == {first: SECOND}
+
+
+@pytest.mark.parametrize(
+    ("address", "mailbox", "reason"),
+    [
+        ("mail.example", None, "is not an IP address"),
+        ("192.0.2.9", None, "emberflow egress add 192.0.2.9"),
+        (FIRST, "nobody@nowhere.test", "no such mailbox: nobody@nowhere.test"),
+    ],
+)
+def test_a_mistake_in_an_assignment_is_named(world: World, address: str, mailbox: str | None, reason: str) -> None:
+    an_address(world.engine)
+    wanted = [world.senders[0].address, *([mailbox] if mailbox else [])]
+    with pytest.raises(ConfigurationError, match=reason), world.engine.begin() as connection:
+        egress.assign(connection, address, wanted)
+    assert _assigned(world) == {}
+
+
+def test_an_address_is_registered_once_and_in_one_spelling(database: Engine) -> None:
+    first = an_address(database, "2001:db8:0::1", logins=5)
+    assert an_address(database, " 2001:DB8::1 ", logins=6) == first
+    with database.connect() as connection:
+        (row,) = egress.listed(connection)
+    assert (row["address"], row["logins_per_hour"], row["mailboxes"]) == ("2001:db8::1", 6, 0)
+
+
+def test_only_addresses_of_this_machine_can_be_sent_from() -> None:
+    assert egress.is_of_this_machine("127.0.0.1")
+    assert not egress.is_of_this_machine("192.0.2.1")
+
+
+@pytest.fixture
+def configured(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    url = world.settings.require_database_url()
+    monkeypatch.setenv("EMBERFLOW_DATABASE_URL", url)
+    settings.cache_clear()
+    yield world
+    settings.cache_clear()
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(commands, list(arguments))
+
+
+def test_the_operator_registers_assigns_holds_and_activates_an_address(configured: World) -> None:
+    """B-F5"""
+    sender = configured.senders[0].address
+    assert run("add", FIRST, "--logins-per-hour", "30").exit_code == 0
+    assert run("assign", FIRST, sender).exit_code == 0
+    assert run("hold", FIRST, "--reason", "listed").exit_code == 0
+    assert isinstance(run("assign", "none", sender).exception, ConfigurationError)
+
+    shown = run("list").output
+
+    assert all(word in shown for word in (FIRST, "held", "listed", "30"))
+    assert run("activate", FIRST).exit_code == 0
+    assert "held" not in run("list").output
+
+
+def _assigned(world: World) -> dict[str, str]:
+    rows = world.rows(
+        "select mailboxes.address, egress_ips.address as egress from ops.mailboxes "
+        "inner join ops.egress_ips on egress_ips.id = egress_ip_id"
+    )
+    return {row["address"]: row["egress"] for row in rows}

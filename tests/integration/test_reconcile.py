@@ -1,0 +1,636 @@
+"""Uncertain mails against the real mail sandbox: every kind of evidence, every doubt, and everybody at once."""
+
+from __future__ import annotations
+
+import imaplib
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from threading import Barrier
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine, RowMapping, text
+
+from emberflow.email_ops.imap import ImapError, ImapReader
+from emberflow.email_ops.message import OutgoingMessage, build
+from emberflow.email_ops.sandbox import create_accounts
+from emberflow.email_ops.tokens import sign
+from emberflow.errors import EmberflowError
+from emberflow.queue_manager import reconcile, submission
+from emberflow.queue_manager.reconcile import Finding, ReconcileReport
+from emberflow.queue_manager.slots import Slot
+from tests.worlds import PASSWORD, Member, Sandbox, World, a_policy, a_world
+
+Counted = tuple[int, int, int]
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    """Two senders and three bots; of each bot's name, the sandbox makes what ``sandbox.faults`` says."""
+    return a_world(database, sandbox, 2, ["ann", "lost1", "drop1"], a_policy_with(), checks=False)
+
+
+def a_policy_with(**dispatch: Any) -> Any:
+    """Attempts are few, and retries do not wait long."""
+    return a_policy(dispatch={"lanes": 1, "maximum_attempts": 2, "retry_s": 1} | dispatch)
+
+
+def settled(world: World) -> ReconcileReport:
+    """Let the settle time pass and reconcile."""
+    world.clock.advance(reconcile.settle_time(world.policy) + timedelta(seconds=1))
+    return run(world)
+
+
+def run(world: World, **shards: int) -> ReconcileReport:
+    return reconcile.run(world.engine, clock=world.clock, settings=world.settings, **shards)
+
+
+def an_uncertain(world: World, sender: Member | None = None, bot: Member | None = None, **changes: Any) -> Slot:
+    """A slot whose worker died after the guarded step; nothing was transmitted unless the test does it."""
+    slot_id = world.slot(sender, bot, gap_s=0, **changes)
+    (slot,) = (slot for slot in world.claim() if slot.id == slot_id)
+    with world.engine.begin() as connection:
+        said = submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy)
+    assert said[slot.id].refusal is None
+    world.change(
+        "update ops.scheduled_tasks set status = 'uncertain', lease_token = null, lease_until = null where id = :id",
+        id=slot.id,
+    )
+    return slot
+
+
+def a_cold_uncertain(world: World) -> Slot:
+    return an_uncertain(
+        world,
+        task_type="cold_first_touch",
+        payload={},
+        bot_id=None,
+        to_mailbox_id=None,
+        to_address="lead@customer.example",
+    )
+
+
+def a_message(world: World, slot: Slot, **changes: Any) -> bytes:
+    """The mail of ``slot``, as its worker would have built it."""
+    assert slot.bot_id is not None
+    values: dict[str, Any] = {
+        "message_id": slot.message_id,
+        "from_address": world.senders[0].address,
+        "from_name": "Ann",
+        "to_address": world.bots[0].address,
+        "subject": "Soup",
+        "body": "Hello\n",
+        "date": slot.target_time,
+        "in_reply_to": None,
+        "references": (),
+        "token": sign(world.settings.require_token_keys(), slot.id, slot.sender_id, slot.bot_id, slot.turn),
+        "auto_reply": False,
+    }
+    return build(OutgoingMessage(**(values | changes)))
+
+
+def a_notification(message_id: str) -> bytes:
+    return (
+        "From: postmaster@elsewhere.example\r\nSubject: Undelivered\r\nMIME-Version: 1.0\r\n"
+        'Content-Type: multipart/report; report-type=delivery-status;\r\n boundary="b"\r\n\r\n'
+        "--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.test\r\n\r\n"
+        "Final-Recipient: rfc822; x@y.test\r\nAction: failed\r\nStatus: 5.2.2\r\n\r\n"
+        f"--b\r\nContent-Type: text/rfc822-headers\r\n\r\nMessage-ID: {message_id}\r\n\r\n--b--\r\n"
+    ).encode()
+
+
+@contextmanager
+def any_mail_program(world: World, member: Member) -> Any:
+    at = world.sandbox.address
+    context = ssl.create_default_context(cafile=str(at.ca_file))
+    with imaplib.IMAP4_SSL(at.host, at.imaps_port, ssl_context=context) as client:
+        client.login(member.address, PASSWORD)
+        yield client
+
+
+def file_under_sent(world: World, message: bytes) -> None:
+    """As providers do with what they accept for submission."""
+    with any_mail_program(world, world.senders[0]) as client:
+        assert client.append("Sent", "", imaplib.Time2Internaldate(world.clock.now()), message)[0] == "OK"
+
+
+def move(world: World, member: Member, source: str, target: str) -> None:
+    with ImapReader(world.access(member), "sandbox", world.settings.ca_files) as reader:
+        reader.ensure_folder(target)
+        uids = [message.uid for message in reader.new_messages(source, None)[0]]
+        reader.move(uids, target)
+
+
+def the_slot(world: World, slot: Slot | int) -> RowMapping:
+    number = slot if isinstance(slot, int) else slot.id
+    return world.row("select * from ops.scheduled_tasks where id = :id", id=number)
+
+
+def counted(world: World) -> Counted:
+    """What today's counters hold: the sender's warm-up, the bots' inbound, everything in 24 hours."""
+    return (
+        world.value("select coalesce(sum(warmup_sent), 0) from ops.sender_days"),
+        world.value("select coalesce(sum(inbound_sent), 0) from ops.bot_days"),
+        world.value(
+            "select coalesce(sum(sent), 0) from ops.send_counters, unnest(per_hour) as sent where scope = 'all'"
+        ),
+    )
+
+
+# Found
+
+
+def test_a_mail_that_was_stored_before_its_answer_was_lost_is_sent_with_all_that_follows(world: World) -> None:
+    """Q-F5"""
+    slot_id = world.slot(bot=world.bots[1])
+    assert world.dispatch() == {"uncertain": 1}
+    before = counted(world)
+
+    assert settled(world) == ReconcileReport({"sent": 1}, {})
+
+    slot = the_slot(world, slot_id)
+    assert (slot["status"], slot["sent_at"]) == ("sent", slot["submitted_at"])
+    assert slot["reason"] == "found in INBOX of its recipient"
+    (sent,), (reconciled,) = world.events("sent"), world.events("reconciled")
+    assert sent["occurred_at"] == slot["submitted_at"]
+    assert reconciled["details"] == {"found": "present", "by": "reconcile", "where": "in INBOX of its recipient"}
+    conversation = world.row("select * from ops.conversations")
+    assert (conversation["id"], conversation["subject"]) == (
+        slot["conversation_id"],
+        world.mailbox(world.bots[1])[0].subject,
+    )
+    assert world.value("select sent_count from ops.bot_sender_interactions") == 1
+    assert counted(world) == before == (1, 1, 1)
+    assert world.read() == {"inbox": 1, "replies": 1}
+
+
+@pytest.mark.parametrize("folder", ["Junk", "Archive", "Trash", "Somebody's own"])
+def test_a_mail_is_found_wherever_filters_and_people_have_moved_it(world: World, folder: str) -> None:
+    """Q-F5"""
+    slot = an_uncertain(world)
+    world.submit(world.senders[0], world.bots[0], a_message(world, slot))
+    move(world, world.bots[0], "INBOX", folder)
+
+    assert settled(world).ends == {"sent": 1}
+    assert the_slot(world, slot)["reason"] == f"found in {folder} of its recipient"
+
+
+def test_a_mail_is_found_when_its_provider_wrote_another_message_id(world: World) -> None:
+    """Q-F5: sending it again would be a second copy."""
+    slot = an_uncertain(world)
+    world.submit(world.senders[0], world.bots[0], a_message(world, slot, message_id="<rewritten@provider.example>"))
+
+    assert settled(world).ends == {"sent": 1}
+
+
+def test_a_mail_that_moves_while_it_is_looked_for_is_found(world: World) -> None:
+    """Q-F5: from a folder that is searched later into one that was searched already."""
+    slot = an_uncertain(world)
+    world.submit(world.senders[0], world.bots[0], a_message(world, slot))
+    move(world, world.bots[0], "INBOX", "Trash")
+    search = ImapReader.find_by_message_id
+
+    def somebody_moves_it(reader: ImapReader, message_ids: Any, folder: str) -> Any:
+        found = search(reader, message_ids, folder)
+        if folder == "INBOX" and world.mailbox(world.bots[0], "Trash"):
+            move(world, world.bots[0], "Trash", "INBOX")
+        return found
+
+    with patch.object(ImapReader, "find_by_message_id", somebody_moves_it):
+        assert settled(world).ends == {"sent": 1}
+
+
+def test_a_mail_that_a_zombie_sent_late_is_found_and_not_sent_again(world: World) -> None:
+    """Q-F5: the recipient's copy decides, whatever the worker could not say any more."""
+    slot = an_uncertain(world)
+    world.clock.advance(timedelta(seconds=world.policy.dispatch.write_within_s))
+    world.submit(world.senders[0], world.bots[0], a_message(world, slot))
+
+    assert settled(world).ends == {"sent": 1}
+    assert world.dispatch() == {}
+    assert len(world.deliveries()) == 1
+
+
+def test_a_copy_under_sent_says_that_the_sending_server_took_it(world: World) -> None:
+    """Q-F5: it may still be under way; it is not absent."""
+    slot = an_uncertain(world)
+    file_under_sent(world, a_message(world, slot))
+
+    assert settled(world).ends == {"sent": 1}
+    assert the_slot(world, slot)["reason"] == "found in Sent of its sender"
+
+
+# Absent
+
+
+def test_a_mail_that_never_left_is_uncounted_and_sent_again_until_its_attempts_are_used_up(world: World) -> None:
+    """Q-F5"""
+    slot_id = world.slot(bot=world.bots[2])
+    assert world.dispatch() == {"uncertain": 1}
+    assert counted(world) == (1, 1, 1)
+
+    assert settled(world).ends == {"planned": 1}
+    assert counted(world) == (0, 0, 0)
+    (reconciled,) = world.events("reconciled")
+    assert reconciled["details"] == {"found": "absent", "by": "reconcile"}
+
+    assert world.dispatch() == {"uncertain": 1}
+    assert settled(world).ends == {"failed": 1}
+    assert (the_slot(world, slot_id)["status"], the_slot(world, slot_id)["reason"]) == (
+        "failed",
+        "not sent in 2 attempts",
+    )
+    assert len(world.events("reconciled")) == 2
+    assert counted(world) == (0, 0, 0)
+    assert (world.deliveries(), world.events("sent")) == ([], [])
+
+
+def test_a_warmup_mail_that_is_overdue_by_then_expires(world: World) -> None:
+    """Q-B8: the next plan makes up for it."""
+    slot = an_uncertain(world)
+    world.clock.advance(timedelta(seconds=world.policy.queue.overdue_s))
+
+    assert settled(world).ends == {"expired": 1}
+    assert the_slot(world, slot)["status"] == "expired"
+    assert counted(world) == (0, 0, 0)
+
+
+def test_a_reply_is_owed_however_late_it_is_until_its_attempts_are_used_up(database: Engine, sandbox: Sandbox) -> None:
+    """Q-F5, Q-B8"""
+    world = a_world(database, sandbox, ["drop1"], ["ann"], a_policy_with(), checks=False)
+    world.slot()
+    world.talk(1)
+    world.clock.advance(timedelta(seconds=60))
+    assert world.dispatch() == {"uncertain": 1}
+    world.clock.advance(timedelta(seconds=world.policy.queue.overdue_s))
+
+    assert settled(world).ends == {"planned": 1}
+    assert world.value("select sum(reply_sent) from ops.bot_days") == 0
+    assert world.value("select thread_status from ops.conversations") == "reply_scheduled"
+
+    world.dispatch()  # spreads what is overdue
+    world.clock.advance(timedelta(seconds=world.policy.queue.spread_s))
+    assert world.dispatch() == {"uncertain": 1}
+    assert settled(world).ends == {"failed": 1}
+    assert world.value("select thread_status from ops.conversations") == "closed"
+
+
+def test_a_copy_of_another_slot_or_with_a_forged_token_is_no_evidence(world: World) -> None:
+    """Q-F5, B-B4"""
+    slot = an_uncertain(world)
+    other = replace(slot, id=slot.id + 1000)
+    for token in (
+        sign([SecretStr("another key")], slot.id, slot.sender_id, slot.bot_id or 0, slot.turn),
+        sign(world.settings.require_token_keys(), other.id, other.sender_id, other.bot_id or 0, other.turn),
+    ):
+        copy = a_message(world, slot, message_id="<made.by.hand@senders.test>", token=token)
+        world.submit(world.senders[0], world.bots[0], copy)
+
+    assert settled(world).ends == {"planned": 1}
+
+
+# Returned
+
+
+def test_a_mail_that_came_back_has_failed_and_stays_counted(world: World) -> None:
+    """Q-F5: it did leave."""
+    slot = an_uncertain(world)
+    world.submit(world.bots[0], world.senders[0], a_notification(slot.message_id))
+
+    assert settled(world).ends == {"failed": 1}
+    assert the_slot(world, slot)["reason"] == "returned: 5.2.2"
+    assert counted(world) == (1, 1, 1)
+    (reconciled,) = world.events("reconciled")
+    assert reconciled["details"] == {"found": "returned", "by": "reconcile", "why": "5.2.2"}
+
+
+def test_a_notification_about_another_mail_is_no_evidence(world: World) -> None:
+    slot = an_uncertain(world)
+    world.submit(world.bots[0], world.senders[0], a_notification("<another@senders.test>"))
+
+    assert settled(world).ends == {"planned": 1}
+    assert the_slot(world, slot)["status"] == "planned"
+
+
+# Cold mail
+
+
+def test_a_cold_mail_is_found_under_sent(world: World) -> None:
+    """Q-F5"""
+    slot = a_cold_uncertain(world)
+    file_under_sent(world, f"Message-ID: {slot.message_id}\r\n\r\nhi\r\n".encode())
+
+    assert settled(world).ends == {"sent": 1}
+    assert len(world.events("sent")) == 1
+
+
+def test_a_cold_mail_that_came_back_has_failed_even_if_it_lies_under_sent(world: World) -> None:
+    """Q-F5"""
+    slot = a_cold_uncertain(world)
+    world.submit(world.bots[0], world.senders[0], a_notification(slot.message_id))
+    file_under_sent(world, f"Message-ID: {slot.message_id}\r\n\r\nhi\r\n".encode())
+
+    assert settled(world).ends == {"failed": 1}
+
+
+def test_a_cold_mail_without_a_trace_waits_for_a_person(world: World) -> None:
+    """Q-F5: nobody can look into a stranger's mailbox, and a second copy hurts more than a lost one."""
+    slot = a_cold_uncertain(world)
+
+    report = settled(world)
+
+    assert (report.ends, list(report.waiting)) == ({}, [slot.id])
+    assert "not ours" in report.waiting[slot.id]
+    assert the_slot(world, slot)["status"] == "uncertain"
+
+
+# Doubt
+
+
+def paused(world: World) -> Any:
+    world.change("update ops.bots set status = 'paused', status_reason = 'a test' where id = :id", id=world.bots[0].id)
+
+
+def unchecked(world: World) -> Any:
+    world.change("update ops.mailboxes set check_passed = false where id = :id", id=world.bots[0].mailbox_id)
+
+
+def without_secret(world: World) -> Any:
+    world.change("delete from ops.mailbox_secrets where mailbox_id = :id", id=world.bots[0].mailbox_id)
+
+
+def locked_out(world: World) -> Any:
+    create_accounts(world.sandbox.directory, {world.bots[0].address: "changed at the server"})
+
+
+def sender_locked_out(world: World) -> Any:
+    create_accounts(world.sandbox.directory, {world.senders[0].address: "changed at the server"})
+
+
+def unreachable(world: World) -> Any:
+    world.change("update ops.mailboxes set imap_port = 1 where id = :id", id=world.bots[0].mailbox_id)
+
+
+def with_a_folder_that_cannot_be_read(world: World) -> Any:
+    select = ImapReader.select
+
+    def refusing(reader: ImapReader, folder: str) -> tuple[int, int]:
+        if folder == "Archive":
+            raise ImapError("imap_select", "NO permission denied")
+        return select(reader, folder)
+
+    return patch.object(ImapReader, "select", refusing)
+
+
+def without_junk(world: World) -> Any:
+    with any_mail_program(world, world.bots[0]) as client:
+        assert client.delete("Junk")[0] == "OK"
+
+
+DOUBTS: dict[str, tuple[Callable[[World], Any], str]] = {
+    "the bot is paused": (paused, "not active"),
+    "the mailbox failed its check": (unchecked, "connection check"),
+    "the secret is missing": (without_secret, "secret"),
+    "the password is wrong": (locked_out, "imap_auth"),
+    "the sender's password is wrong": (sender_locked_out, "imap_auth"),
+    "the server is away": (unreachable, "imap_connect"),
+    "a folder cannot be read": (with_a_folder_that_cannot_be_read, "folder Archive cannot be read"),
+    "Junk is not shown": (without_junk, "no Junk folder"),
+}
+
+
+@pytest.mark.parametrize("doubt", DOUBTS)
+def test_with_any_doubt_a_slot_stays_uncertain_and_says_why(world: World, doubt: str) -> None:
+    """Q-F5: absence is proven or it is not."""
+    make, why = DOUBTS[doubt]
+    slot, other = an_uncertain(world), an_uncertain(world, world.senders[1], world.bots[1])
+    disturbed = make(world)
+
+    with disturbed or nullcontext():
+        report = settled(world)
+
+    assert why in report.waiting[slot.id]
+    row = the_slot(world, slot)
+    assert (row["status"], row["reason"]) == ("uncertain", f"not settled: {report.waiting[slot.id]}")
+    assert PASSWORD not in row["reason"]
+    assert slot.id not in {event["slot_id"] for event in world.events("reconciled")}
+    # Nobody else has to wait because of it, unless the doubt is about every mailbox.
+    assert the_slot(world, other)["status"] == ("uncertain" if "folder" in doubt else "planned")
+
+
+@pytest.mark.parametrize("folder", ["INBOX", "Junk"])
+def test_what_was_found_before_or_after_an_unreadable_folder_is_found(world: World, folder: str) -> None:
+    """Q-F5"""
+    slot, missing = an_uncertain(world), an_uncertain(world)
+    world.submit(world.senders[0], world.bots[0], a_message(world, slot))
+    move(world, world.bots[0], "INBOX", folder)
+
+    with with_a_folder_that_cannot_be_read(world):
+        report = settled(world)
+
+    assert (report.ends, list(report.waiting)) == ({"sent": 1}, [missing.id])
+
+
+def test_a_doubt_that_is_over_settles_the_slot(world: World) -> None:
+    slot = an_uncertain(world)
+    paused(world)
+    assert list(settled(world).waiting) == [slot.id]
+    world.change("update ops.bots set status = 'active', status_reason = null")
+
+    assert run(world).ends == {"planned": 1}
+
+
+# When
+
+
+def test_nothing_is_decided_before_the_settle_time_or_long_after_it(world: World) -> None:
+    """Q-F5: a server on the way may hold the mail; after five days only a person decides."""
+    slot = an_uncertain(world)
+    world.clock.advance(reconcile.settle_time(world.policy) - timedelta(seconds=1))
+    assert run(world) == ReconcileReport()
+
+    world.clock.advance(timedelta(seconds=world.policy.reconcile.look_back_s))
+    assert run(world) == ReconcileReport()
+    assert the_slot(world, slot)["status"] == "uncertain"
+
+
+def test_every_uncertain_slot_belongs_to_one_shard_and_only_shards_with_one_are_due(world: World) -> None:
+    slots = [an_uncertain(world, bot=bot) for bot in world.bots] + [a_cold_uncertain(world)]
+    world.clock.advance(reconcile.settle_time(world.policy) + timedelta(seconds=1))
+    with world.engine.connect() as connection:
+        due = reconcile.due_shards(connection, now=world.clock.now(), policy=world.policy, shards=64)
+    assert due == sorted({world.senders[0].mailbox_id % 64, *(bot.mailbox_id % 64 for bot in world.bots)})
+
+    reports = [run(world, shard=shard, shards=64) for shard in due]
+
+    assert sum(sum(report.ends.values()) + len(report.waiting) for report in reports) == len(slots)
+
+
+def test_a_mailbox_is_logged_in_to_once_for_all_of_its_mails(world: World) -> None:
+    """B-F5"""
+    for _ in range(3):
+        an_uncertain(world)
+    enter = ImapReader.__enter__
+    logins: list[str] = []
+
+    def counting(reader: ImapReader) -> ImapReader:
+        logins.append(reader._access.address)
+        return enter(reader)
+
+    with patch.object(ImapReader, "__enter__", counting):
+        assert settled(world).ends == {"planned": 3}
+    assert logins == [world.bots[0].address, world.senders[0].address]
+
+
+# At the same time
+
+
+def everything(world: World) -> list[Any]:
+    tables = ("mail_events", "scheduled_tasks", "sender_days", "bot_days", "send_counters", "bot_sender_interactions")
+    return [world.rows(f"select * from ops.{table} order by 1, 2") for table in tables]  # noqa: S608
+
+
+def some_of_each(world: World) -> None:
+    """Two mails that arrived, two that did not."""
+    for number, sender in enumerate([*world.senders, *world.senders]):
+        slot = an_uncertain(world, sender)
+        if number < 2:
+            world.submit(sender, world.bots[0], a_message(world, slot, from_address=sender.address))
+
+
+def test_reconciling_again_changes_nothing(world: World) -> None:
+    """Q-F5"""
+    some_of_each(world)
+    assert settled(world).ends == {"sent": 2, "planned": 2}
+    before = everything(world)
+
+    assert run(world) == ReconcileReport()
+    assert everything(world) == before
+
+
+def test_two_reconciles_at_once_settle_each_slot_once(world: World) -> None:
+    """Q-F5"""
+    some_of_each(world)
+    world.clock.advance(reconcile.settle_time(world.policy) + timedelta(seconds=1))
+    look, both_have_looked = reconcile._Search.look_for, Barrier(2, timeout=60)
+
+    def together(search: Any, mails: Any) -> Any:
+        findings = look(search, mails)
+        both_have_looked.wait()
+        return findings
+
+    with patch.object(reconcile._Search, "look_for", together), ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: run(world), range(2))
+
+    ends = first.ends + second.ends
+    assert (ends["sent"], ends["planned"], ends["settled_meanwhile"]) == (2, 2, 4)
+    assert world.statuses() == {"sent": 2, "planned": 2}
+    assert (len(world.events("reconciled")), len(world.events("sent"))) == (4, 2)
+    assert counted(world) == (2, 2, 2)
+
+
+def test_a_slot_that_the_inbox_reader_resolves_meanwhile_stays_as_it_left_it(world: World) -> None:
+    """Q-F5: even if the search had missed the mail."""
+    slot = an_uncertain(world)
+    world.submit(world.senders[0], world.bots[0], a_message(world, slot))
+
+    def missed(_search: Any, _mails: Any) -> dict[int, Finding]:
+        assert world.read() == {"inbox": 1, "replies": 1, "resolved": 1}
+        return {slot.id: Finding("absent", "at neither end")}
+
+    with patch.object(reconcile._Search, "look_for", missed):
+        assert settled(world).ends == {"settled_meanwhile": 1}
+
+    assert the_slot(world, slot)["status"] == "sent"
+    (reconciled,) = world.events("reconciled")
+    assert reconciled["details"] == {"found": "present", "by": "inbox", "where": "in INBOX of its recipient"}
+    assert counted(world) == (1, 1, 1)
+
+
+def test_reconcile_and_inbox_reader_at_once_agree(world: World) -> None:
+    """Q-F5"""
+    slots = []
+    for sender in [*world.senders, *world.senders]:
+        slots.append(an_uncertain(world, sender))
+        world.submit(sender, world.bots[0], a_message(world, slots[-1], from_address=sender.address))
+    world.clock.advance(reconcile.settle_time(world.policy) + timedelta(seconds=1))
+
+    with ThreadPoolExecutor(2) as threads:
+        reading = threads.submit(world.read)
+        reconciling = threads.submit(run, world)
+        found, report = reading.result(), reconciling.result()
+
+    assert world.statuses()["sent"] == 4
+    assert len(world.events("sent")) == len(world.events("reconciled")) == 4
+    assert found["resolved"] + report.ends["sent"] == 4
+    assert {event["slot_id"] for event in world.events("placed_inbox")} <= {slot.id for slot in slots}
+
+
+def test_a_finding_about_an_earlier_attempt_decides_nothing(world: World) -> None:
+    """Q-F5: meanwhile the slot was settled, sent again, and is uncertain again."""
+    slot = an_uncertain(world)
+
+    def slow(_search: Any, _mails: Any) -> dict[int, Finding]:
+        world.change("update ops.scheduled_tasks set attempts = attempts + 1")
+        return {slot.id: Finding("absent", "at neither end")}
+
+    with patch.object(reconcile._Search, "look_for", slow):
+        assert settled(world).ends == {"settled_meanwhile": 1}
+    assert the_slot(world, slot)["status"] == "uncertain"
+    assert counted(world) == (1, 1, 1)
+
+
+def test_reconcile_gives_way_to_whoever_holds_the_row(world: World) -> None:
+    slot = an_uncertain(world)
+    with world.engine.begin() as connection:
+        connection.execute(text("select from ops.scheduled_tasks for update"))
+        report = settled(world)
+
+    assert report == ReconcileReport({}, {slot.id: "others are writing to its row right now"})
+    assert run(world).ends == {"planned": 1}
+
+
+# A person's answer
+
+
+def test_a_person_may_say_that_it_was_sent(world: World) -> None:
+    """Q-F5"""
+    slot = a_cold_uncertain(world)
+    with world.engine.begin() as connection:
+        status = reconcile.settle(
+            connection, slot.id, is_sent=True, by="eva", why="they answered", now=world.clock.now(), policy=world.policy
+        )
+
+    assert status == the_slot(world, slot)["status"] == "sent"
+    (reconciled,) = world.events("reconciled")
+    assert reconciled["details"] == {"found": "present", "by": "eva", "why": "they answered"}
+
+
+def test_a_person_may_say_that_it_was_not_sent(world: World) -> None:
+    """Q-F5: then it is uncounted and sent again."""
+    slot = a_cold_uncertain(world)
+    with world.engine.begin() as connection:
+        status = reconcile.settle(
+            connection, slot.id, is_sent=False, by="eva", why="asked", now=world.clock.now(), policy=world.policy
+        )
+
+    assert status == the_slot(world, slot)["status"] == "planned"
+    assert world.value("select sum(cold_sent) from ops.sender_days") == 0
+    (reconciled,) = world.events("reconciled")
+    assert reconciled["details"] == {"found": "absent", "by": "eva", "why": "asked"}
+
+
+def test_only_an_uncertain_slot_can_be_settled(world: World) -> None:
+    slot_id = world.slot()
+    refused = pytest.raises(EmberflowError, match=f"slot {slot_id} is not uncertain")
+
+    with refused, world.engine.begin() as connection:
+        reconcile.settle(
+            connection, slot_id, is_sent=True, by="eva", why="-", now=world.clock.now(), policy=world.policy
+        )
