@@ -13,12 +13,33 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from emberflow.errors import ConfigurationError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+# Where an access token is got from unless the setting says otherwise: Google's "Using OAuth 2.0 for Web Server
+# Applications", and Microsoft's v2.0 endpoint for accounts of any tenant.
+TOKEN_URLS = {
+    "google": "https://oauth2.googleapis.com/token",
+    "microsoft": "https://login.microsoftonline.com/common/oauth2/v2.0/token",
+}
+
+
+class OAuthClient(BaseModel):
+    """This installation as one mail provider knows it (RFC 6749 2).
+
+    ``client_secret`` is empty for a public client. Never put a secret into ``token_url``: it is shown in errors.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr = SecretStr("")
+    token_url: str = Field(pattern=r"^https://[^/?#@\s]+/[^?#@\s]*$")
 
 
 def home() -> Path:
@@ -52,6 +73,11 @@ class Settings(BaseSettings):
     token_keys: tuple[SecretStr, ...] = Field(
         default=(), description="JSON list of signing keys for warm-up tokens; the first signs, all verify."
     )
+    oauth_clients: dict[str, OAuthClient] = Field(
+        default_factory=dict,
+        description="JSON object: provider of a mailbox -> client_id, client_secret, token_url. The token_url of "
+        "`google` and `microsoft` is known.",
+    )
     provision_command: str | None = Field(
         default=None,
         description="Command that creates a mailbox on the operator's own server; {address} is replaced, "
@@ -69,6 +95,18 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("oauth_clients", mode="before")
+    @classmethod
+    def _known_token_urls(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {
+            provider: {"token_url": TOKEN_URLS[provider], **client}
+            if provider in TOKEN_URLS and isinstance(client, dict)
+            else client
+            for provider, client in value.items()
+        }
 
     def require_database_url(self) -> str:
         """Return the database URL, or say how to get one.

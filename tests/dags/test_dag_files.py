@@ -19,7 +19,7 @@ from emberflow.settings import PROJECT_ROOT
 
 FOLDER = PROJECT_ROOT / "dags"
 FILES = sorted(FOLDER.glob("**/*.py"))
-DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reputation"}
+DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reconcile", "reputation"}
 LONGEST_FILE = 110
 LONGEST_PARSE_S = 1.0
 
@@ -120,6 +120,7 @@ def test_hours_are_partitions_and_no_schedule_is_a_bare_cron_string(report: dict
         "warmup_hourly": "CronPartitionTimetable",
         "dispatch": "CronTriggerTimetable",
         "inbox": "CronPartitionTimetable",
+        "reconcile": "CronTriggerTimetable",
         "reputation": "PartitionedAssetTimetable",
     }
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from emberflow.cli import mailbox_commands, plan_commands
+from emberflow.cli import egress_commands, mailbox_commands, plan_commands, queue_commands, script_commands
 
 app = typer.Typer(
     help="Emberflow: sender warm-up and compliant cold outreach as a data pipeline.",
@@ -26,6 +26,10 @@ app.add_typer(plan_commands.plan, name="plan")
 app.add_typer(plan_commands.policy, name="policy")
 app.add_typer(plan_commands.mail, name="mail")
 app.add_typer(plan_commands.database, name="database")
+app.add_typer(queue_commands.queue, name="queue")
+app.add_typer(queue_commands.suppressions, name="suppressions")
+app.add_typer(egress_commands.egress, name="egress")
+app.add_typer(script_commands.scripts, name="scripts")
 app.command()(plan_commands.explain)
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets as entropy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.database.tables import mailbox_secrets
@@ -59,23 +60,35 @@ class SecretBox:
         Raises:
             SecretError: there is none, its key is not configured, or the row was altered or moved.
         """
-        row = connection.execute(
-            select(mailbox_secrets).where(mailbox_secrets.c.mailbox_id == mailbox_id)
-        ).one_or_none()
-        if row is None:
-            raise SecretError(f"mailbox {mailbox_id} has no stored password; set it with `emberflow secrets set`")
+        secret = self.read_all(connection, [mailbox_id])[mailbox_id]
+        if isinstance(secret, SecretError):
+            raise secret
+        return secret
+
+    def read_all(self, connection: Connection, mailbox_ids: Iterable[int]) -> dict[int, SecretStr | SecretError]:
+        """Return the password of each mailbox, or why it has none, in one query."""
+        wanted = set(mailbox_ids)
+        stored = {
+            row.mailbox_id: self._decrypt(row)
+            for row in connection.execute(select(mailbox_secrets).where(mailbox_secrets.c.mailbox_id.in_(wanted)))
+        }
+        missing = "has no stored password; set it with `emberflow secrets set`"
+        return {one: stored.get(one) or SecretError(f"mailbox {one} {missing}") for one in wanted}
+
+    def _decrypt(self, row: Row[Any]) -> SecretStr | SecretError:
         cipher = self._ciphers.get(row.key_id)
         if cipher is None:
-            raise SecretError(
-                f"mailbox {mailbox_id} is encrypted with key {row.key_id!r}, which EMBERFLOW_SECRET_KEYS does not list"
+            return SecretError(
+                f"mailbox {row.mailbox_id} is encrypted with key {row.key_id!r}, which EMBERFLOW_SECRET_KEYS does not "
+                "list"
             )
         try:
-            plain = cipher.decrypt(bytes(row.nonce), bytes(row.ciphertext), _associated(mailbox_id))
+            plain = cipher.decrypt(bytes(row.nonce), bytes(row.ciphertext), _associated(row.mailbox_id))
         except InvalidTag:
-            raise SecretError(
-                f"the stored password of mailbox {mailbox_id} was altered or belongs to another one; "
+            return SecretError(
+                f"the stored password of mailbox {row.mailbox_id} was altered or belongs to another one; "
                 "set it with `emberflow secrets set`"
-            ) from None
+            )
         return SecretStr(plain.decode())
 
     def rotate(self, connection: Connection) -> int:

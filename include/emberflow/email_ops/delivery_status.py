@@ -63,7 +63,7 @@ def _original_id(part: Message) -> str | None:
     content: object = part.get_payload()
     if part.get_content_type() == "message/rfc822" and isinstance(content, list) and content:
         original = content[0]
-    elif part.get_content_type() in ("text/rfc822-headers", "message/rfc822-headers"):
+    elif part.get_content_type() == "text/rfc822-headers":
         octets = part.get_payload(decode=True)
         text = octets.decode("utf-8", "replace") if isinstance(octets, bytes) else str(content)
         original = HeaderParser(policy=compat32).parsestr(text)

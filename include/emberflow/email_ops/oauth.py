@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -42,16 +42,38 @@ class AccessTokenError(EmberflowError):
         self.permanent = permanent
 
 
+@dataclass(frozen=True)
+class Replaced:
+    """A refresh token that its provider replaced: ``earlier`` ones may stop working, ``newest`` is to be stored."""
+
+    mailbox_id: int
+    earlier: tuple[SecretStr, ...]
+    newest: SecretStr
+
+
 @dataclass
 class _Grant:
-    """What is known of one mailbox's tokens; ``lock`` makes the threads of a mailbox ask once."""
+    """What is known of one mailbox's tokens; ``lock`` makes the threads of a mailbox ask once.
 
+    ``refresh_tokens`` begins with the stored one; the last is the one to use.
+    """
+
+    mailbox_id: int
+    refresh_tokens: list[SecretStr]
     lock: Lock = field(default_factory=Lock)
     access_token: SecretStr | None = None
     usable_until: float = 0.0
 
 
-_grants: dict[tuple[str, str, SecretStr], _Grant] = {}
+@dataclass(frozen=True)
+class _Answer:
+    access_token: SecretStr
+    lifetime: float  # seconds
+    refresh_token: SecretStr
+
+
+_GrantKey = tuple[int, str, SecretStr]
+_grants: dict[_GrantKey, _Grant] = {}
 
 
 def access_token(
@@ -72,8 +94,12 @@ def access_token(
     with grant.lock:
         if grant.access_token is None or elapsed() >= grant.usable_until:
             asked_at = elapsed()
-            grant.access_token, lifetime = _request(access, mode, ca_files)
-            grant.usable_until = asked_at + lifetime - MARGIN_SECONDS
+            answer = _request(replace(access, password=grant.refresh_tokens[-1]), mode, ca_files)
+            grant.access_token = answer.access_token
+            grant.usable_until = asked_at + answer.lifetime - MARGIN_SECONDS
+            if answer.refresh_token != grant.refresh_tokens[-1]:
+                grant.refresh_tokens.append(answer.refresh_token)
+                _grants[_key(access, answer.refresh_token)] = grant
         return grant.access_token
 
 
@@ -85,33 +111,47 @@ def forget(access: MailboxAccess, refused: SecretStr) -> None:
             grant.access_token = None
 
 
+def replaced_refresh_tokens() -> list[Replaced]:
+    """Return the refresh tokens that providers have replaced in this process (RFC 6749 6; Microsoft always does)."""
+    grants = {id(grant): grant for grant in _grants.copy().values()}
+    return [
+        Replaced(grant.mailbox_id, tuple(grant.refresh_tokens[:-1]), grant.refresh_tokens[-1])
+        for grant in grants.values()
+        if len(grant.refresh_tokens) > 1
+    ]
+
+
 def _client_of(access: MailboxAccess) -> OAuthClient:
     if access.oauth is None:
         raise ValueError(f"{access.address} does not log in with access tokens")
     return access.oauth
 
 
+def _key(access: MailboxAccess, refresh_token: SecretStr) -> _GrantKey:
+    return access.mailbox_id, _client_of(access).token_url, refresh_token
+
+
 def _grant_of(access: MailboxAccess) -> _Grant:
-    return _grants.setdefault((_client_of(access).token_url, access.username, access.password), _Grant())
+    return _grants.setdefault(_key(access, access.password), _Grant(access.mailbox_id, [access.password]))
 
 
-def _request(access: MailboxAccess, mode: Mode, ca_files: Mapping[str, Path]) -> tuple[SecretStr, float]:
-    """Return a new access token and its lifetime in seconds."""
+def _request(access: MailboxAccess, mode: Mode, ca_files: Mapping[str, Path]) -> _Answer:
     client = _client_of(access)
     form = {
         "grant_type": "refresh_token",
         "client_id": client.client_id,
+        "client_secret": client.client_secret.get_secret_value(),
         "refresh_token": access.password.get_secret_value(),
     }
-    if client.client_secret.get_secret_value():
-        form["client_secret"] = client.client_secret.get_secret_value()
     try:
-        answer = _post(httpx.URL(client.token_url), form, mode, ca_files)
+        answer = _post(
+            httpx.URL(client.token_url), {name: value for name, value in form.items() if value}, mode, ca_files
+        )
     except (OSError, httpx.HTTPError) as error:
         text = access.public_text(f"no answer from {client.token_url}: {type(error).__name__}: {error}")
         # Not chained: the original holds the request.
         raise AccessTokenError(text, permanent="CERTIFICATE_VERIFY_FAILED" in text) from None
-    return _judged(access, client.token_url, answer)
+    return _judged(access, answer)
 
 
 def _post(url: httpx.URL, form: Mapping[str, str], mode: Mode, ca_files: Mapping[str, Path]) -> httpx.Response:
@@ -131,7 +171,7 @@ def _post(url: httpx.URL, form: Mapping[str, str], mode: Mode, ca_files: Mapping
     raise fault
 
 
-def _judged(access: MailboxAccess, token_url: str, answer: httpx.Response) -> tuple[SecretStr, float]:
+def _judged(access: MailboxAccess, answer: httpx.Response) -> _Answer:
     try:
         content = answer.json()
     except ValueError:
@@ -139,13 +179,14 @@ def _judged(access: MailboxAccess, token_url: str, answer: httpx.Response) -> tu
     fields: Mapping[str, Any] = content if isinstance(content, dict) else {}
     token = fields.get("access_token")
     if answer.status_code == httpx.codes.OK and isinstance(token, str) and _BEARER_TOKEN.fullmatch(token):
-        return SecretStr(token), _lifetime(fields)
+        newest = fields.get("refresh_token")
+        kept = SecretStr(newest) if newest and isinstance(newest, str) else access.password
+        return _Answer(SecretStr(token), _lifetime(fields), kept)
     error = str(fields.get("error", "no access token in the answer"))
     remedy = "; authorise the mailbox again and store its new refresh token" if error == "invalid_grant" else ""
+    reason = f"{answer.status_code} {error}{remedy}: {fields.get('error_description', '')}"
     raise AccessTokenError(
-        access.public_text(
-            f"{token_url} answered {answer.status_code} {error}{remedy}: {fields.get('error_description', '')}"
-        ),
+        access.public_text(f"{_client_of(access).token_url} answered {reason}"),
         permanent=answer.status_code in _REFUSED and error not in _TEMPORARY,
     )
 

@@ -18,7 +18,7 @@ import logging
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +39,8 @@ from emberflow.email_ops.message import OutgoingMessage, UnsafeMessageError, bui
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.tokens import sign
 from emberflow.errors import EgressRefusedError
-from emberflow.queue_manager import breakers, consequences, ledger, reply_codes, store, submission
+from emberflow.queue_manager import breakers, consequences, egress, ledger, reply_codes, store, submission
+from emberflow.queue_manager.connection_slots import ConnectionSlots, Lease
 from emberflow.queue_manager.group_commit import GroupCommit
 from emberflow.queue_manager.guard import Refusal, Route
 from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
@@ -57,6 +58,7 @@ _T = TypeVar("_T")
 
 _CLAIMED_PER_THREAD = 4  # enough that no thread waits for the next claim, few enough to renew and to give back
 _LONGEST_NAP_S = 2.0
+_PLACE_ATTEMPTS, _PLACE_PAUSE_S, _PLACE_RETRY_S = 50, 0.1, 10
 _STOP_GRACE_S = 4.0  # Airflow's supervisor sends SIGKILL five seconds after SIGTERM
 _RECORD_PATIENCE_S = 60.0
 _LOCK_SPACE = 0x656D62  # first argument of the two-part advisory lock: lanes of this product
@@ -92,10 +94,10 @@ def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings
     report = LaneReport(lane)
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
-    with _alone(engine, lane) as is_alone:
-        if is_alone:
+    with _alone(engine, lane) as session:
+        if session is not None:
             with _stop_signal() as stop:
-                _Run(engine, lane, mode, clock, settings, report).work(stop)
+                _Run(engine, lane, mode, clock, settings, report, ConnectionSlots(session)).work(stop)
         else:
             report.was_busy = True
     return report
@@ -105,6 +107,14 @@ class _RefusedError(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.reason)
         self.refusal = refusal
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A mailbox's connection and the place at its host that it takes up."""
+
+    connection: SmtpConnection
+    place: Lease
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,14 @@ class _Run:
     """One run over one lane."""
 
     def __init__(
-        self, engine: Engine, lane: int, mode: Mode, clock: Clock, settings: Settings, report: LaneReport
+        self,
+        engine: Engine,
+        lane: int,
+        mode: Mode,
+        clock: Clock,
+        settings: Settings,
+        report: LaneReport,
+        places: ConnectionSlots,
     ) -> None:
         self._engine = engine
         self._lane = lane
@@ -132,6 +149,7 @@ class _Run:
         self._clock = clock
         self._settings = settings
         self._report = report
+        self._places = places
         with engine.begin() as connection:
             self._policy = in_force(connection).policy
         dispatch = self._policy.dispatch
@@ -146,7 +164,7 @@ class _Run:
         self._is_stopping = False
         self._failures: list[BaseException] = []
         self._boxes: dict[int, Mailbox] = {}
-        self._connections: dict[int, SmtpConnection] = {}
+        self._lines: dict[int, _Line] = {}
 
     def work(self, stop: threading.Event) -> None:
         """Claim and send until the run is over, ``stop`` is set, or something fails that no slot is to blame for."""
@@ -204,14 +222,14 @@ class _Run:
             ids = {slot.from_mailbox_id for slot in slots} | {
                 slot.to_mailbox_id for slot in slots if slot.to_mailbox_id is not None
             }
-            opened = open_mailboxes(connection, self._box, ids - self._boxes.keys())
+            opened = open_mailboxes(connection, self._box, ids - self._boxes.keys(), self._settings.oauth_clients)
             self._boxes |= opened.boxes
             usable = [slot for slot in slots if self._boxes.keys() >= _mailboxes_of(slot)]
             routes = {slot.id: self._route(slot) for slot in usable}
             keys = {slot.id: breaker_keys(slot, routes[slot.id]) for slot in usable}
             blocked = breakers.admit(connection, keys, self._clock.now(), self._policy.breakers)
         reach("after_claim")
-        self._close_idle_connections({slot.from_mailbox_id for slot in usable})
+        self._close_idle_lines({slot.from_mailbox_id for slot in usable})
         for slot in slots:
             if slot.id not in routes:
                 log.error("slot %s is held: %s", slot.id, "; ".join(opened.unreadable.values()) or "no mailbox")
@@ -252,18 +270,21 @@ class _Run:
         with self._changed:
             self._changed.wait_for(lambda: not self._in_flight, _STOP_GRACE_S if stop.is_set() else None)
             is_left = bool(self._in_flight)
-        for connection in self._connections.values():
-            # A dialogue that is still waiting for its answer loses the connection, and its slot is uncertain.
-            connection.abort() if is_left else connection.close()
+        if is_left:
+            # A dialogue that is still waiting for its answer loses its connection, and its slot is uncertain.
+            for line in self._lines.values():
+                line.connection.abort()
         self._pool.shutdown()
+        self._close_idle_lines()
 
-    def _close_idle_connections(self, wanted: set[int]) -> None:
+    def _close_idle_lines(self, wanted: Collection[int] = ()) -> None:
         """Keep a connection while its mailbox has work; servers hang up on idle ones anyway."""
         with self._changed:
-            idle = [box for box in self._connections if box not in self._waiting and box not in wanted]
-            closing = [self._connections.pop(box) for box in idle]
-        for connection in closing:
-            connection.close()
+            idle = [box for box in self._lines if box not in self._waiting and box not in wanted]
+            closing = [self._lines.pop(box) for box in idle]
+        for line in closing:
+            line.connection.close()
+            line.place.release()
 
     # The threads of the dialogues
 
@@ -311,9 +332,7 @@ class _Run:
             return self._policy.dispatch.write_within_s
 
         try:
-            attempt = self._connection(sender).deliver(
-                message, sender.access.address, recipient, before_data=before_data
-            )
+            attempt = self._line(sender).deliver(message, sender.access.address, recipient, before_data=before_data)
         except _RefusedError as refused:
             return _Result(slot, route, refusal=refused.refusal)
         except EgressRefusedError as error:
@@ -348,14 +367,38 @@ class _Run:
         )
         return subject, build(message)
 
-    def _connection(self, sender: Mailbox) -> SmtpConnection:
+    def _line(self, sender: Mailbox) -> SmtpConnection:
+        """Return the mailbox's connection; a new one needs a place at its host, and a login of its egress address."""
         mailbox_id = sender.access.mailbox_id
-        with self._changed:
-            if mailbox_id not in self._connections:
-                self._connections[mailbox_id] = SmtpConnection(
-                    sender.access, self._mode, self._settings.ca_files, self._policy.dispatch.timeouts
-                )
-            return self._connections[mailbox_id]
+        line = self._lines.get(mailbox_id)
+        if line is None:
+            place = self._place(sender)
+            connection = SmtpConnection(
+                sender.access, self._mode, self._settings.ca_files, self._policy.dispatch.timeouts
+            )
+            line = _Line(connection, place)
+            with self._changed:
+                self._lines[mailbox_id] = line
+        return line.connection
+
+    def _place(self, sender: Mailbox) -> Lease:
+        now = self._clock.now()
+        if sender.egress_ip_id is not None:
+            with self._engine.begin() as connection:
+                refusal = egress.may_log_in(connection, sender.egress_ip_id, now)
+            if refusal is not None:
+                raise _RefusedError(refusal)
+        limits = self._policy.connections.limits(
+            host=sender.access.smtp_host, provider=sender.provider, egress_address=sender.access.source_address
+        )
+        for _ in range(_PLACE_ATTEMPTS):
+            place = self._places.take(limits)
+            if place is not None:
+                return place
+            self._close_idle_lines()
+            with self._changed:
+                self._changed.wait(_PLACE_PAUSE_S)
+        raise _RefusedError(Refusal("connection_limit", now + timedelta(seconds=_PLACE_RETRY_S)))
 
     def _route(self, slot: Slot) -> Route:
         sender = self._boxes[slot.from_mailbox_id]
@@ -466,13 +509,17 @@ class _Run:
             log.warning("slot %s: failed (%s)", slot.id, reason)
             return "failed", End(slot, "failed", reason, counts_as_attempt=counts), verdict
         log.warning("slot %s: retry (%s)", slot.id, reason)
-        retry_at = now + timedelta(seconds=self._backoff_s(slot, verdict.wait_s or self._policy.dispatch.retry_s))
+        retry_at = now + timedelta(seconds=self._backoff_s(slot, verdict))
         return "retry", End(slot, "planned", reason, retry_at=retry_at, counts_as_attempt=counts), verdict
 
-    def _backoff_s(self, slot: Slot, first_s: int) -> float:
-        """Return the pause before the next attempt: doubling, with a jitter that the slot names."""
+    def _backoff_s(self, slot: Slot, verdict: Verdict) -> float:
+        """Return the pause before the next attempt: doubling, unless the server named it, with the slot's own jitter."""
+        dispatch = self._policy.dispatch
+        wait_s = verdict.wait_s or dispatch.retry_s
+        if verdict.action == "retry":
+            wait_s *= 2**slot.attempts
         draw = uniforms(state(self._settings.seed, "retry_jitter"), [slot.id], [slot.attempts])[0]
-        return float(first_s * 2**slot.attempts * (1 + self._policy.dispatch.retry_jitter * draw))
+        return float(wait_s * (1 + dispatch.retry_jitter * draw))
 
 
 def _mailboxes_of(slot: Slot) -> set[int]:
@@ -530,13 +577,13 @@ def _ticking(seconds: float, act: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(engine: Engine, lane: int) -> Iterator[bool]:
-    """Hold the lane's advisory lock for a run; yield False if another worker holds it."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+def _alone(engine: Engine, lane: int) -> Iterator[Connection | None]:
+    """Yield the database session that holds the lane's advisory lock, or None if another worker's does."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session:
         key = {"space": _LOCK_SPACE, "lane": lane}
-        taken: bool = connection.execute(text("select pg_try_advisory_lock(:space, :lane)"), key).scalar_one()
+        is_taken: bool = session.execute(text("select pg_try_advisory_lock(:space, :lane)"), key).scalar_one()
         try:
-            yield taken
+            yield session if is_taken else None
         finally:
-            if taken:
-                connection.execute(text("select pg_advisory_unlock(:space, :lane)"), key)
+            if is_taken:
+                session.execute(text("select pg_advisory_unlock(:space, :lane)"), key)

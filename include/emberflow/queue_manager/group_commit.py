@@ -98,7 +98,7 @@ class GroupCommit(Generic[Request, Result]):
                 if time.monotonic() + pause_s > deadline:
                     for _, future in group:
                         future.set_exception(error)
-                    return
+                    return None
                 log.warning("a group of %s is tried again: %s", len(group), error)
                 time.sleep(pause_s)
                 pause_s *= 2

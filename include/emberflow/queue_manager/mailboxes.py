@@ -9,20 +9,22 @@ from types import MappingProxyType
 from sqlalchemy import Connection, select
 
 from emberflow.database.secrets import SecretBox
-from emberflow.database.tables import mailboxes
+from emberflow.database.tables import egress_ips, mailbox_secrets, mailboxes
 from emberflow.email_ops.mailbox import MailboxAccess
+from emberflow.email_ops.oauth import replaced_refresh_tokens
 from emberflow.errors import SecretError
 from emberflow.settings import OAuthClient
 
 
 @dataclass(frozen=True)
 class Mailbox:
-    """One mailbox of the operator. ``zone`` is an IANA name."""
+    """One mailbox of the operator. ``zone`` is an IANA name; ``egress_ip_id`` is that of the address it sends from."""
 
     access: MailboxAccess
     display_name: str
     provider: str
     zone: str
+    egress_ip_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,16 @@ def open_mailboxes(
     """
     boxes: dict[int, Mailbox] = {}
     unreadable: dict[int, str] = {}
-    for row in connection.execute(select(mailboxes).where(mailboxes.c.id.in_(set(ids)))):
-        try:
-            password = box.read(connection, row.id)
-        except SecretError as error:
-            unreadable[row.id] = str(error)
+    wanted = set(ids)
+    if not wanted:
+        return Opened(boxes, unreadable)
+    secrets = box.read_all(connection, wanted)
+    egress = egress_ips.c.address.label("source_address")
+    query = select(mailboxes, egress).outerjoin(egress_ips, egress_ips.c.id == mailboxes.c.egress_ip_id)
+    for row in connection.execute(query.where(mailboxes.c.id.in_(wanted))):
+        password = secrets[row.id]
+        if isinstance(password, SecretError):
+            unreadable[row.id] = str(password)
             continue
         oauth = oauth_clients.get(row.provider) if row.auth_method == "xoauth2" else None
         if row.auth_method == "xoauth2" and oauth is None:
@@ -70,6 +77,16 @@ def open_mailboxes(
             username=row.username,
             password=password,
             oauth=oauth,
+            source_address=row.source_address,
         )
-        boxes[row.id] = Mailbox(access, row.display_name, row.provider, row.zone)
+        boxes[row.id] = Mailbox(access, row.display_name, row.provider, row.zone, row.egress_ip_id)
     return Opened(boxes, unreadable)
+
+
+def keep_replaced_refresh_tokens(connection: Connection, box: SecretBox) -> None:
+    """Store the refresh tokens that providers have replaced since they were read, unless an operator set another."""
+    for replaced in replaced_refresh_tokens():
+        row = select(mailbox_secrets.c.mailbox_id).where(mailbox_secrets.c.mailbox_id == replaced.mailbox_id)
+        known = connection.execute(row.with_for_update()).one_or_none() is not None
+        if known and box.read(connection, replaced.mailbox_id) in replaced.earlier:
+            box.store(connection, replaced.mailbox_id, replaced.newest)

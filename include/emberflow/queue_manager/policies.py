@@ -25,6 +25,7 @@ from emberflow.email_ops.smtp import Timeouts
 from emberflow.errors import ConfigurationError
 from emberflow.queue_manager.breakers import BreakerPolicy
 from emberflow.queue_manager.caps import CapPolicy
+from emberflow.queue_manager.connection_slots import ConnectionPolicy
 from emberflow.queue_manager.reply_codes import SmtpReplyPolicy
 from emberflow.queue_manager.store import QueuePolicy
 from emberflow.senders.pacing import PacingPolicy
@@ -129,6 +130,7 @@ class Policy(BaseModel):
     caps: CapPolicy = CapPolicy()
     dispatch: DispatchPolicy = DispatchPolicy()
     breakers: BreakerPolicy = BreakerPolicy()
+    connections: ConnectionPolicy = ConnectionPolicy()
     smtp_replies: SmtpReplyPolicy = Field(default_factory=SmtpReplyPolicy)
     inbox: InboxPolicy = InboxPolicy()
     reconcile: ReconcilePolicy = ReconcilePolicy()

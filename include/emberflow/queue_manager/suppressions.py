@@ -96,13 +96,22 @@ _CANCEL = text(f"""
         inner join ops.suppressions as entries on entries.kind = covering.kind and entries.value = covering.value
         where entries.id = any(:ids)
         order by covering.address, covering.distance
+    ),
+
+    locked as (
+        select slots.id, forbidden.reason
+        from ops.scheduled_tasks as slots
+        inner join planned on planned.id = slots.id
+        inner join forbidden on forbidden.address = planned.address
+        where slots.status = 'planned'
+        order by slots.id
+        for update of slots
     )
 
     update ops.scheduled_tasks as slots
-    set status = 'cancelled', reason = 'suppressed: ' || forbidden.reason
-    from planned
-    inner join forbidden on forbidden.address = planned.address
-    where slots.id = planned.id and slots.status = 'planned'
+    set status = 'cancelled', reason = 'suppressed: ' || locked.reason
+    from locked
+    where slots.id = locked.id
     returning slots.*
 """)  # noqa: S608 - made of this module's own constants
 
@@ -195,6 +204,9 @@ def read_file(file: Path, reason: str) -> list[tuple[Target, str]]:
     pairs: list[tuple[Target, str]] = []
     problems: list[RowProblem] = []
     for record in reader:
+        if None in record:
+            problems.append(RowProblem(reader.line_num, "-", f"has more fields than the header's {len(columns)}"))
+            continue
         try:
             target = parse_target(record["address"] or "")
         except AddressError as error:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
+import json
 import re
 import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,7 +29,10 @@ from emberflow.email_ops.mailbox import MailboxAccess
 PASSWORD = "correct horse"
 NOW = dt.datetime.now(dt.UTC)
 
-Action = str | bytes | Callable[[socket.socket], None]
+# {"status":"401","schemes":"bearer","scope":"https://mail.google.com/"}
+XOAUTH2_CHALLENGE = b"eyJzdGF0dXMiOiI0MDEiLCJzY2hlbWVzIjoiYmVhcmVyIiwic2NvcGUiOiJodHRwczovL21haWwuZ29vZ2xlLmNvbS8ifQ=="
+
+Action = str | bytes | Callable[[socket.socket], bool | None]
 
 
 def an_access(**changes: Any) -> MailboxAccess:
@@ -43,6 +50,13 @@ def an_access(**changes: Any) -> MailboxAccess:
         "password": SecretStr(PASSWORD),
     }
     return MailboxAccess(**(values | changes))
+
+
+def bearer(sasl: str) -> str:
+    """The access token in a client's XOAUTH2 message; anything else than such a message is an error."""
+    found = re.fullmatch(r"user=[^\x01]+\x01auth=Bearer ([^\x01]+)\x01\x01", sasl)
+    assert found, f"not an XOAUTH2 message: {sasl!r}"
+    return found.group(1)
 
 
 class Authority:
@@ -121,6 +135,20 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
+def pause(_connection: socket.socket) -> bool:
+    """Say nothing for a moment, for less time than a client waits, and go on."""
+    time.sleep(0.05)
+    return True
+
+
+def trickle(connection: socket.socket) -> None:
+    """Say a reply so slowly that it never ends: each byte comes in time, the reply does not."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(b"2")
+            time.sleep(0.02)
+
+
 def hang(connection: socket.socket) -> None:
     """Say nothing until the client gives up."""
     with contextlib.suppress(OSError):
@@ -137,6 +165,7 @@ class _LoopbackServer:
     implicit: bool = False
     port: int = 0
     connections: int = 0
+    peers: list[str] = field(default_factory=list)
     problems: list[BaseException] = field(default_factory=list)
     _opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -168,10 +197,11 @@ class _LoopbackServer:
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                connection, _ = listener.accept()
+                connection, peer = listener.accept()
             except OSError:
                 return
             self.connections += 1
+            self.peers.append(peer[0])
             connection.settimeout(5)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
@@ -192,9 +222,11 @@ class FaultySmtpServer(_LoopbackServer):
     """An SMTP submission server whose reply at any stage can be replaced.
 
     ``faults`` maps a stage (banner, ehlo, starttls, auth, mail, rcpt, data, body, eod, rset, quit) to a reply
-    line, raw bytes, a list of several of these, or a function that gets the connection. A bare string is
-    followed by CRLF. ``once`` stages misbehave at their first occurrence only. ``accepted`` are the messages
-    taken over: those whose final dot was answered with 2xx or listed in ``stores``.
+    line, raw bytes, a list of several of these, or a function that gets the connection and ends the session
+    unless it returns True. A bare string is followed by CRLF. ``once`` stages misbehave at their first occurrence
+    only. ``accepted`` are the messages taken over: those whose final dot was answered normally, or all of them
+    with ``store_at_eod``. ``peers`` are the IP addresses that connected.
+    With XOAUTH2 the ``access_tokens`` are good, and ``sasl`` is what clients said.
     """
 
     faults: Mapping[str, Action | Sequence[Action]] = field(default_factory=dict)
@@ -202,6 +234,8 @@ class FaultySmtpServer(_LoopbackServer):
     store_at_eod: bool = False
     extensions: tuple[str, ...] = ("SIZE 1000000", "8BITMIME")
     auth: str = "AUTH PLAIN LOGIN"
+    sasl: list[str] = field(default_factory=list)
+    access_tokens: set[str] = field(default_factory=set)
     accepted: list[bytes] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     _used: set[str] = field(default_factory=set)
@@ -246,6 +280,13 @@ class FaultySmtpServer(_LoopbackServer):
             for challenge in (b"334 VXNlcm5hbWU6\r\n", b"334 UGFzc3dvcmQ6\r\n"):
                 connection.sendall(challenge)
                 self.commands.append(reader.readline().decode().strip())
+        if "auth" not in self.faults and command.startswith("AUTH XOAUTH2 "):
+            self.sasl.append(base64.b64decode(command.split(" ")[2]).decode())
+            if bearer(self.sasl[-1]) not in self.access_tokens:
+                connection.sendall(b"334 " + XOAUTH2_CHALLENGE + b"\r\n")
+                assert reader.readline() == b"\r\n", "the challenge wants an empty answer"
+                connection.sendall(f"535 5.7.8 <{command.split(' ')[2]}> is not accepted\r\n".encode())
+                return True
         return self._answer(connection, "auth", "235 2.7.0 welcome")
 
     def _take(self, connection: socket.socket, reader: Any) -> bool:
@@ -273,8 +314,9 @@ class FaultySmtpServer(_LoopbackServer):
         actions = self.faults[stage]
         for action in [actions] if callable(actions) or isinstance(actions, str | bytes) else actions:
             if callable(action):
-                action(connection)
-                return False
+                if not action(connection):
+                    return False
+                continue
             connection.sendall(action if isinstance(action, bytes) else f"{action}\r\n".encode())
         return True
 
@@ -290,6 +332,8 @@ class ScriptedImapServer(_LoopbackServer):
 
     script: Mapping[str, Sequence[bytes | Callable[[socket.socket], None]]] = field(default_factory=dict)
     capabilities: str = "IMAP4rev1 AUTH=PLAIN"
+    sasl: list[str] = field(default_factory=list)
+    access_tokens: set[str] = field(default_factory=set)
     capabilities_after_login: str = "IMAP4rev1 MOVE UIDPLUS SPECIAL-USE"
     greeting: bytes = b"* OK fake IMAP"
     commands: list[str] = field(default_factory=list)
@@ -309,6 +353,8 @@ class ScriptedImapServer(_LoopbackServer):
                     offered = self.capabilities_after_login if logged_in else self.capabilities
                     extra = "" if secured else " STARTTLS"
                     lines = [f"* CAPABILITY {offered}{extra}".encode()]
+                elif command.upper() == "AUTHENTICATE XOAUTH2":
+                    status = self._authenticate_by_token(connection, reader)
                 elif verb == "AUTHENTICATE":
                     connection.sendall(b"+ \r\n")
                     self.commands.append(reader.readline().decode().strip())
@@ -327,6 +373,16 @@ class ScriptedImapServer(_LoopbackServer):
             if verb == "LOGOUT":
                 return
 
+    def _authenticate_by_token(self, connection: socket.socket, reader: Any) -> str:
+        connection.sendall(b"+ \r\n")
+        said = reader.readline().strip().decode()
+        self.sasl.append(base64.b64decode(said).decode())
+        if bearer(self.sasl[-1]) in self.access_tokens:
+            return "OK welcome"
+        connection.sendall(b"+ " + XOAUTH2_CHALLENGE + b"\r\n")
+        assert reader.readline() == b"\r\n", "the challenge wants an empty answer"
+        return f"NO [AUTHENTICATIONFAILED] {said} is not accepted"
+
     def _look_up(self, command: str) -> tuple[list[Any] | None, str]:
         for pattern, lines in self.script.items():
             if re.match(pattern, command, re.IGNORECASE):
@@ -334,3 +390,32 @@ class ScriptedImapServer(_LoopbackServer):
                 others = [line for line in lines if line not in refusals]
                 return others, (refusals[0].decode() if refusals else "OK done")
         return None, "OK done"
+
+
+@dataclass
+class TokenEndpoint(_LoopbackServer):
+    """A provider's token endpoint: answers each request with the next of ``answers``, the last one for ever.
+
+    An answer is a status and a JSON object, or a function that gets the connection and ends it. ``forms`` are the
+    requests.
+    """
+
+    answers: Sequence[tuple[int, Mapping[str, Any]] | Callable[[socket.socket], None]] = ()
+    forms: list[dict[str, str]] = field(default_factory=list)
+    hosts: list[str] = field(default_factory=list)
+
+    def serve(self, connection: socket.socket) -> None:
+        reader = self.lines(connection)
+        assert reader.readline() == b"POST /token HTTP/1.1\r\n"
+        fields = dict(re.findall(rb"([^:]+): (.*)\r\n", b"".join(iter(reader.readline, b"\r\n"))))
+        headers = {name.decode().lower(): value.decode() for name, value in fields.items()}
+        self.hosts.append(headers["host"])
+        self.forms.append(dict(parse_qsl(reader.read(int(headers["content-length"])).decode())))
+        answer = self.answers[min(len(self.forms), len(self.answers)) - 1]
+        if callable(answer):
+            answer(connection)
+            return
+        status, content = answer
+        body = json.dumps(content).encode()
+        head = f"HTTP/1.1 {status} Any\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)

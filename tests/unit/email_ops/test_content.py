@@ -124,16 +124,31 @@ def test_an_operator_can_bring_own_scripts(tmp_path: Path) -> None:
         ),
         (GOOD.replace("{Hour} is", "{Hour!r} is"), 8, "a brace that is no slot"),
         (GOOD.replace("[three, four]", '["{hour}"]'), 5, "hold slots themselves"),
-        (GOOD.replace("[three, four]", "[]"), 5, "slots.hour"),
-        (GOOD.replace("[three, four]", "[three, 4]"), 5, "slots.hour.1"),
-        (GOOD.replace('"{Hour} is fine."', '""'), 8, "turns.1.0"),
-        (GOOD.replace('  - ["{Hour} is fine."]\n', ""), 7, "turns"),
-        (GOOD.replace("topic: office\n", ""), 1, "topic"),
-        (GOOD.replace("topic:", "colour: red\ntopic:"), 2, "colour"),
+        (GOOD.replace("[three, four]", "[]"), 5, "slots.hour: is empty"),
+        (GOOD.replace("[three, four]", "[three, 4]"), 5, "slots.hour.2: is not text but 4; put it in quotes"),
+        (GOOD.replace('"{Hour} is fine."', '""'), 8, "turns.2.1: is empty"),
+        (GOOD.replace('  - ["{Hour} is fine."]\n', ""), 6, "turns: a conversation has 2 to 5 turns, not 1"),
+        (GOOD + '  - ["Fine."]\n' * 4, 6, "turns: a conversation has 2 to 5 turns, not 6"),
+        (GOOD + "  -\n", 9, "turns.3: is not a list"),
+        (GOOD + "  - []\n", 9, "turns.3: is empty"),
+        (GOOD.replace('"{Hour} is fine."', '"Look at shop.example first."'), 8, "a link or an address"),
+        (GOOD.replace('"{Hour} is fine."', '"<b>Fine</b>"'), 8, "HTML"),
+        (GOOD.replace('"{Hour} is fine."', '"Fine &#128512;"'), 8, "HTML"),
+        (GOOD + "attachments: [plan.pdf]\n", 9, "attachments: is not a known key"),
+        (GOOD + "topic: tea\n", 9, "topic: is there more than once"),
+        (GOOD.replace("hour: [three, four]", "hour: [three]\n  hour: [four]"), 6, "hour: is there more than once"),
+        (GOOD.replace("[three, four]", "[three, three]"), 5, "the same text more than once: 'three'"),
+        (GOOD.replace('"Would {hour} suit you?"', '"At {hour}?"'), 7, "turns.1: the same text more than once"),
+        (GOOD.replace("hour: [", "Hour: ["), 5, "slots.Hour"),
+        ("&self {id: *self}", 1, "id"),
+        ("id: tea\0", 1, "is not YAML"),
+        ("? [tea]\n: tea\n", 1, "unhashable"),
+        (GOOD.replace("topic: office\n", ""), 1, "topic: is missing"),
+        (GOOD.replace("topic:", "colour: red\ntopic:"), 2, "colour: is not a known key"),
         (GOOD.replace("id: tea", "id: coffee"), 1, "is not the file's name"),
         (GOOD.replace("topic: office", "topic: [office"), 3, "expected"),
-        ("", 1, "script"),
-        ("- a\n- b\n", 1, "script"),
+        ("", 1, "script: is not a mapping"),
+        ("- a\n- b\n", 1, "script: is not a mapping"),
     ],
 )
 def test_a_mistake_is_reported_with_file_and_line(tmp_path: Path, mistake: str, line: int, reason: str) -> None:
@@ -143,6 +158,35 @@ def test_a_mistake_is_reported_with_file_and_line(tmp_path: Path, mistake: str, 
     assert reason in str(caught.value)
 
 
+def test_every_mistake_of_every_file_is_reported_at_once_and_nothing_is_loaded(tmp_path: Path) -> None:
+    """E-B8"""
+    write(tmp_path, GOOD)
+    write(tmp_path, GOOD.replace("id: tea", "id: walk").replace("[three, four]", '["www.evil.test", 5]'), "walk.yaml")
+    write(tmp_path, GOOD.replace("id: tea", "id: lunch") + "mood: good\ncolour: red\n", "lunch.yaml")
+    write(tmp_path, GOOD, "late.yml")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_scripts(tmp_path)
+
+    assert re.findall(r"(\w+\.ya?ml), line (\d+)", str(caught.value)) == [
+        ("late.yml", "1"), ("lunch.yaml", "9"), ("lunch.yaml", "10"), ("walk.yaml", "5"), ("walk.yaml", "5"),
+    ]  # fmt: skip
+    assert "5 problem(s)" in str(caught.value)
+
+
+def test_a_key_that_is_merged_in_is_not_a_repeated_one(tmp_path: Path) -> None:
+    merged = GOOD.replace("  hour: [three, four]", "  <<: &times {hour: [one]}\n  hour: [three]")
+    assert "three" in load_scripts(write(tmp_path, merged)).render(
+        "tea", 1, seed=1, key=(1,), from_name="Ann", to_name="Bo"
+    )[0]  # fmt: skip
+
+
+def test_the_number_of_variants_is_the_product_of_all_choices(tmp_path: Path) -> None:
+    """One subject, two hours, two first texts and one second text."""
+    assert load_scripts(write(tmp_path, GOOD)).by_id["tea"].variants == 4
+    assert all(script.variants > 50 for script in SCRIPTS.by_id.values())
+
+
 def test_a_directory_without_scripts_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no conversation script"):
         load_scripts(tmp_path)
@@ -150,5 +194,5 @@ def test_a_directory_without_scripts_is_a_mistake(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "tea.yaml").write_bytes(b"id: \xff\xfe")
-    with pytest.raises(ConfigurationError, match=r"tea\.yaml cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"tea\.yaml, line 1: cannot be read"):
         load_scripts(tmp_path)

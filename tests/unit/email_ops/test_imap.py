@@ -395,12 +395,29 @@ def test_mail_older_than_a_day_is_deleted_by_the_servers_calendar(authority: Aut
     assert commands(server, "EXPUNGE") == ["UID EXPUNGE 2,3"]
 
 
-def test_a_message_is_found_by_its_id_in_several_folders(authority: Authority) -> None:
-    """Q-F5: inbox and junk, because filters move mail."""
-    script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 4"]}
+def test_messages_are_found_by_their_ids(authority: Authority) -> None:
+    """Q-F5"""
+    script = {"SELECT": selected(), "UID SEARCH .*<a@": [b"* SEARCH 4"], "UID SEARCH": [b"* SEARCH"]}
     with a_reader(authority, script) as (reader, server), reader:
-        assert reader.find_by_message_id("<a@x.test>", ["INBOX", "Junk"]) == [("INBOX", 4), ("Junk", 4)]
-    assert commands(server, "SEARCH") == ['UID SEARCH HEADER Message-ID "<a@x.test>"'] * 2
+        assert reader.find_by_message_id(["<a@x.test>", "<b@x.test>"], "Junk") == {"<a@x.test>": [4]}
+    assert commands(server, "SEARCH") == [f'UID SEARCH HEADER Message-ID "<{name}@x.test>"' for name in "ab"]
+    assert len(commands(server, "SELECT")) == 1
+
+
+def test_folders_that_hold_no_messages_are_not_listed(authority: Authority) -> None:
+    """RFC 9051 7.3.1"""
+    others = [b'* LIST (\\Noselect) "/" Groups', b'* LIST (\\NonExistent) "/" Gone']
+    with a_reader(authority, {"LIST": [*reversed(FOLDERS), *others]}) as (reader, _), reader:
+        assert reader.folders() == ["INBOX", "Bulk ä", "INBOX.Sent", "Junk"]
+
+
+def test_delivery_reports_are_read_without_marking_them(authority: Authority) -> None:
+    """Q-F5"""
+    script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 4"], "UID FETCH 4": [a_body(4)]}
+    with a_reader(authority, script) as (reader, server), reader:
+        assert list(reader.reports("INBOX", date(2026, 3, 1))) == [RAW]
+    assert commands(server, "SEARCH") == ['UID SEARCH SINCE 1-Mar-2026 HEADER Content-Type "multipart/report"']
+    assert commands(server, "FETCH") == ["UID FETCH 4 (UID BODY.PEEK[]<0.1048576>)"]
 
 
 @pytest.mark.parametrize(
@@ -420,5 +437,14 @@ def test_a_hostile_message_id_cannot_become_a_command(authority: Authority, host
     """CVE-2025-15366"""
     with a_reader(authority) as (reader, server), reader:
         with pytest.raises(ValueError, match="not a Message-ID"):
-            reader.find_by_message_id(hostile, ["INBOX"])
+            reader.find_by_message_id([hostile], "INBOX")
+        assert not commands(server, "SEARCH")
+
+
+@pytest.mark.parametrize("hostile", ['a"b', "a\r\nA1 LOGOUT", "a\\", "ä", ""])
+def test_a_hostile_header_value_cannot_become_a_command(authority: Authority, hostile: str) -> None:
+    """CVE-2025-15366"""
+    with a_reader(authority) as (reader, server), reader:
+        with pytest.raises(ValueError, match="cannot be searched for"):
+            reader.find_by_header("X-Emberflow-Token", [hostile], "INBOX")
         assert not commands(server, "SEARCH")

@@ -10,7 +10,7 @@ from email.message import EmailMessage
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from emberflow.email_ops.addresses import AddressError
@@ -46,6 +46,11 @@ def a_message(**changes: Any) -> OutgoingMessage:
 
 def read(wire: bytes) -> EmailMessage:
     return email.message_from_bytes(wire, policy=email.policy.default)  # type: ignore[return-value]
+
+
+def kept(references: tuple[str, ...]) -> tuple[str, ...]:
+    """The root and the last nine of a long thread."""
+    return (references[0], *references[-9:])
 
 
 def header_block(wire: bytes) -> str:
@@ -93,8 +98,7 @@ def test_a_bots_reply_says_that_it_is_automatic_and_names_its_parent() -> None:
 def test_a_long_thread_keeps_its_root_and_its_last_nine() -> None:
     """B-B8"""
     thread = tuple(f"<turn.{number}@north.test>" for number in range(30))
-    kept = read(build(a_message(references=thread)))["References"].split()
-    assert kept == [thread[0], *thread[-9:]]
+    assert tuple(read(build(a_message(references=thread)))["References"].split()) == kept(thread)
 
 
 def test_long_message_ids_stay_what_they_are() -> None:
@@ -131,23 +135,39 @@ def test_any_body_arrives_as_it_was_and_crosses_the_wire_as_short_ascii_lines(bo
     assert payload.decode().replace("\r\n", "\n") == normal
 
 
+ONE_LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=120)
+ASCII_LINE = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=400)
+IDS = st.from_regex(re.compile(r"<[a-z0-9!#$%&'*+/=?^_`{|}~.-]{1,200}@[a-z0-9.-]{1,190}>"), fullmatch=True)
+
+
 @settings(deadline=None)
 @given(
-    subject=st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=120),
-    name=st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=60),
+    subject=ONE_LINE | ASCII_LINE,
+    name=ONE_LINE | ASCII_LINE,
+    references=st.lists(IDS, max_size=12).map(tuple),
+    parent=st.none() | IDS,
 )
-def test_no_subject_and_no_name_changes_the_other_headers(subject: str, name: str) -> None:
-    """Invariant: whatever the values, every header exists once and the rest is untouched."""
-    try:
-        wire = build(a_message(subject=subject, from_name=name))
-    except UnsafeMessageError:
-        return
+def test_what_is_built_is_read_back_field_by_field(
+    subject: str, name: str, references: tuple[str, ...], parent: str | None
+) -> None:
+    """E-B1. Invariant: whatever the values, every header exists once and says what was asked for."""
+    assume(not any("=?" in value for value in (subject, name, *references, parent or "")))
+    wire = build(a_message(subject=subject, from_name=name, references=references, in_reply_to=parent))
+    lines = header_block(wire).split("\r\n")
     message = read(wire)
-    assert len(message.keys()) == len(set(message.keys())) == 10
+    assert len(message.keys()) == len(set(message.keys())) == 10 + bool(references) + (parent is not None)
+    assert max(map(len, lines)) <= 998
+    assert all(len(word) <= 75 for line in lines for word in line.split() if word.startswith("=?")), "RFC 2047 2"
+    assert message["Subject"] == subject
+    (sender,) = message["From"].addresses
+    assert (sender.addr_spec, sender.display_name.strip()) == ("ann@north.test", name.strip())
+    assert [address.addr_spec for address in message["To"].addresses] == ["bo@south.test"]
+    assert (message["References"] or "").split() == list(references if len(references) <= 10 else kept(references))
+    assert message["In-Reply-To"] == parent
+    assert message["Message-ID"] == "<root.1@north.test>"
+    assert message["Date"].datetime == datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
     assert message[WARMUP_HEADER] == WARMUP_LABEL
     assert message[TOKEN_HEADER] == "WzEsMiwzLDFd.c2lnbmF0dXJl"
-    assert message["From"].addresses[0].addr_spec == "ann@north.test"
-    assert [address.addr_spec for address in message["To"].addresses] == ["bo@south.test"]
 
 
 def test_text_outside_ascii_arrives() -> None:
@@ -189,15 +209,14 @@ def test_references_and_addresses_are_closed_as_well(value: str) -> None:
             build(a_message(**{field: f"ann@north.test{value}"}))
 
 
+@pytest.mark.parametrize("value", ["<a@north.test>\r\nBcc: <eve@evil.test>", "<a@north.test>\n", "<" + "a" * 998 + ">"])
 def test_a_value_that_slips_through_is_caught_in_the_generated_headers(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     """The second lock: even if the check of values misses something, the header block is read again."""
-    monkeypatch.setattr("emberflow.email_ops.message.require_one_line", lambda _field, value: value)
-    if hasattr(email.policy.SMTP, "verify_generated_headers"):
-        pytest.skip("this Python encodes such words itself")
+    monkeypatch.setattr("emberflow.email_ops.message._message_id", lambda value: value)
     with pytest.raises(UnsafeMessageError, match="broke out of its header"):
-        build(a_message(subject="=?utf-8?q?hi=0D=0ABcc:_eve=40evil.test?="))
+        build(a_message(message_id=value))
 
 
 def test_a_naive_date_is_refused() -> None:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from emberflow import crash_points
+from emberflow.crash_points import CrashPoint
 from emberflow.email_ops import smtp
 from emberflow.email_ops.addresses import AddressError
 from emberflow.email_ops.smtp import Attempt, SmtpConnection, Timeouts
 from emberflow.email_ops.smtp_session import Session
 from emberflow.errors import ConfigurationError, EgressRefusedError
+from emberflow.settings import PROJECT_ROOT
 from tests.unit.email_ops.fake_mail_servers import (
     PASSWORD,
     Authority,
@@ -22,11 +34,13 @@ from tests.unit.email_ops.fake_mail_servers import (
     an_access,
     close,
     hang,
+    pause,
     reset,
+    trickle,
 )
 
 MESSAGE = b"Subject: hello\r\n\r\nhi\r\n"
-IMPATIENT = Timeouts(connect=2.0, command=0.25, end_of_data=0.25)
+PATIENT = Timeouts(connect=10, greeting=10, command=10, data_start=10, data_block=10, end_of_data=10)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +50,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @contextmanager
 def a_connection(
-    server: FaultySmtpServer, authority: Authority, timeouts: Timeouts = IMPATIENT, **changes: Any
+    server: FaultySmtpServer, authority: Authority, timeouts: Timeouts = PATIENT, **changes: Any
 ) -> Iterator[SmtpConnection]:
     with server.running() as port:
         tls = "implicit" if server.implicit else "starttls"
@@ -46,16 +60,31 @@ def a_connection(
 
 
 def send(connection: SmtpConnection, message: bytes = MESSAGE, to: str = "bo@south.test") -> Attempt:
-    return connection.deliver(message, "ann@north.test", to, before_data=lambda: None)
+    return connection.deliver(message, "ann@north.test", to, before_data=lambda: 3600.0)
 
 
 def judged(attempt: Attempt) -> tuple[str, str, str, int | None]:
     return attempt.outcome, attempt.stage, attempt.scope, attempt.reply_code
 
 
-# Where the server fails, how, and what must be said of it: outcome, stage, scope, reply code.
-FAULTS: list[tuple[str, str, Any, tuple[str, str, str, int | None]]] = [
+def impatient_at(stage: str, action: Any) -> Timeouts:
+    """Time-outs that are short for a server that never answers at ``stage``, and only there."""
+    if action not in (hang, trickle):
+        return PATIENT
+    phase = {"banner": "greeting", "data": "data_start", "eod": "end_of_data"}.get(stage, "command")
+    return replace(PATIENT, **{phase: 0.4})
+
+
+def names(rows: list[tuple[str, str, Any, tuple[str, str, str, int | None]]]) -> list[str]:
+    """The names of the rows of a fault table."""
+    return [row[0] for row in rows]
+
+
+# Every fault that a server can show, by where it happens: the stage, what the server does there, and what must be
+# said of it: outcome, stage, scope, reply code. None of these messages was accepted.
+NOT_ACCEPTED: list[tuple[str, str, Any, tuple[str, str, str, int | None]]] = [
     ("banner_never", "banner", hang, ("transient", "dial", "host", None)),
+    ("banner_trickle", "banner", trickle, ("transient", "dial", "host", None)),
     ("banner_close", "banner", close, ("transient", "dial", "host", None)),
     ("banner_rst", "banner", reset, ("transient", "dial", "host", None)),
     ("banner_421", "banner", "421 4.3.2 too busy", ("transient", "dial", "host", 421)),
@@ -103,26 +132,41 @@ FAULTS: list[tuple[str, str, Any, tuple[str, str, str, int | None]]] = [
     ("eod_552", "eod", "552 5.3.4 too big", ("permanent", "eod", "message", 552)),
     ("eod_535", "eod", "535 5.7.8 session expired", ("permanent", "eod", "mailbox", 535)),
 ]
-STORED_BUT: list[tuple[str, Any]] = [
-    ("drop_before_250_stored", close),
-    ("rst_before_250_stored", reset),
-    ("hang_before_250_stored", hang),
-    ("partial_250_stored", [b"25", close]),
-    ("cut_250_stored", [b"250 2.0.0 ok", close]),
-    ("partial_multiline_stored", [b"250-first\r\n", close]),
-    ("endless_line_stored", [b"250 " + b"x" * 10_000 + b"\r\n", close]),
-    ("garbage_after_data_stored", "what"),
-    ("continue_after_data_stored", "354 go on"),
+# The server accepted these, whatever it said or did not say.
+ACCEPTED: list[tuple[str, str, Any, tuple[str, str, str, int | None]]] = [
+    ("none", "none", [], ("sent", "eod", "message", 250)),
+    ("banner_delay", "banner", [pause, "220 at last"], ("sent", "eod", "message", 250)),
+    ("slow_250_stored", "eod", [pause, "250 2.0.0 at last"], ("sent", "eod", "message", 250)),
+    ("close_after_250", "eod", ["250 2.0.0 ok", close], ("sent", "eod", "message", 250)),
+    ("421_after_250", "eod", "250 2.0.0 ok\r\n421 4.4.2 idle", ("sent", "eod", "message", 250)),
+    ("quit_drop", "quit", close, ("sent", "eod", "message", 250)),
+    ("quit_421", "quit", "421 bye", ("sent", "eod", "message", 250)),
+    ("drop_before_250_stored", "eod", close, ("uncertain", "eod", "host", None)),
+    ("rst_before_250_stored", "eod", reset, ("uncertain", "eod", "host", None)),
+    ("hang_before_250_stored", "eod", hang, ("uncertain", "eod", "host", None)),
+    ("trickle_before_250_stored", "eod", trickle, ("uncertain", "eod", "host", None)),
+    ("partial_250_stored", "eod", [b"25", close], ("uncertain", "eod", "host", None)),
+    ("cut_250_stored", "eod", [b"250 2.0.0 ok", close], ("uncertain", "eod", "host", None)),
+    ("partial_multiline_stored", "eod", [b"250-first\r\n", close], ("uncertain", "eod", "host", None)),
+    ("endless_line_stored", "eod", [b"250 " + b"x" * 10_000 + b"\r\n", close], ("uncertain", "eod", "host", None)),
+    ("garbage_after_data_stored", "eod", "what", ("uncertain", "eod", "host", None)),
+    ("continue_after_data_stored", "eod", "354 go on", ("uncertain", "eod", "host", 354)),
 ]
+PIPELINING = ("SIZE 1000000", "8BITMIME", "PIPELINING")
 
 
-@pytest.mark.parametrize(("stage", "action", "expected"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
-def test_a_fault_is_named_by_outcome_stage_and_scope(
-    authority: Authority, stage: str, action: Any, expected: tuple[str, str, str, int | None]
+@pytest.mark.parametrize("extensions", [(), PIPELINING], ids=["plain", "pipelining"])
+@pytest.mark.parametrize(("stage", "action", "expected"), [row[1:] for row in NOT_ACCEPTED], ids=names(NOT_ACCEPTED))
+def test_a_fault_before_the_message_is_accepted_is_named_by_outcome_stage_and_scope(
+    authority: Authority,
+    stage: str,
+    action: Any,
+    expected: tuple[str, str, str, int | None],
+    extensions: tuple[str, ...],
 ) -> None:
-    """E-B2, E-F6"""
-    server = FaultySmtpServer(authority.server_context(), faults={stage: action})
-    with a_connection(server, authority) as connection:
+    """E-B2, E-F6: the fault table, one row a test, with and without PIPELINING."""
+    server = FaultySmtpServer(authority.server_context(), faults={stage: action}, extensions=extensions)
+    with a_connection(server, authority, impatient_at(stage, action)) as connection:
         attempt = send(connection)
     assert judged(attempt) == expected
     assert server.accepted == []
@@ -130,20 +174,30 @@ def test_a_fault_is_named_by_outcome_stage_and_scope(
     assert PASSWORD not in attempt.server_text
 
 
-@pytest.mark.parametrize("action", [row[1] for row in STORED_BUT], ids=[row[0] for row in STORED_BUT])
-def test_a_message_that_was_stored_without_a_clear_answer_is_uncertain(authority: Authority, action: Any) -> None:
-    """Q-F5: never "not sent", although smtplib alone would say so of several of these."""
-    server = FaultySmtpServer(authority.server_context(), faults={"eod": action}, store_at_eod=True)
-    with a_connection(server, authority) as connection:
+@pytest.mark.parametrize("extensions", [(), PIPELINING], ids=["plain", "pipelining"])
+@pytest.mark.parametrize(("stage", "action", "expected"), [row[1:] for row in ACCEPTED], ids=names(ACCEPTED))
+def test_a_message_that_was_accepted_is_sent_or_uncertain_and_never_not_sent(
+    authority: Authority,
+    stage: str,
+    action: Any,
+    expected: tuple[str, str, str, int | None],
+    extensions: tuple[str, ...],
+) -> None:
+    """E-B2, Q-F5: never "not sent", although smtplib alone would say so of several of these."""
+    server = FaultySmtpServer(
+        authority.server_context(), faults={stage: action}, store_at_eod=True, extensions=extensions
+    )
+    with a_connection(server, authority, impatient_at(stage, action)) as connection:
         attempt = send(connection)
-    assert (attempt.outcome, attempt.stage) == ("uncertain", "eod")
+        connection.close()
+    assert judged(attempt) == expected
     assert server.accepted == [MESSAGE]
 
 
 def test_a_connection_lost_before_the_final_dot_was_written_is_certainly_not_sent(authority: Authority) -> None:
     """RFC 5321 4.1.1.4: too large for the buffers in between, so the loss is noticed before the dot."""
     server = FaultySmtpServer(authority.server_context(), faults={"body": close})
-    with a_connection(server, authority, Timeouts(command=5, end_of_data=5)) as connection:
+    with a_connection(server, authority) as connection:
         attempt = send(connection, MESSAGE + b"0123456789abcde\r\n" * 1_000_000)
     assert judged(attempt) == ("transient", "data", "host", None)
 
@@ -152,20 +206,10 @@ def test_a_connection_lost_before_the_final_dot_was_written_is_certainly_not_sen
 def test_a_small_message_lost_on_the_way_is_never_called_sent_or_refused(authority: Authority, action: Any) -> None:
     """The client cannot see whether the server had read the dot already."""
     server = FaultySmtpServer(authority.server_context(), faults={"body": action})
-    with a_connection(server, authority) as connection:
+    with a_connection(server, authority, impatient_at("eod", action)) as connection:
         attempt = send(connection)
     assert (attempt.outcome, attempt.stage) in [("uncertain", "eod"), ("transient", "data")]
     assert server.accepted == []
-
-
-@pytest.mark.parametrize(("stage", "action"), [("quit", close), ("quit", "421 bye"), ("eod", ["250 2.0.0 ok", close])])
-def test_what_happens_after_the_250_does_not_take_it_back(authority: Authority, stage: str, action: Any) -> None:
-    server = FaultySmtpServer(authority.server_context(), faults={stage: action}, store_at_eod=True)
-    with a_connection(server, authority) as connection:
-        attempt = send(connection)
-        connection.close()
-    assert attempt.outcome == "sent"
-    assert server.accepted == [MESSAGE]
 
 
 @pytest.mark.parametrize("implicit", [True, False])
@@ -179,8 +223,22 @@ def test_a_sent_message_is_reported_with_the_servers_words(authority: Authority,
 
 
 def test_a_host_where_nobody_listens_is_transient(authority: Authority) -> None:
-    with SmtpConnection(an_access(), "sandbox", {}, IMPATIENT) as connection:
+    with SmtpConnection(an_access(), "sandbox", {}, PATIENT) as connection:
         assert judged(send(connection)) == ("transient", "dial", "host", None)
+
+
+def test_a_host_that_never_answers_a_connection_is_transient() -> None:
+    """E-B2: a full backlog drops the handshake as a firewall does."""
+    with socket.socket() as listener, contextlib.ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = waiting.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        access = an_access(smtp_host="127.0.0.1", smtp_port=listener.getsockname()[1])
+        with SmtpConnection(access, "sandbox", {}, replace(PATIENT, connect=0.3)) as connection:
+            assert judged(send(connection)) == ("transient", "dial", "host", None)
 
 
 def test_a_host_that_does_not_resolve_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,14 +246,14 @@ def test_a_host_that_does_not_resolve_is_transient(monkeypatch: pytest.MonkeyPat
         raise OSError("[Errno -2] Name or service not known")
 
     monkeypatch.setattr("socket.getaddrinfo", fail)
-    with SmtpConnection(an_access(), "sandbox", {}, IMPATIENT) as connection:
+    with SmtpConnection(an_access(), "sandbox", {}, PATIENT) as connection:
         assert judged(send(connection)) == ("transient", "dial", "host", None)
 
 
 def test_sandbox_mode_refuses_another_machine_before_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     """E-B10"""
     access = an_access(smtp_host="192.0.2.1")
-    with SmtpConnection(access, "sandbox", {}, IMPATIENT) as connection, pytest.raises(EgressRefusedError):
+    with SmtpConnection(access, "sandbox", {}, PATIENT) as connection, pytest.raises(EgressRefusedError):
         send(connection)
 
 
@@ -302,10 +360,15 @@ def test_a_connection_is_renewed_after_its_share_of_messages(
     assert server.connections == 3
 
 
+@pytest.mark.parametrize("extensions", [(), PIPELINING], ids=["plain", "pipelining"])
 @pytest.mark.parametrize("stage", ["mail", "rcpt", "data", "eod"])
 @pytest.mark.parametrize("action", ["451 4.3.0 later", "550 5.7.1 no", "421 4.3.2 bye", "299 odd", close])
-def test_after_a_failure_the_next_message_starts_clean(authority: Authority, stage: str, action: Any) -> None:
-    server = FaultySmtpServer(authority.server_context(), faults={stage: action}, once=frozenset({stage}))
+def test_after_a_failure_the_next_message_starts_clean(
+    authority: Authority, stage: str, action: Any, extensions: tuple[str, ...]
+) -> None:
+    server = FaultySmtpServer(
+        authority.server_context(), faults={stage: action}, once=frozenset({stage}), extensions=extensions
+    )
     with a_connection(server, authority) as connection:
         send(connection, b"Subject: first\r\n\r\n")
         second = send(connection, b"Subject: second\r\n\r\n")
@@ -340,11 +403,236 @@ def test_before_data_is_called_once_the_recipient_is_accepted_and_before_data_is
     seen: list[list[str]] = []
     server = FaultySmtpServer(authority.server_context())
     with a_connection(server, authority) as connection:
-        before_data: Callable[[], None] = lambda: seen.append(list(server.commands))  # noqa: E731
+        before_data: Callable[[], float] = lambda: seen.append(list(server.commands)) or 3600.0  # noqa: E731
         connection.deliver(MESSAGE, "ann@north.test", "bo@south.test", before_data=before_data)
     assert len(seen) == 1
     assert seen[0][-1] == "RCPT TO:<bo@south.test>"
     assert "DATA" not in seen[0]
+
+
+def test_with_pipelining_mail_and_rcpt_are_one_write_and_data_is_still_asked_for_alone(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Q-B5, RFC 2920: half the round trips, and the guard stays in front of DATA."""
+    written: list[bytes | str] = []
+    send_as_usual = Session.send
+
+    def record(session: Session, data: bytes | str) -> None:
+        written.append(data)
+        send_as_usual(session, data)
+
+    server = FaultySmtpServer(authority.server_context(), extensions=PIPELINING)
+    with a_connection(server, authority) as connection:
+        connection.open()
+        monkeypatch.setattr(Session, "send", record)
+        attempt = connection.deliver(
+            MESSAGE, "ann@north.test", "bo@south.test", before_data=lambda: written.append("the guard") or 60.0
+        )
+    assert attempt.outcome == "sent"
+    envelope = "MAIL FROM:<ann@north.test> SIZE=22\r\nRCPT TO:<bo@south.test>\r\n"
+    assert written[:5] == [envelope, "the guard", "DATA\r\n", MESSAGE, b".\r\n"]
+
+
+def test_a_refused_sender_is_reported_even_if_the_server_takes_the_recipient(authority: Authority) -> None:
+    """RFC 2920: a refused MAIL with RCPT behind it has two answers, and both are read."""
+    faults = {"mail": "550 5.7.1 no"}
+    server = FaultySmtpServer(
+        authority.server_context(), faults=faults, once=frozenset({"mail"}), extensions=PIPELINING
+    )
+    with a_connection(server, authority) as connection:
+        assert judged(send(connection)) == ("permanent", "mail", "mailbox", 550)
+        assert send(connection).outcome == "sent"
+    assert server.connections == 1
+    assert [command.split(" ")[0] for command in server.commands[-7:]] == [
+        "MAIL", "RCPT", "RSET", "MAIL", "RCPT", "DATA", "QUIT",
+    ]  # fmt: skip
+
+
+def test_an_answer_that_was_not_asked_for_is_never_taken_for_the_answer_to_the_dot(authority: Authority) -> None:
+    """E-F6: "354" and "250" in one breath would otherwise read as "sent" before the message is there."""
+    server = FaultySmtpServer(authority.server_context(), faults={"data": "354 go on\r\n250 2.0.0 queued"})
+    with a_connection(server, authority) as connection:
+        assert judged(send(connection)) == ("transient", "data", "host", None)
+    assert server.accepted == []
+
+
+def test_replies_in_front_of_the_tls_handshake_are_not_read_as_if_they_came_under_it(authority: Authority) -> None:
+    """E-B7, RFC 3207: response injection, CVE-2011-0411 seen from the client's side."""
+    injected = "220 go ahead\r\n250-fake\r\n250 AUTH PLAIN"
+    server = FaultySmtpServer(authority.server_context(), faults={"starttls": injected})
+    with a_connection(server, authority) as connection:
+        attempt = send(connection)
+    assert judged(attempt) == ("transient", "tls", "host", None)
+    assert "out of turn" in attempt.server_text
+    assert not any(command.startswith("AUTH") for command in server.commands)
+
+
+class Elapsed:
+    """A clock that jumps by ``jump`` seconds when the driver reaches ``point``."""
+
+    def __init__(self, point: CrashPoint, jump: float) -> None:
+        self.now = 1000.0
+        self._point, self._jump = point, jump
+
+    def __call__(self) -> float:
+        return self.now
+
+    def reach(self, point: CrashPoint) -> None:
+        if point == self._point:
+            self.now += self._jump
+
+
+LEASE_S = 100.0
+
+
+def deliver_with_a_pause(
+    server: FaultySmtpServer, authority: Authority, monkeypatch: pytest.MonkeyPatch, elapsed: Elapsed
+) -> tuple[Attempt, Attempt]:
+    """Send a first message that is held up as ``elapsed`` says, and then a second one."""
+    monkeypatch.setattr(crash_points, "on_reach", elapsed.reach)
+    with server.running() as port:
+        access = an_access(smtp_port=port)
+        trusted = {"localhost": authority.ca_file}
+        with SmtpConnection(access, "sandbox", trusted, PATIENT, elapsed=elapsed) as connection:
+            first = connection.deliver(MESSAGE, "ann@north.test", "bo@south.test", before_data=lambda: LEASE_S)
+            return first, send(connection)
+
+
+@pytest.mark.parametrize("point", ["after_guard", "after_data", "before_dot"])
+def test_a_message_whose_lease_ended_on_the_way_is_not_completed(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, point: CrashPoint
+) -> None:
+    """Q-F4, RFC 5321 4.1.1.4: no dot, no message; and the connection is not used again."""
+    server = FaultySmtpServer(authority.server_context())
+    first, second = deliver_with_a_pause(server, authority, monkeypatch, Elapsed(point, LEASE_S))
+    assert judged(first) == ("transient", "data", "message", None)
+    assert first.server_text == "the lease ended before the message was complete"
+    assert second.outcome == "sent"
+    assert len(server.accepted) == 1
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("point", "jump"), [("before_guard", 10 * LEASE_S), ("before_dot", LEASE_S - 1), ("after_dot", 10 * LEASE_S)]
+)
+def test_time_that_passes_outside_the_lease_stops_no_message(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, point: CrashPoint, jump: float
+) -> None:
+    """The lease runs from just before the guard, and what the server has accepted stays accepted."""
+    server = FaultySmtpServer(authority.server_context())
+    first, _ = deliver_with_a_pause(server, authority, monkeypatch, Elapsed(point, jump))
+    assert first.outcome == "sent"
+    assert len(server.accepted) == 2
+
+
+ZOMBIE = """
+    import os, signal, sys
+    from pathlib import Path
+    from emberflow import crash_points
+    from emberflow.email_ops.smtp import SmtpConnection
+    from tests.unit.email_ops.fake_mail_servers import an_access
+
+    point, port, ca_file = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    crash_points.on_reach = lambda reached: os.kill(os.getpid(), signal.SIGSTOP) if reached == point else None
+    with SmtpConnection(an_access(smtp_port=port), "sandbox", {"localhost": ca_file}) as connection:
+        attempt = connection.deliver(
+            b"Subject: x\\r\\n\\r\\n", "ann@north.test", "bo@south.test", before_data=lambda: 0.5
+        )
+    print(attempt.outcome, attempt.stage, attempt.server_text)
+"""
+
+
+@pytest.mark.parametrize("point", ["after_guard", "after_data", "before_dot"])
+def test_a_process_that_was_stopped_past_its_lease_sends_nothing_when_it_goes_on(
+    authority: Authority, point: str
+) -> None:
+    """Q-F4: a real SIGSTOP at the worst moments, then SIGCONT."""
+    server = FaultySmtpServer(authority.server_context())
+    with server.running() as port:
+        command = [sys.executable, "-c", textwrap.dedent(ZOMBIE), point, str(port), str(authority.ca_file)]
+        zombie = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
+        try:
+            _, status = os.waitpid(zombie.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status), "it ended before it was stopped"
+            time.sleep(0.6)
+            zombie.send_signal(signal.SIGCONT)
+            said, _ = zombie.communicate(timeout=60)
+        finally:
+            zombie.kill()
+            zombie.wait()
+    assert said.split(maxsplit=2) == ["transient", "data", "the lease ended before the message was complete\n"]
+    assert server.accepted == []
+
+
+def test_the_crash_points_are_where_their_names_say(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q-F4: what the server had heard when each point was reached."""
+    server = FaultySmtpServer(authority.server_context())
+    reached: list[tuple[CrashPoint, str, int]] = []
+    with a_connection(server, authority) as connection:
+        monkeypatch.setattr(
+            crash_points,
+            "on_reach",
+            lambda point: reached.append((point, server.commands[-1].split(" ")[0], len(server.accepted))),
+        )
+        connection.deliver(
+            MESSAGE,
+            "ann@north.test",
+            "bo@south.test",
+            before_data=lambda: reached.append(("the guard", "", 0)) or 60.0,  # type: ignore[arg-type]
+        )
+    assert [row[0] for row in reached] == [
+        "before_guard",
+        "the guard",
+        "after_guard",
+        "after_data",
+        "before_dot",
+        "after_dot",
+        "after_reply",
+    ]
+    heard = {point: (command, accepted) for point, command, accepted in reached}
+    assert heard["before_guard"] == heard["after_guard"] == ("RCPT", 0)
+    assert heard["after_data"] == heard["before_dot"] == ("DATA", 0)
+    assert heard["after_reply"] == ("DATA", 1)
+
+
+@pytest.mark.parametrize("point", ["before_guard", "after_guard", "after_data", "before_dot", "after_dot"])
+def test_an_interrupt_at_any_point_leaves_nothing_behind_for_the_next_message(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, point: CrashPoint
+) -> None:
+    def interrupt(reached: CrashPoint) -> None:
+        if reached == point:
+            raise KeyboardInterrupt
+
+    server = FaultySmtpServer(authority.server_context())
+    with a_connection(server, authority) as connection:
+        with monkeypatch.context() as patched:
+            patched.setattr(crash_points, "on_reach", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                send(connection)
+        assert send(connection, b"Subject: second\r\n\r\n").outcome == "sent"
+    assert server.accepted[-1] == b"Subject: second\r\n\r\n"
+    assert len(server.accepted) == 1 + (point == "after_dot")
+
+
+def test_mail_leaves_from_the_egress_address_that_it_was_given(authority: Authority) -> None:
+    """E-F4"""
+    server = FaultySmtpServer(authority.server_context())
+    with a_connection(server, authority, source_address="127.0.0.3") as connection:
+        assert send(connection).outcome == "sent"
+    assert server.peers == ["127.0.0.3"]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.77", "2001:db8::77", "not an address"])
+def test_an_egress_address_that_this_machine_does_not_have_is_no_fault_of_the_recipient(
+    authority: Authority, address: str
+) -> None:
+    """E-F4"""
+    server = FaultySmtpServer(authority.server_context())
+    with a_connection(server, authority, smtp_host="127.0.0.1", source_address=address) as connection:
+        attempt = send(connection)
+    assert judged(attempt) == ("permanent", "dial", "host", None)
+    assert address in attempt.server_text
+    assert server.connections == 0
 
 
 @pytest.mark.parametrize("refusal", [RuntimeError("the slot was cancelled"), KeyboardInterrupt()])
@@ -353,7 +641,7 @@ def test_if_before_data_says_no_nothing_is_sent_and_the_connection_stays_usable(
 ) -> None:
     """Q-B5, Q-B6"""
 
-    def refuse() -> None:
+    def refuse() -> float:
         raise refusal
 
     server = FaultySmtpServer(authority.server_context())
@@ -418,13 +706,15 @@ def test_bytes_that_servers_read_differently_are_a_programming_error(authority: 
         send(connection, smuggled if smuggled == b"no end" else smuggled + b"\r\n")
 
 
-@pytest.mark.parametrize("address", ["bo@exam ple.test", "bo@y.test\r\nRCPT TO:<eve@evil.test>", "bo@y.test>"])
+@pytest.mark.parametrize(
+    "address", ["bo@exam ple.test", "bo@y.test\r\nRCPT TO:<eve@evil.test>", "bo@y.test>", "bö@y.test", "bo@ö.test"]
+)
 def test_an_address_that_smtplib_would_repair_is_refused_unsent(address: str) -> None:
     with SmtpConnection(an_access(), "sandbox", {}) as connection:
         with pytest.raises(AddressError):
             send(connection, to=address)
         with pytest.raises(AddressError):
-            connection.deliver(MESSAGE, address, "bo@south.test", before_data=lambda: None)
+            connection.deliver(MESSAGE, address, "bo@south.test", before_data=lambda: 3600.0)
 
 
 def test_a_login_with_a_nul_is_a_configuration_error_that_does_not_show_it(authority: Authority) -> None:
@@ -448,9 +738,11 @@ def test_a_login_that_was_never_finished_does_not_count_as_one(authority: Author
     assert server.connections == 2
 
 
-def test_the_final_dot_is_waited_for_ten_minutes() -> None:
-    """RFC 5321 4.5.3.2.6: giving up earlier only makes messages uncertain."""
-    assert Timeouts().end_of_data == 600.0
+def test_the_time_outs_from_data_on_are_the_standards_minima_and_fit_into_a_lease() -> None:
+    """RFC 5321 4.5.3.2.4 to 4.5.3.2.6: giving up earlier after the dot only makes messages uncertain."""
+    timeouts = Timeouts()
+    assert (timeouts.data_start, timeouts.data_block, timeouts.end_of_data) == (120.0, 180.0, 600.0)
+    assert timeouts.longest_after_guard_s == 120 + 180 + 180 + 600
 
 
 def test_the_password_is_not_in_the_mailboxs_representation() -> None:

@@ -78,9 +78,7 @@ def upgrade() -> None:
         source_schema="ops",
         referent_schema="ops",
     )
-    op.add_column(
-        "sender_days", sa.Column("cold_sent", sa.Integer(), server_default="0", nullable=False), schema="ops"
-    )
+    op.add_column("sender_days", sa.Column("cold_sent", sa.Integer(), server_default="0", nullable=False), schema="ops")
     _within_total_quota("warmup_sent + reply_sent + cold_sent")
 
     for column in (
@@ -133,9 +131,7 @@ def upgrade() -> None:
 
     op.create_table(
         "send_counters",
-        sa.Column(
-            "scope", sa.Text(), nullable=False, comment="what the cap is about; queue_manager.caps names them"
-        ),
+        sa.Column("scope", sa.Text(), nullable=False, comment="what the cap is about; queue_manager.caps names them"),
         sa.Column("key", sa.Text(), nullable=False, comment="whose: a mailbox id, a domain, a provider, an address"),
         sa.Column(
             "hour",
@@ -165,9 +161,7 @@ def upgrade() -> None:
         ),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("added_by", sa.Text(), nullable=False),
-        sa.Column(
-            "added_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
-        ),
+        sa.Column("added_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.CheckConstraint("kind in ('address', 'domain')", name=op.f("ck_suppressions_kind_known")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_suppressions")),
         schema="ops",
@@ -184,9 +178,7 @@ def upgrade() -> None:
             comment="in a row, since the last success",
         ),
         sa.Column("open_until", sa.DateTime(timezone=True), comment="null: closed"),
-        sa.Column(
-            "probe_until", sa.DateTime(timezone=True), comment="one worker probes until then; null: nobody does"
-        ),
+        sa.Column("probe_until", sa.DateTime(timezone=True), comment="one worker probes until then; null: nobody does"),
         sa.Column("reason", sa.Text(), comment="the failure that opened it"),
         sa.Column(
             "changed_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False

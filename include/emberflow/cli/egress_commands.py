@@ -1,0 +1,89 @@
+"""The commands about egress addresses: the source addresses from which this machine sends."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+egress = typer.Typer(help="The source addresses that mail leaves from.", no_args_is_help=True)
+
+Cap = Annotated[int | None, typer.Option(min=0, help="At most so many per UTC hour; default: no cap.")]
+
+
+@egress.command("add")
+def add_address(
+    address: Annotated[str, typer.Argument(help="An IP address of this machine.")],
+    logins_per_hour: Cap = None,
+    sends_per_hour: Cap = None,
+) -> None:
+    """Register an address, or change its caps; SMTP and IMAP logins count together."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import egress as addresses
+
+    with connect().begin() as connection:
+        addresses.add(connection, address, logins_per_hour=logins_per_hour, sends_per_hour=sends_per_hour)
+    console.print(f"{address} is registered; give it mailboxes with `emberflow egress assign {address} MAILBOX...`")
+
+
+@egress.command("list")
+def list_addresses() -> None:
+    """List the addresses with their state, caps and mailboxes."""
+    from emberflow.cli.console import table
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import egress as addresses
+
+    with connect().connect() as connection:
+        rows = addresses.listed(connection)
+    columns = ("address", "state", "reason", "mailboxes", "logins per hour", "sends per hour", "this machine")
+    cells = [
+        (
+            row["address"], row["state"], row["state_reason"], row["mailboxes"], row["logins_per_hour"],
+            row["sends_per_hour"], "yes" if addresses.is_of_this_machine(row["address"]) else "no",
+        )
+        for row in rows
+    ]  # fmt: skip
+    table(f"{len(rows)} egress addresses", columns, cells)
+
+
+@egress.command("hold")
+def hold_address(
+    address: str,
+    reason: Annotated[str, typer.Option(help="Shown wherever the address is.")] = "held by the operator",
+) -> None:
+    """Send nothing from an address until it is activated; its queue waits and is not routed around it."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import egress as addresses
+
+    with connect().begin() as connection:
+        addresses.hold(connection, address, reason)
+    console.print(f"{address} is held: {reason}", markup=False)
+
+
+@egress.command("activate")
+def activate_address(address: str) -> None:
+    """Let a held address send again."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import egress as addresses
+
+    with connect().begin() as connection:
+        addresses.activate(connection, address)
+    console.print(f"{address} is active")
+
+
+@egress.command("assign")
+def assign_address(
+    address: Annotated[str, typer.Argument(help="A registered address, or `none`.")],
+    mailboxes: Annotated[list[str], typer.Argument(help="Addresses of senders or bots.")],
+) -> None:
+    """Make mailboxes send from an address: all of them or none. A held address keeps the mailboxes that it has."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import egress as addresses
+
+    with connect().begin() as connection:
+        addresses.assign(connection, None if address == "none" else address, mailboxes)
+    console.print(f"{len(mailboxes)} mailboxes send from {address}")

@@ -1,0 +1,202 @@
+"""The commands about what waits: uncertain and parked slots, the shape of the queue, suppressions."""
+
+from __future__ import annotations
+
+import getpass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+queue = typer.Typer(help="What waits in the queue, and what only a person can decide.", no_args_is_help=True)
+suppressions = typer.Typer(help="Addresses and domains that get no mail.", no_args_is_help=True)
+
+
+class _Status(StrEnum):
+    PLANNED = "planned"
+    LEASED = "leased"
+    SUBMITTING = "submitting"
+    SENT = "sent"
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    PARKED = "parked"
+
+
+class _End(StrEnum):
+    SENDER = "sender"
+    RECIPIENT = "recipient"
+
+
+Target = Annotated[str, typer.Argument(help="ann@example.com, or @example.com for a domain and its subdomains.")]
+
+
+@queue.command("list")
+def list_queue(
+    status: Annotated[
+        list[_Status] | None, typer.Option(help="May be repeated; default: uncertain and parked, which need a person.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The oldest so many.")] = 100,
+) -> None:
+    """List slots with the reason for their state and what can be done about it."""
+    from emberflow.cli.console import table
+    from emberflow.clock import SystemClock
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import backlog
+    from emberflow.queue_manager.policies import in_force
+
+    statuses = status or [_Status.UNCERTAIN, _Status.PARKED]
+    with connect().connect() as connection:
+        policy = in_force(connection).policy
+        waiting = backlog.listed(connection, statuses, limit, now=SystemClock().now(), policy=policy)
+    rows = [
+        (one.id, one.status, one.what, one.from_address, one.to_address, one.since, one.reason, one.remedy)
+        for one in waiting
+    ]
+    columns = ("slot", "status", "what", "from", "to", "since (UTC)", "reason", "what to do")
+    table(f"{len(rows)} slots: {', '.join(statuses)}", columns, rows)
+
+
+@queue.command("shape")
+def show_shape(
+    by: Annotated[_End, typer.Option(help="Whose domains are the rows.")] = _End.RECIPIENT,
+    limit: Annotated[int, typer.Option(min=1, help="The longest so many rows.")] = 25,
+) -> None:
+    """Show how many due slots wait per domain, and for how many minutes: where the queue is stuck."""
+    from emberflow.cli.console import table
+    from emberflow.clock import SystemClock
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import backlog
+
+    with connect().connect() as connection:
+        shape = backlog.shape(connection, by.value, now=SystemClock().now())
+    columns = (f"{by} domain", "all", *(f"<{age}" for age in backlog.AGES_MIN), f"{backlog.AGES_MIN[-1]}+")
+    rows = [(domain, sum(counts), *counts) for domain, counts in list(shape.items())[: limit + 1]]
+    table(f"{rows[0][1] if rows else 0} due slots, by minutes of waiting", columns, rows)
+
+
+@queue.command("reconcile")
+def reconcile_now() -> None:
+    """Look for uncertain mails in their mailboxes now, as the DAG `reconcile` does, and settle what can be settled."""
+    from emberflow.cli.console import console, table
+    from emberflow.clock import SystemClock
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import reconcile
+    from emberflow.settings import settings
+
+    report = reconcile.run(connect(), clock=SystemClock(), settings=settings())
+    ends = ", ".join(f"{count} {end.replace('_', ' ')}" for end, count in sorted(report.ends.items()))
+    console.print(f"settled: {ends or 'nothing'}; still uncertain: {len(report.waiting)}")
+    if report.waiting:
+        table("Still uncertain", ("slot", "why"), list(report.waiting.items()))
+
+
+@queue.command("settle")
+def settle_slot(
+    slot: Annotated[int, typer.Argument(help="The slot's number, see `emberflow queue list`.")],
+    sent: Annotated[bool, typer.Option("--sent/--not-sent", help="What you found out about this mail.")],
+    why: Annotated[str, typer.Option(help="How you know; it is stored with your name.")],
+    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+) -> None:
+    """Settle an uncertain slot by a person's decision. A mail that was not sent may be sent again."""
+    from emberflow.cli.console import console
+    from emberflow.clock import SystemClock
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import reconcile
+    from emberflow.queue_manager.policies import in_force
+
+    with connect().begin() as connection:
+        status = reconcile.settle(
+            connection,
+            slot,
+            is_sent=sent,
+            by=by or getpass.getuser(),
+            why=why,
+            now=SystemClock().now(),
+            policy=in_force(connection).policy,
+        )
+    console.print(f"slot {slot} is {status}")
+
+
+@queue.command("release")
+def release_slot(
+    slot: Annotated[int, typer.Argument(help="The slot's number, see `emberflow queue list --status parked`.")],
+) -> None:
+    """Plan a parked slot again: its cause is mended."""
+    from emberflow.cli.console import console
+    from emberflow.clock import SystemClock
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import backlog
+
+    with connect().begin() as connection:
+        backlog.release(connection, slot, by=getpass.getuser(), now=SystemClock().now())
+    console.print(f"slot {slot} is planned")
+
+
+@suppressions.command("add")
+def add_suppression(
+    target: Target,
+    reason: Annotated[str, typer.Option(help="Why; it is shown wherever mail is refused because of it.")],
+    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+) -> None:
+    """Send nothing to an address or a domain any more; planned mail to it is cancelled."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import suppressions as store
+
+    parsed = store.parse_target(target)
+    with connect().begin() as connection:
+        added = store.add(connection, [(parsed, reason)], by=by or getpass.getuser())
+    if added.entries:
+        console.print(f"{parsed} is suppressed; {added.cancelled} planned mails cancelled", markup=False)
+    else:
+        console.print(f"{parsed} was suppressed before; nothing changed", markup=False)
+
+
+@suppressions.command("list")
+def list_suppressions(
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+) -> None:
+    """List who gets no mail, why, and who decided it."""
+    from emberflow.cli.console import table
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import suppressions as store
+
+    with connect().connect() as connection:
+        rows = [
+            (store.Target(row["kind"], row["value"]), row["reason"], row["added_by"], row["added_at"])
+            for row in store.entries(connection, limit)
+        ]
+    table(f"{len(rows)} suppressions", ("address or domain", "reason", "added by", "added at (UTC)"), rows)
+
+
+@suppressions.command("remove")
+def remove_suppression(target: Target) -> None:
+    """Allow mail to an address or a domain again; what was cancelled stays cancelled."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import suppressions as store
+
+    parsed = store.parse_target(target)
+    with connect().begin() as connection:
+        store.remove(connection, parsed)
+    console.print(f"{parsed} may get mail again", markup=False)
+
+
+@suppressions.command("import")
+def import_suppressions(
+    file: Annotated[Path, typer.Argument(help="CSV with the column address (or @domain), and perhaps reason.")],
+    reason: Annotated[str, typer.Option(help="For rows without a reason of their own.")] = "imported",
+    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+) -> None:
+    """Suppress every address and domain of a file: all rows or none."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import suppressions as store
+
+    pairs = store.read_file(file, reason)
+    with connect().begin() as connection:
+        added = store.add(connection, pairs, by=by or getpass.getuser())
+    console.print(f"{added.entries} of {len(pairs)} entries were new; {added.cancelled} planned mails cancelled")

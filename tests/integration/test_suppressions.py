@@ -1,0 +1,226 @@
+"""Suppressions on a real database: what an entry covers, what it cancels, and that it wins until DATA."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.email_ops.addresses import AddressError
+from emberflow.errors import EmberflowError, ImportRejectedError
+from emberflow.queue_manager import store, submission, suppressions
+from emberflow.queue_manager.suppressions import Added, Target, parse_target
+from tests.worlds import Sandbox, World, a_world
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    return a_world(database, sandbox, senders=1, bots=2, checks=False)
+
+
+def suppress(world: World, *written: str, reason: str = "asked us", by: str = "eva") -> Added:
+    with world.engine.begin() as connection:
+        return suppressions.add(connection, [(parse_target(one), reason) for one in written], by=by)
+
+
+def suppressed(world: World, *addresses: str) -> dict[str, str]:
+    with world.engine.connect() as connection:
+        return suppressions.suppressed(connection, addresses)
+
+
+def a_cold_slot(world: World, address: str, **changes: Any) -> int:
+    values: dict[str, Any] = {
+        "task_type": "cold_first_touch",
+        "payload": {},
+        "bot_id": None,
+        "to_mailbox_id": None,
+        "to_address": address,
+        "gap_s": 0,
+    }
+    return world.slot(**(values | changes))
+
+
+def status_of(world: World, slot_id: int) -> tuple[str, str | None]:
+    row = world.row("select status, reason from ops.scheduled_tasks where id = :id", id=slot_id)
+    return row["status"], row["reason"]
+
+
+# What is written, and what it covers
+
+
+@pytest.mark.parametrize(
+    ("written", "target"),
+    [
+        (" Ann@Example.COM ", Target("address", "ann@example.com")),
+        ("ann@Bücher.example", Target("address", "ann@xn--bcher-kva.example")),
+        ("@Example.com", Target("domain", "example.com")),
+        ("@bücher.example", Target("domain", "xn--bcher-kva.example")),
+    ],
+)
+def test_an_entry_is_stored_in_normal_form(written: str, target: Target) -> None:
+    assert parse_target(written) == target
+
+
+@pytest.mark.parametrize("written", ["", "example.com", "@", "@exam ple.com", "@a@b.com", "ann@", "@-.com"])
+def test_what_is_neither_address_nor_domain_is_refused(written: str) -> None:
+    with pytest.raises(AddressError):
+        parse_target(written)
+
+
+def test_an_address_is_covered_by_itself_its_domain_and_the_domains_above(world: World) -> None:
+    suppress(world, "ann@one.example", "@two.example")
+    covered = ["ann@one.example", "bob@two.example", "bob@mail.two.example", "bob@a.b.two.example"]
+    others = ["bob@one.example", "bob@nottwo.example", "bob@two.example.org", "bob@example", "two.example@other.org"]
+
+    assert suppressed(world, *covered, *others) == dict.fromkeys(covered, "asked us")
+    assert suppressed(world) == {}
+
+
+def test_the_nearest_entry_gives_the_reason(world: World) -> None:
+    suppress(world, "@example.org", reason="far")
+    suppress(world, "@mail.example.org", reason="near")
+    suppress(world, "ann@mail.example.org", reason="own")
+
+    assert suppressed(world, "ann@mail.example.org", "bob@mail.example.org", "bob@example.org") == {
+        "ann@mail.example.org": "own",
+        "bob@mail.example.org": "near",
+        "bob@example.org": "far",
+    }
+
+
+def test_a_known_entry_stays_as_it_was_made(world: World) -> None:
+    assert suppress(world, "ann@one.example", reason="first").entries == 1
+    assert suppress(world, "ANN@one.example", "@one.example", reason="second").entries == 1
+
+    assert suppressed(world, "ann@one.example", "bob@one.example") == {
+        "ann@one.example": "first",
+        "bob@one.example": "second",
+    }
+
+
+def test_a_removed_entry_covers_nothing_any_more(world: World) -> None:
+    suppress(world, "@one.example")
+    with world.engine.begin() as connection:
+        suppressions.remove(connection, parse_target("@one.example"))
+    assert suppressed(world, "ann@one.example") == {}
+
+    unknown = pytest.raises(EmberflowError, match=r"@one\.example is not suppressed itself")
+    with unknown, world.engine.begin() as connection:
+        suppressions.remove(connection, parse_target("@one.example"))
+
+
+# What it does to the queue
+
+
+def test_planned_mail_to_a_suppressed_address_or_domain_is_cancelled_at_once(world: World) -> None:
+    to_address, to_subdomain = a_cold_slot(world, "ann@one.example"), a_cold_slot(world, "bob@mail.two.example")
+    to_bot, other = world.slot(), a_cold_slot(world, "bob@one.example")
+
+    added = suppress(world, "ann@one.example", "@two.example", world.bots[0].address)
+
+    assert added == Added(entries=3, cancelled=3)
+    for slot_id in (to_address, to_subdomain, to_bot):
+        assert status_of(world, slot_id) == ("cancelled", "suppressed: asked us")
+    assert status_of(world, other) == ("planned", None)
+
+
+def test_only_new_entries_cancel_and_only_planned_mail_is_cancelled(world: World) -> None:
+    suppress(world, "@one.example")
+    later = a_cold_slot(world, "ann@one.example")
+    sent = a_cold_slot(world, "ann@two.example", status="sent", sent_at=world.clock.now())
+
+    assert suppress(world, "@one.example", "@two.example") == Added(entries=1, cancelled=0)
+    assert status_of(world, later)[0] == "planned"
+    assert status_of(world, sent)[0] == "sent"
+
+
+def test_a_cancelled_reply_closes_its_conversation(world: World) -> None:
+    world.slot()
+    world.talk(1)
+    assert world.value("select thread_status from ops.conversations") == "reply_scheduled"
+
+    assert suppress(world, world.senders[0].address).cancelled == 1
+    assert world.value("select thread_status from ops.conversations") == "closed"
+
+
+@pytest.mark.parametrize("written", ["ann@one.example", "@one.example"])
+def test_an_entry_that_comes_after_the_claim_still_wins(world: World, written: str) -> None:
+    """I4: until DATA."""
+    slot_id = a_cold_slot(world, "ann@one.example")
+    (slot,) = world.claim()
+
+    assert suppress(world, written) == Added(entries=1, cancelled=0)
+    with world.engine.begin() as connection:
+        said = submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy)
+
+    refusal = said[slot_id].refusal
+    assert refusal is not None
+    assert (refusal.reason, refusal.retry_at) == ("suppressed: asked us", None)
+
+
+def test_an_entry_that_meets_a_claim_waits_for_it_and_leaves_the_slot_to_the_guard(world: World) -> None:
+    """I4"""
+    a_cold_slot(world, "ann@one.example")
+    with ThreadPoolExecutor(1) as threads:
+        with world.engine.begin() as connection:
+            (slot,) = store.claim(
+                connection,
+                lane=0,
+                lanes=1,
+                now=world.clock.now(),
+                limit=1,
+                lease_s=600,
+                policy=world.policy.queue,
+            )
+            adding = threads.submit(suppress, world, "ann@one.example")
+        assert adding.result() == Added(entries=1, cancelled=0)
+
+    assert status_of(world, slot.id)[0] == "leased"
+    assert suppressed(world, "ann@one.example") == {"ann@one.example": "asked us"}
+
+
+# Files
+
+
+def test_a_file_names_addresses_and_domains_with_or_without_reasons(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("\ufeffAddress;Reason\nAnn@one.example;left the firm\n@two.example;\nann@one.example;again\n")
+
+    assert suppressions.read_file(file, "imported") == [
+        (Target("address", "ann@one.example"), "left the firm"),
+        (Target("domain", "two.example"), "imported"),
+        (Target("address", "ann@one.example"), "again"),
+    ]
+
+
+def test_a_file_with_one_column_needs_no_delimiter(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("address\nann@one.example\n")
+
+    assert suppressions.read_file(file, "imported") == [(Target("address", "ann@one.example"), "imported")]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("address\nann@one.example\nnobody\n", "row 3, column address: 'nobody'"),
+        ("email\nann@one.example\n", "the columns are address and reason, not email"),
+        ("address\n", "the file has a header and no rows"),
+        ("", "the columns are address and reason, not missing"),
+        ("address,reason\nann@one.example,a,b\n", "row 2, column -: has more fields than the header's 2"),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused_as_a_whole(tmp_path: Path, content: str, problem: str) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text(content)
+
+    with pytest.raises(ImportRejectedError, match="nothing was imported") as refused:
+        suppressions.read_file(file, "imported")
+    assert problem in str(refused.value)
+
+
+def test_an_entry_twice_in_one_file_is_one_entry(world: World) -> None:
+    assert suppress(world, "ann@one.example", "Ann@One.example").entries == 1

@@ -1,0 +1,105 @@
+"""The frame of the benchmarks. Their numbers live in benchmarks/README.md, never in tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import smtplib
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import NAMES
+from benchmarks.cpu import tree_cpu_s
+from benchmarks.measure import Figure, Result, Target
+from benchmarks.servers import PeerError, run_worker, smtp_sink
+from emberflow.cli.bench_command import bench
+from emberflow.errors import ConfigurationError
+
+A_RATE = Figure.of([30.0, 10.0, 20.0])
+
+
+def a_result() -> Result:
+    """A benchmark with one peer measured, one that could not be, and a figure that could not be."""
+    result = Result("claim", {"slots": 3}, [Target("rate", "at_least", 20), Target("share", "at_most", 0.25)])
+    result.figures |= {"rate": A_RATE, "share": None}
+    result.peers |= {"pgmq": {"rate": Figure.of([40.0])}, "nodemailer": None}
+    result.unmeasured |= {"share": "no stack", "nodemailer": "no Node.js"}
+    return result
+
+
+def test_a_figure_is_the_median_of_its_rounds_with_their_extremes() -> None:
+    assert A_RATE.as_json() == {"median": 20, "min": 10, "max": 30, "n": 3}
+    assert Figure.of([1.0, 2.0]).median == 1.5
+
+
+def test_a_figure_of_no_round_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="at least one round"):
+        Figure.of([])
+
+
+@pytest.mark.parametrize(
+    ("target", "met"),
+    [
+        (Target("rate", "at_least", 20), True),
+        (Target("rate", "at_least", 20.1), False),
+        (Target("rate", "at_most", 20), True),
+        (Target("rate", "at_most", 19.9), False),
+    ],
+)
+def test_a_target_is_met_by_the_median(target: Target, met: bool) -> None:
+    assert target.is_met(A_RATE) is met
+
+
+def test_the_json_object_has_figures_peers_targets_and_what_was_not_measured_and_why() -> None:
+    found = json.loads(json.dumps(a_result().as_json()))
+
+    assert found["rate"] == {"median": 20, "min": 10, "max": 30, "n": 3}
+    assert found["share"] is None
+    assert found["peers"] == {"pgmq": {"rate": {"median": 40, "min": 40, "max": 40, "n": 1}}, "nodemailer": None}
+    assert found["unmeasured"] == {"share": "no stack", "nodemailer": "no Node.js"}
+    assert found["targets"] == {"rate": {"at_least": 20, "met": True}, "share": {"at_most": 0.25, "met": None}}
+    assert found["machine"]["cores"] == os.cpu_count()
+
+
+def test_the_table_names_what_was_not_measured_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    a_result().show()
+
+    shown = capsys.readouterr().out
+    assert "not measured" in shown
+    assert "nodemailer: no Node.js" in shown
+
+
+def test_an_unknown_benchmark_is_refused_with_the_names_of_those_that_exist() -> None:
+    with pytest.raises(ConfigurationError, match=f"no benchmark 'nonsense'.*{', '.join(NAMES)}"):
+        bench("nonsense")
+
+
+def test_the_cpu_of_a_tree_includes_children_that_have_ended() -> None:
+    before = tree_cpu_s(os.getpid())
+    subprocess.run([sys.executable, "-c", "sum(range(10_000_000))"], check=True)
+
+    assert tree_cpu_s(os.getpid()) - before >= 0.05
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    with pytest.raises(PeerError, match="no such peer"):
+        run_worker([sys.executable, "-c", "raise SystemExit('no such peer')"])
+
+
+def test_the_sink_takes_pipelined_mail_over_tls_and_counts_it(tmp_path: Path) -> None:
+    with smtp_sink(tmp_path) as sink:
+        context = ssl.create_default_context(cafile=str(sink.ca_file))
+        with smtplib.SMTP("localhost", sink.port, timeout=30) as client:
+            client.starttls(context=context)
+            client.login("anybody@senders.test", "any")
+            client.sendmail("a@senders.test", ["b@bots.test"], b"Subject: one\r\n\r\n.a leading dot\r\n")
+            client.send(b"mail FROM:<a@senders.test>\r\nrcpt TO:<b@bots.test>\r\ndata\r\n")
+            assert [client.getreply()[0] for _ in range(3)] == [250, 250, 354]
+            client.send(b"Subject: two\r\n\r\nsplit at the dot\r\n")
+            client.send(b".\r\n")
+            assert client.getreply()[0] == 250
+            assert client.docmd("HELP") == (214, b"2")
