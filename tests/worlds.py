@@ -26,7 +26,7 @@ from sqlalchemy import Engine, RowMapping, insert, text
 
 from emberflow.clock import ManualClock, floor_hour, local_day
 from emberflow.database import tables
-from emberflow.database.secrets import SecretBox, generate_key
+from emberflow.database.secrets import generate_key
 from emberflow.email_ops.imap import ImapReader
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import message_id_for
@@ -299,7 +299,7 @@ class World:
     def access(self, member: Member) -> MailboxAccess:
         """The member's servers and login."""
         with self.engine.connect() as connection:
-            opened = open_mailboxes(connection, SecretBox(self.settings.secret_keys), [member.mailbox_id])
+            opened = open_mailboxes(connection, self.settings, [member.mailbox_id])
         for reason in opened.unreadable.values():
             raise SecretError(reason)
         return opened.boxes[member.mailbox_id].access

@@ -53,6 +53,12 @@ class ManualClock:
         self._now += by
 
 
+def seconds_since_boot() -> float:
+    """Return a clock that also counts while the machine sleeps, where there is one (Linux's CLOCK_BOOTTIME)."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
 def require_utc(moment: datetime) -> datetime:
     """Return ``moment`` in UTC; raise ``ValueError`` for a naive datetime."""
     if moment.tzinfo is None:

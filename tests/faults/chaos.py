@@ -150,7 +150,7 @@ def chaos_policy(slots: int) -> Policy:
             "maximum_attempts": 7,
         },
         queue={"overdue_s": 86_400, "maximum_lapses": 20},
-        reconcile={"settle_s": 6},
+        reconcile={"settle_s": 10},
         breakers={"open_s": 1, "longest_open_s": 2, "probe_s": 2},
         replies={"rate": 0.0},
         bots={"daily_inbound_cap": 200, "daily_reply_cap": min(int(replies * 1.15) + 1, 200), "cooldown_s": 0},
@@ -400,7 +400,7 @@ class _Chaos:
             # Its lane's lock is gone too: another worker sends from the same mailboxes when it wakes up.
             cut_off(self._engine, zombie)
         lease_s = self._policy.dispatch.submitting_lease_s
-        asleep_s = float(self._luck.uniform(lease_s + 1, lease_s + 2 * self._policy.reconcile.settle_s))
+        asleep_s = float(self._luck.uniform(lease_s + 1, lease_s + self._policy.reconcile.settle_s + 3))
         self._in(asleep_s, lambda: zombie.send(SIGCONT))
         self._in(asleep_s + 4, zombie.kill)
         return True
@@ -413,7 +413,7 @@ class _Chaos:
 
     def _jump(self) -> bool:
         worker = self._somebody()
-        worker.set_clock(float(self._luck.uniform(2, 8) * self._luck.choice([-1, 1])))
+        worker.set_clock(float(self._luck.uniform(1, 5) * self._luck.choice([-1, 1])))
         self._in(5, lambda: worker.set_clock(0))
         return True
 

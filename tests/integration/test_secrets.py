@@ -65,7 +65,7 @@ def test_no_table_view_log_or_representation_shows_a_password(
     world.plan()
     world.talk(2)
     with database.connect() as connection:
-        boxes = open_mailboxes(connection, SecretBox(world.settings.secret_keys), [bad_id]).boxes
+        boxes = open_mailboxes(connection, world.settings, [bad_id]).boxes
     box = SecretBox(world.settings.secret_keys)
     shown = [repr(world.settings), str(world.settings), world.settings.model_dump_json(), repr(boxes), repr(box)]
     shown += [str(failed), str(registry.list_senders(database)), str(registry.list_bots(database))]

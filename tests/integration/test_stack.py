@@ -34,7 +34,6 @@ from emberflow.cli.airflow import AirflowClient
 from emberflow.cli.demo import exchange, populate
 from emberflow.cli.stack import DAG_IDS, Stack
 from emberflow.clock import HOUR, SystemClock, floor_hour
-from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.sandbox import read_deliveries
 from emberflow.queue_manager.mailboxes import open_mailboxes
@@ -97,7 +96,7 @@ class Played:
         """Return every mailbox with its password in clear."""
         with self.engine.connect() as connection:
             ids = connection.execute(text("select id from ops.mailboxes")).scalars().all()
-            boxes = open_mailboxes(connection, SecretBox(self.stack.settings().secret_keys), ids).boxes
+            boxes = open_mailboxes(connection, self.stack.settings(), ids).boxes
         return [mailbox.access for mailbox in boxes.values()]
 
 

@@ -11,7 +11,6 @@ from sqlalchemy import Engine, text
 
 from emberflow.cli.console import progress, table
 from emberflow.cli.stack import Stack
-from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.imap import ImapReader
 from emberflow.email_ops.sandbox import read_deliveries
 from emberflow.queue_manager.mailboxes import open_mailboxes
@@ -83,7 +82,7 @@ def _stored(engine: Engine, settings: Settings) -> Counter[tuple[str, str]]:
     """Log in to every mailbox and count its messages by (Message-ID, folder)."""
     with engine.connect() as connection:
         ids: Sequence[int] = connection.execute(text("select id from ops.mailboxes")).scalars().all()
-        boxes = open_mailboxes(connection, SecretBox(settings.secret_keys), ids).boxes
+        boxes = open_mailboxes(connection, settings, ids).boxes
     found: Counter[tuple[str, str]] = Counter()
     with progress("Looking into every mailbox", len(boxes)) as advance:
         for mailbox in boxes.values():

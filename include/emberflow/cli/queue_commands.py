@@ -52,11 +52,16 @@ def list_queue(
         policy = in_force(connection).policy
         waiting = backlog.listed(connection, statuses, limit, now=SystemClock().now(), policy=policy)
     rows = [
-        (one.id, one.status, one.what, one.from_address, one.to_address, one.since, one.reason, one.remedy)
+        (one.id, one.status, one.what, f"{one.from_address}\n{one.to_address}", one.since, one.reason, one.remedy)
         for one in waiting
     ]
-    columns = ("slot", "status", "what", "from", "to", "since (UTC)", "reason", "what to do")
-    table(f"{len(rows)} slots: {', '.join(statuses)}", columns, rows)
+    columns = ("slot", "status", "what", "from, to", "since (UTC)", "reason", "what to do")
+    advice = (
+        "An uncertain mail is looked for until it is found or provably absent; where that is impossible, look yourself "
+        "and settle it --sent or --not-sent. A parked slot may be what killed its workers: release it when that is "
+        "mended. `emberflow explain SLOT` shows what happened."
+    )
+    table(f"{len(rows)} slots: {', '.join(statuses)}", columns, rows, caption=advice if rows else None)
 
 
 @queue.command("shape")

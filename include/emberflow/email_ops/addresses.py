@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import smtplib
+from functools import lru_cache
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -50,6 +51,7 @@ def domain_of(address: str) -> str:
     return domain.lower()
 
 
+@lru_cache(maxsize=4096)
 def require_unrepaired(address: str) -> str:
     """Return ``address`` unchanged if it can stand in an SMTP command as it is.
 

@@ -26,7 +26,7 @@ def check_mailbox(
         EgressRefusedError: the mode forbids to connect to one of the hosts.
         ConfigurationError: a configured CA file is unusable.
     """
-    timeouts = Timeouts(connect=timeout, command=timeout)
+    timeouts = Timeouts(connect=timeout, greeting=timeout, command=timeout)
     with SmtpConnection(access, mode, ca_files, timeouts) as smtp:
         failed = smtp.open()
     if failed is not None:

@@ -15,12 +15,9 @@ answer becomes an :class:`Attempt`:
 from __future__ import annotations
 
 import base64
-import contextlib
 import re
-import smtplib
 import socket
 import ssl
-import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,11 +26,13 @@ from typing import Literal, Self
 
 from pydantic import SecretStr
 
+from emberflow.clock import seconds_since_boot
 from emberflow.crash_points import reach
 from emberflow.email_ops import oauth
 from emberflow.email_ops.addresses import domain_of, require_unrepaired
 from emberflow.email_ops.egress import Mode, SourceAddressError, dial
 from emberflow.email_ops.mailbox import MailboxAccess
+from emberflow.email_ops.message import LINE_BYTES
 from emberflow.email_ops.oauth import AccessTokenError
 from emberflow.email_ops.smtp_session import Session
 from emberflow.email_ops.tls import client_context
@@ -49,15 +48,8 @@ MESSAGES_PER_CONNECTION = 50
 LEASE_ENDED = "the lease ended before the message was complete"
 
 _ENHANCED_CODE = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
-_NOT_WIRE_FORM = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0|[^\r\n]{999}|[\x80-\xff]")
 # RFC 4954 6: authentication required or refused, whichever command the server chooses to say it at.
 _AUTH_CODES = frozenset({530, 534, 535, 538})
-
-
-def seconds_since_boot() -> float:
-    """Return a clock that also counts while the machine sleeps, where there is one (Linux's CLOCK_BOOTTIME)."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 @dataclass(frozen=True)
@@ -200,7 +192,7 @@ class SmtpConnection:
         """Cut the connection from another thread: whoever waits for an answer stops waiting, without one."""
         session = self._session
         if session is not None and session.sock is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 session.sock.shutdown(socket.SHUT_RDWR)
 
     def _log_in(self) -> Attempt | None:
@@ -358,8 +350,6 @@ class SmtpConnection:
         """Run one command; None if it was answered as wanted (250 stands for any 2xx)."""
         try:
             code, text = command()
-        except smtplib.SMTPResponseException as refusal:
-            code, text = refusal.smtp_code, _octets(refusal.smtp_error)
         except OSError as error:
             return self._lost(stage, error)
         except BaseException:
@@ -427,14 +417,14 @@ def _scope(stage: Stage, code: int, refused: bool) -> Scope:
 
 def _wire_form(message: bytes) -> bytes:
     """Dot-stuff (RFC 5321 4.5.2); refuse what a lenient server may take for the end (SMTP smuggling)."""
-    if _NOT_WIRE_FORM.search(message) or not message.endswith(b"\r\n"):
+    *lines, rest = message.split(b"\r\n")
+    bare_line_ends = message.count(b"\r") != len(lines) or message.count(b"\n") != len(lines)
+    too_long = max(map(len, lines), default=0) > LINE_BYTES
+    if rest or bare_line_ends or too_long or not lines or b"\0" in message or not message.isascii():
         raise ValueError("a message must consist of 7-bit lines of at most 998 bytes, each ended by CRLF")
-    return re.sub(rb"(?m)^\.", b"..", message)
+    stuffed = message.replace(b"\r\n.", b"\r\n..")
+    return b"." + stuffed if stuffed.startswith(b".") else stuffed
 
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def _octets(text: bytes | str) -> bytes:
-    return text if isinstance(text, bytes) else text.encode()

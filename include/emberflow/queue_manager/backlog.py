@@ -80,7 +80,11 @@ _RELEASE = text("""
 
 @dataclass(frozen=True)
 class Waiting:
-    """One slot as the operator sees it. ``since`` is when it was submitted, was sent, or first became due."""
+    """One slot as the operator sees it.
+
+    ``since`` is when it was submitted, was sent, or first became due. ``remedy`` is the command for it, or until when
+    there is nothing to do (UTC); None where nobody has to do anything.
+    """
 
     id: int
     status: str
@@ -138,10 +142,10 @@ def release(connection: Connection, slot_id: int, *, by: str, now: datetime) -> 
 
 def _remedy(slot_id: int, status: str, since: datetime, now: datetime, policy: Policy) -> str | None:
     if status == "parked":
-        return f"mend the cause, then `queue release {slot_id}`"
+        return f"queue release {slot_id}"
     if status != "uncertain":
         return None
     settled = since + settle_time(policy)
     if now < settled:
-        return f"wait: it is looked for after {settled:%H:%M} UTC"
-    return f"look for it yourself, then `queue settle {slot_id} --sent` or `--not-sent`"
+        return f"wait until {settled:%H:%M}"
+    return f"queue settle {slot_id}"

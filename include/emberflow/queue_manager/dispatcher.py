@@ -31,7 +31,6 @@ from sqlalchemy.exc import OperationalError
 
 from emberflow.clock import Clock
 from emberflow.crash_points import reach
-from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.addresses import AddressError, domain_of
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.egress import Mode
@@ -43,7 +42,7 @@ from emberflow.queue_manager import breakers, consequences, egress, ledger, repl
 from emberflow.queue_manager.connection_slots import ConnectionSlots, Lease
 from emberflow.queue_manager.group_commit import GroupCommit
 from emberflow.queue_manager.guard import Refusal, Route
-from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
+from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.policies import in_force
 from emberflow.queue_manager.reply_codes import Verdict
 from emberflow.queue_manager.slots import Slot
@@ -153,7 +152,6 @@ class _Run:
         with engine.begin() as connection:
             self._policy = in_force(connection).policy
         dispatch = self._policy.dispatch
-        self._box = SecretBox(settings.secret_keys)
         self._scripts = load_scripts(settings.scripts_dir or BUILT_IN)
         self._capacity = dispatch.threads * _CLAIMED_PER_THREAD
         # Everything below is shared by the threads of this run and guarded by _changed.
@@ -222,7 +220,7 @@ class _Run:
             ids = {slot.from_mailbox_id for slot in slots} | {
                 slot.to_mailbox_id for slot in slots if slot.to_mailbox_id is not None
             }
-            opened = open_mailboxes(connection, self._box, ids - self._boxes.keys(), self._settings.oauth_clients)
+            opened = open_mailboxes(connection, self._settings, ids - self._boxes.keys())
             self._boxes |= opened.boxes
             usable = [slot for slot in slots if self._boxes.keys() >= _mailboxes_of(slot)]
             routes = {slot.id: self._route(slot) for slot in usable}
@@ -276,6 +274,8 @@ class _Run:
                 line.connection.abort()
         self._pool.shutdown()
         self._close_idle_lines()
+        with self._engine.begin() as connection:
+            keep_replaced_refresh_tokens(connection, self._settings)
 
     def _close_idle_lines(self, wanted: Collection[int] = ()) -> None:
         """Keep a connection while its mailbox has work; servers hang up on idle ones anyway."""
@@ -513,7 +513,7 @@ class _Run:
         return "retry", End(slot, "planned", reason, retry_at=retry_at, counts_as_attempt=counts), verdict
 
     def _backoff_s(self, slot: Slot, verdict: Verdict) -> float:
-        """Return the pause before the next attempt: doubling, unless the server named it, with the slot's own jitter."""
+        """Return the pause before the next attempt: doubling unless the server named it, with the slot's jitter."""
         dispatch = self._policy.dispatch
         wait_s = verdict.wait_s or dispatch.retry_s
         if verdict.action == "retry":

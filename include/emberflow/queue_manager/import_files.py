@@ -11,7 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -61,6 +61,7 @@ class MailboxRow(BaseModel):
     imap_port: Port = 993
     imap_tls: TlsMode = "implicit"
     username: str = ""
+    auth_method: Literal["password", "xoauth2"] = "password"
     display_name: Annotated[str, Field(max_length=100), AfterValidator(_name)] = ""
     provider: str = ""
     zone: Annotated[str, AfterValidator(_zone)] = "UTC"

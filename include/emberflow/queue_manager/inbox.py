@@ -24,7 +24,6 @@ from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.bots.replies import decide_replies
 from emberflow.clock import Clock, local_day
-from emberflow.database.secrets import SecretBox
 from emberflow.database.tables import imap_cursors, scheduled_tasks
 from emberflow.email_ops.addresses import domain_of
 from emberflow.email_ops.content import BUILT_IN, load_scripts
@@ -35,7 +34,7 @@ from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.errors import EgressRefusedError, EmberflowError
 from emberflow.queue_manager import ledger
-from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
+from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.policies import PolicyInForce, in_force
 from emberflow.queue_manager.reconcile import Uncertain, settle_as_sent
 from emberflow.queue_manager.slots import Priority, Slot
@@ -108,7 +107,7 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
         force = in_force(connection)
         shards = force.policy.inbox.shards
         ids: list[int] = list(connection.execute(_READABLE, {"shard": shard, "shards": shards}).scalars())
-        opened = open_mailboxes(connection, SecretBox(settings.secret_keys), ids)
+        opened = open_mailboxes(connection, settings, ids)
     reading = _Reading(engine, force, mode, clock, settings, report)
     report.unreadable += [f"mailbox {mailbox_id}: {reason}" for mailbox_id, reason in opened.unreadable.items()]
     for mailbox in opened.boxes.values():
@@ -117,6 +116,8 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
         except (ImapError, EgressRefusedError) as error:
             log.warning("mailbox %s could not be read: %s", mailbox.access.mailbox_id, error)
             report.unreadable.append(f"mailbox {mailbox.access.mailbox_id}: {error}")
+    with engine.begin() as connection:
+        keep_replaced_refresh_tokens(connection, settings)
     report.mailboxes = len(ids)
     if ids and len(report.unreadable) == len(ids):
         raise InboxUnreadableError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from sqlalchemy import Connection, select
 
@@ -13,7 +12,7 @@ from emberflow.database.tables import egress_ips, mailbox_secrets, mailboxes
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.oauth import replaced_refresh_tokens
 from emberflow.errors import SecretError
-from emberflow.settings import OAuthClient
+from emberflow.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,17 @@ class Opened:
     unreadable: Mapping[int, str]
 
 
-def open_mailboxes(
-    connection: Connection,
-    box: SecretBox,
-    ids: Iterable[int],
-    oauth_clients: Mapping[str, OAuthClient] = MappingProxyType({}),
-) -> Opened:
+def open_mailboxes(connection: Connection, settings: Settings, ids: Iterable[int]) -> Opened:
     """Return the mailboxes with these ids, with their secrets decrypted.
 
-    A mailbox that logs in with XOAUTH2 needs its provider's entry in ``oauth_clients`` (``Settings.oauth_clients``).
+    A mailbox that logs in with XOAUTH2 needs its provider's entry in ``Settings.oauth_clients``.
     """
     boxes: dict[int, Mailbox] = {}
     unreadable: dict[int, str] = {}
     wanted = set(ids)
     if not wanted:
         return Opened(boxes, unreadable)
-    secrets = box.read_all(connection, wanted)
+    secrets = SecretBox(settings.secret_keys).read_all(connection, wanted)
     egress = egress_ips.c.address.label("source_address")
     query = select(mailboxes, egress).outerjoin(egress_ips, egress_ips.c.id == mailboxes.c.egress_ip_id)
     for row in connection.execute(query.where(mailboxes.c.id.in_(wanted))):
@@ -58,7 +52,7 @@ def open_mailboxes(
         if isinstance(password, SecretError):
             unreadable[row.id] = str(password)
             continue
-        oauth = oauth_clients.get(row.provider) if row.auth_method == "xoauth2" else None
+        oauth = settings.oauth_clients.get(row.provider) if row.auth_method == "xoauth2" else None
         if row.auth_method == "xoauth2" and oauth is None:
             unreadable[row.id] = (
                 f"mailbox {row.id} logs in with XOAUTH2 and EMBERFLOW_OAUTH_CLIENTS has no client for its provider "
@@ -83,8 +77,13 @@ def open_mailboxes(
     return Opened(boxes, unreadable)
 
 
-def keep_replaced_refresh_tokens(connection: Connection, box: SecretBox) -> None:
-    """Store the refresh tokens that providers have replaced since they were read, unless an operator set another."""
+def keep_replaced_refresh_tokens(connection: Connection, settings: Settings) -> None:
+    """Store the refresh tokens that providers have replaced since they were read, unless an operator set another.
+
+    Every run that has logged in calls this at its end: Microsoft replaces the token at each use, and the one that is
+    stored ends after about 90 days.
+    """
+    box = SecretBox(settings.secret_keys)
     for replaced in replaced_refresh_tokens():
         row = select(mailbox_secrets.c.mailbox_id).where(mailbox_secrets.c.mailbox_id == replaced.mailbox_id)
         known = connection.execute(row.with_for_update()).one_or_none() is not None

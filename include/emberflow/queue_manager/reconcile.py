@@ -34,7 +34,6 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 from sqlalchemy.exc import OperationalError
 
 from emberflow.clock import Clock
-from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.delivery_status import read_returned
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.imap import ImapError, ImapReader
@@ -43,7 +42,7 @@ from emberflow.email_ops.tokens import TokenError, WarmupToken, sign, verify
 from emberflow.errors import EgressRefusedError, EmberflowError
 from emberflow.queue_manager import ledger, submission
 from emberflow.queue_manager.ledger import Sent
-from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
+from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.policies import Policy, in_force
 from emberflow.queue_manager.slots import Slot
 from emberflow.queue_manager.switches import enter_mail_mode
@@ -156,6 +155,8 @@ def run(engine: Engine, *, clock: Clock, settings: Settings, shard: int = 0, sha
             return report
         boxes, unusable = _mailboxes(connection, mails, settings)
     findings = _Search(mode, settings, boxes, unusable).look_for(mails)
+    with engine.begin() as connection:
+        keep_replaced_refresh_tokens(connection, settings)
     for mail in mails:
         end = _conclude(engine, mail, findings[mail.slot.id], policy, clock.now())
         if end == "unknown":
@@ -287,7 +288,7 @@ def _mailboxes(
             unusable[row.id] = f"{row.address} has not passed its connection check"
         elif not row.is_active:
             unusable[row.id] = f"{row.address} is not active"
-    opened = open_mailboxes(connection, SecretBox(settings.secret_keys), ids - unusable.keys())
+    opened = open_mailboxes(connection, settings, ids - unusable.keys())
     return opened.boxes, unusable | dict(opened.unreadable)
 
 

@@ -34,7 +34,7 @@ from emberflow.errors import (
     RowProblem,
 )
 from emberflow.queue_manager.import_files import BotRow, MailboxRow, SenderRow, read_rows
-from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
+from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.switches import enter_mail_mode
 from emberflow.settings import Settings
 
@@ -182,7 +182,7 @@ def check_mailboxes(
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
         wanted = list(ids) if ids is not None else list(connection.execute(select(mailboxes.c.id)).scalars())
-        opened = open_mailboxes(connection, SecretBox(settings.secret_keys), wanted)
+        opened = open_mailboxes(connection, settings, wanted)
         addresses = {row.id: row.address for row in connection.execute(select(mailboxes.c.id, mailboxes.c.address))}
     results = [
         CheckResult(mailbox_id, addresses[mailbox_id], "secret", reason)
@@ -195,6 +195,7 @@ def check_mailboxes(
     with engine.begin() as connection:
         for result in results:
             _store_check(connection, result)
+        keep_replaced_refresh_tokens(connection, settings)
     return results
 
 

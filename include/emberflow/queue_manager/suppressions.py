@@ -42,29 +42,20 @@ class Added:
     cancelled: int
 
 
-# Every entry that would cover an address: itself, its domain, and the domains above that.
-_COVERING = """
-    select address, 'address' as kind, address as value, 0 as distance
-    from addresses
-    union all
-    select address, 'domain', array_to_string(labels[place:], '.'), place
-    from addresses
-    cross join lateral string_to_array(split_part(address, '@', 2), '.') as labels
-    cross join lateral generate_subscripts(labels, 1) as place
-"""
-
-_SUPPRESSED = text(f"""
-    with addresses as (
-        select distinct address from unnest(cast(:addresses as text[])) as wanted (address)
-    ),
-
-    covering as ({_COVERING})
-
-    select distinct on (covering.address) covering.address, entries.reason
-    from covering
-    inner join ops.suppressions as entries on entries.kind = covering.kind and entries.value = covering.value
+# The limit makes it a look into the unique index for each, however long the list has become.
+_SUPPRESSED = text("""
+    select distinct on (covering.address) covering.address, entry.reason
+    from unnest(
+        cast(:addresses as text[]), cast(:kinds as text[]), cast(:values as text[]), cast(:distances as integer[])
+    ) as covering (address, kind, value, distance)
+    cross join lateral (
+        select reason
+        from ops.suppressions
+        where suppressions.kind = covering.kind and suppressions.value = covering.value
+        limit 1
+    ) as entry
     order by covering.address, covering.distance
-""")  # noqa: S608 - made of this module's own constants
+""")
 
 _ADD = text("""
     insert into ops.suppressions (kind, value, reason, added_by)
@@ -76,33 +67,39 @@ _ADD = text("""
     returning id
 """)
 
-_CANCEL = text(f"""
-    with planned as (
+# Every planned mail is looked at once, however many entries are new; its domains only if a new entry is a domain.
+_CANCEL = text("""
+    with new as (
+        select kind, value, reason from ops.suppressions where id = any(:ids)
+    ),
+
+    planned as (
         select slots.id, coalesce(mailboxes.address, slots.to_address) as address
         from ops.scheduled_tasks as slots
         left join ops.mailboxes on mailboxes.id = slots.to_mailbox_id
         where slots.status = 'planned'
     ),
 
-    addresses as (
-        select distinct address from planned
+    forbidden as (
+        select planned.id, new.reason, 0 as distance
+        from planned
+        inner join new on new.kind = 'address' and new.value = planned.address
+        union all
+        select planned.id, new.reason, place
+        from planned
+        cross join lateral string_to_array(split_part(planned.address, '@', 2), '.') as labels
+        cross join lateral generate_subscripts(labels, 1) as place
+        inner join new on new.kind = 'domain' and new.value = array_to_string(labels[place:], '.')
     ),
 
-    covering as ({_COVERING}),
-
-    forbidden as (
-        select distinct on (covering.address) covering.address, entries.reason
-        from covering
-        inner join ops.suppressions as entries on entries.kind = covering.kind and entries.value = covering.value
-        where entries.id = any(:ids)
-        order by covering.address, covering.distance
+    nearest as (
+        select distinct on (id) id, reason from forbidden order by id, distance
     ),
 
     locked as (
-        select slots.id, forbidden.reason
+        select slots.id, nearest.reason
         from ops.scheduled_tasks as slots
-        inner join planned on planned.id = slots.id
-        inner join forbidden on forbidden.address = planned.address
+        inner join nearest on nearest.id = slots.id
         where slots.status = 'planned'
         order by slots.id
         for update of slots
@@ -113,7 +110,7 @@ _CANCEL = text(f"""
     from locked
     where slots.id = locked.id
     returning slots.*
-""")  # noqa: S608 - made of this module's own constants
+""")
 
 _REMOVE = text("delete from ops.suppressions where kind = :kind and value = :value")
 
@@ -142,7 +139,18 @@ def suppressed(connection: Connection, addresses: Sequence[str]) -> dict[str, st
 
     An entry for the address itself gives the reason before one for its domain, and a nearer domain before a wider one.
     """
-    rows = connection.execute(_SUPPRESSED, {"addresses": list(addresses)})
+    covering = [
+        (address, target, distance) for address in addresses for distance, target in enumerate(_covering(address))
+    ]
+    rows = connection.execute(
+        _SUPPRESSED,
+        {
+            "addresses": [address for address, _, _ in covering],
+            "kinds": [target.kind for _, target, _ in covering],
+            "values": [target.value for _, target, _ in covering],
+            "distances": [distance for _, _, distance in covering],
+        },
+    )
     return {row.address: row.reason for row in rows}
 
 
@@ -216,3 +224,10 @@ def read_file(file: Path, reason: str) -> list[tuple[Target, str]]:
     if problems or not pairs:
         raise ImportRejectedError(str(file), problems or [RowProblem(2, "-", "the file has a header and no rows")])
     return pairs
+
+
+def _covering(address: str) -> list[Target]:
+    """Return every entry that would cover ``address``, the nearest first."""
+    labels = address.rpartition("@")[2].split(".")
+    domains = [".".join(labels[place:]) for place in range(len(labels))]
+    return [Target("address", address), *(Target("domain", domain) for domain in domains)]

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any, Literal, Self
 
 from sqlalchemy import Engine, event, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from emberflow import crash_points
 from emberflow.clock import Clock
@@ -224,13 +224,13 @@ def work(job: Job) -> None:
 
 
 def _survive(step: Callable[[], bool]) -> bool:
-    """Run a step; a database that is away is waited for, as a scheduler's retry does."""
+    """Run a step; one that fails because the database is away is run again, as a scheduler's retry does."""
     try:
         return step()
-    except DBAPIError as error:
-        if not _is_away(error):
+    except SQLAlchemyError as error:
+        if not any(_is_away(cause) for cause in _causes(error)):
             raise
-        logging.getLogger(__name__).warning("the database is away: %s", error.orig)
+        logging.getLogger(__name__).warning("the database is away: %s", error)
         return False
 
 
@@ -254,8 +254,18 @@ def _reconcile(engine: Engine, clock: Clock, job: Job) -> bool:
 _STEPS: dict[Role, Callable[[Engine, Clock, Job], bool]] = {"dispatch": _dispatch, "reconcile": _reconcile}
 
 
-def _is_away(error: DBAPIError) -> bool:
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those during whose handling it was raised: cleaning up after a lost session may fail too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _is_away(error: BaseException) -> bool:
     """Tell a lost or refused session from a fault of ours (a deadlock, a broken constraint)."""
+    if not isinstance(error, DBAPIError):
+        return False
     state = getattr(error.orig, "pgcode", None)
     return error.connection_invalidated or state in _AWAY or (state is None and isinstance(error, OperationalError))
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -192,6 +193,24 @@ def test_a_message_that_was_accepted_is_sent_or_uncertain_and_never_not_sent(
         connection.close()
     assert judged(attempt) == expected
     assert server.accepted == [MESSAGE]
+
+
+def test_another_thread_can_cut_short_the_wait_for_an_answer(authority: Authority) -> None:
+    """Q-F5: cut after the dot, a message is uncertain like any other whose answer never came."""
+    server = FaultySmtpServer(authority.server_context(), faults={"eod": hang}, store_at_eod=True)
+    with a_connection(server, authority, replace(PATIENT, end_of_data=600)) as connection:
+
+        def cut() -> None:
+            deadline = time.monotonic() + 60
+            while not server.accepted and time.monotonic() < deadline:
+                time.sleep(0.01)
+            connection.abort()
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        attempt = send(connection)
+        cutter.join()
+    assert judged(attempt) == ("uncertain", "eod", "host", None)
 
 
 def test_a_connection_lost_before_the_final_dot_was_written_is_certainly_not_sent(authority: Authority) -> None:
@@ -677,7 +696,7 @@ def test_an_interrupt_while_waiting_for_a_reply_never_leaves_that_reply_to_the_n
 
 
 def test_lines_that_begin_with_a_dot_arrive_unchanged(authority: Authority) -> None:
-    tricky = b"Subject: dots\r\n\r\n.\r\n..\r\n.a\r\nb.\r\n"
+    tricky = b".Subject: dots\r\n\r\n.\r\n..\r\n.a\r\nb.\r\n.\r\n"
     server = FaultySmtpServer(authority.server_context())
     with a_connection(server, authority) as connection:
         assert send(connection, tricky).outcome == "sent"
