@@ -86,7 +86,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         self.now = NOON
         self.held: list[Held] = []
         self.mails: dict[int, Mail] = {}
-        self.is_stopped = False
+        self._forgotten = False
         self.suppressed: set[str] = set()
         for table in ("scheduled_tasks", "conversations", "bot_days", "send_counters", "suppressions", "switches"):
             world.change(f"delete from ops.{table}")  # noqa: S608 - six known names
@@ -95,20 +95,22 @@ class SlotStoreMachine(RuleBasedStateMachine):
 
     # Work comes in
 
-    @rule(sender=st.integers(0, 1), bot=st.integers(0, 1), turn=st.sampled_from([1, 1, 1, 2, 3]))
-    def plan(self, sender: int, bot: int, turn: int) -> None:
-        """A warm-up mail, a bot's reply, or a sender's answer to that."""
-        from_sender = turn % 2 == 1
-        a, b = self.world.senders[sender], self.world.bots[bot]
-        ends = (a, b) if from_sender else (b, a)
-        slot_id = self.world.slot(
-            a, b, idempotency_key=f"machine:{next(_keys)}", target_time=self.now, turn=turn, gap_s=0,
-            task_type="warmup" if turn == 1 else "reply",
-            priority_level=int(Priority.WARMUP if turn == 1 else Priority.REPLY),
-            from_mailbox_id=ends[0].mailbox_id, to_mailbox_id=ends[1].mailbox_id,
-            message_id=f"<{next(_keys)}@machine.test>",
-        )  # fmt: skip
-        self.mails[slot_id] = Mail(a.id if from_sender else None, b.id, ends[1].address, [])
+    @precondition(lambda self: self._planned < 6)
+    @rule(wanted=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.sampled_from([1, 1, 2, 3])), min_size=2))
+    def plan(self, wanted: list[tuple[int, int, int]]) -> None:
+        """Warm-up mails, bots' replies, and senders' answers to those."""
+        for sender, bot, turn in wanted[:4]:
+            from_sender = turn % 2 == 1
+            a, b = self.world.senders[sender], self.world.bots[bot]
+            ends = (a, b) if from_sender else (b, a)
+            slot_id = self.world.slot(
+                a, b, idempotency_key=f"machine:{next(_keys)}", target_time=self.now, turn=turn, gap_s=0,
+                task_type="warmup" if turn == 1 else "reply",
+                priority_level=int(Priority.WARMUP if turn == 1 else Priority.REPLY),
+                from_mailbox_id=ends[0].mailbox_id, to_mailbox_id=ends[1].mailbox_id,
+                message_id=f"<{next(_keys)}@machine.test>",
+            )  # fmt: skip
+            self.mails[slot_id] = Mail(a.id if from_sender else None, b.id, ends[1].address, [])
 
     # Workers
 
@@ -135,7 +137,8 @@ class SlotStoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._at("leased"))
     @rule()
     def submit_together(self) -> None:
-        self._submit(self._at("leased"))
+        """All that wait, in one transaction; a slot that was claimed again is asked for by one worker at a time."""
+        self._submit(list({held.slot.id: held for held in self._at("leased")}.values()))
 
     @precondition(lambda self: self._at("submitted"))
     @rule(pick=st.integers(0), is_accepted=st.booleans())
@@ -182,20 +185,26 @@ class SlotStoreMachine(RuleBasedStateMachine):
     def kill(self, pick: int) -> None:
         """The process is gone, with all that it knew of one slot."""
         self.held.remove(self._pick(pick))
+        self._forgotten = True
 
     @precondition(lambda self: self.held)
-    @rule(pick=st.integers(0), is_tidied=st.booleans())
-    def lapse(self, pick: int, is_tidied: bool) -> None:
+    @rule(pick=st.integers(0), is_tidied=st.sampled_from([True, True, False]), is_taken_over=st.booleans())
+    def lapse(self, pick: int, is_tidied: bool, is_taken_over: bool) -> None:
+        """A worker was stopped for too long; another may have its slots when it wakes up."""
         held = self._pick(pick)
         self._lapse("lease_token = :token", token=held.slot.lease_token)
         for other in self.held:
             other.has_lapsed |= other.slot.lease_token == held.slot.lease_token
         if is_tidied:
             self.tidy()
+        if is_taken_over:
+            self.claim(4)
 
+    @precondition(lambda self: self._forgotten)
     @rule()
     def lapse_what_nobody_holds(self) -> None:
         """Slots of workers that were killed."""
+        self._forgotten = False
         known = [held.slot.lease_token for held in self.held]
         self._lapse("lease_token <> all(cast(:known as uuid[]))", known=known)
         self.tidy()
@@ -223,21 +232,31 @@ class SlotStoreMachine(RuleBasedStateMachine):
             self.mails[slot_id].counted_at = None
 
     @rule()
-    def turn_the_kill_switch(self) -> None:
-        self.is_stopped = not self.is_stopped
-        with self.world.engine.begin() as connection:
-            switches.turn(connection, switches.STOP_SENDING, on=self.is_stopped, who="model", reason="-")
+    def stop_for_a_moment(self) -> None:
+        """With the kill switch on nothing is claimed, and nothing that is held is submitted."""
+        self._turn(on=True)
+        assert self._claim_in(self.world.engine.connect(), 4) == []
+        for held in self._at("leased"):
+            with self.world.engine.begin() as connection:
+                said = submission.submit(connection, [held.slot], now=self.now, policy=self.world.policy)
+            refusal = said[held.slot.id].refusal
+            assert refusal is not None
+            assert refusal.reason == ("lease_lost" if held.has_lapsed else "stop_sending_is_on")
+        self._turn(on=False)
 
-    @rule(bot=st.integers(0, 1))
-    def suppress_or_allow(self, bot: int) -> None:
+    @rule(bot=st.integers(0, 1), is_tried=st.booleans())
+    def suppress_for_a_moment(self, bot: int, is_tried: bool) -> None:
+        """While an address is suppressed nothing that is held is submitted to it; what was planned is cancelled."""
         address = self.world.bots[bot].address
         target = suppressions.parse_target(address)
         with self.world.engine.begin() as connection:
-            if address in self.suppressed:
-                suppressions.remove(connection, target)
-            else:
-                suppressions.add(connection, [(target, "model")], by="model")
-        self.suppressed ^= {address}
+            suppressions.add(connection, [(target, "model")], by="model")
+        self.suppressed.add(address)
+        if is_tried:
+            self.submit_together()
+        with self.world.engine.begin() as connection:
+            suppressions.remove(connection, target)
+        self.suppressed.remove(address)
 
     @rule(minutes=st.sampled_from([1, 60, 61, 13 * 60, 24 * 60, 25 * 60, -30]))
     def jump(self, minutes: int) -> None:
@@ -310,7 +329,6 @@ class SlotStoreMachine(RuleBasedStateMachine):
     def _take(self, slots: Sequence[Slot]) -> None:
         holders = {held.slot.id for held in self.held if not held.has_lapsed}
         assert not holders & {slot.id for slot in slots}
-        assert not (slots and self.is_stopped)
         self.held += [Held(slot) for slot in slots]
 
     def _submit(self, several: Sequence[Held]) -> None:
@@ -326,7 +344,6 @@ class SlotStoreMachine(RuleBasedStateMachine):
                 continue
             mail = self.mails[held.slot.id]
             assert not held.has_lapsed
-            assert not self.is_stopped
             assert mail.to_address not in self.suppressed
             assert mail.counted_at is None
             held.stage, held.at = "submitted", self.now
@@ -355,6 +372,14 @@ class SlotStoreMachine(RuleBasedStateMachine):
             **parameters,
         )
 
+    def _turn(self, *, on: bool) -> None:
+        with self.world.engine.begin() as connection:
+            switches.turn(connection, switches.STOP_SENDING, on=on, who="model", reason="-")
+
+    @property
+    def _planned(self) -> int:
+        return int(self.world.value("select count(*) from ops.scheduled_tasks where status = 'planned'"))
+
     def _at(self, stage: str) -> list[Held]:
         return [held for held in self.held if held.stage == stage]
 
@@ -376,8 +401,8 @@ def test_the_slot_store_keeps_its_promises_in_any_order(database: Engine, sandbo
     run_state_machine_as_test(
         lambda: SlotStoreMachine(world),
         settings=settings(
-            max_examples=25,
-            stateful_step_count=40,
+            max_examples=40,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
