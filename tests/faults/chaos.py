@@ -70,7 +70,7 @@ _WARMUP_SHARE = 0.7
 _ZONES = ("UTC", "America/New_York", "Asia/Kolkata", "Asia/Tokyo", "Australia/Sydney", "America/Los_Angeles")
 # A paused worker may complete its message until the server hangs up on it, so late a stop can still be seen ignored.
 _SERVER_TIMEOUT_S = 4.0
-_STOP_HOLDS_AFTER = timedelta(seconds=_SERVER_TIMEOUT_S + 1)
+_STOP_HOLDS_AFTER = timedelta(seconds=_SERVER_TIMEOUT_S + 2)
 _STOPPED_FOR_S = 9.0
 _TAKEN_WITHIN_S = 10.0
 _PORTION_WITHIN_S = 4.0
@@ -422,9 +422,11 @@ class _Chaos:
 
     def _cut_after_bytes(self) -> bool:
         before = self._proxy.cuts
-        size = int(self._luck.integers(1, 8000))
-        wire = Wire(cut_after_bytes=size)
-        weather = Weather(to_server=wire) if self._luck.random() < 0.6 else Weather(to_client=wire)
+        # About the length of a login and two mails in each direction: a cut may come at any point of a dialogue.
+        if self._luck.random() < 0.6:
+            weather = Weather(to_server=Wire(cut_after_bytes=int(self._luck.integers(1, 4000))))
+        else:
+            weather = Weather(to_client=Wire(cut_after_bytes=int(self._luck.integers(1, 1500))))
         self._proxy.set(weather)
         try:
             return self._soon(lambda: self._proxy.cuts > before)
@@ -434,7 +436,8 @@ class _Chaos:
     def _swallow(self, direction: str) -> bool:
         """A network that loses one direction, for longer than a client waits for an answer."""
         before = self._proxy.carried
-        self._proxy.set(Weather(**{direction: Wire(swallow=True)}))
+        hole = Wire(swallow=True)
+        self._proxy.set(Weather(to_server=hole) if direction == "to_server" else Weather(to_client=hole))
         try:
             happened = self._soon(lambda: self._proxy.carried > before)
             until = time.monotonic() + self._policy.dispatch.end_of_data_s + 0.5

@@ -23,7 +23,7 @@ from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.tokens import WarmupToken, verify
 from emberflow.queue_manager import dispatcher, inbox, ledger, registry, store, submission, switches
 from emberflow.queue_manager.slots import Priority
-from tests.worlds import NOON, Sandbox, World, a_policy, a_world
+from tests.worlds import NOON, Sandbox, World, a_policy, a_world, dying_with
 
 SILENT = {"replies": {"rate": 0.0}}
 
@@ -295,7 +295,7 @@ def test_a_worker_that_dies_between_data_and_record_leaves_one_delivery_and_an_u
     world = a_world(database, sandbox, senders=1, bots=3, policy=a_policy(**SILENT))
     for bot in world.bots:
         world.slot(bot=bot, gap_s=0)
-    with patch.object(ledger, "record_sent", side_effect=PowerCut), pytest.raises(PowerCut):
+    with patch.object(ledger, "record", dying_with(PowerCut)), pytest.raises(PowerCut):
         world.dispatch()
     assert world.statuses() == {"submitting": 1, "planned": 2}
     assert len(delivered(world)) == 1
@@ -328,7 +328,7 @@ dispatcher.dispatch_lane(connect(), 0, clock=clock, settings=settings())
 
 @pytest.mark.parametrize(
     ("at", "left", "tidied"),
-    [("ledger.record_sent", "submitting", "uncertain"), ("submission.submit", "leased", "planned")],
+    [("ledger.record", "submitting", "uncertain"), ("submission.submit", "leased", "planned")],
     ids=["after DATA", "before DATA"],
 )
 def test_a_worker_process_that_is_killed_costs_no_mail_and_no_duplicate(

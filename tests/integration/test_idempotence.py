@@ -143,7 +143,7 @@ def test_steps_in_any_order_with_crashes_lost_cursors_and_lapsed_leases_duplicat
     )
     draw = random.Random(seed)  # noqa: S311 - a schedule, not a secret
     places = [
-        (submission, "submit"), (store, "finish"), (ledger, "record_attempts"), (ledger, "record_sent"),
+        (submission, "submit"), (store, "finish"), (ledger, "record"),
         (ledger, "record_event"), (inbox, "_move_cursor"),
     ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from emberflow.email_ops.sandbox import create_accounts
 from emberflow.email_ops.tokens import sign
 from emberflow.queue_manager import inbox, ledger
 from emberflow.queue_manager.inbox import InboxUnreadableError
-from tests.worlds import NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world
+from tests.worlds import NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world, dying_with
 
 
 @pytest.fixture
@@ -332,7 +332,7 @@ def test_mail_whose_sending_is_not_recorded_yet_waits_for_the_next_reading(
     """Q-F5: a worker between DATA and record may still be alive."""
     world.read()
     world.slot(bot=world.bots[1])
-    with patch.object(ledger, "record_sent", side_effect=ConnectionError), pytest.raises(ConnectionError):
+    with patch.object(ledger, "record", dying_with(ConnectionError)), pytest.raises(ConnectionError):
         world.dispatch()
     for _ in range(2):
         assert world.read() == {}

@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from emberflow.cli import egress_commands, mailbox_commands, plan_commands, queue_commands, script_commands
+from emberflow.cli import (
+    bench_command,
+    chaos_command,
+    egress_commands,
+    mailbox_commands,
+    plan_commands,
+    queue_commands,
+    script_commands,
+)
 
 app = typer.Typer(
     help="Emberflow: sender warm-up and compliant cold outreach as a data pipeline.",
@@ -31,6 +39,8 @@ app.add_typer(queue_commands.suppressions, name="suppressions")
 app.add_typer(egress_commands.egress, name="egress")
 app.add_typer(script_commands.scripts, name="scripts")
 app.command()(plan_commands.explain)
+app.command()(bench_command.bench)
+app.command()(chaos_command.chaos)
 
 
 @app.callback()

@@ -35,7 +35,7 @@ from emberflow.queue_manager.policies import ensure_in_force, shipped
 from emberflow.queue_manager.registry import Servers
 from emberflow.settings import Settings
 
-DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reputation"}
+DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reconcile", "reputation"}
 _PORTS = ("airflow", "smtp", "smtps", "imap", "imaps")
 _PREFERRED_AIRFLOW_PORT = 8080
 _FIRST_PORT = 20_000

@@ -8,6 +8,9 @@ from sqlalchemy import Engine, create_engine
 
 from emberflow.settings import settings
 
+# Times in milliseconds. JIT compiles statements whose cost is overestimated, longer than they then run.
+_SESSION = ("timezone=UTC", "jit=off", "statement_timeout=300000", "idle_in_transaction_session_timeout=300000")
+
 
 @lru_cache(maxsize=4)
 def connect(url: str | None = None) -> Engine:
@@ -22,7 +25,7 @@ def connect(url: str | None = None) -> Engine:
         max_overflow=16,
         pool_pre_ping=True,
         connect_args={
-            "options": "-c timezone=UTC -c statement_timeout=300000 -c idle_in_transaction_session_timeout=300000",
+            "options": " ".join(f"-c {setting}" for setting in _SESSION),
             "application_name": "emberflow",
         },
     )

@@ -169,8 +169,16 @@ class _Run:
         dispatch = self._policy.dispatch
         name = f"lane-{self._lane}"
         with (
-            GroupCommit(self._engine, f"{name}-records", self._record, patience_s=_RECORD_PATIENCE_S) as self._records,
-            GroupCommit(self._engine, f"{name}-guard", self._submit) as self._guard,
+            # Not durable at once: if a crash loses a record, the slot is still `submitting` and will be reconciled.
+            GroupCommit(
+                self._engine,
+                f"{name}-records",
+                self._record,
+                crowd=self._crowd,
+                patience_s=_RECORD_PATIENCE_S,
+                is_durable=False,
+            ) as self._records,
+            GroupCommit(self._engine, f"{name}-guard", self._submit, crowd=self._crowd) as self._guard,
             ThreadPoolExecutor(dispatch.threads, thread_name_prefix=name) as self._pool,
             _ticking(dispatch.lease_s / 3, self._renew),
         ):
@@ -180,6 +188,10 @@ class _Run:
                 self._finish(stop)
         for failure in self._failures:
             raise failure
+
+    def _crowd(self) -> int:
+        """Return how many dialogues may be about to ask for one of the two commits: about half of those under way."""
+        return (min(len(self._waiting), self._policy.dispatch.threads) + 1) // 2
 
     # The thread of the run
 
@@ -441,8 +453,6 @@ class _Run:
 
     def _record(self, connection: Connection, results: Sequence[_Result]) -> list[str]:
         """Write what became of slots: state, counters, pairs, conversations and events in one transaction."""
-        # Durable with the next flush: if it is lost in a crash, the slot is still `submitting` and will be reconciled.
-        connection.execute(text("set local synchronous_commit = off"))
         now = self._clock.now()
         ends = [self._end(result, now) for result in results]
         changed = store.finish(connection, [end for _, end, _ in ends])
@@ -456,18 +466,14 @@ class _Run:
                 submission.take_back(connection, result.slot, submitted_at=result.submitted_at, now=now)
             if end.status in ("failed", "cancelled"):
                 ledger.close_conversation(connection, result.slot)
-        tried = [ledger.Tried(result.slot, result.attempt, now) for result in results if result.attempt is not None]
-        ledger.record_attempts(connection, tried)
-        ledger.record_fenced(
-            connection, [result.slot for result, name in zip(results, names, strict=True) if name == "fenced"], now
+        named = list(zip(results, names, strict=True))
+        ledger.record(
+            connection,
+            tried=[ledger.Tried(result.slot, result.attempt, now) for result in results if result.attempt is not None],
+            fenced=[ledger.Late(result.slot, now) for result, name in named if name == "fenced"],
+            sent=[ledger.Sent(result.slot, now, result.subject) for result, name in named if name == "sent"],
+            cooldown_s=self._policy.bots.cooldown_s,
         )
-        sent = [
-            ledger.Sent(result.slot, now, result.subject)
-            for result, name in zip(results, names, strict=True)
-            if name == "sent"
-        ]
-        if sent:
-            ledger.record_sent(connection, sent, cooldown_s=self._policy.bots.cooldown_s)
         consequences.draw(
             connection,
             [

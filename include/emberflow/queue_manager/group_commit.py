@@ -11,13 +11,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +27,19 @@ Result = TypeVar("Result")
 
 LARGEST_GROUP = 64
 _FIRST_PAUSE_S = 0.1
+_GATHER_S = 0.02  # far less than a mail takes over a real network, and enough for threads on one core to come together
 
 
 class GroupCommit(Generic[Request, Result]):
     """Runs ``work`` on groups of requests, each group in a transaction of its own, until it is closed.
 
-    ``work`` returns one result per request, in order. A group that fails is tried again one by one, so that a request
-    that cannot be done costs no other its result. A database that is away is asked again for ``patience_s`` seconds;
-    then, and for every other error, the exception is the request's result.
+    ``work`` returns one result per request, in order. ``crowd`` says how many might be asking: a group waits for a few
+    milliseconds until so many have come. A group that fails is tried again one by one, so that a request that cannot be
+    done costs no other its result. A database that is away is asked again for ``patience_s`` seconds; then, and for
+    every other error, the exception is the request's result.
+
+    Without ``is_durable`` a result is given before its flush to disk, which the next durable commit of anybody makes;
+    a crash of PostgreSQL itself may lose it.
     """
 
     def __init__(
@@ -42,11 +48,16 @@ class GroupCommit(Generic[Request, Result]):
         name: str,
         work: Callable[[Connection, Sequence[Request]], Sequence[Result]],
         *,
+        crowd: Callable[[], int],
         patience_s: float = 0.0,
+        is_durable: bool = True,
     ) -> None:
         self._engine = engine
         self._work = work
+        self._crowd = crowd
         self._patience_s = patience_s
+        self._is_durable = is_durable
+        self._connection: Connection | None = None
         self._waiting: SimpleQueue[tuple[Request, Future[Result]] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -69,48 +80,70 @@ class GroupCommit(Generic[Request, Result]):
         self._thread.join()
 
     def _run(self) -> None:
-        is_open = True
-        while is_open:
-            group = []
-            entry = self._waiting.get()
-            while entry is not None:
-                group.append(entry)
-                if len(group) == LARGEST_GROUP:
-                    break
-                try:
-                    entry = self._waiting.get_nowait()
-                except Empty:
-                    break
-            is_open = entry is not None
-            if group:
+        try:
+            while group := self._gather():
                 self._commit(group)
+        finally:
+            self._disconnect()
+
+    def _gather(self) -> list[tuple[Request, Future[Result]]]:
+        """Return the next group; an empty one is the end."""
+        group: list[tuple[Request, Future[Result]]] = []
+        entry = self._waiting.get()
+        deadline = time.monotonic() + _GATHER_S
+        while entry is not None:
+            group.append(entry)
+            if len(group) >= min(self._crowd(), LARGEST_GROUP):
+                return group
+            try:
+                entry = self._waiting.get(timeout=max(deadline - time.monotonic(), 0.0))
+            except Empty:
+                return group
+        if group:
+            self._waiting.put(None)  # commit these first, then come back to the end
+        return group
 
     def _commit(self, group: Sequence[tuple[Request, Future[Result]]]) -> None:
         deadline = time.monotonic() + self._patience_s
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                with self._engine.begin() as connection:
-                    results = self._work(connection, [request for request, _ in group])
+                with self._connected().begin():
+                    results = self._work(self._connected(), [request for request, _ in group])
                 break
             except OperationalError as error:
                 # A deadlock or a server that restarts: the same request may well succeed a moment later.
+                self._disconnect()
                 if time.monotonic() + pause_s > deadline:
                     for _, future in group:
                         future.set_exception(error)
-                    return None
+                    return
                 log.warning("a group of %s is tried again: %s", len(group), error)
                 time.sleep(pause_s)
                 pause_s *= 2
             except BaseException as error:
-                return self._fail(group, error)
+                if len(group) == 1:
+                    group[0][1].set_exception(error)
+                else:
+                    for entry in group:
+                        self._commit([entry])
+                return
         for (_, future), result in zip(group, results, strict=True):
             future.set_result(result)
-        return None
 
-    def _fail(self, group: Sequence[tuple[Request, Future[Result]]], error: BaseException) -> None:
-        if len(group) == 1:
-            group[0][1].set_exception(error)
-        else:
-            for entry in group:
-                self._commit([entry])
+    def _connected(self) -> Connection:
+        """Return this thread's own connection, which the pool never gets back with its settings."""
+        if self._connection is None:
+            connection = self._engine.connect()
+            connection.detach()
+            if not self._is_durable:
+                connection.execute(text("set synchronous_commit = off"))
+                connection.commit()
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(DBAPIError):
+                connection.close()

@@ -29,29 +29,83 @@ _APPEND = text("""
     returning natural_key
 """)
 
-_REMEMBER_PAIRS = text("""
-    insert into ops.bot_sender_interactions as pairs
-        (sender_id, bot_id, interaction_type, tier, sent_count, reply_count, first_contact, last_contact)
-    select
-        sender_id,
-        bot_id,
-        (array_agg(kind order by moment desc))[1],
-        coalesce((array_agg(tier order by moment desc) filter (where tier is not null))[1], 'active'),
-        sum(sent),
-        sum(replied),
-        min(moment),
-        max(moment)
-    from jsonb_to_recordset(cast(:contacts as jsonb)) as contacts (
-        sender_id bigint, bot_id bigint, kind text, tier text, sent integer, replied integer, moment timestamptz
+# What follows from mails that left: their pairs, their conversations, their bots. One statement, whose parts touch
+# different tables; rows that several workers may want are written in the order of their keys.
+_FOLLOW_UP = text("""
+    with mails as (
+        select *
+        from jsonb_to_recordset(cast(:mails as jsonb)) as mails (
+            slot_id bigint, sender_id bigint, bot_id bigint, conversation_id bigint, turn smallint, goes_to_bot boolean,
+            kind text, tier text, script text, subject text, message_id text, moment timestamptz
+        )
+    ),
+
+    pairs as (
+        insert into ops.bot_sender_interactions as pairs
+            (sender_id, bot_id, interaction_type, tier, sent_count, reply_count, first_contact, last_contact)
+        select
+            sender_id,
+            bot_id,
+            (array_agg(kind order by moment desc))[1],
+            coalesce((array_agg(tier order by moment desc) filter (where tier is not null))[1], 'active'),
+            count(*) filter (where turn = 1),
+            count(*) filter (where not goes_to_bot),
+            min(moment),
+            max(moment)
+        from mails
+        group by sender_id, bot_id
+        order by sender_id, bot_id
+        on conflict (sender_id, bot_id) do update
+        set interaction_type = case
+                when excluded.last_contact >= pairs.last_contact then excluded.interaction_type
+                else pairs.interaction_type
+            end,
+            tier = case when excluded.sent_count > 0 then excluded.tier else pairs.tier end,
+            sent_count = pairs.sent_count + excluded.sent_count,
+            reply_count = pairs.reply_count + excluded.reply_count,
+            last_contact = greatest(pairs.last_contact, excluded.last_contact)
+    ),
+
+    opened as (
+        insert into ops.conversations
+            (sender_id, bot_id, thread_status, turn, script_id, subject, root_message_id, last_message_id, started_at)
+        select sender_id, bot_id, 'awaiting_reply', 1, script, subject, message_id, message_id, moment
+        from mails
+        where turn = 1
+        on conflict (root_message_id) do nothing
+        returning id, root_message_id
+    ),
+
+    linked as (
+        update ops.scheduled_tasks
+        set conversation_id = opened.id
+        from opened
+        inner join mails on mails.message_id = opened.root_message_id
+        where scheduled_tasks.id = mails.slot_id
+    ),
+
+    advanced as (
+        update ops.conversations
+        set turn = mails.turn, last_message_id = mails.message_id, thread_status = 'awaiting_reply',
+            next_action_time = null, updated_at = clock_timestamp()
+        from mails
+        where conversations.id = mails.conversation_id and mails.turn > 1 and conversations.turn < mails.turn
+    ),
+
+    resting as (
+        select bots.id, received.moment
+        from (
+            select bot_id, max(moment) as moment from mails where goes_to_bot group by bot_id
+        ) as received
+        inner join ops.bots on bots.id = received.bot_id
+        order by bots.id
+        for no key update of bots
     )
-    group by sender_id, bot_id
-    order by sender_id, bot_id
-    on conflict (sender_id, bot_id) do update
-    set interaction_type = excluded.interaction_type,
-        tier = case when excluded.sent_count > 0 then excluded.tier else pairs.tier end,
-        sent_count = pairs.sent_count + excluded.sent_count,
-        reply_count = pairs.reply_count + excluded.reply_count,
-        last_contact = greatest(pairs.last_contact, excluded.last_contact)
+
+    update ops.bots
+    set cooldown_until = greatest(cooldown_until, resting.moment + make_interval(secs => :cooldown_s))
+    from resting
+    where bots.id = resting.id
 """)
 
 _REMEMBER_RESCUE = text("""
@@ -60,58 +114,10 @@ _REMEMBER_RESCUE = text("""
     where sender_id = :sender_id and bot_id = :bot_id
 """)
 
-_OPEN_CONVERSATIONS = text("""
-    with first_mails as (
-        select *
-        from jsonb_to_recordset(cast(:mails as jsonb)) as mails (
-            slot_id bigint, sender_id bigint, bot_id bigint, script text, subject text, message_id text,
-            moment timestamptz
-        )
-    ),
-
-    opened as (
-        insert into ops.conversations
-            (sender_id, bot_id, thread_status, turn, script_id, subject, root_message_id, last_message_id, started_at)
-        select sender_id, bot_id, 'awaiting_reply', 1, script, subject, message_id, message_id, moment
-        from first_mails
-        on conflict (root_message_id) do nothing
-        returning id, root_message_id
-    )
-
-    update ops.scheduled_tasks
-    set conversation_id = opened.id
-    from opened
-    inner join first_mails on first_mails.message_id = opened.root_message_id
-    where scheduled_tasks.id = first_mails.slot_id
-""")
-
-_ADVANCE_CONVERSATIONS = text("""
-    update ops.conversations
-    set turn = mails.turn, last_message_id = mails.message_id, thread_status = 'awaiting_reply',
-        next_action_time = null, updated_at = clock_timestamp()
-    from jsonb_to_recordset(cast(:mails as jsonb)) as mails (id bigint, turn smallint, message_id text)
-    where conversations.id = mails.id and conversations.turn < mails.turn
-""")
-
 _CLOSE_CONVERSATION = text("""
     update ops.conversations
     set thread_status = 'closed', next_action_time = null, updated_at = clock_timestamp()
     where id = :id and (turn < :turn or (turn = :turn and thread_status = 'awaiting_reply'))
-""")
-
-_REST_BOTS = text("""
-    with resting as (
-        select bots.id
-        from ops.bots
-        inner join jsonb_to_recordset(cast(:mails as jsonb)) as mails (bot_id bigint) on mails.bot_id = bots.id
-        order by bots.id
-        for no key update of bots
-    )
-
-    update ops.bots
-    set cooldown_until = mails.moment + make_interval(secs => :cooldown_s)
-    from jsonb_to_recordset(cast(:mails as jsonb)) as mails (bot_id bigint, moment timestamptz), resting
-    where bots.id = mails.bot_id and resting.id = bots.id
 """)
 
 
@@ -121,6 +127,14 @@ class Tried:
 
     slot: Slot
     attempt: Attempt
+    ended_at: datetime
+
+
+@dataclass(frozen=True)
+class Late:
+    """A result that came under a token that was worth nothing any more, and when; it changed nothing."""
+
+    slot: Slot
     ended_at: datetime
 
 
@@ -152,49 +166,6 @@ def record_event(
     return bool(told)
 
 
-def record_attempts(connection: Connection, tried: Sequence[Tried]) -> None:
-    """Append what came of SMTP attempts (E-B2)."""
-    _append(
-        connection,
-        [
-            _event(
-                "attempt",
-                f"attempt:{one.slot.idempotency_key}:{one.slot.lease_token}",
-                one.ended_at,
-                one.slot.from_mailbox_id,
-                slot=one.slot,
-                details={
-                    "attempt": one.slot.attempts + 1,
-                    "outcome": one.attempt.outcome,
-                    "stage": one.attempt.stage,
-                    "scope": one.attempt.scope,
-                    "reply_code": one.attempt.reply_code,
-                    "enhanced_code": one.attempt.enhanced_code,
-                    "server_text": one.attempt.server_text,
-                },
-            )
-            for one in tried
-        ],
-    )
-
-
-def record_fenced(connection: Connection, slots: Sequence[Slot], occurred_at: datetime) -> None:
-    """Append that results came under a token that was worth nothing any more; they changed nothing."""
-    _append(
-        connection,
-        [
-            _event(
-                "fenced",
-                f"fenced:{slot.idempotency_key}:{slot.lease_token}",
-                occurred_at,
-                slot.from_mailbox_id,
-                slot=slot,
-            )
-            for slot in slots
-        ],
-    )
-
-
 def record_parked(connection: Connection, rows: Sequence[Mapping[str, Any]], occurred_at: datetime) -> None:
     """Append that slots were parked; ``rows`` are those of ``store.tidy``."""
     _append(
@@ -220,38 +191,54 @@ def record_sent(connection: Connection, mails: Sequence[Sent], *, cooldown_s: in
     """Append that mails left, and move their pairs, conversations and bots accordingly.
 
     The natural key is the slot's idempotency key, so a second ``sent`` for it cannot exist (D-B3), and what follows
-    from a mail follows once. Cost: a handful of statements, however many mails.
+    from a mail follows once.
     """
-    keys = {f"sent:{mail.slot.idempotency_key}": mail for mail in mails}
-    events = [
-        _event(
-            "sent",
-            key,
-            mail.sent_at,
-            mail.slot.from_mailbox_id,
-            slot=mail.slot,
-            details={"task_type": mail.slot.task_type, "turn": mail.slot.turn},
-        )
-        for key, mail in keys.items()
-    ]
-    told = _append(connection, events)
-    new = [mail for key, mail in keys.items() if key in told and not mail.slot.is_cold]
-    if not new:
-        return
-    connection.execute(_REMEMBER_PAIRS, {"contacts": rows_as_json(map(_contact, new))})
-    first = [mail for mail in new if mail.slot.turn == 1]
-    if first:
-        connection.execute(_OPEN_CONVERSATIONS, {"mails": rows_as_json(map(_opening, first))})
-    later = [mail.slot for mail in new if mail.slot.turn > 1]
-    if later:
-        threads = rows_as_json(
-            {"id": slot.conversation_id, "turn": slot.turn, "message_id": slot.message_id} for slot in later
-        )
-        connection.execute(_ADVANCE_CONVERSATIONS, {"mails": threads})
-    received = {mail.slot.bot_id: mail.sent_at for mail in new if mail.slot.goes_to_bot}
-    if received:
-        rests = rows_as_json({"bot_id": bot, "moment": moment} for bot, moment in received.items())
-        connection.execute(_REST_BOTS, {"mails": rests, "cooldown_s": cooldown_s})
+    record(connection, sent=mails, cooldown_s=cooldown_s)
+
+
+def record(
+    connection: Connection,
+    *,
+    tried: Sequence[Tried] = (),
+    fenced: Sequence[Late] = (),
+    sent: Sequence[Sent] = (),
+    cooldown_s: int,
+) -> None:
+    """Append attempts (E-B2), results that came too late to count, and mails that left, with what follows from these.
+
+    Cost: two statements, however many slots.
+    """
+    by_key = {f"sent:{mail.slot.idempotency_key}": mail for mail in sent}
+    told = _append(
+        connection,
+        [
+            *map(_attempt, tried),
+            *(
+                _event(
+                    "fenced",
+                    f"fenced:{late.slot.idempotency_key}:{late.slot.lease_token}",
+                    late.ended_at,
+                    late.slot.from_mailbox_id,
+                    slot=late.slot,
+                )
+                for late in fenced
+            ),
+            *(
+                _event(
+                    "sent",
+                    key,
+                    mail.sent_at,
+                    mail.slot.from_mailbox_id,
+                    slot=mail.slot,
+                    details={"task_type": mail.slot.task_type, "turn": mail.slot.turn},
+                )
+                for key, mail in by_key.items()
+            ),
+        ],
+    )
+    new = [_mail(mail) for key, mail in by_key.items() if key in told and not mail.slot.is_cold]
+    if new:
+        connection.execute(_FOLLOW_UP, {"mails": rows_as_json(new), "cooldown_s": cooldown_s})
 
 
 def close_conversation(connection: Connection, slot: Slot) -> None:
@@ -308,26 +295,38 @@ def _event(
     }
 
 
-def _contact(mail: Sent) -> dict[str, Any]:
+def _attempt(tried: Tried) -> dict[str, Any]:
+    slot, attempt = tried.slot, tried.attempt
+    return _event(
+        "attempt",
+        f"attempt:{slot.idempotency_key}:{slot.lease_token}",
+        tried.ended_at,
+        slot.from_mailbox_id,
+        slot=slot,
+        details={
+            "attempt": slot.attempts + 1,
+            "outcome": attempt.outcome,
+            "stage": attempt.stage,
+            "scope": attempt.scope,
+            "reply_code": attempt.reply_code,
+            "enhanced_code": attempt.enhanced_code,
+            "server_text": attempt.server_text,
+        },
+    )
+
+
+def _mail(mail: Sent) -> dict[str, Any]:
     slot = mail.slot
     is_first = slot.turn == 1
-    return {
-        "sender_id": slot.sender_id,
-        "bot_id": slot.bot_id,
-        "kind": "warmup_sent" if is_first else "sender_replied" if slot.goes_to_bot else "bot_replied",
-        "tier": slot.payload.get("tier") if is_first else None,
-        "sent": int(is_first),
-        "replied": int(not slot.goes_to_bot),
-        "moment": mail.sent_at,
-    }
-
-
-def _opening(mail: Sent) -> dict[str, Any]:
-    slot = mail.slot
     return {
         "slot_id": slot.id,
         "sender_id": slot.sender_id,
         "bot_id": slot.bot_id,
+        "conversation_id": slot.conversation_id,
+        "turn": slot.turn,
+        "goes_to_bot": slot.goes_to_bot,
+        "kind": "warmup_sent" if is_first else "sender_replied" if slot.goes_to_bot else "bot_replied",
+        "tier": slot.payload.get("tier") if is_first else None,
         "script": slot.payload["script"],
         "subject": mail.subject,
         "message_id": slot.message_id,

@@ -3,12 +3,12 @@
 It locks what the decision rests on in one fixed order (slots, sending mailboxes, sender days, bot days, counters, each
 by key), reads everything that can forbid a mail, asks ``guard.judge`` slot by slot, and writes back what was counted.
 Two workers can therefore neither overshoot a cap together nor deadlock. However many slots come, the statements are
-the same ten, so that many workers may share one commit.
+the same seven, so that many workers may share one commit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -22,28 +22,18 @@ from emberflow.queue_manager.policies import Policy
 from emberflow.queue_manager.slots import Slot
 from emberflow.queue_manager.suppressions import suppressed
 
-_HELD = text("""
-    select slots.id
-    from ops.scheduled_tasks as slots
-    inner join jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
-        on held.id = slots.id and held.token = slots.lease_token
-    where slots.status = 'leased' and slots.lease_until > clock_timestamp()
-    order by slots.id
-    for update of slots
-""")
-
 _FACTS = text("""
     select
-        wanted.id,
+        slots.id,
         from_mailbox.zone as from_zone,
         from_mailbox.next_send_at,
         from_mailbox.smtp_host,
         from_mailbox.provider as sender_provider,
         split_part(from_mailbox.address, '@', 2) as sender_domain,
-        from_mailbox.check_passed and coalesce(to_mailbox.check_passed, wanted.to_mailbox_id is null) as is_checked,
+        from_mailbox.check_passed and coalesce(to_mailbox.check_passed, slots.to_mailbox_id is null) as is_checked,
         to_mailbox.zone as to_zone,
-        coalesce(to_mailbox.address, wanted.to_address) as recipient_address,
-        coalesce(to_mailbox.provider, split_part(wanted.to_address, '@', 2)) as recipient_provider,
+        coalesce(to_mailbox.address, slots.to_address) as recipient_address,
+        coalesce(to_mailbox.provider, split_part(slots.to_address, '@', 2)) as recipient_provider,
         senders.state as sender_state,
         bots.status as bot_status,
         bots.born_at as bot_born_at,
@@ -51,19 +41,24 @@ _FACTS = text("""
         egress_ips.address as egress_address,
         egress_ips.state as egress_state,
         egress_ips.sends_per_hour as egress_sends_per_hour
-    from jsonb_to_recordset(cast(:slots as jsonb)) as wanted (
-        id bigint, from_mailbox_id bigint, to_mailbox_id bigint, to_address text, sender_id bigint, bot_id bigint
-    )
-    inner join ops.mailboxes as from_mailbox on from_mailbox.id = wanted.from_mailbox_id
-    inner join ops.senders on senders.id = wanted.sender_id
-    left join ops.mailboxes as to_mailbox on to_mailbox.id = wanted.to_mailbox_id
-    left join ops.bots on bots.id = wanted.bot_id
+    from jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
+    inner join ops.scheduled_tasks as slots on slots.id = held.id and slots.lease_token = held.token
+    inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
+    inner join ops.senders on senders.id = slots.sender_id
+    left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
+    left join ops.bots on bots.id = slots.bot_id
     left join ops.egress_ips on egress_ips.id = from_mailbox.egress_ip_id
-    order by from_mailbox.id, wanted.id
-    for update of from_mailbox
+    where slots.status = 'leased' and slots.lease_until > clock_timestamp()
+    order by from_mailbox.id, slots.id
+    for update of slots, from_mailbox
 """)
 
-_IS_STOPPED = text("select exists (select from ops.switches where name = 'stop_sending' and is_on)")
+_CIRCUMSTANCES = text("""
+    select
+        exists (select from ops.switches where name = 'stop_sending' and is_on) as is_stopped,
+        array(select key from ops.host_breakers where open_until > :now order by key) as open_breakers,
+        array(select open_until from ops.host_breakers where open_until > :now order by key) as open_until
+""")
 
 _SENDER_DAYS = text("""
     select sender_id, local_day, warmup_quota, total_quota, warmup_sent, reply_sent, cold_sent
@@ -91,32 +86,32 @@ _BOT_DAYS = text("""
     for update of bot_days
 """)
 
-_STORE_SENDER_DAYS = text("""
-    update ops.sender_days
-    set warmup_sent = counted.warmup_sent, reply_sent = counted.reply_sent, cold_sent = counted.cold_sent
-    from jsonb_to_recordset(cast(:days as jsonb)) as counted (
-        sender_id bigint, local_day date, warmup_sent integer, reply_sent integer, cold_sent integer
-    )
-    where sender_days.sender_id = counted.sender_id and sender_days.local_day = counted.local_day
-""")
-
-_STORE_BOT_DAYS = text("""
-    update ops.bot_days
-    set inbound_sent = counted.inbound_sent, reply_sent = counted.reply_sent
-    from jsonb_to_recordset(cast(:days as jsonb)) as counted (
-        bot_id bigint, local_day date, inbound_sent integer, reply_sent integer
-    )
-    where bot_days.bot_id = counted.bot_id and bot_days.local_day = counted.local_day
-""")
-
-_STORE_PAUSES = text("""
-    update ops.mailboxes
-    set next_send_at = pauses.until
-    from jsonb_to_recordset(cast(:pauses as jsonb)) as pauses (id bigint, until timestamptz)
-    where mailboxes.id = pauses.id
-""")
-
 _SUBMIT = text("""
+    with sender_days_counted as (
+        update ops.sender_days
+        set warmup_sent = counted.warmup_sent, reply_sent = counted.reply_sent, cold_sent = counted.cold_sent
+        from jsonb_to_recordset(cast(:sender_days as jsonb)) as counted (
+            sender_id bigint, local_day date, warmup_sent integer, reply_sent integer, cold_sent integer
+        )
+        where sender_days.sender_id = counted.sender_id and sender_days.local_day = counted.local_day
+    ),
+
+    bot_days_counted as (
+        update ops.bot_days
+        set inbound_sent = counted.inbound_sent, reply_sent = counted.reply_sent
+        from jsonb_to_recordset(cast(:bot_days as jsonb)) as counted (
+            bot_id bigint, local_day date, inbound_sent integer, reply_sent integer
+        )
+        where bot_days.bot_id = counted.bot_id and bot_days.local_day = counted.local_day
+    ),
+
+    paused as (
+        update ops.mailboxes
+        set next_send_at = pauses.until
+        from jsonb_to_recordset(cast(:pauses as jsonb)) as pauses (id bigint, until timestamptz)
+        where mailboxes.id = pauses.id
+    )
+
     update ops.scheduled_tasks
     set status = 'submitting',
         attempts = attempts + 1,
@@ -169,25 +164,16 @@ def submit(connection: Connection, slots: Sequence[Slot], *, now: datetime, poli
     Call it immediately before DATA; commit, and only then write DATA. The lease is extended to what the SMTP
     time-outs from here on need. A slot that this worker does not hold any more is refused as ``lease_lost``.
     """
-    tokens = rows_as_json({"id": slot.id, "token": slot.lease_token} for slot in slots)
-    held: set[int] = set(connection.execute(_HELD, {"held": tokens}).scalars())
     said = {slot.id: Submission(Refusal("lease_lost")) for slot in slots}
-    mine = [slot for slot in slots if slot.id in held]
-    if not mine:
-        return said
-    is_stopped: bool = connection.execute(_IS_STOPPED).scalar_one()
-    facts, pauses = _facts(connection, mine, now)
-    ledgers = _lock(connection, facts, pauses, now)
-    allowed: list[int] = []
+    facts, ledgers, is_stopped = _look(connection, slots, now)
+    allowed: list[Slot] = []
     for fact in facts:
         refusal = guard.judge(fact, ledgers, now=now, is_stopped=is_stopped, policy=policy)
         said[fact.slot.id] = Submission(refusal, fact.route)
         if refusal is None:
-            allowed.append(fact.slot.id)
+            allowed.append(fact.slot)
     if allowed:
-        sending = {fact.slot.from_mailbox_id for fact in facts if fact.slot.id in set(allowed)}
-        _store(connection, ledgers, sending)
-        connection.execute(_SUBMIT, {"ids": allowed, "now": now, "lease_s": policy.dispatch.submitting_lease_s})
+        _store(connection, allowed, ledgers, now=now, lease_s=policy.dispatch.submitting_lease_s)
     return said
 
 
@@ -219,48 +205,39 @@ def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now
     counters.store(connection)
 
 
-def _facts(
-    connection: Connection, slots: Sequence[Slot], now: datetime
-) -> tuple[list[Facts], dict[int, datetime | None]]:
-    wanted = rows_as_json(
-        {
-            "id": slot.id,
-            "from_mailbox_id": slot.from_mailbox_id,
-            "to_mailbox_id": slot.to_mailbox_id,
-            "to_address": slot.to_address,
-            "sender_id": slot.sender_id,
-            "bot_id": slot.bot_id,
-        }
-        for slot in slots
-    )
-    rows = {row.id: row for row in connection.execute(_FACTS, {"slots": wanted})}
-    routes = {slot.id: _route(rows[slot.id]) for slot in slots if slot.id in rows}
+def _look(connection: Connection, slots: Sequence[Slot], now: datetime) -> tuple[list[Facts], Ledgers, bool]:
+    """Lock and read what the decision rests on; slots that are not held any more are left out."""
+    held = rows_as_json({"id": slot.id, "token": slot.lease_token} for slot in slots)
+    rows = {row.id: row for row in connection.execute(_FACTS, {"held": held})}
+    mine = [slot for slot in slots if slot.id in rows]
+    routes = {slot.id: _route(rows[slot.id]) for slot in mine}
+    around = connection.execute(_CIRCUMSTANCES, {"now": now}).one()
+    blocked = dict(zip(around.open_breakers, around.open_until, strict=True))
     forbidden = suppressed(connection, sorted({route.recipient_address for route in routes.values()}))
-    keys = {slot.id: breaker_keys(slot, routes[slot.id]) for slot in slots if slot.id in routes}
-    blocked = breakers.open_now(connection, sorted({key for several in keys.values() for key in several}), now)
-    facts = []
-    for slot in slots:
-        row = rows.get(slot.id)
-        if row is None:
-            continue  # its mailbox or sender is gone: the slot stays refused
-        facts.append(
-            Facts(
-                slot=slot,
-                route=routes[slot.id],
-                from_zone=row.from_zone,
-                to_zone=row.to_zone,
-                is_checked=bool(row.is_checked),
-                sender_state=row.sender_state,
-                bot_status=row.bot_status,
-                bot_born_at=row.bot_born_at,
-                bot_limit=row.bot_limit,
-                egress_state=row.egress_state,
-                egress_sends_per_hour=row.egress_sends_per_hour,
-                suppressed=forbidden.get(routes[slot.id].recipient_address),
-                blocked_until=max((blocked[key] for key in keys[slot.id] if key in blocked), default=None),
-            )
-        )
-    return facts, {slot.from_mailbox_id: rows[slot.id].next_send_at for slot in slots if slot.id in rows}
+    facts = [_facts(slot, rows[slot.id], routes[slot.id], forbidden, blocked) for slot in mine]
+    pauses = {slot.from_mailbox_id: rows[slot.id].next_send_at for slot in mine}
+    return facts, _lock(connection, facts, pauses, now), around.is_stopped
+
+
+def _facts(
+    slot: Slot, row: Row[Any], route: Route, forbidden: Mapping[str, str], blocked: Mapping[str, datetime]
+) -> Facts:
+    keys = breaker_keys(slot, route) if blocked else ()
+    return Facts(
+        slot=slot,
+        route=route,
+        from_zone=row.from_zone,
+        to_zone=row.to_zone,
+        is_checked=bool(row.is_checked),
+        sender_state=row.sender_state,
+        bot_status=row.bot_status,
+        bot_born_at=row.bot_born_at,
+        bot_limit=row.bot_limit,
+        egress_state=row.egress_state,
+        egress_sends_per_hour=row.egress_sends_per_hour,
+        suppressed=forbidden.get(route.recipient_address),
+        blocked_until=max((blocked[key] for key in keys if key in blocked), default=None),
+    )
 
 
 def breaker_keys(slot: Slot, route: Route) -> tuple[str, ...]:
@@ -298,26 +275,26 @@ def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, da
     }
 
 
-def _store(connection: Connection, ledgers: Ledgers, sending: Iterable[int]) -> None:
-    if ledgers.changed_sender_days:
-        rows = rows_as_json(
-            _day("sender_id", key)
-            | {
-                "warmup_sent": ledgers.sender_days[key].warmup_sent,
-                "reply_sent": ledgers.sender_days[key].reply_sent,
-                "cold_sent": ledgers.sender_days[key].cold_sent,
-            }
-            for key in sorted(ledgers.changed_sender_days)
-        )
-        connection.execute(_STORE_SENDER_DAYS, {"days": rows})
-    if ledgers.changed_bot_days:
-        rows = rows_as_json(
-            _day("bot_id", key) | vars(ledgers.bot_days[key]) for key in sorted(ledgers.changed_bot_days)
-        )
-        connection.execute(_STORE_BOT_DAYS, {"days": rows})
+def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *, now: datetime, lease_s: float) -> None:
+    sender_days = [
+        _day("sender_id", key)
+        | {name: getattr(ledgers.sender_days[key], name) for name in ("warmup_sent", "reply_sent", "cold_sent")}
+        for key in sorted(ledgers.changed_sender_days)
+    ]
+    bot_days = [_day("bot_id", key) | vars(ledgers.bot_days[key]) for key in sorted(ledgers.changed_bot_days)]
+    sending = sorted({slot.from_mailbox_id for slot in allowed})
     ledgers.counters.store(connection)
-    pauses = rows_as_json({"id": mailbox, "until": ledgers.next_send_at[mailbox]} for mailbox in sorted(sending))
-    connection.execute(_STORE_PAUSES, {"pauses": pauses})
+    connection.execute(
+        _SUBMIT,
+        {
+            "sender_days": rows_as_json(sender_days),
+            "bot_days": rows_as_json(bot_days),
+            "pauses": rows_as_json({"id": mailbox, "until": ledgers.next_send_at[mailbox]} for mailbox in sending),
+            "ids": [slot.id for slot in allowed],
+            "now": now,
+            "lease_s": lease_s,
+        },
+    )
 
 
 def _day(column: str, key: tuple[int, date]) -> dict[str, Any]:

@@ -20,13 +20,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Self
+from unittest.mock import patch
 
 from sqlalchemy import Engine, event, text
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from emberflow import crash_points
 from emberflow.clock import Clock
@@ -264,6 +266,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _is_away(error: BaseException) -> bool:
     """Tell a lost or refused session from a fault of ours (a deadlock, a broken constraint)."""
+    if isinstance(error, PendingRollbackError):  # a statement after the one that lost the session
+        return True
     if not isinstance(error, DBAPIError):
         return False
     state = getattr(error.orig, "pgcode", None)
@@ -314,6 +318,10 @@ def _end(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _context() -> ForkServerContext:
+    """Return the server that workers are forked from, running and with the product imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["tests.faults.kit.nursery"])
+    # Python 3.11 gives the server the environment but not this process's sys.path (CPython issue 117378).
+    with patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
+        forkserver.ensure_running()
     return context

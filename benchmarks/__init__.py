@@ -1,0 +1,7 @@
+"""Benchmarks: side by side with peers and limits, ratios first.
+
+Each name is a module with ``run(report) -> Result``; ``./emberflow bench NAME`` runs it and prints what it found.
+Method, definitions and the last figures are in README.md.
+"""
+
+NAMES = ("claim", "dispatch")
