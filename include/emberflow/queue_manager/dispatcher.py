@@ -312,6 +312,7 @@ class _Run:
             try:
                 # Recorded before the next mail of the same mailbox: a crash leaves one of them in doubt, not two.
                 self._tell(self._send(slot)).result()
+                reach("after_record_commit")
             except BaseException as failure:
                 with self._changed:
                     self._failures.append(failure)
