@@ -96,7 +96,7 @@ def test_the_message_id_is_stored_before_data(
 
 def test_mails_leave_in_order_of_priority_and_not_before_their_second(database: Engine, sandbox: Sandbox) -> None:
     """Q-B1"""
-    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT))
+    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT, dispatch={"threads": 1}))
     (one, two), (bot, _) = world.senders, world.bots
     later = world.slot(one, bot, target_time=NOON + timedelta(seconds=7))
     warmup = world.slot(one, bot, target_time=NOON - timedelta(seconds=9))

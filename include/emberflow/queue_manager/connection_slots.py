@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 _SEED = 0x656D6265  # sets these 64-bit lock names apart from other users of the database
 
@@ -100,7 +102,9 @@ class ConnectionSlots:
     def _free(self, places: list[_Held]) -> None:
         for name, number in places:
             self._held.discard((name, number))
-            self._connection.execute(_FREE, {"name": name, "number": number, "seed": _SEED})
+            # A session that was lost took its locks with it.
+            with suppress(DBAPIError, PendingRollbackError):
+                self._connection.execute(_FREE, {"name": name, "number": number, "seed": _SEED})
 
 
 class Lease:

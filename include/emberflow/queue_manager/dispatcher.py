@@ -20,14 +20,14 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import FrameType
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from emberflow.clock import Clock
 from emberflow.crash_points import reach
@@ -60,6 +60,7 @@ _LONGEST_NAP_S = 2.0
 _PLACE_ATTEMPTS, _PLACE_PAUSE_S, _PLACE_RETRY_S = 50, 0.1, 10
 _STOP_GRACE_S = 4.0  # Airflow's supervisor sends SIGKILL five seconds after SIGTERM
 _RECORD_PATIENCE_S = 60.0
+_GUARD_PATIENCE_S = 2.0  # enough for a deadlock or a failover; longer, and the mail server hangs up
 _LOCK_SPACE = 0x656D62  # first argument of the two-part advisory lock: lanes of this product
 
 
@@ -178,7 +179,9 @@ class _Run:
                 patience_s=_RECORD_PATIENCE_S,
                 is_durable=False,
             ) as self._records,
-            GroupCommit(self._engine, f"{name}-guard", self._submit, crowd=self._crowd) as self._guard,
+            GroupCommit(
+                self._engine, f"{name}-guard", self._submit, crowd=self._crowd, patience_s=_GUARD_PATIENCE_S
+            ) as self._guard,
             ThreadPoolExecutor(dispatch.threads, thread_name_prefix=name) as self._pool,
             _ticking(dispatch.lease_s / 3, self._renew),
         ):
@@ -593,4 +596,6 @@ def _alone(engine: Engine, lane: int) -> Iterator[Connection | None]:
             yield session if is_taken else None
         finally:
             if is_taken:
-                session.execute(text("select pg_advisory_unlock(:space, :lane)"), key)
+                # A session that was lost took its locks with it.
+                with suppress(DBAPIError, PendingRollbackError):
+                    session.execute(text("select pg_advisory_unlock(:space, :lane)"), key)

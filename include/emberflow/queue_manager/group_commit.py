@@ -111,9 +111,12 @@ class GroupCommit(Generic[Request, Result]):
                 with self._connected().begin():
                     results = self._work(self._connected(), [request for request, _ in group])
                 break
-            except OperationalError as error:
-                # A deadlock or a server that restarts: the same request may well succeed a moment later.
+            except DBAPIError as error:
                 self._disconnect()
+                if not (isinstance(error, OperationalError) or error.connection_invalidated):
+                    self._fail(group, error)
+                    return
+                # A deadlock or a server that restarts: the same request may well succeed a moment later.
                 if time.monotonic() + pause_s > deadline:
                     for _, future in group:
                         future.set_exception(error)
@@ -121,15 +124,19 @@ class GroupCommit(Generic[Request, Result]):
                 log.warning("a group of %s is tried again: %s", len(group), error)
                 time.sleep(pause_s)
                 pause_s *= 2
-            except BaseException as error:
-                if len(group) == 1:
-                    group[0][1].set_exception(error)
-                else:
-                    for entry in group:
-                        self._commit([entry])
+            except BaseException as error:  # it is the result of those who asked
+                self._fail(group, error)
                 return
         for (_, future), result in zip(group, results, strict=True):
             future.set_result(result)
+
+    def _fail(self, group: Sequence[tuple[Request, Future[Result]]], error: BaseException) -> None:
+        """Give the error to the only one who asked, or try each of them by itself."""
+        if len(group) == 1:
+            group[0][1].set_exception(error)
+        else:
+            for entry in group:
+                self._commit([entry])
 
     def _connected(self) -> Connection:
         """Return this thread's own connection, which the pool never gets back with its settings."""

@@ -151,15 +151,19 @@ _NEXT_DUE = text("""
     where status = 'planned' and from_mailbox_id % :lanes = :lane
 """)
 
+# Renewing and tidying wait for nobody (SKIP LOCKED): a row that somebody is writing to is in good hands, and a
+# statement that never waits cannot be part of a deadlock.
 _RENEW = text("""
     update ops.scheduled_tasks
     set lease_until = clock_timestamp() + make_interval(secs => :lease_s)
-    from jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
-    where scheduled_tasks.id = held.id
-        and scheduled_tasks.lease_token = held.token
-        and scheduled_tasks.status = 'leased'
-        and scheduled_tasks.lease_until > clock_timestamp()
-    returning scheduled_tasks.id
+    where id in (
+        select slots.id
+        from jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
+        inner join ops.scheduled_tasks as slots on slots.id = held.id and slots.lease_token = held.token
+        where slots.status = 'leased' and slots.lease_until > clock_timestamp()
+        for update of slots skip locked
+    )
+    returning id
 """)
 
 _LAPSED_BEFORE_DATA = text("""
@@ -172,20 +176,35 @@ _LAPSED_BEFORE_DATA = text("""
             when lapses + 1 >= :maximum_lapses then 'its lease lapsed ' || lapses + 1 || ' times before DATA'
             else 'lease lapsed before DATA'
         end
-    where status = 'leased' and lease_until < clock_timestamp()
+    where id in (
+        select id
+        from ops.scheduled_tasks
+        where status = 'leased' and lease_until < clock_timestamp()
+        for update skip locked
+    )
     returning id, status, idempotency_key, from_mailbox_id, sender_id, bot_id, message_id, lapses
 """)
 
 _LAPSED_AFTER_DATA = text("""
     update ops.scheduled_tasks
     set status = 'uncertain', lease_token = null, lease_until = null, reason = 'lease lapsed after DATA began'
-    where status = 'submitting' and lease_until < clock_timestamp()
+    where id in (
+        select id
+        from ops.scheduled_tasks
+        where status = 'submitting' and lease_until < clock_timestamp()
+        for update skip locked
+    )
 """)
 
 _EXPIRE = text("""
     update ops.scheduled_tasks
     set status = 'expired', reason = 'overdue'
-    where status = 'planned' and task_type = 'warmup' and target_time < :too_late
+    where id in (
+        select id
+        from ops.scheduled_tasks
+        where status = 'planned' and task_type = 'warmup' and target_time < :too_late
+        for update skip locked
+    )
 """)
 
 # Overdue mail of one mailbox stands its own gaps apart and begins at a place that its key names, so that the same
@@ -293,7 +312,7 @@ def renew(connection: Connection, slots: Sequence[Slot], lease_s: float) -> set[
 
 
 def finish(connection: Connection, ends: Sequence[End]) -> set[int]:
-    """Record the ends of slots that the caller holds; return the ids of those that were really changed.
+    """Record the ends of slots that the caller holds, each once; return the ids of those that were really changed.
 
     For the others the token is stale: somebody else decides about them, nothing was changed, and the caller counts
     fenced acks. Only a submitted slot can be ``sent`` or ``uncertain``.
