@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from benchmarks import NAMES
 from benchmarks.cpu import tree_cpu_s
 from benchmarks.measure import Figure, Result, Target
 from benchmarks.servers import PeerError, run_worker, smtp_sink
-
 from emberflow.cli.bench_command import bench
 from emberflow.errors import ConfigurationError
 
