@@ -572,3 +572,20 @@ def test_a_mailbox_beyond_loopback_is_refused_and_stops_no_other_one(database: E
     report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
     assert report.found["inbox"] == 1
     assert len(report.unreadable) == 1
+
+
+def test_a_guard_whose_commit_got_no_answer_leaves_its_slot_to_reconciliation(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Q-B6, Q-F5: the mail is counted, nobody knows whether it left, so nothing is written but by its lease."""
+    world = one_to(database, sandbox, "bot1")
+    submit = submission.submit
+
+    def without_answer(connection: Any, slots: Any, **options: Any) -> Any:
+        with database.begin() as other:  # what was committed before the answer was lost
+            submit(other, slots, **options)
+        return submit(connection, slots, **options)
+
+    monkeypatch.setattr(submission, "submit", without_answer)
+    assert world.dispatch() == {"fenced": 1}
+    assert (world.statuses(), the_counters(world), world.deliveries()) == ({"submitting": 1}, (1, 1), [])

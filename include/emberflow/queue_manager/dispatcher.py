@@ -459,7 +459,10 @@ class _Run:
         """Write what became of slots: state, counters, pairs, conversations and events in one transaction."""
         now = self._clock.now()
         ends = [self._end(result, now) for result in results]
-        changed = store.finish(connection, [end for _, end, _ in ends])
+        # A slot that the guard says is not ours any more is not written to, whatever its row holds: if the answer to
+        # the guard's own commit was lost, it is `submitting` under our token, and its lease alone may end that.
+        ours = [end for result, (_, end, _) in zip(results, ends, strict=True) if result.refusal != submission.LOST]
+        changed = store.finish(connection, ours)
         names = []
         for result, (name, end, _) in zip(results, ends, strict=True):
             is_mine = result.slot.id in changed

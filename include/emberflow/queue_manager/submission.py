@@ -150,6 +150,9 @@ _UNCOUNT_BOT_DAY = text("""
 """)
 
 
+LOST = Refusal("lease_lost")
+
+
 @dataclass(frozen=True)
 class Submission:
     """What the guarded step said: a refusal, or None and the way that the mail goes."""
@@ -164,7 +167,7 @@ def submit(connection: Connection, slots: Sequence[Slot], *, now: datetime, poli
     Call it immediately before DATA; commit, and only then write DATA. The lease is extended to what the SMTP
     time-outs from here on need. A slot that this worker does not hold any more is refused as ``lease_lost``.
     """
-    said = {slot.id: Submission(Refusal("lease_lost")) for slot in slots}
+    said = {slot.id: Submission(LOST) for slot in slots}
     facts, ledgers, is_stopped = _look(connection, slots, now)
     allowed: list[Slot] = []
     for fact in facts:
