@@ -16,6 +16,7 @@ from sqlalchemy import Engine, make_url
 from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
 from emberflow.database.migrate import upgrade
+from emberflow.email_ops import oauth
 from emberflow.email_ops.egress import install_loopback_guard
 from emberflow.email_ops.sandbox import running_sandbox
 from emberflow.email_ops.sandbox.rules import Rules, write_rules
@@ -41,6 +42,12 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> None:
     install_loopback_guard()
     os.environ["EMBERFLOW_HOME"] = str(tmp_path_factory.mktemp("home"))
     settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_grants_of_another_test() -> None:
+    """Access tokens are kept per process by mailbox id, and every test's database begins with mailbox 1."""
+    oauth.forget_everything()
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,11 @@ def forget(access: MailboxAccess, refused: SecretStr) -> None:
             grant.access_token = None
 
 
+def forget_everything() -> None:
+    """Drop every access token and every replaced refresh token of this process."""
+    _grants.clear()
+
+
 def replaced_refresh_tokens() -> list[Replaced]:
     """Return the refresh tokens that providers have replaced in this process (RFC 6749 6; Microsoft always does)."""
     grants = {id(grant): grant for grant in _grants.copy().values()}

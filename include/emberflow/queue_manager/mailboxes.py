@@ -85,7 +85,8 @@ def keep_replaced_refresh_tokens(connection: Connection, settings: Settings) -> 
     """
     box = SecretBox(settings.secret_keys)
     for replaced in replaced_refresh_tokens():
-        row = select(mailbox_secrets.c.mailbox_id).where(mailbox_secrets.c.mailbox_id == replaced.mailbox_id)
-        known = connection.execute(row.with_for_update()).one_or_none() is not None
+        secret = select(mailbox_secrets.c.mailbox_id).join(mailboxes, mailboxes.c.id == mailbox_secrets.c.mailbox_id)
+        row = secret.where(mailboxes.c.id == replaced.mailbox_id, mailboxes.c.auth_method == "xoauth2")
+        known = connection.execute(row.with_for_update(of=mailbox_secrets)).one_or_none() is not None
         if known and box.read(connection, replaced.mailbox_id) in replaced.earlier:
             box.store(connection, replaced.mailbox_id, replaced.newest)
