@@ -7,10 +7,9 @@ Everything happens on loopback in a home directory of its own, which is removed 
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from tempfile import mkdtemp
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine, text
 
@@ -19,7 +18,7 @@ from emberflow.cli.console import console, progress, table
 from emberflow.cli.proof import Proof, count, prove, show
 from emberflow.cli.sandbox_accounts import write_accounts
 from emberflow.cli.stack import STEPS, Stack
-from emberflow.clock import HOUR, SystemClock, floor_hour
+from emberflow.clock import HOUR, SystemClock, floor_hour, local_day
 from emberflow.database.engine import connect
 from emberflow.email_ops.sandbox import create_accounts
 from emberflow.email_ops.sandbox.rules import Rules, write_rules
@@ -112,7 +111,7 @@ def populate(
     bots_per_domain: int = BOTS_PER_DOMAIN,
 ) -> None:
     """Create accounts on the sandbox, then bring them in by the operator's own ways."""
-    zones = _daytime_zones(SystemClock().now())
+    zones = daytime_zones(SystemClock().now())
     write_rules(stack.sandbox_directory, Rules(by_domain=SENDER_DOMAINS))
     sender_file = write_accounts(stack, stack.home / "senders.csv", SENDER_DOMAINS, senders_per_domain, zones)
     bot_file = write_accounts(
@@ -159,6 +158,16 @@ def exchange(engine: Engine, client: AirflowClient) -> int:
     )
 
 
+def daytime_zones(now: datetime) -> list[str]:
+    """Return zones in which no day begins within the hours that the demonstration plans.
+
+    It plans its own hour, perhaps the one that begins meanwhile, and the one after: a new day would bring a new quota,
+    whose mail is due only after the end.
+    """
+    last = floor_hour(now) + 3 * HOUR
+    return [zone for zone in ZONES if local_day(now, zone) == local_day(last, zone)]
+
+
 def _run(client: AirflowClient, dag_id: str, partition_key: str | None = None) -> None:
     client.wait_for_run(dag_id, client.trigger(dag_id, partition_key), RUN_TIMEOUT_S)
 
@@ -199,11 +208,6 @@ def _remove_leftovers() -> None:
         stack = Stack(directory, attached=True)
         if all(part.pid is None for part in stack.status()):
             stack.remove()
-
-
-def _daytime_zones(now: datetime) -> list[str]:
-    """Return zones in which the demonstration cannot run into midnight."""
-    return [zone for zone in ZONES if (now.astimezone(ZoneInfo(zone)) + timedelta(minutes=30)).hour > 0]
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,19 @@
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emberflow.cli.demo import daytime_zones
+from emberflow.clock import HOUR, floor_hour, local_day
+
+MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))
+
+
+@given(MOMENTS)
+def test_a_demonstration_begun_at_any_moment_sees_no_new_local_day_in_the_hours_that_it_plans(start: datetime) -> None:
+    zones = daytime_zones(start)
+    assert len(zones) >= 4, "enough zones to show that days are local"
+    begun_late = start + timedelta(minutes=10)
+    end_of_planned_hours = floor_hour(begun_late) + 2 * HOUR - timedelta(seconds=1)
+    for zone in zones:
+        assert local_day(end_of_planned_hours, zone) == local_day(start, zone)
