@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from emberflow.cli.demo import daytime_zones
 from emberflow.clock import HOUR, floor_hour, local_day
 
-MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))
+MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - aware by timezones
 
 
 @given(MOMENTS)
