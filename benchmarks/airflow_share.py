@@ -38,7 +38,7 @@ ROUNDS = 3
 SENDERS, BOTS = 40, 400
 IDLE_S = 20.0
 _RUN_TIMEOUT_S = 180.0
-_UNSENT = text("select status, reason, count(*) from ops.scheduled_tasks where status <> 'sent' group by 1, 2")
+_UNSENT = text("select status, reason, count(*) from ops.slots where status <> 'sent' group by 1, 2")
 _UNFINISHED_RUNS = text("select count(*) from dag_run where dag_id = 'dispatch' and state in ('queued', 'running')")
 _RUNNING_TASKS = text("select count(*) from task_instance where state in ('queued', 'running')")
 _RUN_STATE = text("select state from dag_run where dag_id = 'dispatch' and run_id = :run_id")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import Engine, RowMapping, insert, text
+from sqlalchemy import Engine, RowMapping, insert, text, update
 
 from emberflow.clock import ManualClock, floor_hour, local_day
 from emberflow.database import tables
@@ -227,7 +227,7 @@ class World:
 
     def lapse_leases(self) -> None:
         """Let every lease lapse now."""
-        self.change("update ops.scheduled_tasks set lease_until = clock_timestamp() - interval '1 second' "
+        self.change("update ops.slot_states set lease_until = clock_timestamp() - interval '1 second' "
                     "where lease_until is not null")  # fmt: skip
 
     # Rows made by hand, where the planner would only be in the way.
@@ -254,8 +254,13 @@ class World:
         }
         with self.engine.begin() as connection:
             row["policy_id"] = in_force(connection).policy_id
+            state = {name: changes.pop(name) for name in [*changes] if name not in tables.scheduled_tasks.c}
             statement = insert(tables.scheduled_tasks).values(row | changes).returning(tables.scheduled_tasks.c.id)
-            return int(connection.execute(statement).scalar_one())
+            slot_id = int(connection.execute(statement).scalar_one())
+            if state:
+                of_slot = tables.slot_states.c.slot_id == slot_id
+                connection.execute(update(tables.slot_states).where(of_slot).values(state))
+            return slot_id
 
     def quota(self, sender: Member, warmup: int = 30, total: int = 50) -> None:
         """Open the sender's present day unless it is open."""
@@ -337,7 +342,7 @@ class World:
 
     def statuses(self) -> Counter[str]:
         """How many slots are in which status."""
-        return Counter(row["status"] for row in self.rows("select status from ops.scheduled_tasks"))
+        return Counter(row["status"] for row in self.rows("select status from ops.slots"))
 
     def _members(self, kind: str) -> list[Member]:
         query = (

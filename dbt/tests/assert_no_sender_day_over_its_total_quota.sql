@@ -13,7 +13,7 @@ mail_events as (
 
 slots as (
 
-    select * from {{ ref('stg_ops__scheduled_tasks') }}
+    select * from {{ ref('stg_ops__slots') }}
 
 ),
 

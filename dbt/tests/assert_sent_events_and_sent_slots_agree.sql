@@ -15,7 +15,7 @@ sent_events as (
 
 sent_slots as (
 
-    select * from {{ ref('stg_ops__scheduled_tasks') }}
+    select * from {{ ref('stg_ops__slots') }}
 
     where status = 'sent'
 

@@ -76,14 +76,14 @@ _TAKEN_WITHIN_S = 10.0
 _PORTION_WITHIN_S = 4.0
 _MISSES = 2  # a fault that found nothing to break is tried again so often
 _ENDED = """
-    select count(*) from ops.scheduled_tasks
+    select count(*) from ops.slots
     where status in ('sent', 'failed', 'cancelled', 'expired', 'parked')
         or (binding_cap is not null and target_time > clock_timestamp() + interval '1 hour')
 """
 _OUTCOMES = """
     select message_id, status, coalesce(reason, '') as reason, binding_cap is not null as met_a_cap,
         binding_cap is not null and target_time > clock_timestamp() + interval '1 hour' as is_held
-    from ops.scheduled_tasks
+    from ops.slots
 """
 _QUOTAS = """
     select address, warmup_quota, total_quota
@@ -278,8 +278,10 @@ class _Chaos:
         while self._released - self._ended() > 2 * (up_to - self._released) and time.monotonic() < patience:
             self._tend()
         self._world.change(
-            "update ops.scheduled_tasks set target_time = clock_timestamp() where idempotency_key = any(array("
-            "select 'chaos:' || number from generate_series(cast(:first as int), cast(:up_to as int) - 1) as number))",
+            "update ops.slot_states set target_time = clock_timestamp() where slot_id in ("
+            "select id from ops.scheduled_tasks "
+            "inner join generate_series(cast(:first as int), cast(:up_to as int) - 1) as numbers (number) "
+            "on idempotency_key = 'chaos:' || number)",
             first=self._released,
             up_to=up_to,
         )

@@ -22,7 +22,7 @@ _RETRY_BLINDLY = (
         return new;
     end $$
     """,
-    "create trigger retry_blindly before update on ops.scheduled_tasks for each row "
+    "create trigger retry_blindly before update on ops.slot_states for each row "
     "when (new.status = 'uncertain') execute function ops.retry_blindly()",
 )
 

@@ -161,7 +161,7 @@ def test_a_clock_that_jumps_back_neither_repeats_a_mail_nor_forgets_the_gap(data
     world = a_world(database, sandbox, senders=1, bots=2, checks=False, policy=a_policy(replies={"rate": 0.0}))
     world.slot(bot=world.bots[0], gap_s=30)
     assert world.dispatch() == {"sent": 1}
-    sent_at = world.value("select sent_at from ops.scheduled_tasks")
+    sent_at = world.value("select sent_at from ops.slots")
     world.clock.advance(timedelta(hours=-1))
     world.slot(bot=world.bots[1], gap_s=30)
     assert "sent" not in world.dispatch()
@@ -169,7 +169,7 @@ def test_a_clock_that_jumps_back_neither_repeats_a_mail_nor_forgets_the_gap(data
 
     world.clock.advance(timedelta(hours=1, minutes=1))
     assert world.dispatch() == {"sent": 1}
-    first, second = world.rows("select sent_at from ops.scheduled_tasks order by sent_at")
+    first, second = world.rows("select sent_at from ops.slots order by sent_at")
     assert first["sent_at"] == sent_at
     assert second["sent_at"] - first["sent_at"] >= timedelta(seconds=30)
     assert len({delivery.message_id for delivery in world.deliveries()}) == len(world.deliveries()) == 2
@@ -183,7 +183,7 @@ def test_a_worker_whose_clock_is_a_day_off_has_no_quota_to_send_from(
     world = a_world(database, sandbox, senders=1, bots=1, checks=False, policy=a_policy(replies={"rate": 0.0}))
     world.slot()
     world.clock.advance(timedelta(days=days))
-    world.change("update ops.scheduled_tasks set target_time = :now", now=world.clock.now())
+    world.change("update ops.slot_states set target_time = :now", now=world.clock.now())
     assert "sent" not in world.dispatch()
     assert world.deliveries() == []
 

@@ -65,12 +65,12 @@ def test_a_worker_that_dies_anywhere_neither_doubles_nor_loses_its_mail(
         assert successor.terminate()
         world.clock.advance(timedelta(minutes=1))
         reconcile.run(world.engine, clock=world.clock, settings=world.settings)
-        world.change("update ops.scheduled_tasks set target_time = clock_timestamp() where status = 'planned'")
+        world.change("update ops.slot_states set target_time = clock_timestamp() where status = 'planned'")
         crew.start()
     crew.await_that(lambda: world.statuses() == {"sent": 1})
 
     (delivery,) = world.deliveries()
-    slot = world.row("select * from ops.scheduled_tasks where id = :id", id=slot_id)
+    slot = world.row("select * from ops.slots where id = :id", id=slot_id)
     assert delivery.message_id == slot["message_id"]
     assert (world.value("select warmup_sent from ops.sender_days"), len(world.events("sent"))) == (1, 1)
     assert crew.complaints() == ""

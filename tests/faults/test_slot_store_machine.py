@@ -210,7 +210,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0))
     def settle_an_uncertain_one(self, pick: int) -> None:
         """Its recipient's mailbox is looked into; that nobody will write its dot any more is the settle time's work."""
-        uncertain = self.world.rows("select id from ops.scheduled_tasks where status = 'uncertain' order by id")
+        uncertain = self.world.rows("select id from ops.slots where status = 'uncertain' order by id")
         if not uncertain:
             return
         slot_id = uncertain[pick % len(uncertain)]["id"]
@@ -385,7 +385,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
 
     def _lapse(self, condition: str, **parameters: Any) -> None:
         self.world.change(
-            f"update ops.scheduled_tasks set lease_until = clock_timestamp() - interval '1 s' where {condition}",  # noqa: S608
+            f"update ops.slot_states set lease_until = clock_timestamp() - interval '1 s' where {condition}",  # noqa: S608
             **parameters,
         )
 
@@ -395,7 +395,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
 
     @property
     def _planned(self) -> int:
-        return int(self.world.value("select count(*) from ops.scheduled_tasks where status = 'planned'"))
+        return int(self.world.value("select count(*) from ops.slots where status = 'planned'"))
 
     def _at(self, stage: str) -> list[Held]:
         return [held for held in self.held if held.stage == stage]
@@ -405,9 +405,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         return candidates[pick % len(candidates)]
 
     def _rows(self) -> dict[int, RowMapping]:
-        rows = self.world.rows(
-            "select id, status, lease_token, attempts, target_time, sent_at, reason from ops.scheduled_tasks"
-        )
+        rows = self.world.rows("select id, status, lease_token, attempts, target_time, sent_at, reason from ops.slots")
         return {row["id"]: row for row in rows}
 
 

@@ -73,7 +73,7 @@ def test_a_sender_that_cannot_log_in_is_shown_with_stage_and_answer(run: Command
 def test_the_plan_of_an_hour_is_shown_and_each_of_its_slots_explained(run: Command, world: World) -> None:
     """Q-F2 in its basic form: tier, weight, draw, runners-up, rejections."""
     world.plan()
-    slot_id = world.value("select min(id) from ops.scheduled_tasks")
+    slot_id = world.value("select min(id) from ops.slots")
 
     plan, explanation = run("plan", "show").output, run("explain", slot_id).output
 

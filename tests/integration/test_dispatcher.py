@@ -33,7 +33,7 @@ def delivered(world: World) -> list[str]:
 
 
 def the_slot(world: World) -> Any:
-    return world.row("select * from ops.scheduled_tasks")
+    return world.row("select * from ops.slots")
 
 
 def the_counters(world: World) -> tuple[int, int]:
@@ -105,9 +105,9 @@ def test_mails_leave_in_order_of_priority_and_not_before_their_second(database: 
         from_mailbox_id=bot.mailbox_id, to_mailbox_id=two.mailbox_id,
     )  # fmt: skip
     assert world.dispatch() == {"sent": 3}
-    ids = {row["message_id"]: row["id"] for row in world.rows("select id, message_id from ops.scheduled_tasks")}
+    ids = {row["message_id"]: row["id"] for row in world.rows("select id, message_id from ops.slots")}
     assert [ids[message_id] for message_id in delivered(world)] == [reply, warmup, later]
-    sent_at = world.value("select sent_at from ops.scheduled_tasks where id = :id", id=later)
+    sent_at = world.value("select sent_at from ops.slots where id = :id", id=later)
     assert sent_at >= NOON + timedelta(seconds=7)
 
 
@@ -127,7 +127,7 @@ def test_one_sender_keeps_its_gap_whatever_the_target_times_say(database: Engine
         world.slot(bot=bot, gap_s=10)
     ends = world.dispatch()
     assert ends["sent"] == 4
-    moments = [row["sent_at"] for row in world.rows("select sent_at from ops.scheduled_tasks order by sent_at")]
+    moments = [row["sent_at"] for row in world.rows("select sent_at from ops.slots order by sent_at")]
     assert all(later - earlier >= timedelta(seconds=10) for earlier, later in pairwise(moments))
     assert len(delivered(world)) == 4
 
@@ -274,7 +274,7 @@ def test_a_mail_that_may_be_lost_is_never_sent_again(database: Engine, sandbox: 
         assert world.dispatch() == {}
         world.read()
         world.plan()
-    first = world.row("select * from ops.scheduled_tasks where idempotency_key like 'warmup:by-hand:%'")
+    first = world.row("select * from ops.slots where idempotency_key like 'warmup:by-hand:%'")
     assert (first["status"], first["attempts"]) == ("uncertain", 1)
     own = [event for event in world.events("attempt") if event["slot_id"] == first["id"]]
     assert len(own) == 1
@@ -397,7 +397,7 @@ def test_a_message_that_cannot_be_built_does_not_keep_the_others_of_its_lane(
     world.slot(good)
     world.slot(good, payload={"script": "no-longer-there", "thread": "x", "tier": "virgin"})
     assert world.dispatch() == {"failed": 2, "sent": 1}
-    reasons = {row["reason"] for row in world.rows("select reason from ops.scheduled_tasks where status = 'failed'")}
+    reasons = {row["reason"] for row in world.rows("select reason from ops.slots where status = 'failed'")}
     assert any("control character" in reason for reason in reasons)
     assert any("no-longer-there" in reason for reason in reasons)
     assert the_counters(world) == (1, 1)
@@ -422,7 +422,7 @@ class BlockingClock(ManualClock):
 def test_of_two_workers_on_one_lane_the_second_finds_it_busy(database: Engine, sandbox: Sandbox) -> None:
     """Q-B4"""
     world = one_to(database, sandbox, "bot1")
-    world.change("update ops.scheduled_tasks set target_time = :at", at=NOON + timedelta(seconds=2))
+    world.change("update ops.slot_states set target_time = :at", at=NOON + timedelta(seconds=2))
     clock = BlockingClock(NOON)
 
     def work(own_clock: ManualClock) -> dispatcher.LaneReport:
@@ -546,7 +546,7 @@ def test_a_mailbox_whose_secret_cannot_be_read_stops_no_other_one(database: Engi
 
     assert world.dispatch() == {"sent": 1, "held": 1}
 
-    reasons = {row["id"]: row["reason"] for row in world.rows("select id, reason from ops.scheduled_tasks")}
+    reasons = {row["id"]: row["reason"] for row in world.rows("select id, reason from ops.slots")}
     assert reasons == {broken: "secret_unreadable", sound: None}
     report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
     assert report.found["inbox"] == 1
@@ -567,7 +567,7 @@ def test_a_mailbox_beyond_loopback_is_refused_and_stops_no_other_one(database: E
 
     assert world.dispatch() == {"sent": 1, "held": 1}
 
-    reasons = {row["id"]: row["reason"] for row in world.rows("select id, reason from ops.scheduled_tasks")}
+    reasons = {row["id"]: row["reason"] for row in world.rows("select id, reason from ops.slots")}
     assert reasons == {outside: "egress_refused", sound: None}
     report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
     assert report.found["inbox"] == 1

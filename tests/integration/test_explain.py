@@ -27,7 +27,7 @@ def explained(world: World, slot_id: int) -> Explanation:
 
 def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
     """Q-F2, Q-B7"""
-    for slot in world.rows("select id, bot_id, payload from ops.scheduled_tasks"):
+    for slot in world.rows("select id, bot_id, payload from ops.slots"):
         told = explained(world, slot["id"])
         decision = told.decision
         assert decision is not None
@@ -48,7 +48,7 @@ def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
 def test_a_sent_and_answered_slot_tells_its_story_in_order(world: World) -> None:
     """Q-F2, D-F3"""
     world.talk(3)
-    slot_id = world.value("select min(id) from ops.scheduled_tasks")
+    slot_id = world.value("select min(id) from ops.slots")
     told = explained(world, slot_id)
     kinds = [event["event_type"] for event in told.events]
     assert kinds[:2] == ["attempt", "sent"]
@@ -62,7 +62,7 @@ def test_a_sent_and_answered_slot_tells_its_story_in_order(world: World) -> None
 def test_a_reply_has_no_selection_to_explain(world: World) -> None:
     """Q-F2"""
     world.talk(1)
-    told = explained(world, world.value("select min(id) from ops.scheduled_tasks where task_type = 'reply'"))
+    told = explained(world, world.value("select min(id) from ops.slots where task_type = 'reply'"))
     assert (told.decision, told.bot_addresses) == (None, {})
     assert told.slot["hour"] is None
 

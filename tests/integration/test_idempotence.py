@@ -44,7 +44,7 @@ def in_mailboxes(world: World) -> Counter[str]:
 
 def assert_sent_is_delivered_once(world: World) -> None:
     """Every sent slot's mail was accepted once and lies in one mailbox, and nothing else does."""
-    sent = {row["message_id"] for row in world.rows("select message_id from ops.scheduled_tasks where status = 'sent'")}
+    sent = {row["message_id"] for row in world.rows("select message_id from ops.slots where status = 'sent'")}
     assert copies(world) == dict.fromkeys(sent, 1)
     assert in_mailboxes(world) == copies(world)
     events = [event["message_id"] for event in world.events("sent")]
@@ -58,9 +58,7 @@ def finish(world: World) -> None:
         world.dispatch()
         world.read()
         world.clock.sleep(35)
-        if not world.rows(
-            "select from ops.scheduled_tasks where status in ('planned', 'leased', 'submitting', 'uncertain')"
-        ):
+        if not world.rows("select from ops.slots where status in ('planned', 'leased', 'submitting', 'uncertain')"):
             world.read()
             return
     raise AssertionError(f"not finished: {world.statuses()}")

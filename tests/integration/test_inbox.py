@@ -31,13 +31,13 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 
 def replies(world: World) -> list[Any]:
-    return list(world.rows("select * from ops.scheduled_tasks where task_type = 'reply' order by id"))
+    return list(world.rows("select * from ops.slots where task_type = 'reply' order by id"))
 
 
 def everything(world: World) -> dict[str, Any]:
     """The rows that a second reading must not change."""
     tables = {
-        "mail_events": "*", "scheduled_tasks": "*", "bot_sender_interactions": "*",
+        "mail_events": "*", "slots": "*", "bot_sender_interactions": "*",
         "conversations": "id, thread_status, turn, next_action_time, last_message_id",
     }  # fmt: skip
     return {table: world.rows(f"select {columns} from ops.{table} order by 1, 2") for table, columns in tables.items()}  # noqa: S608
@@ -79,7 +79,7 @@ def test_a_genuine_mail_is_placed_and_answered(world: World) -> None:
 
 
 def genuine_token(world: World, **changes: Any) -> str:
-    slot = world.row("select id, sender_id, bot_id, turn from ops.scheduled_tasks where turn = 1")
+    slot = world.row("select id, sender_id, bot_id, turn from ops.slots where turn = 1")
     named = {"slot_id": slot["id"], "sender_id": slot["sender_id"], "bot_id": slot["bot_id"], "turn": slot["turn"]}
     return sign(world.settings.require_token_keys(), **(named | changes))
 
@@ -234,7 +234,7 @@ def test_replies_thread_are_marked_and_quote_their_parent(world: World) -> None:
 def test_a_conversation_goes_on_for_all_its_turns_and_is_closed(world: World) -> None:
     """B-F7, B-B8: every parent answered once, the thread's state kept with it."""
     world.talk(6)
-    slots = world.rows("select * from ops.scheduled_tasks order by turn")
+    slots = world.rows("select * from ops.slots order by turn")
     assert [slot["turn"] for slot in slots] == [1, 2, 3]
     assert [slot["status"] for slot in slots] == ["sent"] * 3
     assert [slot["parent_slot_id"] for slot in slots] == [None, slots[0]["id"], slots[1]["id"]]
@@ -256,7 +256,7 @@ def test_no_conversation_exceeds_the_policys_turns(database: Engine, sandbox: Sa
     world = a_world(database, sandbox, senders=1, bots=3, policy=policy)
     world.plan()
     world.talk(4)
-    assert world.value("select max(turn) from ops.scheduled_tasks") == 2
+    assert world.value("select max(turn) from ops.slots") == 2
     assert {row["thread_status"] for row in world.rows("select thread_status from ops.conversations")} == {"closed"}
 
 
@@ -336,7 +336,7 @@ def test_mail_whose_sending_is_not_recorded_yet_waits_for_the_next_reading(
         world.dispatch()
     for _ in range(2):
         assert world.read() == {}
-    assert world.value("select count(*) from ops.scheduled_tasks where status = 'submitting'") == 1
+    assert world.value("select count(*) from ops.slots where status = 'submitting'") == 1
     world.lapse_leases()
     world.dispatch()
     assert world.read()["resolved"] == 1

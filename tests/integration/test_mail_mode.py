@@ -93,7 +93,7 @@ def test_in_sandbox_mode_no_step_connects_to_a_host_that_is_not_loopback(
     assert f"connection to {OUTSIDE} ({OUTSIDE}) was not opened, only loopback is allowed" in told + caplog.text
     assert outside == []
     assert world.deliveries() == []
-    assert world.value("select count(*) from ops.scheduled_tasks where status = 'sent'") == 0
+    assert world.value("select count(*) from ops.slots where status = 'sent'") == 0
 
 
 def test_a_process_that_has_entered_sandbox_mode_cannot_open_any_outside_socket(world: World) -> None:

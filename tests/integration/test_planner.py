@@ -23,11 +23,11 @@ DAY = timedelta(days=1)
 MIDNIGHT = NOON.replace(hour=0)
 STEADY = {"daily_factor_low": 1.0}
 DENSE = {"gap_minimum_s": 1, "gap_jitter_s": 0}
-PLANNED = ("plan_runs", "decisions", "scheduled_tasks", "sender_days")
+PLANNED = ("plan_runs", "decisions", "slots", "sender_days")
 
 
 def slots_of(world: World) -> list[Any]:
-    return list(world.rows("select * from ops.scheduled_tasks order by sender_id, target_time"))
+    return list(world.rows("select * from ops.slots order by sender_id, target_time"))
 
 
 def hours(world: World, first: datetime, count: int) -> int:
@@ -285,7 +285,7 @@ def test_equal_state_gives_an_equal_plan_whatever_the_physical_order_of_rows(
         world.plan()
         run = world.row("select input_sha256, plan_sha256 from ops.plan_runs")
         columns = "idempotency_key, message_id, bot_id, target_time, gap_s, payload"
-        slots = world.rows(f"select {columns} from ops.scheduled_tasks order by idempotency_key")  # noqa: S608
+        slots = world.rows(f"select {columns} from ops.slots order by idempotency_key")  # noqa: S608
         wipe_plans(world)
         return run, list(slots)
 

@@ -55,7 +55,7 @@ def _commands(group: typer.Typer, world: World, monkeypatch: pytest.MonkeyPatch)
 
 
 def status_of(world: World, slot_id: int) -> str:
-    return str(world.value("select status from ops.scheduled_tasks where id = :id", id=slot_id))
+    return str(world.value("select status from ops.slots where id = :id", id=slot_id))
 
 
 def words(result: Result) -> str:
@@ -135,7 +135,7 @@ def test_a_persons_answer_is_recorded_with_name_and_reason(
     """Q-F5: a warm-up mail that is overdue is not sent late."""
     slot_id = world.slot()
     world.claim()
-    world.change("update ops.scheduled_tasks set status = 'uncertain', attempts = 1, submitted_at = target_time")
+    world.change("update ops.slot_states set status = 'uncertain', attempts = 1, submitted_at = target_time")
     world.change("update ops.sender_days set warmup_sent = 1")
 
     result = queue("settle", slot_id, answer, "--by", "eva", "--why", "the owner looked")
@@ -171,7 +171,7 @@ def test_a_released_slot_is_due_now_with_its_lapses_forgotten(queue: Command, wo
 
     assert queue("release", slot_id).exit_code == 0
 
-    row = world.row("select * from ops.scheduled_tasks where id = :id", id=slot_id)
+    row = world.row("select * from ops.slots where id = :id", id=slot_id)
     assert (row["status"], row["lapses"], row["due_since"]) == ("planned", 0, target)
     assert before <= row["target_time"] <= SystemClock().now()
     assert row["local_day"] in (before.date(), SystemClock().now().date())
@@ -183,7 +183,7 @@ def test_reconcile_settles_what_it_can_and_names_what_it_cannot(queue: Command, 
     found, paused = world.slot(bot=world.bots[0]), world.slot(world.senders[1], world.bots[1])
     assert world.dispatch() == {"uncertain": 2}
     submitted_at = SystemClock().now() - reconcile.settle_time(world.policy) - timedelta(minutes=1)
-    world.change("update ops.scheduled_tasks set submitted_at = :moment", moment=submitted_at)
+    world.change("update ops.slot_states set submitted_at = :moment", moment=submitted_at)
     world.change("update ops.bots set status = 'paused' where id = :id", id=world.bots[1].id)
 
     shown = queue("reconcile")

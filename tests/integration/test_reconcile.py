@@ -59,7 +59,7 @@ def an_uncertain(world: World, sender: Member | None = None, bot: Member | None 
         said = submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy)
     assert said[slot.id].refusal is None
     world.change(
-        "update ops.scheduled_tasks set status = 'uncertain', lease_token = null, lease_until = null where id = :id",
+        "update ops.slot_states set status = 'uncertain', lease_token = null, lease_until = null where slot_id = :id",
         id=slot.id,
     )
     return slot
@@ -129,7 +129,7 @@ def move(world: World, member: Member, source: str, target: str) -> None:
 
 def the_slot(world: World, slot: Slot | int) -> RowMapping:
     number = slot if isinstance(slot, int) else slot.id
-    return world.row("select * from ops.scheduled_tasks where id = :id", id=number)
+    return world.row("select * from ops.slots where id = :id", id=number)
 
 
 def counted(world: World) -> Counted:
@@ -492,7 +492,7 @@ def test_a_mailbox_is_logged_in_to_once_for_all_of_its_mails(world: World) -> No
 
 
 def everything(world: World) -> list[Any]:
-    tables = ("mail_events", "scheduled_tasks", "sender_days", "bot_days", "send_counters", "bot_sender_interactions")
+    tables = ("mail_events", "slots", "sender_days", "bot_days", "send_counters", "bot_sender_interactions")
     return [world.rows(f"select * from ops.{table} order by 1, 2") for table in tables]  # noqa: S608
 
 
@@ -577,7 +577,7 @@ def test_a_finding_about_an_earlier_attempt_decides_nothing(world: World) -> Non
     slot = an_uncertain(world)
 
     def slow(_search: Any, _mails: Any) -> dict[int, Finding]:
-        world.change("update ops.scheduled_tasks set attempts = attempts + 1")
+        world.change("update ops.slot_states set attempts = attempts + 1")
         return {slot.id: Finding("absent", "at neither end")}
 
     with patch.object(reconcile._Search, "look_for", slow):
@@ -589,7 +589,7 @@ def test_a_finding_about_an_earlier_attempt_decides_nothing(world: World) -> Non
 def test_reconcile_gives_way_to_whoever_holds_the_row(world: World) -> None:
     slot = an_uncertain(world)
     with world.engine.begin() as connection:
-        connection.execute(text("select from ops.scheduled_tasks for update"))
+        connection.execute(text("select from ops.slot_states for update"))
         report = settled(world)
 
     assert report == ReconcileReport({}, {slot.id: "others are writing to its row right now"})

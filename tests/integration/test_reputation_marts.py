@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psycopg2
 import pytest
-from sqlalchemy import Engine, Table, insert, make_url, select, text
+from sqlalchemy import Engine, Table, insert, make_url, select, text, update
 
 from emberflow.database import tables
 from emberflow.database.embedded import EmbeddedPostgres
@@ -90,14 +90,13 @@ class World:
     ) -> int:
         key = self._key()
         from_mailbox, to_mailbox = (bot, sender) if is_answer else (sender, bot)
-        return self._add(
+        slot_id = self._add(
             tables.scheduled_tasks,
             priority_level=2,
             task_type="reply" if is_answer else "warmup",
             target_time=moment,
             payload={},
             idempotency_key=key,
-            status=status,
             from_mailbox_id=from_mailbox.mailbox_id,
             to_mailbox_id=to_mailbox.mailbox_id,
             sender_id=sender.id,
@@ -106,10 +105,13 @@ class World:
             local_day=moment.date(),
             gap_s=600,
             message_id=f"<{key}@sender.example>",
-            submitted_at=moment,
-            sent_at=moment if status == "sent" else None,
             policy_id=self._policy_id,
         )
+        state = {"status": status, "submitted_at": moment, "sent_at": moment if status == "sent" else None}
+        with self.engine.begin() as connection:
+            of_slot = tables.slot_states.c.slot_id == slot_id
+            connection.execute(update(tables.slot_states).where(of_slot).values(state))
+        return slot_id
 
     def event(
         self,

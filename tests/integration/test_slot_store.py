@@ -161,7 +161,7 @@ def test_a_lease_that_lapses_before_data_is_planned_again_and_the_old_token_is_w
     world.lapse_leases()
     assert submit(world, stale) == Refusal("lease_lost")
     assert tidy(world) == {"released": 1}
-    assert world.value("select reason from ops.scheduled_tasks") == "lease lapsed before DATA"
+    assert world.value("select reason from ops.slots") == "lease lapsed before DATA"
 
     (fresh,) = world.claim()
     assert (fresh.id, fresh.lease_token != stale.lease_token) == (stale.id, True)
@@ -204,7 +204,7 @@ def test_an_overdue_slot_expires_instead_of_being_fired(world: World) -> None:
     punctual = world.slot(target_time=NOON - overdue)
     assert tidy(world)["expired"] == 1
     assert [slot.id for slot in world.claim()] == [punctual]
-    assert world.value("select reason from ops.scheduled_tasks where status = 'expired'") == "overdue"
+    assert world.value("select reason from ops.slots where status = 'expired'") == "overdue"
 
 
 def test_a_slot_cannot_be_submitted_twice(world: World) -> None:
@@ -417,7 +417,7 @@ def test_overdue_replies_are_spread_and_never_fired_together(world: World) -> No
     now = world.clock.now()
     assert tidy(world) == {"planned_again": 5}
     assert claim(world) == []
-    rows = world.rows("select id, target_time, due_since, reason from ops.scheduled_tasks order by target_time")
+    rows = world.rows("select id, target_time, due_since, reason from ops.slots order by target_time")
     assert {row["id"] for row in rows} == set(mine)
     assert {row["due_since"] for row in rows} == {NOON}
     assert {row["reason"] for row in rows} == {"overdue: planned again"}
@@ -475,7 +475,7 @@ def test_a_slot_whose_lease_lapses_again_and_again_is_parked_with_a_reason(world
     world.lapse_leases()
     assert tidy(world) == {"parked": 1}
     assert claim(world) == []
-    row = world.row("select status, reason, lapses from ops.scheduled_tasks where id = :id", id=poison)
+    row = world.row("select status, reason, lapses from ops.slots where id = :id", id=poison)
     assert tuple(row.values()) == ("parked", "its lease lapsed 3 times before DATA", 3)
 
 
@@ -484,14 +484,14 @@ def test_a_lease_is_renewed_only_for_its_holder(world: World) -> None:
     mine, lapsed, submitted = (a_claimed(world, gap_s=0) for _ in range(3))
     assert submit(world, submitted) is None
     world.change(
-        "update ops.scheduled_tasks set lease_until = clock_timestamp() - interval '1 s' where id = :id", id=lapsed.id
+        "update ops.slot_states set lease_until = clock_timestamp() - interval '1 s' where slot_id = :id", id=lapsed.id
     )
     stranger = replace(mine, lease_token="00000000-0000-0000-0000-000000000000")
-    before = world.value("select lease_until from ops.scheduled_tasks where id = :id", id=mine.id)
+    before = world.value("select lease_until from ops.slots where id = :id", id=mine.id)
     with world.engine.begin() as connection:
         assert store.renew(connection, [stranger, lapsed, submitted], 999) == set()
         assert store.renew(connection, [mine], 999) == {mine.id}
-    after = world.value("select lease_until from ops.scheduled_tasks where id = :id", id=mine.id)
+    after = world.value("select lease_until from ops.slots where id = :id", id=mine.id)
     assert after > before + timedelta(seconds=100)
 
 
@@ -531,7 +531,7 @@ def test_a_cap_over_24_hours_binds_across_midnight_and_is_stored(
     refusal = submit_all(world, [second])[second.id]
     assert refusal is not None
     finish(world, End(second, "planned", refusal.reason, retry_at=NOON, binding_cap=refusal.binding_cap))
-    stored = world.row("select reason, binding_cap from ops.scheduled_tasks where status = 'planned'")
+    stored = world.row("select reason, binding_cap from ops.slots where status = 'planned'")
     assert tuple(stored.values()) == (refusal.reason, expected)
 
     world.clock.sleep(23 * 3600)

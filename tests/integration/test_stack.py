@@ -48,7 +48,7 @@ RUN_TIMEOUT_S = 120.0
 
 _SLOTS = text("""
     select idempotency_key, status, message_id, split_part(payload ->> 'thread', ':', 2) > :last_hour as is_later
-    from ops.scheduled_tasks
+    from ops.slots
 """)
 
 
@@ -247,7 +247,7 @@ def test_a_backfill_of_yesterday_plans_no_slot(played: Played, nothing_changed: 
     assert hours == {f"{first + number * HOUR:%Y-%m-%dT%H}" for number in range(3)}
     past = played.rows("select hour, slots from ops.plan_runs where outcome = 'past'")
     assert {f"{row.hour:%Y-%m-%dT%H}": row.slots for row in past} == dict.fromkeys(hours, 0)
-    of_the_past = "ops.scheduled_tasks inner join ops.plan_runs on plan_runs.id = plan_run_id where outcome = 'past'"
+    of_the_past = "ops.slots inner join ops.plan_runs on plan_runs.id = plan_run_id where outcome = 'past'"
     assert played.rows(f"select count(*) from {of_the_past}")[0][0] == 0  # noqa: S608 - a constant
 
 

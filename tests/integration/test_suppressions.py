@@ -44,7 +44,7 @@ def a_cold_slot(world: World, address: str, **changes: Any) -> int:
 
 
 def status_of(world: World, slot_id: int) -> tuple[str, str | None]:
-    row = world.row("select status, reason from ops.scheduled_tasks where id = :id", id=slot_id)
+    row = world.row("select status, reason from ops.slots where id = :id", id=slot_id)
     return row["status"], row["reason"]
 
 

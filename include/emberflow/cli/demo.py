@@ -215,18 +215,16 @@ def _say(line: str) -> None:
 
 
 def _turns(engine: Engine) -> dict[int, int]:
-    query = text("select turn, count(*) as sent from ops.scheduled_tasks where status = 'sent' group by turn")
+    query = text("select turn, count(*) as sent from ops.slots where status = 'sent' group by turn")
     with engine.connect() as connection:
         return {int(row.turn): int(row.sent) for row in connection.execute(query)}
 
 
-_PLANNED = "ops.scheduled_tasks where task_type = 'warmup'"
+_PLANNED = "ops.slots where task_type = 'warmup'"
 _QUOTAS = "ops.sender_days where warmup_quota > 0"
-_UNFINISHED = (
-    "ops.scheduled_tasks where status in ('planned', 'leased', 'submitting') and target_time < now() + '1 hour'"
-)
+_UNFINISHED = "ops.slots where status in ('planned', 'leased', 'submitting') and target_time < now() + '1 hour'"
 _UNREAD = (
-    "ops.scheduled_tasks as slots where status = 'sent' and not exists "
+    "ops.slots where status = 'sent' and not exists "
     "(select from ops.mail_events as events where events.natural_key = 'placed:' || slots.idempotency_key)"
 )
 
@@ -243,7 +241,7 @@ _NEXT_QUOTAS = text("""
 
 _UNSENT = text("""
     select task_type, turn, status, reason, count(*)
-    from ops.scheduled_tasks
+    from ops.slots
     where status <> 'sent'
     group by 1, 2, 3, 4
     order by 5 desc

@@ -16,16 +16,16 @@ from emberflow.email_ops.sandbox import read_deliveries
 from emberflow.queue_manager.mailboxes import open_mailboxes
 from emberflow.settings import Settings
 
-_ALL_SLOTS = "ops.scheduled_tasks"
-_SENT = "ops.scheduled_tasks where status = 'sent'"
+_ALL_SLOTS = "ops.slots"
+_SENT = "ops.slots where status = 'sent'"
 _SENT_REPLIES = f"{_SENT} and turn = 2"
 _SENT_LATER_TURNS = f"{_SENT} and turn >= 3"
-_HELD = "ops.scheduled_tasks where status = 'planned' and reason like '%daily%'"
+_HELD = "ops.slots where status = 'planned' and reason like '%daily%'"
 _JUNK = "ops.mail_events where event_type = 'placed_junk'"
 _RESCUED = "ops.mail_events where event_type = 'rescued'"
-_FAILED = "ops.scheduled_tasks where status in ('failed', 'uncertain', 'expired', 'cancelled')"
+_FAILED = "ops.slots where status in ('failed', 'uncertain', 'expired', 'cancelled')"
 _OVER_QUOTA = (
-    "ops.sender_days as days where ramp_volume < (select count(*) from ops.scheduled_tasks as slots "
+    "ops.sender_days as days where ramp_volume < (select count(*) from ops.slots "
     "where slots.sender_id = days.sender_id and slots.local_day = days.local_day and slots.task_type = 'warmup' "
     "and slots.status = 'sent')"
 )

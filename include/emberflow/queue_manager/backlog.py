@@ -30,10 +30,10 @@ _LISTED = text("""
             when 'uncertain' then slots.submitted_at
             when 'submitting' then slots.submitted_at
             when 'sent' then slots.sent_at
-            else coalesce(slots.due_since, slots.target_time)
+            else slots.due_since
         end as since,
         concat_ws('; ', slots.reason, slots.binding_cap) as reason
-    from ops.scheduled_tasks as slots
+    from ops.slots
     inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
     left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
     where slots.status = any(:statuses)
@@ -52,29 +52,28 @@ _SHAPE = text("""
             2
         ) as domain,
         width_bucket(
-            extract(epoch from cast(:now as timestamptz) - coalesce(slots.due_since, slots.target_time)) / 60.0,
+            extract(epoch from cast(:now as timestamptz) - slots.due_since) / 60.0,
             cast(:ages as numeric[])
         ) as age,
         count(*) as slots
-    from ops.scheduled_tasks as slots
+    from ops.slots
     inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
     left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
-    where slots.status in ('planned', 'leased') and coalesce(slots.due_since, slots.target_time) <= :now
+    where slots.status in ('planned', 'leased') and slots.due_since <= :now
     group by 1, 2
 """)
 
 _RELEASE = text("""
-    update ops.scheduled_tasks
+    update ops.slot_states
     set status = 'planned',
         lapses = 0,
-        due_since = coalesce(due_since, target_time),
         target_time = greatest(target_time, :now),
         local_day = (
             greatest(target_time, cast(:now as timestamptz))
             at time zone (select zone from ops.mailboxes where mailboxes.id = from_mailbox_id)
         )::date,
         reason = 'released by ' || :by
-    where id = :id and status = 'parked'
+    where slot_id = :id and status = 'parked'
 """)
 
 

@@ -122,7 +122,7 @@ def _queue(connection: Connection) -> Finding:
             select count(*) filter (where status = 'planned') as planned,
                 count(*) filter (where status = 'uncertain') as uncertain,
                 count(*) filter (where status = 'planned' and target_time < now() - interval '10 minutes') as late
-            from ops.scheduled_tasks
+            from ops.slot_states
         """)
     ).one()
     remedy = "look at the DAG `dispatch`: due slots are waiting" if row.late else None

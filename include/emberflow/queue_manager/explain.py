@@ -13,7 +13,7 @@ from emberflow.errors import EmberflowError
 _SLOT = text("""
     select slots.*, sender_box.address as sender_address, bot_box.address as bot_address,
         plan_runs.hour, plan_runs.seed, plan_runs.plan_sha256, policies.name as policy_name
-    from ops.scheduled_tasks as slots
+    from ops.slots
     inner join ops.senders on senders.id = slots.sender_id
     inner join ops.mailboxes as sender_box on sender_box.id = senders.mailbox_id
     inner join ops.bots on bots.id = slots.bot_id
@@ -47,7 +47,7 @@ _HOURS = text("""
 _SLOTS_OF_HOUR = text("""
     select slots.id, slots.target_time, sender_box.address as sender_address, bot_box.address as bot_address,
         slots.payload ->> 'tier' as tier, slots.status, slots.reason
-    from ops.scheduled_tasks as slots
+    from ops.slots
     inner join ops.plan_runs on plan_runs.id = slots.plan_run_id
     inner join ops.mailboxes as sender_box on sender_box.id = slots.from_mailbox_id
     inner join ops.mailboxes as bot_box on bot_box.id = slots.to_mailbox_id

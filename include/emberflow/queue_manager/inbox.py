@@ -33,7 +33,7 @@ from emberflow.email_ops.message import message_id_for
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.errors import EgressRefusedError, EmberflowError
-from emberflow.queue_manager import ledger
+from emberflow.queue_manager import ledger, store
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.policies import PolicyInForce, in_force
 from emberflow.queue_manager.reconcile import Uncertain, settle_as_sent
@@ -58,11 +58,9 @@ _READABLE = text("""
     order by mailboxes.id
 """)
 
-_SLOT = text("select * from ops.scheduled_tasks where id = :id for update")
-
 _REPLIES_TODAY = text("""
     select count(*)
-    from ops.scheduled_tasks
+    from ops.slots
     where from_mailbox_id = :mailbox_id
         and task_type = 'reply'
         and local_day = :day
@@ -239,7 +237,7 @@ class _Reading:
         self, connection: Connection, token: WarmupToken, message: ReceivedMessage, mailbox_id: int
     ) -> Slot | None:
         """Return the slot that the token names if this message and this mailbox are really its own."""
-        row = connection.execute(_SLOT, {"id": token.slot_id}).mappings().one_or_none()
+        row = store.lock(connection, token.slot_id)
         if row is None:
             return None
         slot = _slot_in(row)
@@ -265,7 +263,9 @@ class _Reading:
             told={"by": "inbox", "where": f"in {message.folder} of its recipient"},
         )
         self._report.found["resolved"] += 1
-        return _slot_in(connection.execute(_SLOT, {"id": mail.slot.id}).mappings().one())
+        # Its conversation began with that.
+        settled = store.lock(connection, mail.slot.id)
+        return mail.slot if settled is None else _slot_in(settled)
 
     def _is_same_copy(
         self,

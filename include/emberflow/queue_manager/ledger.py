@@ -35,7 +35,7 @@ _FOLLOW_UP = text("""
     with mails as (
         select *
         from jsonb_to_recordset(cast(:mails as jsonb)) as mails (
-            slot_id bigint, sender_id bigint, bot_id bigint, conversation_id bigint, turn smallint, goes_to_bot boolean,
+            sender_id bigint, bot_id bigint, conversation_id bigint, turn smallint, goes_to_bot boolean,
             kind text, tier text, script text, subject text, message_id text, moment timestamptz
         )
     ),
@@ -73,15 +73,6 @@ _FOLLOW_UP = text("""
         from mails
         where turn = 1
         on conflict (root_message_id) do nothing
-        returning id, root_message_id
-    ),
-
-    linked as (
-        update ops.scheduled_tasks
-        set conversation_id = opened.id
-        from opened
-        inner join mails on mails.message_id = opened.root_message_id
-        where scheduled_tasks.id = mails.slot_id
     ),
 
     advanced as (
@@ -319,7 +310,6 @@ def _mail(mail: Sent) -> dict[str, Any]:
     slot = mail.slot
     is_first = slot.turn == 1
     return {
-        "slot_id": slot.id,
         "sender_id": slot.sender_id,
         "bot_id": slot.bot_id,
         "conversation_id": slot.conversation_id,

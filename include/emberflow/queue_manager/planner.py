@@ -33,10 +33,32 @@ from emberflow.senders.pacing import open_windows, pace, planning_span
 from emberflow.senders.quota import daily_quota, slots_for_hour
 from emberflow.settings import Settings
 
-# Slots that hold a place in today's quota without being counted in sender_days or bot_days yet.
-_OPEN = "('planned', 'leased')"
+# Slots that hold a place in today's quota without being counted in sender_days or bot_days yet: a part that each of two
+# partial indexes answers, so that what has ended costs nothing.
+_OPEN = """
+    open_states as (
+        select * from ops.slot_states where status = 'planned'
+        union all
+        select * from ops.slot_states where status = 'leased'
+    )
+"""
 
 _SENDERS = text(f"""
+    with
+    {_OPEN},
+
+    open_slots as (
+        select
+            states.from_mailbox_id,
+            states.local_day,
+            count(*) filter (where tasks.task_type = 'warmup') as warmup,
+            count(*) as total,
+            max(states.target_time + make_interval(secs => tasks.gap_s)) as busy_until
+        from open_states as states
+        inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
+        group by 1, 2
+    )
+
     select
         senders.id as sender_id,
         mailboxes.id as mailbox_id,
@@ -54,29 +76,36 @@ _SENDERS = text(f"""
                     or earlier.local_day >= (senders.ramp_since at time zone mailboxes.zone)::date
                 )
         )::bigint as ramp_day,
-        coalesce(today.warmup_sent, 0) + open_slots.warmup as warmup_used,
-        coalesce(today.warmup_sent + today.reply_sent, 0) + open_slots.total as total_used
+        coalesce(today.warmup_sent, 0) + coalesce(open_slots.warmup, 0) as warmup_used,
+        coalesce(today.warmup_sent + today.reply_sent, 0) + coalesce(open_slots.total, 0) as total_used
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
     left join ops.sender_days as today
         on today.sender_id = senders.id
         and today.local_day = (:start at time zone mailboxes.zone)::date
-    cross join lateral (
-        select
-            count(*) filter (where slots.task_type = 'warmup') as warmup,
-            count(*) as total,
-            max(slots.target_time + make_interval(secs => slots.gap_s)) as busy_until
-        from ops.scheduled_tasks as slots
-        where slots.sender_id = senders.id
-            and slots.from_mailbox_id = senders.mailbox_id
-            and slots.local_day = (:start at time zone mailboxes.zone)::date
-            and slots.status in {_OPEN}
-    ) as open_slots
+    left join open_slots
+        on open_slots.from_mailbox_id = senders.mailbox_id
+        and open_slots.local_day = (:start at time zone mailboxes.zone)::date
     where senders.state = 'active'
     order by senders.id
 """)  # noqa: S608 - _OPEN is a constant of this module
 
 _BOTS = text(f"""
+    with
+    {_OPEN},
+
+    open_inbound as (
+        select
+            tasks.bot_id,
+            (states.target_time at time zone mailboxes.zone)::date as local_day,
+            count(*) as slots
+        from open_states as states
+        inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
+        inner join ops.bots on bots.id = tasks.bot_id and bots.mailbox_id = tasks.to_mailbox_id
+        inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
+        group by 1, 2
+    )
+
     select
         bots.id as bot_id,
         mailboxes.id as mailbox_id,
@@ -86,24 +115,15 @@ _BOTS = text(f"""
         bots.born_at,
         bots.interaction_limits,
         bots.cooldown_until,
-        (
-            coalesce(today.inbound_sent, 0)
-            + (
-                select count(*)
-                from ops.scheduled_tasks as slots
-                where slots.bot_id = bots.id
-                    and slots.to_mailbox_id = bots.mailbox_id
-                    and slots.status in {_OPEN}
-                    and slots.target_time > :start - interval '1 day'
-                    and (slots.target_time at time zone mailboxes.zone)::date
-                        = (:start at time zone mailboxes.zone)::date
-            )
-        )::bigint as inbound_used
+        (coalesce(today.inbound_sent, 0) + coalesce(open_inbound.slots, 0))::bigint as inbound_used
     from ops.bots
     inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
     left join ops.bot_days as today
         on today.bot_id = bots.id
         and today.local_day = (:start at time zone mailboxes.zone)::date
+    left join open_inbound
+        on open_inbound.bot_id = bots.id
+        and open_inbound.local_day = (:start at time zone mailboxes.zone)::date
     where bots.status = 'active'
     order by bots.id
 """)  # noqa: S608 - _OPEN is a constant of this module
@@ -112,7 +132,7 @@ _BOTS = text(f"""
 _PAIRS = text("""
     with recent as (
         select sender_id, bot_id, count(*) as sent_7d, max(coalesce(sent_at, target_time)) as last_contact
-        from ops.scheduled_tasks
+        from ops.slots
         where task_type = 'warmup'
             and status in ('planned', 'leased', 'submitting', 'sent', 'uncertain')
             and target_time > :start - interval '7 days'

@@ -40,7 +40,7 @@ from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.received import ReceivedMessage, parse
 from emberflow.email_ops.tokens import TokenError, WarmupToken, sign, verify
 from emberflow.errors import EgressRefusedError, EmberflowError
-from emberflow.queue_manager import ledger, submission
+from emberflow.queue_manager import ledger, store, submission
 from emberflow.queue_manager.ledger import Sent
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.policies import Policy, in_force
@@ -53,7 +53,7 @@ _GIVE_WAY = "500ms"  # below PostgreSQL's deadlock_timeout of 1 s: reconciling w
 
 _DUE = text("""
     select *
-    from ops.scheduled_tasks
+    from ops.slots
     where status = 'uncertain'
         and submitted_at <= :settled
         and submitted_at > :forgotten
@@ -63,7 +63,7 @@ _DUE = text("""
 
 _SHARDS_DUE = text("""
     select distinct coalesce(to_mailbox_id, from_mailbox_id) % :shards as shard
-    from ops.scheduled_tasks
+    from ops.slots
     where status = 'uncertain' and submitted_at <= :settled and submitted_at > :forgotten
     order by shard
 """)
@@ -80,22 +80,20 @@ _IN_USE = text("""
     where mailboxes.id = any(:ids)
 """)
 
-_LOCK = text("select * from ops.scheduled_tasks where id = :id and status = 'uncertain' for update")
-
 _LEAVE = text("""
-    update ops.scheduled_tasks
+    update ops.slot_states
     set status = :status,
         sent_at = case when :status = 'sent' then submitted_at end,
         reason = :reason,
         lease_token = null,
         lease_until = null
-    where id = :id and status = 'uncertain'
+    where slot_id = :id and status = 'uncertain'
 """)
 
 _NOTE = text("""
-    update ops.scheduled_tasks
+    update ops.slot_states
     set reason = :reason
-    where id = :id and status = 'uncertain' and attempts = :attempts and reason is distinct from :reason
+    where slot_id = :id and status = 'uncertain' and attempts = :attempts and reason is distinct from :reason
 """)
 
 
@@ -108,7 +106,7 @@ class Uncertain:
 
     @classmethod
     def of(cls, row: RowMapping) -> Uncertain:
-        """Return the mail in a row of ``scheduled_tasks``; nobody holds it, so it has no lease token."""
+        """Return the mail in a row of the view ``slots``; nobody holds it, so it has no lease token."""
         return cls(Slot.of({**row, "lease_token": ""}), row["submitted_at"])
 
 
@@ -176,8 +174,8 @@ def settle(
     Raises:
         EmberflowError: the slot is not ``uncertain``.
     """
-    row = connection.execute(_LOCK, {"id": slot_id}).mappings().one_or_none()
-    if row is None:
+    row = store.lock(connection, slot_id)
+    if row is None or row["status"] != "uncertain":
         raise EmberflowError(f"slot {slot_id} is not uncertain: there is nothing to settle; see `emberflow queue list`")
     mail = Uncertain.of(row)
     told = {"by": by, "why": why}
@@ -234,8 +232,8 @@ def _conclude(engine: Engine, mail: Uncertain, finding: Finding, policy: Policy,
                 note = {"id": mail.slot.id, "attempts": mail.slot.attempts}
                 connection.execute(_NOTE, note | {"reason": f"not settled: {finding.detail}"[:_REASON_CHARACTERS]})
                 return "unknown"
-            row = connection.execute(_LOCK, {"id": mail.slot.id}).mappings().one_or_none()
-            if row is None or row["attempts"] != mail.slot.attempts:
+            row = store.lock(connection, mail.slot.id)
+            if row is None or row["status"] != "uncertain" or row["attempts"] != mail.slot.attempts:
                 return "settled_meanwhile"
             locked = Uncertain.of(row)
             if finding.verdict == "absent":

@@ -13,20 +13,22 @@ lease while it lives. Just before DATA ``submission.submit`` checks everything t
 to ``submitting``. Afterwards ``finish`` records the end. Every write names the token: once a lease has lapsed and
 somebody else holds the slot, a late worker's write matches no row and changes nothing.
 
-Leases live by the database's ``clock_timestamp()``; what is due is decided by the caller's clock. Every function takes
-as many slots as it is given, in one statement: cost is linear in slots, and independent of how many have ended.
+Leases live by the database's ``clock_timestamp()``; what is due is decided by the caller's clock. The plan of a slot
+(``scheduled_tasks``) never changes; everything here is written to its narrow row in ``slot_states``. Every function
+takes as many slots as it is given, in one statement: cost is linear in slots and independent of how many have ended. A
+claim also reads past what is due in other lanes and stands before its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from emberflow.database.bulk import rows_as_json
 from emberflow.queue_manager.slots import COLUMNS, Priority, Slot
@@ -77,15 +79,22 @@ class End:
     counts_as_attempt: bool = False
 
 
-# One index scan per class and lane, so that a long queue of one class costs the others nothing. A class is asked for
-# as many as the whole claim wants; of those, the most urgent are taken, and warm-up's share is set aside first.
+_FROM_STATE = {
+    "id": "leased.slot_id",
+    "target_time": "leased.target_time",
+    "attempts": "leased.attempts",
+    "lease_token": "cast(leased.lease_token as text)",
+}
+
+# One ordered index scan per class, so that a long queue of one class costs the others nothing. A class is asked for as
+# many as the whole claim wants; of those, the most urgent are taken, and warm-up's share is set aside first.
 _CLAIM = text(f"""
     with due as (
         select candidates.*
         from unnest(array[{", ".join(str(int(level)) for level in Priority)}]) as classes (level)
         cross join lateral (
             select
-                id,
+                slot_id,
                 target_time,
                 priority_level = {int(Priority.WARMUP)} as is_warmup,
                 case
@@ -93,19 +102,18 @@ _CLAIM = text(f"""
                         then greatest(
                             {int(Priority.REPLY)},
                             priority_level - 10 * floor(
-                                extract(epoch from cast(:now as timestamptz) - coalesce(due_since, target_time))
-                                / :aging_s
+                                extract(epoch from cast(:now as timestamptz) - due_since) / :aging_s
                             )
                         )
                     else priority_level
                 end as urgency
-            from ops.scheduled_tasks
+            from ops.slot_states
             where status = 'planned'
                 and priority_level = classes.level
                 and target_time <= :now
                 and from_mailbox_id % :lanes = :lane
                 and not exists (select from ops.switches where name = 'stop_sending' and is_on)
-            order by target_time, id
+            order by target_time, slot_id
             limit :limit
             for update skip locked
         ) as candidates
@@ -113,96 +121,115 @@ _CLAIM = text(f"""
 
     ranked as (
         select
-            id,
+            slot_id,
             is_warmup
-                and row_number() over (partition by is_warmup order by target_time, id) <= :reserved as is_reserved,
+                and row_number() over (partition by is_warmup order by target_time, slot_id) <= :reserved
+                as is_reserved,
             urgency,
             target_time
         from due
     ),
 
-    chosen as (
-        select id, urgency
+    chosen as materialized (
+        select slot_id, urgency
         from ranked
-        order by is_reserved desc, urgency, target_time, id
+        order by is_reserved desc, urgency, target_time, slot_id
         limit :limit
+    ),
+
+    leased as (
+        update ops.slot_states
+        set status = 'leased',
+            lease_token = :token,
+            lease_until = clock_timestamp() + make_interval(secs => :lease_s),
+            reason = null
+        where slot_id = any(array(select slot_id from chosen))
+        returning slot_id, target_time, attempts, lease_token
     )
 
-    update ops.scheduled_tasks as slots
-    set status = 'leased',
-        lease_token = :token,
-        lease_until = clock_timestamp() + make_interval(secs => :lease_s),
-        reason = null
-    from chosen
-    where slots.id = chosen.id
-    returning chosen.urgency, {", ".join(f"slots.{column}" for column in COLUMNS)}
+    select {", ".join(_FROM_STATE.get(column, f"tasks.{column}") for column in COLUMNS)}
+    from leased
+    inner join chosen on chosen.slot_id = leased.slot_id
+    inner join ops.scheduled_tasks as tasks on tasks.id = leased.slot_id
+    order by chosen.urgency, leased.target_time, leased.slot_id
 """)  # noqa: S608 - made of this module's own constants
+
+# Nothing tells PostgreSQL how many rows a lane has, and from its guess it would sort all that is due.
+_IN_ORDER = text("select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)")
 
 _LANES_DUE = text("""
     select distinct from_mailbox_id % :lanes as lane
-    from ops.scheduled_tasks
+    from ops.slot_states
     where status = 'planned' and target_time <= :until
     order by lane
 """)
 
 _NEXT_DUE = text("""
     select min(target_time)
-    from ops.scheduled_tasks
+    from ops.slot_states
     where status = 'planned' and from_mailbox_id % :lanes = :lane
 """)
 
 # Renewing and tidying wait for nobody (SKIP LOCKED): a row that somebody is writing to is in good hands, and a
 # statement that never waits cannot be part of a deadlock.
 _RENEW = text("""
-    update ops.scheduled_tasks
+    update ops.slot_states
     set lease_until = clock_timestamp() + make_interval(secs => :lease_s)
-    where id in (
-        select slots.id
+    where slot_id in (
+        select states.slot_id
         from jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
-        inner join ops.scheduled_tasks as slots on slots.id = held.id and slots.lease_token = held.token
-        where slots.status = 'leased' and slots.lease_until > clock_timestamp()
-        for update of slots skip locked
+        inner join ops.slot_states as states on states.slot_id = held.id and states.lease_token = held.token
+        where states.status = 'leased' and states.lease_until > clock_timestamp()
+        for update of states skip locked
     )
-    returning id
+    returning slot_id
 """)
 
 _LAPSED_BEFORE_DATA = text("""
-    update ops.scheduled_tasks
-    set status = case when lapses + 1 >= :maximum_lapses then 'parked' else 'planned' end,
-        lapses = lapses + 1,
-        lease_token = null,
-        lease_until = null,
-        reason = case
-            when lapses + 1 >= :maximum_lapses then 'its lease lapsed ' || lapses + 1 || ' times before DATA'
-            else 'lease lapsed before DATA'
-        end
-    where id in (
-        select id
-        from ops.scheduled_tasks
-        where status = 'leased' and lease_until < clock_timestamp()
-        for update skip locked
+    with lapsed as (
+        update ops.slot_states
+        set status = case when lapses + 1 >= :maximum_lapses then 'parked' else 'planned' end,
+            lapses = lapses + 1,
+            lease_token = null,
+            lease_until = null,
+            reason = case
+                when lapses + 1 >= :maximum_lapses then 'its lease lapsed ' || lapses + 1 || ' times before DATA'
+                else 'lease lapsed before DATA'
+            end
+        where slot_id in (
+            select slot_id
+            from ops.slot_states
+            where status = 'leased' and lease_until < clock_timestamp()
+            for update skip locked
+        )
+        returning slot_id, status, lapses
     )
-    returning id, status, idempotency_key, from_mailbox_id, sender_id, bot_id, message_id, lapses
+
+    select
+        tasks.id, lapsed.status, tasks.idempotency_key, tasks.from_mailbox_id, tasks.sender_id, tasks.bot_id,
+        tasks.message_id, lapsed.lapses
+    from lapsed
+    inner join ops.scheduled_tasks as tasks on tasks.id = lapsed.slot_id
 """)
 
 _LAPSED_AFTER_DATA = text("""
-    update ops.scheduled_tasks
+    update ops.slot_states
     set status = 'uncertain', lease_token = null, lease_until = null, reason = 'lease lapsed after DATA began'
-    where id in (
-        select id
-        from ops.scheduled_tasks
+    where slot_id in (
+        select slot_id
+        from ops.slot_states
         where status = 'submitting' and lease_until < clock_timestamp()
         for update skip locked
     )
 """)
 
 _EXPIRE = text("""
-    update ops.scheduled_tasks
+    update ops.slot_states
     set status = 'expired', reason = 'overdue'
-    where id in (
-        select id
-        from ops.scheduled_tasks
-        where status = 'planned' and task_type = 'warmup' and target_time < :too_late
+    where slot_id in (
+        select slot_id
+        from ops.slot_states
+        where status = 'planned' and priority_level = :warmup and target_time < :too_late
         for update skip locked
     )
 """)
@@ -212,53 +239,66 @@ _EXPIRE = text("""
 _REPLAN = text("""
     with overdue as (
         select
-            id,
-            sum(gap_s) over (partition by from_mailbox_id order by priority_level, target_time, id)
-                - gap_s as after_s,
-            abs(hashtextextended(idempotency_key, 0) % :spread_s) as offset_s
-        from ops.scheduled_tasks
-        where status = 'planned' and task_type <> 'warmup' and target_time < :too_late
+            tasks.id,
+            tasks.from_mailbox_id,
+            cast(:now as timestamptz) + make_interval(
+                secs => sum(tasks.gap_s) over (
+                    partition by tasks.from_mailbox_id
+                    order by tasks.priority_level, states.target_time, tasks.id
+                ) - tasks.gap_s + abs(hashtextextended(tasks.idempotency_key, 0) % :spread_s)
+            ) as new_time
+        from ops.slot_states as states
+        inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
+        where states.status = 'planned'
+            and states.priority_level < :warmup
+            and states.target_time < :too_late
     )
 
-    update ops.scheduled_tasks as slots
-    set due_since = coalesce(slots.due_since, slots.target_time),
-        target_time = cast(:now as timestamptz) + make_interval(secs => overdue.after_s + overdue.offset_s),
-        local_day = (
-            (cast(:now as timestamptz) + make_interval(secs => overdue.after_s + overdue.offset_s))
-            at time zone (select zone from ops.mailboxes where mailboxes.id = slots.from_mailbox_id)
-        )::date,
+    update ops.slot_states as states
+    set target_time = overdue.new_time,
+        local_day = (overdue.new_time at time zone mailboxes.zone)::date,
         reason = 'overdue: planned again'
     from overdue
-    where slots.id = overdue.id
+    inner join ops.mailboxes on mailboxes.id = overdue.from_mailbox_id
+    where states.slot_id = overdue.id and states.status = 'planned'
 """)
 
 _FINISH = text("""
-    update ops.scheduled_tasks as slots
+    update ops.slot_states as states
     set status = ended.status,
         reason = ended.reason,
-        binding_cap = coalesce(ended.binding_cap, slots.binding_cap),
+        binding_cap = coalesce(ended.binding_cap, states.binding_cap),
         sent_at = ended.sent_at,
-        due_since = case when ended.retry_at is null then slots.due_since
-            else coalesce(slots.due_since, slots.target_time) end,
-        target_time = coalesce(ended.retry_at, slots.target_time),
-        local_day = case when ended.retry_at is null then slots.local_day
+        target_time = coalesce(ended.retry_at, states.target_time),
+        local_day = case when ended.retry_at is null then states.local_day
             else (ended.retry_at at time zone
-                (select zone from ops.mailboxes where mailboxes.id = slots.from_mailbox_id))::date end,
-        attempts = slots.attempts + ended.counted,
+                (select zone from ops.mailboxes where mailboxes.id = states.from_mailbox_id))::date end,
+        attempts = states.attempts + ended.counted,
         lease_token = null,
         lease_until = null
     from jsonb_to_recordset(cast(:ends as jsonb)) as ended (
         id bigint, token uuid, status text, reason text, binding_cap text,
         sent_at timestamptz, retry_at timestamptz, counted integer
     )
-    where slots.id = ended.id
-        and slots.lease_token = ended.token
+    where states.slot_id = ended.id
+        and states.lease_token = ended.token
         and (
-            slots.status = 'submitting'
-            or (slots.status = 'leased' and ended.status in ('planned', 'cancelled', 'failed'))
+            states.status = 'submitting'
+            or (states.status = 'leased' and ended.status in ('planned', 'cancelled', 'failed'))
         )
-    returning slots.id
+    returning states.slot_id
 """)
+
+
+_LOCK = text("select from ops.slot_states where slot_id = :id for update")
+_READ = text("select * from ops.slots where id = :id")
+
+
+def lock(connection: Connection, slot_id: int) -> RowMapping | None:
+    """Lock the state of a slot and return its row of the view ``slots``; None if there is no such slot."""
+    # Two statements: the row that was waited for is seen only by a statement that begins after it was written.
+    connection.execute(_LOCK, {"id": slot_id})
+    return connection.execute(_READ, {"id": slot_id}).mappings().one_or_none()
 
 
 def lanes_due(connection: Connection, lanes: int, until: datetime) -> list[int]:
@@ -287,7 +327,8 @@ def claim(
     Urgency is the class, raised by waiting (Q-F9), then the target time. Of ``limit``, warm-up gets its reserved
     share (Q-B2). Rows that another worker has locked are skipped, so that no slot is claimed twice.
     """
-    rows = connection.execute(
+    connection.execute(_IN_ORDER)
+    rows: Iterable[Any] = connection.execute(
         _CLAIM,
         {
             "token": str(uuid4()),
@@ -299,8 +340,8 @@ def claim(
             "aging_s": policy.aging_s,
             "reserved": int(limit * policy.warmup_share),
         },
-    ).mappings()
-    return [Slot.of(row) for row in sorted(rows, key=lambda row: (row["urgency"], row["target_time"], row["id"]))]
+    )
+    return [Slot(*row) for row in rows]
 
 
 def renew(connection: Connection, slots: Sequence[Slot], lease_s: float) -> set[int]:
@@ -363,9 +404,10 @@ def tidy(connection: Connection, *, now: datetime, policy: QueuePolicy) -> Tidie
     return Tidied(
         released=len(lapsed) - len(parked),
         uncertain=connection.execute(_LAPSED_AFTER_DATA).rowcount,
-        expired=connection.execute(_EXPIRE, {"too_late": too_late}).rowcount,
+        expired=connection.execute(_EXPIRE, {"too_late": too_late, "warmup": int(Priority.WARMUP)}).rowcount,
         planned_again=connection.execute(
-            _REPLAN, {"now": now, "too_late": too_late, "spread_s": policy.spread_s}
+            _REPLAN,
+            {"now": now, "too_late": too_late, "spread_s": policy.spread_s, "warmup": int(Priority.WARMUP)},
         ).rowcount,
         parked=parked,
     )

@@ -42,15 +42,16 @@ _FACTS = text("""
         egress_ips.state as egress_state,
         egress_ips.sends_per_hour as egress_sends_per_hour
     from jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
-    inner join ops.scheduled_tasks as slots on slots.id = held.id and slots.lease_token = held.token
+    inner join ops.slot_states as states on states.slot_id = held.id and states.lease_token = held.token
+    inner join ops.scheduled_tasks as slots on slots.id = held.id
     inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
     inner join ops.senders on senders.id = slots.sender_id
     left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
     left join ops.bots on bots.id = slots.bot_id
     left join ops.egress_ips on egress_ips.id = from_mailbox.egress_ip_id
-    where slots.status = 'leased' and slots.lease_until > clock_timestamp()
+    where states.status = 'leased' and states.lease_until > clock_timestamp()
     order by from_mailbox.id, slots.id
-    for update of slots, from_mailbox
+    for update of states, from_mailbox
 """)
 
 _CIRCUMSTANCES = text("""
@@ -112,13 +113,13 @@ _SUBMIT = text("""
         where mailboxes.id = pauses.id
     )
 
-    update ops.scheduled_tasks
+    update ops.slot_states
     set status = 'submitting',
         attempts = attempts + 1,
         submitted_at = :now,
         binding_cap = null,
         lease_until = clock_timestamp() + make_interval(secs => :lease_s)
-    where id = any(:ids)
+    where slot_id = any(:ids)
 """)
 
 _ROUTE = text("""

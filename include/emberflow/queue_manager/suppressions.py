@@ -75,9 +75,10 @@ _CANCEL = text("""
 
     planned as (
         select slots.id, coalesce(mailboxes.address, slots.to_address) as address
-        from ops.scheduled_tasks as slots
+        from ops.slot_states as states
+        inner join ops.scheduled_tasks as slots on slots.id = states.slot_id
         left join ops.mailboxes on mailboxes.id = slots.to_mailbox_id
-        where slots.status = 'planned'
+        where states.status = 'planned'
     ),
 
     forbidden as (
@@ -97,19 +98,23 @@ _CANCEL = text("""
     ),
 
     locked as (
-        select slots.id, nearest.reason
-        from ops.scheduled_tasks as slots
-        inner join nearest on nearest.id = slots.id
-        where slots.status = 'planned'
-        order by slots.id
-        for update of slots
+        select states.slot_id, nearest.reason
+        from ops.slot_states as states
+        inner join nearest on nearest.id = states.slot_id
+        where states.status = 'planned'
+        order by states.slot_id
+        for update of states
+    ),
+
+    cancelled as (
+        update ops.slot_states as states
+        set status = 'cancelled', reason = 'suppressed: ' || locked.reason
+        from locked
+        where states.slot_id = locked.slot_id
+        returning states.slot_id
     )
 
-    update ops.scheduled_tasks as slots
-    set status = 'cancelled', reason = 'suppressed: ' || locked.reason
-    from locked
-    where slots.id = locked.id
-    returning slots.*
+    select slots.* from cancelled inner join ops.slots on slots.id = cancelled.slot_id
 """)
 
 _REMOVE = text("delete from ops.suppressions where kind = :kind and value = :value")

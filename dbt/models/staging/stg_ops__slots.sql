@@ -2,7 +2,7 @@ with
 
 source as (
 
-    select * from {{ source('ops', 'scheduled_tasks') }}
+    select * from {{ source('ops', 'slots') }}
 
 ),
 
