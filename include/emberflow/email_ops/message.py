@@ -21,7 +21,7 @@ from base64 import b32encode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from email.header import Header
+from email.charset import Charset
 from email.utils import format_datetime
 
 from emberflow.clock import require_utc
@@ -40,6 +40,7 @@ LINE_BYTES = 998  # RFC 5322 2.1.1, without CRLF
 # What can stand in a header as it is: ASCII without a space at either end, and short enough to leave room for an
 # address and the name of the header on one line. A phrase of atoms needs no quotes (RFC 5322 3.2.3).
 _PLAIN_CHARACTERS = 300
+_UTF_8 = Charset("utf-8")
 _PRINTABLE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -142,8 +143,8 @@ def _mailbox(header: str, name: str, address: str) -> str:
     if not name:
         return f"{header}: {address}"
     if len(name) > _PLAIN_CHARACTERS or not _PRINTABLE.fullmatch(name):
-        name = _encoded(header, name)
-    elif not _PHRASE.fullmatch(name):
+        return f"{header}: {_encoded(header, name)}\r\n <{address}>"
+    if not _PHRASE.fullmatch(name):
         escaped = name.replace("\\", "\\\\").replace('"', '\\"')
         name = f'"{escaped}"'
     return f"{header}: {name} <{address}>"
@@ -156,11 +157,22 @@ def _unstructured(header: str, value: str) -> str:
 
 
 def _encoded(header: str, value: str) -> str:
-    """Return ``value`` as encoded words of at most 75 characters, one a line (RFC 2047 2)."""
-    try:
-        return Header(value, "utf-8", header_name=header).encode(linesep="\r\n")
-    except UnicodeEncodeError:
-        raise UnsafeMessageError(f"{header} holds half of a surrogate pair") from None
+    """Return ``value`` as encoded words, one a line of at most 76 characters, and no character in two (RFC 2047 2, 5).
+
+    Not ``email.header.Header``: around spaces that are not ASCII it makes words of more than 75.
+    """
+    octets = value.encode()
+    # What base64 can hold beside `<header>: =?utf-8?b?` and `?=`. Q is taken only where it is no longer than that.
+    size = (76 - len(header) - 14) // 4 * 3
+    words = []
+    start = 0
+    while start < len(octets):
+        end = start + size
+        while end < len(octets) and octets[end] & 0xC0 == 0x80:
+            end -= 1
+        words.append(_UTF_8.header_encode(octets[start:end].decode()))
+        start = end
+    return "\r\n ".join(words)
 
 
 def _references(ids: Iterable[str]) -> str:
