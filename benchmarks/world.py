@@ -79,6 +79,7 @@ def a_policy(**dispatch: Any) -> Policy:
     document["caps"] |= dict.fromkeys(
         ("sender_24h", "cold_24h", "recipient_domain_24h", "provider_24h", "all_24h"), _PLENTY
     )
+    document["connections"] |= {"per_host": 200}
     document["dispatch"] |= dispatch
     return Policy.model_validate(document)
 

@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from emberflow.clock import ManualClock
 from emberflow.email_ops.message import TOKEN_HEADER, WARMUP_HEADER, WARMUP_LABEL
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.email_ops.smtp_session import Steps
 from emberflow.email_ops.tokens import WarmupToken, verify
 from emberflow.queue_manager import dispatcher, inbox, ledger, registry, store, submission, switches
 from emberflow.queue_manager.slots import Priority
@@ -85,7 +86,7 @@ def test_the_message_id_is_stored_before_data(
     seen: list[Any] = []
     transmit = SmtpConnection._transmit
 
-    def look(connection: SmtpConnection, *rest: Any) -> Attempt:
+    def look(connection: SmtpConnection, *rest: Any) -> Steps[Attempt]:
         seen.append((the_slot(world)["message_id"], the_slot(world)["status"], len(world.deliveries())))
         return transmit(connection, *rest)
 
@@ -96,7 +97,7 @@ def test_the_message_id_is_stored_before_data(
 
 def test_mails_leave_in_order_of_priority_and_not_before_their_second(database: Engine, sandbox: Sandbox) -> None:
     """Q-B1"""
-    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT, dispatch={"threads": 1}))
+    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT, dispatch={"dialogues": 1}))
     (one, two), (bot, _) = world.senders, world.bots
     later = world.slot(one, bot, target_time=NOON + timedelta(seconds=7))
     warmup = world.slot(one, bot, target_time=NOON - timedelta(seconds=9))
@@ -191,7 +192,12 @@ def test_a_mail_that_was_deferred_after_data_is_planned_again_and_taken_back_fro
     world = one_to(database, sandbox, "bot1")
     transmit = SmtpConnection._transmit
     deferred = Attempt("transient", "eod", "message", 451, "4.3.0", "try again later")
-    monkeypatch.setattr(SmtpConnection, "_transmit", lambda *_: deferred)
+
+    def defer(*_: Any) -> Steps[Attempt]:
+        yield from ()
+        return deferred
+
+    monkeypatch.setattr(SmtpConnection, "_transmit", defer)
     assert world.dispatch() == {"retry": 1}
     slot = the_slot(world)
     assert (slot["status"], slot["attempts"], the_counters(world)) == ("planned", 1, (0, 0))
@@ -371,8 +377,8 @@ def test_a_worker_that_outlives_its_lease_changes_nothing(
     world = one_to(database, sandbox, "bot1")
     transmit = SmtpConnection._transmit
 
-    def slow(connection: SmtpConnection, *rest: Any) -> Attempt:
-        attempt = transmit(connection, *rest)
+    def slow(connection: SmtpConnection, *rest: Any) -> Steps[Attempt]:
+        attempt = yield from transmit(connection, *rest)
         world.lapse_leases()
         dispatcher.due_lanes(database, clock=world.clock)
         return attempt

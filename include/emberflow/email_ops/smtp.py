@@ -10,6 +10,9 @@ answer becomes an :class:`Attempt`:
 
 ``scope`` says whose state a failure is: one message's, the mailbox's (login, sender address), or the host's
 (connection, TLS, 421). A mailbox or host failure says nothing about the recipient.
+
+From MAIL on a dialogue is a generator that never blocks on a silent server (see ``smtp_session``), so that one thread
+can lead many of them; connecting and logging in block.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from emberflow.email_ops.egress import Mode, SourceAddressError, dial
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import LINE_BYTES
 from emberflow.email_ops.oauth import AccessTokenError
-from emberflow.email_ops.smtp_session import Session
+from emberflow.email_ops.smtp_session import Session, Steps, run
 from emberflow.email_ops.tls import client_context
 from emberflow.errors import ConfigurationError
 
@@ -114,6 +117,7 @@ class SmtpConnection:
         self._timeouts = timeouts
         self._elapsed = elapsed
         self._session: Session | None = None
+        self._is_fresh = False
         self._delivered = 0
         self._access_token: SecretStr | None = None
 
@@ -123,10 +127,16 @@ class SmtpConnection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def session(self) -> Session | None:
+        """The open session; None if there is none, or if it has carried as many messages as servers like."""
+        return self._session if self._delivered < MESSAGES_PER_CONNECTION else None
+
     def open(self) -> Attempt | None:
         """Connect, verify TLS and log in, unless that is done; return None when ready, else what failed."""
-        if self._session is not None:
+        if self.session is not None:
             return None
+        self.close()
         failed = self._log_in()
         if failed is not None and self._refuses_access_token(failed):
             # Withdrawn or expired before its time: a new one costs a login, not a message.
@@ -141,13 +151,31 @@ class SmtpConnection:
         *,
         before_data: Callable[[], float],
     ) -> Attempt:
-        """Send one message to one recipient.
+        """Send one message to one recipient: connect if need be, and lead the dialogue to its end.
 
-        ``before_data`` is called once MAIL and RCPT are accepted, immediately before the DATA command; it is
-        the caller's last chance to say no. If it raises, the transaction is reset and the exception goes on.
-        It returns for how many seconds, counted from just before the call, the caller still owns the message.
-        Later than that neither DATA nor the final dot is written, so a process that was stopped meanwhile
+        ``before_data`` gives the permission that :meth:`dialogue` asks for.
+
+        Raises:
+            ValueError, AddressError: as :meth:`dialogue`.
+        """
+        self._is_fresh = False
+        attempt: Attempt | None = None
+        while attempt is None:
+            steps = self.dialogue(message, from_address, to_address)
+            attempt = self.open() or run(steps, self._live, before_data)
+        return attempt
+
+    def dialogue(self, message: bytes, from_address: str, to_address: str) -> Steps[Attempt | None]:
+        """Send one message to one recipient over the open session.
+
+        Asks for permission (yields None) once MAIL and RCPT are accepted, immediately before the DATA command; it is
+        the leader's last chance to say no, by throwing an exception: the transaction is reset and the exception goes
+        on. The answer says for how many seconds, counted from just before the question, the leader still owns the
+        message. Later than that neither DATA nor the final dot is written, so a process that was stopped meanwhile
         (SIGSTOP, a sleeping machine) cannot complete a message that somebody else has taken over.
+
+        Returns None if the session had ended before this message began, as idle servers end it: open it again and
+        begin again.
 
         Raises:
             ValueError: the message is not CRLF-terminated 7-bit lines of at most 998 bytes.
@@ -155,25 +183,29 @@ class SmtpConnection:
         """
         body = _wire_form(message)
         sender, recipient = require_unrepaired(from_address), require_unrepaired(to_address)
-        if self._delivered >= MESSAGES_PER_CONNECTION:
-            self.close()
-        reused = self._session is not None
-        failed = self.open() or self._envelope(len(body), sender, recipient)
-        if failed and reused and failed.stage == "mail" and self._is_over(failed):
-            self.close()
-            failed = self.open() or self._envelope(len(body), sender, recipient)
-        if failed:
-            return failed
+        return self._dialogue(body, sender, recipient)
+
+    def _dialogue(self, body: bytes, sender: str, recipient: str) -> Steps[Attempt | None]:
+        is_fresh, self._is_fresh = self._is_fresh, False
+        failed = yield from self._envelope(len(body), sender, recipient)
+        if failed is not None:
+            if is_fresh or failed.stage != "mail" or not self._is_over(failed):
+                return failed
+            self._drop()
+            return None
         try:
             reach("before_guard")
             asked_at = self._elapsed()
-            owned_until = asked_at + before_data()
+            owned_until = asked_at + ((yield None) or 0.0)
+        except GeneratorExit:
+            self._drop()
+            raise
         except BaseException:
-            self._reset()
+            yield from self._reset()
             raise
         try:
             reach("after_guard")
-            return self._transmit(body, owned_until)
+            return (yield from self._transmit(body, owned_until))
         except BaseException:
             self._drop()
             raise
@@ -204,6 +236,7 @@ class SmtpConnection:
             raise
         if failed is not None:
             self._drop()
+        self._is_fresh = True
         return failed
 
     def _is_over(self, failed: Attempt) -> bool:
@@ -287,32 +320,22 @@ class SmtpConnection:
 
         return self._expect("auth", 235, authenticate)
 
-    def _envelope(self, size: int, sender: str, recipient: str) -> Attempt | None:
+    def _envelope(self, size: int, sender: str, recipient: str) -> Steps[Attempt | None]:
         session = self._live
         mail = f"MAIL FROM:<{sender}>" + (f" SIZE={size}" if session.has_extn("size") else "")
         rcpt = f"RCPT TO:<{recipient}>"
         if not session.has_extn("pipelining"):
-            return self._expect("mail", 250, lambda: session.docmd(mail)) or self._expect(
-                "rcpt", 250, lambda: session.docmd(rcpt)
-            )
+            failed = yield from self._ask("mail", 250, f"{mail}\r\n")
+            return failed or (yield from self._ask("rcpt", 250, f"{rcpt}\r\n"))
+        failed = yield from self._ask("mail", 250, f"{mail}\r\n{rcpt}\r\n", unwanted=1)
+        return failed or (yield from self._ask("rcpt", 250))
 
-        def mail_with_rcpt() -> tuple[int, bytes]:
-            session.send(f"{mail}\r\n{rcpt}\r\n")
-            code, text = session.getreply()
-            if 400 <= code < 600 and code != 421:
-                # RCPT is answered all the same (RFC 2920 3.1); what is said of it means nothing without MAIL.
-                with suppress(OSError):
-                    session.getreply()
-            return code, text
-
-        return self._expect("mail", 250, mail_with_rcpt) or self._expect("rcpt", 250, session.getreply)
-
-    def _transmit(self, body: bytes, owned_until: float) -> Attempt:
+    def _transmit(self, body: bytes, owned_until: float) -> Steps[Attempt]:
         if self._elapsed() >= owned_until:
             return self._lapsed()
         session = self._live
         session.wait_at_most(self._timeouts.data_start)
-        failed = self._expect("data", 354, lambda: session.docmd("DATA"))
+        failed = yield from self._ask("data", 354, "DATA\r\n")
         if failed:
             session.wait_at_most(self._timeouts.command)
             return failed
@@ -330,13 +353,13 @@ class SmtpConnection:
             session.send(b".\r\n")
             reach("after_dot")
             session.wait_at_most(self._timeouts.end_of_data)
-            code, text = session.getreply()
+            code, text = yield from session.reply()
         except OSError as error:
             return self._lost("eod", error, "uncertain")
         reach("after_reply")
         session.wait_at_most(self._timeouts.command)
         if not 200 <= code < 300:
-            return self._answered("eod", code, text)
+            return (yield from self._answered("eod", code, text))
         self._delivered += 1
         return self._attempt("sent", "eod", "message", code, text)
 
@@ -355,16 +378,41 @@ class SmtpConnection:
         except BaseException:
             self._drop()  # interrupted between command and reply: the next reply would be taken for another's
             raise
-        accepted = 200 <= code < 300 if wanted == 250 else code == wanted
-        return None if accepted else self._answered(stage, code, text)
+        return None if _is_wanted(code, wanted) else self._refused(stage, code, text)
 
-    def _answered(self, stage: Stage, code: int, text: bytes) -> Attempt:
+    def _ask(self, stage: Stage, wanted: int, commands: str = "", *, unwanted: int = 0) -> Steps[Attempt | None]:
+        """Write ``commands``, if any, and read one reply; None if it is as wanted.
+
+        If it is a refusal, ``unwanted`` more replies are read, to the commands that were written with it: they are
+        answered all the same (RFC 2920 3.1) and mean nothing.
+        """
+        session = self._live
+        try:
+            if commands:
+                session.send(commands)
+            code, text = yield from session.reply()
+            if 400 <= code < 600 and code != 421:
+                with suppress(OSError):
+                    for _ in range(unwanted):
+                        yield from session.reply()
+        except OSError as error:
+            return self._lost(stage, error)
+        except BaseException:
+            self._drop()  # interrupted between command and reply: the next reply would be taken for another's
+            raise
+        return None if _is_wanted(code, wanted) else (yield from self._answered(stage, code, text))
+
+    def _answered(self, stage: Stage, code: int, text: bytes) -> Steps[Attempt]:
         """Judge a reply that is not the wanted one, and leave the connection clean for the next message."""
+        attempt = self._refused(stage, code, text)
+        if self._session is not None:
+            yield from self._reset()
+        return attempt
+
+    def _refused(self, stage: Stage, code: int, text: bytes) -> Attempt:
         refused = 400 <= code < 600
         if code == 421 or not refused:
             self._drop()
-        elif stage in ("mail", "rcpt", "data", "eod"):
-            self._reset()
         outcome: Outcome = "permanent" if code >= 500 else "transient"
         if not refused and stage == "eod":
             outcome = "uncertain"
@@ -390,13 +438,17 @@ class SmtpConnection:
         enhanced = _ENHANCED_CODE.match(shown)
         return Attempt(outcome, stage, scope, code, enhanced.group(1) if enhanced else None, shown)
 
-    def _reset(self) -> None:
+    def _reset(self) -> Steps[None]:
         if self._session is None:
             return
         try:
-            code, _ = self._session.rset()
+            self._session.send("RSET\r\n")
+            code, _ = yield from self._session.reply()
         except OSError:
             code = 0
+        except BaseException:
+            self._drop()
+            raise
         if code != 250:
             self._drop()
 
@@ -404,6 +456,11 @@ class SmtpConnection:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def _is_wanted(code: int, wanted: int) -> bool:
+    """250 stands for any 2xx (RFC 5321 4.2.1)."""
+    return 200 <= code < 300 if wanted == 250 else code == wanted
 
 
 def _scope(stage: Stage, code: int, refused: bool) -> Scope:

@@ -4,15 +4,26 @@ smtplib itself takes a line that was cut in the middle for a reply, turns an ove
 after the final dot would read as "not sent"), collects continuation lines without end, and lets a server that
 says one byte a minute keep it waiting for hours. Here whatever is not a complete reply (RFC 5321 4.2) in time
 closes the connection and raises SMTPServerDisconnected.
+
+Reading never blocks: :meth:`Session.reply` is a generator that yields whenever it has to wait for the server. Whoever
+leads one dialogue runs it with :func:`run`; whoever leads many waits for all of their sockets at once.
 """
 
 from __future__ import annotations
 
 import re
+import select
 import smtplib
 import socket
 import ssl
 import time
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+_T = TypeVar("_T")
+# What a dialogue yields: until when (``time.monotonic``) it waits for the server, or None to ask for permission to send
+# DATA, which is answered with the seconds for which it is given.
+Steps = Generator[float | None, float | None, _T]
 
 _REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _REPLY_LINE_BYTES = 4096
@@ -67,10 +78,14 @@ class Session(smtplib.SMTP):
             raise self._broken(f"connection lost: {error}") from error
 
     def getreply(self) -> tuple[int, bytes]:
+        return run(self.reply(), self)
+
+    def reply(self) -> Steps[tuple[int, bytes]]:
+        """Read one reply, whole."""
         give_up_at = time.monotonic() + self._patience
         lines: list[bytes] = []
         for _ in range(_REPLY_LINES):
-            line = self._read_line(give_up_at)
+            line = yield from self._read_line(give_up_at)
             reply = _REPLY_LINE.fullmatch(line)
             if reply is None:
                 raise self._broken(f"not an SMTP reply: {line[:80]!r}")
@@ -80,24 +95,37 @@ class Session(smtplib.SMTP):
                 return int(code), b"\n".join(lines)
         raise self._broken(f"a reply of more than {_REPLY_LINES} lines")
 
-    def _read_line(self, give_up_at: float) -> bytes:
+    def wait_until(self, moment: float) -> None:
+        """Wait until the server says something, or until ``moment`` (``time.monotonic``)."""
+        if self.sock is not None:
+            waiting = select.poll()
+            waiting.register(self.sock, select.POLLIN)
+            waiting.poll(max(moment - time.monotonic(), 0.0) * 1000)
+
+    def _read_line(self, give_up_at: float) -> Steps[bytes]:
         while (end := self._received.find(b"\n")) < 0:
             if len(self._received) > _REPLY_LINE_BYTES:
                 raise self._broken(f"an endless line: {bytes(self._received[:80])!r}")
-            self._received += self._receive(give_up_at)
+            if time.monotonic() >= give_up_at:
+                raise self._broken("connection lost: timed out")
+            piece = self._receive()
+            if piece is None:
+                yield give_up_at
+            else:
+                self._received += piece
         line = bytes(self._received[:end]).rstrip(b"\r")
         del self._received[: end + 1]
         return line
 
-    def _receive(self, give_up_at: float) -> bytes:
-        remaining = give_up_at - time.monotonic()
+    def _receive(self) -> bytes | None:
+        """Return what has come in; None if that is nothing."""
         if self.sock is None:
             raise self._broken("not connected")
-        if remaining <= 0:
-            raise self._broken("connection lost: timed out")
-        self.sock.settimeout(remaining)
+        self.sock.settimeout(0)
         try:
             piece = self.sock.recv(_REPLY_LINE_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
         except OSError as error:
             raise self._broken(f"connection lost: {error}") from error
         if not piece:
@@ -107,3 +135,25 @@ class Session(smtplib.SMTP):
     def _broken(self, reason: str) -> smtplib.SMTPServerDisconnected:
         self.close()
         return smtplib.SMTPServerDisconnected(reason)
+
+
+def run(steps: Steps[_T], session: Session, permit: Callable[[], float] | None = None) -> _T:
+    """Lead one dialogue to its end, waiting whenever it waits; ``permit`` is called when it asks for permission."""
+    try:
+        until = next(steps)
+        while True:
+            if until is not None:
+                session.wait_until(until)
+                until = steps.send(None)
+            elif permit is None:
+                raise RuntimeError("nobody is there to give permission")
+            else:
+                try:
+                    owned_s = permit()
+                except BaseException as refusal:
+                    until = steps.throw(refusal)
+                else:
+                    until = steps.send(owned_s)
+    except StopIteration as end:
+        result: _T = end.value
+        return result

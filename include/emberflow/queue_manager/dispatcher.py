@@ -2,11 +2,13 @@
 
 A *lane* is a fixed share of the sending mailboxes (mailbox id modulo the number of lanes). A run takes the lane's
 advisory lock, so that a mailbox is sent from by one process of all hosts at a time, claims what is due, and leads
-several SMTP dialogues at once, each mailbox's own mails one after the other over one connection.
+many SMTP dialogues at once, each mailbox's own mails one after the other over one connection.
 
-A mail is sent between two transactions: ``submission.submit`` immediately before DATA, and ``_record`` after the
-server's answer. Dialogues that reach one of them at the same moment share its commit. If this process dies in between,
-the slot's lease lapses in state ``submitting`` and it becomes ``uncertain``: it is never sent again blindly.
+One thread claims and leads all dialogues (``email_ops.dialogues``) and alone decides what happens next. What blocks is
+done by others, who only report back to it: connecting and hanging up by two small pools, the two transactions of a mail
+by a thread each. These are ``submission.submit`` immediately before DATA, and ``_record`` after the server's answer;
+dialogues that reach one of them at the same moment share its commit. If this process dies in between, the slot's lease
+lapses in state ``submitting`` and it becomes ``uncertain``: it is never sent again blindly.
 
 On SIGTERM a run stops within a few seconds: what was not submitted goes back to the queue, and what was is waited for
 as long as Airflow waits before it kills.
@@ -17,14 +19,16 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
@@ -33,6 +37,7 @@ from emberflow.clock import Clock
 from emberflow.crash_points import reach
 from emberflow.email_ops.addresses import AddressError, domain_of
 from emberflow.email_ops.content import BUILT_IN, load_scripts
+from emberflow.email_ops.dialogues import Dialogues, Ended
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.message import OutgoingMessage, UnsafeMessageError, build
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
@@ -54,9 +59,13 @@ from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Report = tuple[Slot | None, Callable[..., None], tuple[Any, ...]]
 
-_CLAIMED_PER_THREAD = 4  # enough that no thread waits for the next claim, few enough to renew and to give back
+_CLAIMED_PER_DIALOGUE = 4  # enough that no dialogue waits for the next claim, few enough to renew and to give back
+_CLAIM_AGAIN_S = 0.25  # after a claim that found less than it asked for
 _LONGEST_NAP_S = 2.0
+_LONGEST_TURN_S = 0.25  # so soon a signal to stop is seen
+_OPENERS, _CLOSERS = 16, 4
 _PLACE_ATTEMPTS, _PLACE_PAUSE_S, _PLACE_RETRY_S = 50, 0.1, 10
 _STOP_GRACE_S = 4.0  # Airflow's supervisor sends SIGKILL five seconds after SIGTERM
 _RECORD_PATIENCE_S = 60.0
@@ -116,6 +125,10 @@ class _Line:
     connection: SmtpConnection
     place: Lease
 
+    def hang_up(self) -> None:
+        self.connection.close()
+        self.place.release()
+
 
 @dataclass(frozen=True)
 class _Result:
@@ -130,8 +143,30 @@ class _Result:
     unbuilt: str | None = None
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What the run calls a result, once it is committed, and what the server's answer means."""
+
+    name: str
+    verdict: Verdict | None
+
+
+@dataclass
+class _Mail:
+    """A slot whose turn has come, and its message; ``submitted_at`` is when the guard let it go."""
+
+    slot: Slot
+    route: Route
+    subject: str
+    message: bytes
+    submitted_at: datetime | None = None
+
+    def result(self, *, attempt: Attempt | None = None, refusal: Refusal | None = None) -> _Result:
+        return _Result(self.slot, self.route, attempt, refusal, self.submitted_at, self.subject)
+
+
 class _Run:
-    """One run over one lane."""
+    """One run over one lane. Its methods belong to the thread that calls :meth:`work`, unless they say otherwise."""
 
     def __init__(
         self,
@@ -154,22 +189,27 @@ class _Run:
             self._policy = in_force(connection).policy
         dispatch = self._policy.dispatch
         self._scripts = load_scripts(settings.scripts_dir or BUILT_IN)
-        self._capacity = dispatch.threads * _CLAIMED_PER_THREAD
-        # Everything below is shared by the threads of this run and guarded by _changed.
-        self._changed = threading.Condition()
+        self._capacity = dispatch.dialogues * _CLAIMED_PER_DIALOGUE
         self._waiting: dict[int, deque[Slot]] = {}  # claimed slots by mailbox; a key is a mailbox that is being served
-        self._held: dict[int, Slot] = {}  # claimed and not submitted: their leases are renewed
-        self._in_flight = 0
+        self._ready: deque[int] = deque()  # such mailboxes of which no mail is under way
+        self._under_way: dict[int, int] = {}  # the slot whose turn it is, by mailbox
+        self._mails: dict[int, _Mail] = {}  # those of them whose dialogue has begun, by slot
+        self._in_flight: set[int] = set()  # slots that are claimed and not recorded yet
+        self._refused: set[int] = set()  # mailboxes that a server refused in this run
         self._is_stopping = False
         self._failures: list[BaseException] = []
         self._boxes: dict[int, Mailbox] = {}
         self._lines: dict[int, _Line] = {}
+        self._reports: SimpleQueue[_Report] = SimpleQueue()  # what other threads want done by this one
+        self._held: dict[int, Slot] = {}  # claimed and not submitted: their leases are renewed
+        self._held_lock = threading.Lock()
 
     def work(self, stop: threading.Event) -> None:
         """Claim and send until the run is over, ``stop`` is set, or something fails that no slot is to blame for."""
         dispatch = self._policy.dispatch
         name = f"lane-{self._lane}"
         with (
+            Dialogues[int]() as self._dialogues,
             # Not durable at once: if a crash loses a record, the slot is still `submitting` and will be reconciled.
             GroupCommit(
                 self._engine,
@@ -182,7 +222,8 @@ class _Run:
             GroupCommit(
                 self._engine, f"{name}-guard", self._submit, crowd=self._crowd, patience_s=_GUARD_PATIENCE_S
             ) as self._guard,
-            ThreadPoolExecutor(dispatch.threads, thread_name_prefix=name) as self._pool,
+            ThreadPoolExecutor(_OPENERS, thread_name_prefix=f"{name}-open") as self._openers,
+            ThreadPoolExecutor(_CLOSERS, thread_name_prefix=f"{name}-close") as self._closers,
             _ticking(dispatch.lease_s / 3, self._renew),
         ):
             try:
@@ -193,23 +234,25 @@ class _Run:
             raise failure
 
     def _crowd(self) -> int:
-        """Return how many dialogues may be about to ask for one of the two commits: about half of those under way."""
-        return (min(len(self._waiting), self._policy.dispatch.threads) + 1) // 2
+        """Return how many dialogues may be about to ask for one of the two commits: about half of those under way.
 
-    # The thread of the run
+        Any thread may ask.
+        """
+        return (len(self._under_way) + 1) // 2
 
     def _claim_until(self, ends_at: datetime, stop: threading.Event) -> None:
+        claim_at = 0.0
         while not stop.is_set() and not self._failures:
             now = self._clock.now()
-            with self._changed:
-                free = self._capacity - self._in_flight
-            claimed = self._claim(min(now, ends_at), free) if free >= self._capacity // 2 else 0
-            if claimed:
-                continue
-            with self._changed:
-                if self._in_flight:
-                    self._changed.wait(0.25)
+            free = self._capacity - len(self._in_flight)
+            if free >= self._capacity // 2 and (not self._in_flight or time.monotonic() >= claim_at):
+                claimed = self._claim(min(now, ends_at), free)
+                claim_at = time.monotonic() + (_CLAIM_AGAIN_S if claimed < free else 0.0)
+                if claimed:
                     continue
+            if self._in_flight:
+                self._turn(_LONGEST_TURN_S)
+                continue
             with self._engine.begin() as connection:
                 due = store.next_due(connection, self._lane, self._policy.dispatch.lanes)
             if due is None or due > ends_at or now >= ends_at:
@@ -237,124 +280,235 @@ class _Run:
             }
             opened = open_mailboxes(connection, self._settings, ids - self._boxes.keys())
             self._boxes |= opened.boxes
-            usable = [slot for slot in slots if self._boxes.keys() >= _mailboxes_of(slot)]
-            routes = {slot.id: self._route(slot) for slot in usable}
-            keys = {slot.id: breaker_keys(slot, routes[slot.id]) for slot in usable}
+            refused = submission.unfit(connection, slots)
+            refused |= {
+                slot.id: self._later("secret_unreadable")
+                for slot in slots
+                if slot.id not in refused and not self._boxes.keys() >= _mailboxes_of(slot)
+            }
+            usable = [slot for slot in slots if slot.id not in refused]
+            keys = {slot.id: breaker_keys(slot, self._route(slot)) for slot in usable}
             blocked = breakers.admit(connection, keys, self._clock.now(), self._policy.breakers)
         reach("after_claim")
+        for reason in opened.unreadable.values():
+            log.error("slots are held: %s", reason)
+        refused |= {slot_id: Refusal(block.reason, block.retry_at) for slot_id, block in blocked.items()}
+        self._in_flight |= {slot.id for slot in slots}
         self._close_idle_lines({slot.from_mailbox_id for slot in usable})
         for slot in slots:
-            if slot.id not in routes:
-                log.error("slot %s is held: %s", slot.id, "; ".join(opened.unreadable.values()) or "no mailbox")
-                self._tell(_Result(slot, refusal=self._later("secret_unreadable")))
-            elif slot.id in blocked:
-                block = blocked[slot.id]
-                self._tell(_Result(slot, refusal=Refusal(block.reason, block.retry_at)))
+            if slot.id in refused:
+                self._tell(_Result(slot, refusal=refused[slot.id]))
             else:
                 self._enqueue(slot)
         return len(slots)
 
     def _enqueue(self, slot: Slot) -> None:
-        with self._changed:
-            self._in_flight += 1
+        with self._held_lock:
             self._held[slot.id] = slot
-            if slot.from_mailbox_id in self._waiting:
-                self._waiting[slot.from_mailbox_id].append(slot)
-                return
-            self._waiting[slot.from_mailbox_id] = deque([slot])
-        self._pool.submit(self._serve, slot.from_mailbox_id)
+        mailbox_id = slot.from_mailbox_id
+        if mailbox_id not in self._waiting:
+            self._waiting[mailbox_id] = deque()
+            self._ready.append(mailbox_id)
+        self._waiting[mailbox_id].append(slot)
 
     def _renew(self) -> None:
-        with self._changed:
+        """Renew the leases of what is not submitted; in the thread that ticks."""
+        with self._held_lock:
             held = list(self._held.values())
         with self._engine.begin() as connection:
             store.renew(connection, held, self._policy.dispatch.lease_s)
 
     def _finish(self, stop: threading.Event) -> None:
         """Give back what was not begun, and wait for the dialogues that are under way."""
-        with self._changed:
-            self._is_stopping = True
-            unbegun = [slot for queue in self._waiting.values() for slot in queue]
-            for queue in self._waiting.values():
-                queue.clear()
-            self._in_flight -= len(unbegun)
-        for slot in unbegun:
-            self._tell(_Result(slot, refusal=Refusal("run stopped", slot.target_time)))
-        with self._changed:
-            self._changed.wait_for(lambda: not self._in_flight, _STOP_GRACE_S if stop.is_set() else None)
-            is_left = bool(self._in_flight)
-        if is_left:
+        self._is_stopping = True
+        for queue in self._waiting.values():
+            while queue:
+                self._give_back(queue.popleft(), "run stopped")
+        self._turn_until(time.monotonic() + _STOP_GRACE_S if stop.is_set() else None)
+        if self._in_flight:
             # A dialogue that is still waiting for its answer loses its connection, and its slot is uncertain.
-            for line in self._lines.values():
+            for line in list(self._lines.values()):
                 line.connection.abort()
-        self._pool.shutdown()
+            self._turn_until(time.monotonic() + _RECORD_PATIENCE_S)
+        self._openers.shutdown()
+        self._waiting.clear()
         self._close_idle_lines()
+        self._closers.shutdown()
         with self._engine.begin() as connection:
             keep_replaced_refresh_tokens(connection, self._settings)
 
+    def _turn_until(self, deadline: float | None) -> None:
+        while self._in_flight and (deadline is None or time.monotonic() < deadline):
+            self._turn(_LONGEST_TURN_S)
+
+    def _give_back(self, slot: Slot, reason: str) -> None:
+        self._tell(_Result(slot, refusal=Refusal(reason, slot.target_time)))
+
     def _close_idle_lines(self, wanted: Collection[int] = ()) -> None:
         """Keep a connection while its mailbox has work; servers hang up on idle ones anyway."""
-        with self._changed:
-            idle = [box for box in self._lines if box not in self._waiting and box not in wanted]
-            closing = [self._lines.pop(box) for box in idle]
-        for line in closing:
-            line.connection.close()
-            line.place.release()
+        for mailbox_id in set(self._lines) - self._waiting.keys() - set(wanted):
+            self._closers.submit(self._lines.pop(mailbox_id).hang_up)
 
-    # The threads of the dialogues
+    # One turn: begin what may begin, let the dialogues go on, do what other threads reported.
+
+    def _turn(self, timeout_s: float) -> None:
+        while self._ready and len(self._under_way) < self._policy.dispatch.dialogues:
+            self._serve(self._ready.popleft())
+        for slot_id, event in self._dialogues.turn(timeout_s):
+            mail = self._mails[slot_id]
+            if event is None:
+                self._attempt(mail.slot, self._ask, mail)
+            else:
+                self._attempt(mail.slot, self._end_dialogue, mail, event)
+        with suppress(Empty):
+            while True:
+                slot, step, arguments = self._reports.get_nowait()
+                self._attempt(slot, step, *arguments)
+
+    def _attempt(self, slot: Slot | None, step: Callable[..., None], *arguments: Any) -> None:
+        """Do a step of one mail. A failure that is not the mail's own ends the run; its slot waits for its lease."""
+        try:
+            step(*arguments)
+        except BaseException as failure:
+            self._failures.append(failure)
+            if slot is not None:
+                self._forget(slot)
+
+    def _report_back(self, slot: Slot | None, step: Callable[..., None], *arguments: Any) -> None:
+        """Have ``step`` done by the thread of the run; any thread may ask."""
+        self._reports.put((slot, step, arguments))
+        self._dialogues.wake()
 
     def _serve(self, mailbox_id: int) -> None:
-        while True:
-            with self._changed:
-                queue = self._waiting[mailbox_id]
-                if not queue or self._failures:
-                    if not queue:
-                        del self._waiting[mailbox_id]
-                    return
-                slot = queue.popleft()
-            try:
-                # Recorded before the next mail of the same mailbox: a crash leaves one of them in doubt, not two.
-                self._tell(self._send(slot)).result()
-                reach("after_record_commit")
-            except BaseException as failure:
-                with self._changed:
-                    self._failures.append(failure)
-            finally:
-                with self._changed:
-                    self._in_flight -= 1
-                    self._held.pop(slot.id, None)
-                    self._changed.notify_all()
+        """Begin with the next mail of a mailbox of which none is under way."""
+        queue = self._waiting[mailbox_id]
+        while queue:
+            slot = queue.popleft()
+            if self._failures:
+                self._give_back(slot, "run stopped")
+            elif self._refused & _mailboxes_of(slot):
+                # Its mailbox is paused by now: the next claim sees that, and nobody logs in for it.
+                self._give_back(slot, "a server refused its mailbox")
+            else:
+                self._under_way[mailbox_id] = slot.id
+                self._attempt(slot, self._begin, slot)
+                return
+        del self._waiting[mailbox_id]
 
-    def _send(self, slot: Slot) -> _Result:
+    def _begin(self, slot: Slot) -> None:
         sender = self._boxes[slot.from_mailbox_id]
-        recipient = slot.to_address or self._boxes[_known(slot.to_mailbox_id)].access.address
         route = self._route(slot)
         try:
-            subject, message = self._message(slot, sender, recipient)
+            subject, message = self._message(slot, sender, route.recipient_address)
         except (UnsafeMessageError, AddressError, KeyError, ValueError) as error:
-            reason = f"message cannot be built: {type(error).__name__}: {error}"[:200]
-            return _Result(slot, route, unbuilt=reason)
-        submitted_at: list[datetime] = []
+            self._tell_unbuilt(slot, route, error)
+            return
+        mail = self._mails[slot.id] = _Mail(slot, route, subject, message)
+        self._go_on(mail)
 
-        def before_data() -> float:
-            if self._is_stopping:
-                raise _RefusedError(Refusal("run stopped", slot.target_time))
-            refusal, moment = self._guard.ask(slot).result()
-            if refusal is not None:
-                raise _RefusedError(refusal)
-            submitted_at.append(moment)
-            with self._changed:
-                self._held.pop(slot.id, None)
-            return self._policy.dispatch.write_within_s
-
+    def _go_on(self, mail: _Mail) -> None:
+        """Begin the dialogue over the mailbox's session, or have that opened first."""
+        access = self._boxes[mail.slot.from_mailbox_id].access
+        line = self._lines.get(access.mailbox_id)
+        session = None if line is None else line.connection.session
+        if line is None or session is None:
+            self._openers.submit(self._open, mail, line)
+            return
         try:
-            attempt = self._line(sender).deliver(message, sender.access.address, recipient, before_data=before_data)
-        except _RefusedError as refused:
-            return _Result(slot, route, refusal=refused.refusal)
-        except EgressRefusedError as error:
-            log.warning("slot %s is held: %s", slot.id, error)
-            return _Result(slot, route, refusal=self._later("egress_refused"))
-        return _Result(slot, route, attempt, submitted_at=submitted_at[0] if submitted_at else None, subject=subject)
+            steps = line.connection.dialogue(mail.message, access.address, mail.route.recipient_address)
+        except (AddressError, ValueError) as error:
+            self._tell_unbuilt(mail.slot, mail.route, error)
+        else:
+            self._dialogues.begin(mail.slot.id, session, steps)
+
+    def _open(self, mail: _Mail, line: _Line | None) -> None:
+        """Open a session, which takes a place at its host and a login of its egress address; in an opener's thread."""
+        sender = self._boxes[mail.slot.from_mailbox_id]
+        try:
+            if line is None:
+                place = self._place(sender)
+                connection = SmtpConnection(
+                    sender.access, self._mode, self._settings.ca_files, self._policy.dispatch.timeouts
+                )
+                line = self._lines[mail.slot.from_mailbox_id] = _Line(connection, place)
+            failed = line.connection.open()
+        except BaseException as error:
+            self._report_back(mail.slot, self._end_dialogue, mail, Ended(error=error))
+        else:
+            if failed is None:
+                self._report_back(mail.slot, self._go_on, mail)
+            else:
+                self._report_back(mail.slot, self._end_dialogue, mail, Ended(attempt=failed))
+
+    def _ask(self, mail: _Mail) -> None:
+        """MAIL and RCPT are accepted: ask whether this mail may leave now."""
+        if self._is_stopping:
+            self._dialogues.refuse(mail.slot.id, _RefusedError(Refusal("run stopped", mail.slot.target_time)))
+            return
+        asked = self._guard.ask(mail.slot)
+        asked.add_done_callback(lambda said: self._report_back(mail.slot, self._answer, mail, said))
+
+    def _answer(self, mail: _Mail, said: Future[tuple[Refusal | None, datetime]]) -> None:
+        error = said.exception()
+        if error is not None:
+            self._dialogues.refuse(mail.slot.id, error)
+            return
+        refusal, moment = said.result()
+        if refusal is not None:
+            self._dialogues.refuse(mail.slot.id, _RefusedError(refusal))
+            return
+        mail.submitted_at = moment
+        self._release(mail.slot)
+        self._dialogues.permit(mail.slot.id, self._policy.dispatch.write_within_s)
+
+    def _end_dialogue(self, mail: _Mail, ended: Ended) -> None:
+        if isinstance(ended.error, _RefusedError):
+            self._tell(mail.result(refusal=ended.error.refusal))
+        elif isinstance(ended.error, EgressRefusedError):
+            log.warning("slot %s is held: %s", mail.slot.id, ended.error)
+            self._tell(mail.result(refusal=self._later("egress_refused")))
+        elif ended.error is not None:
+            raise ended.error
+        elif ended.attempt is None:
+            self._go_on(mail)
+        else:
+            self._tell(mail.result(attempt=ended.attempt))
+
+    def _tell_unbuilt(self, slot: Slot, route: Route, error: Exception) -> None:
+        reason = f"message cannot be built: {type(error).__name__}: {error}"[:200]
+        self._tell(_Result(slot, route, unbuilt=reason))
+
+    def _tell(self, result: _Result) -> None:
+        """Have a result recorded, before the next mail of its mailbox: a crash leaves one of them in doubt, not two."""
+        slot = result.slot
+        self._release(slot)
+        told = self._records.ask(result)
+        told.add_done_callback(lambda told: self._report_back(slot, self._note, slot, told))
+
+    def _note(self, slot: Slot, recorded: Future[_Told]) -> None:
+        told = recorded.result()
+        self._report.ends[told.name] += 1
+        if told.verdict is not None and told.verdict.action == "pause_mailbox":
+            self._refused.add(slot.from_mailbox_id)
+        elif told.verdict is not None and told.verdict.action == "suppress" and slot.to_mailbox_id is not None:
+            self._refused.add(slot.to_mailbox_id)
+        if self._under_way.get(slot.from_mailbox_id) == slot.id:
+            reach("after_record_commit")
+        self._forget(slot)
+
+    def _forget(self, slot: Slot) -> None:
+        """The slot is nothing of this run's any more; its mailbox may go on."""
+        self._release(slot)
+        self._in_flight.discard(slot.id)
+        self._mails.pop(slot.id, None)
+        if self._under_way.get(slot.from_mailbox_id) == slot.id:
+            del self._under_way[slot.from_mailbox_id]
+            self._ready.append(slot.from_mailbox_id)
+
+    def _release(self, slot: Slot) -> None:
+        """Its lease is not renewed any more."""
+        with self._held_lock:
+            self._held.pop(slot.id, None)
 
     def _message(self, slot: Slot, sender: Mailbox, recipient: str) -> tuple[str, bytes]:
         if slot.bot_id is None or slot.to_mailbox_id is None:
@@ -383,21 +537,8 @@ class _Run:
         )
         return subject, build(message)
 
-    def _line(self, sender: Mailbox) -> SmtpConnection:
-        """Return the mailbox's connection; a new one needs a place at its host, and a login of its egress address."""
-        mailbox_id = sender.access.mailbox_id
-        line = self._lines.get(mailbox_id)
-        if line is None:
-            place = self._place(sender)
-            connection = SmtpConnection(
-                sender.access, self._mode, self._settings.ca_files, self._policy.dispatch.timeouts
-            )
-            line = _Line(connection, place)
-            with self._changed:
-                self._lines[mailbox_id] = line
-        return line.connection
-
     def _place(self, sender: Mailbox) -> Lease:
+        """Take a place at the mailbox's host, and a login of its egress address; in an opener's thread."""
         now = self._clock.now()
         if sender.egress_ip_id is not None:
             with self._engine.begin() as connection:
@@ -411,9 +552,10 @@ class _Run:
             place = self._places.take(limits)
             if place is not None:
                 return place
-            self._close_idle_lines()
-            with self._changed:
-                self._changed.wait(_PLACE_PAUSE_S)
+            if self._is_stopping:
+                break
+            self._report_back(None, self._close_idle_lines)
+            time.sleep(_PLACE_PAUSE_S)
         raise _RefusedError(Refusal("connection_limit", now + timedelta(seconds=_PLACE_RETRY_S)))
 
     def _route(self, slot: Slot) -> Route:
@@ -433,21 +575,6 @@ class _Run:
         """Keep a slot that cannot be sent as things are set up, without stopping the others of its lane."""
         return Refusal(reason, self._clock.now() + timedelta(seconds=self._policy.dispatch.retry_s))
 
-    def _tell(self, result: _Result) -> Future[str]:
-        with self._changed:
-            self._held.pop(result.slot.id, None)
-        told = self._records.ask(result)
-        told.add_done_callback(self._was_told)
-        return told
-
-    def _was_told(self, told: Future[str]) -> None:
-        error = told.exception()
-        with self._changed:
-            if error is not None:
-                self._failures.append(error)
-            else:
-                self._report.ends[told.result()] += 1
-
     # The threads of the group commits
 
     def _submit(self, connection: Connection, slots: Sequence[Slot]) -> list[tuple[Refusal | None, datetime]]:
@@ -455,7 +582,7 @@ class _Run:
         said = submission.submit(connection, slots, now=now, policy=self._policy)
         return [(said[slot.id].refusal, now) for slot in slots]
 
-    def _record(self, connection: Connection, results: Sequence[_Result]) -> list[str]:
+    def _record(self, connection: Connection, results: Sequence[_Result]) -> list[_Told]:
         """Write what became of slots: state, counters, pairs, conversations and events in one transaction."""
         now = self._clock.now()
         ends = [self._end(result, now) for result in results]
@@ -492,7 +619,7 @@ class _Run:
             policy=self._policy.breakers,
         )
         reach("before_record_commit")
-        return names
+        return [_Told(name, verdict) for name, (_, _, verdict) in zip(names, ends, strict=True)]
 
     def _end(self, result: _Result, now: datetime) -> tuple[str, End, Verdict | None]:
         """Return what the run calls this result, what becomes of the slot, and what the server's answer means."""

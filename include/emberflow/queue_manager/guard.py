@@ -117,6 +117,15 @@ def judge(facts: Facts, ledgers: Ledgers, *, now: datetime, is_stopped: bool, po
     return refusal
 
 
+def fitness(*, is_checked: bool, sender_state: str, bot_status: str | None) -> Refusal | None:
+    """Return why two mailboxes are not fit to exchange mail at all; None if they are."""
+    if not is_checked:
+        return Refusal("mailbox_not_checked")
+    if sender_state != "active":
+        return Refusal(f"sender_{sender_state}")
+    return Refusal(f"bot_{bot_status}") if bot_status != "active" else None
+
+
 def sender_day_of(slot: Slot, from_zone: str, now: datetime) -> tuple[int, date] | None:
     """Return the key of the sender's day that the mail counts in; a bot's reply counts in none."""
     return (slot.sender_id, local_day(now, from_zone)) if slot.is_from_sender else None
@@ -165,12 +174,9 @@ def caps_of(slot: Slot, route: Route, policy: CapPolicy, egress_sends_per_hour: 
 def _state(facts: Facts, now: datetime) -> Refusal | None:
     if facts.suppressed is not None:
         return Refusal(f"suppressed: {facts.suppressed}")
-    if not facts.is_checked:
-        return Refusal("mailbox_not_checked")
-    if facts.sender_state != "active":
-        return Refusal(f"sender_{facts.sender_state}")
-    if facts.slot.bot_id is not None and facts.bot_status != "active":
-        return Refusal(f"bot_{facts.bot_status}")
+    bot_status = "active" if facts.slot.is_cold else facts.bot_status
+    if unfit := fitness(is_checked=facts.is_checked, sender_state=facts.sender_state, bot_status=bot_status):
+        return unfit
     if facts.egress_state not in (None, "active"):
         # A listed address holds its queue and is never routed around: only the operator decides that.
         return Refusal("egress_address_held", now + timedelta(hours=1))

@@ -54,6 +54,20 @@ _FACTS = text("""
     for update of states, from_mailbox
 """)
 
+_UNFIT = text("""
+    select
+        slots.id,
+        from_mailbox.check_passed and coalesce(to_mailbox.check_passed, slots.to_mailbox_id is null) as is_checked,
+        senders.state as sender_state,
+        case when slots.bot_id is null then 'active' else bots.status end as bot_status
+    from ops.scheduled_tasks as slots
+    inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
+    inner join ops.senders on senders.id = slots.sender_id
+    left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
+    left join ops.bots on bots.id = slots.bot_id
+    where slots.id = any(:ids)
+""")
+
 _CIRCUMSTANCES = text("""
     select
         exists (select from ops.switches where name = 'stop_sending' and is_on) as is_stopped,
@@ -179,6 +193,15 @@ def submit(connection: Connection, slots: Sequence[Slot], *, now: datetime, poli
     if allowed:
         _store(connection, allowed, ledgers, now=now, lease_s=policy.dispatch.submitting_lease_s)
     return said
+
+
+def unfit(connection: Connection, slots: Sequence[Slot]) -> dict[int, Refusal]:
+    """Return the slots whose mailboxes are not fit to exchange mail, so that nobody logs in for them; without locks."""
+    judged = {
+        row.id: guard.fitness(is_checked=bool(row.is_checked), sender_state=row.sender_state, bot_status=row.bot_status)
+        for row in connection.execute(_UNFIT, {"ids": [slot.id for slot in slots]})
+    }
+    return {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
 
 
 def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now: datetime) -> None:

@@ -688,7 +688,7 @@ def test_an_interrupt_while_waiting_for_a_reply_never_leaves_that_reply_to_the_n
     with a_connection(server, authority) as connection:
         connection.open()
         with monkeypatch.context() as patched:
-            patched.setattr(Session, "getreply", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt))
+            patched.setattr(Session, "reply", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 send(connection)
         assert send(connection).outcome == "sent"
