@@ -541,11 +541,11 @@ def test_nothing_of_a_mail_is_left_in_the_next_one_of_the_same_connection(databa
     assert set(mails) == {"bot1", "bot2", "bot3", "bot4"}
     parents = {"bot1": 0, "bot2": 2}
     for name, (owner, mail) in mails.items():
-        number = parents.get(name)
-        is_answer = number is not None
-        assert mail["In-Reply-To"] == (f"<parent.{number}@bots.test>" if is_answer else None)
+        parent = parents.get(name)
+        is_answer = parent is not None
+        assert mail["In-Reply-To"] == (f"<parent.{parent}@bots.test>" if is_answer else None)
         assert mail["References"] == (
-            f"<root.{number}@senders.test> <parent.{number}@bots.test>" if is_answer else None
+            f"<root.{parent}@senders.test> <parent.{parent}@bots.test>" if is_answer else None
         )
         assert mail["Subject"].startswith("Re: ") == is_answer
         assert len(mail.keys()) == len(set(mail.keys()))

@@ -182,7 +182,11 @@ def test_an_automatic_note_about_a_mail_in_doubt_is_no_bounce_of_it(
 ) -> None:
     """Q-F5, case 23: it neither fails nor is it sent again; it waits for a person."""
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT), checks=False)
-    cold = {"task_type": "cold_first_touch", "priority_level": int(Priority.COLD_FIRST_TOUCH), "payload": {}}
+    cold: dict[str, Any] = {
+        "task_type": "cold_first_touch",
+        "priority_level": int(Priority.COLD_FIRST_TOUCH),
+        "payload": {},
+    }
     world.slot(**cold, bot_id=None, to_mailbox_id=None, to_address="lead@customer.test")
     (slot,) = world.claim()
     with database.begin() as connection:

@@ -153,7 +153,7 @@ IDS = st.from_regex(re.compile(r"<[a-z0-9!#$%&'*+/=?^_`{|}~.-]{1,200}@[a-z0-9.-]
 def test_what_is_built_is_read_back_field_by_field(
     subject: str, name: str, references: tuple[str, ...], parent: str | None
 ) -> None:
-    """E-B1. Invariant: whatever the values, every header exists once and says what was asked for."""
+    """E-B1, case 32: whatever the values, every header exists once and says what was asked for."""
     assume(not any("=?" in value for value in (subject, name, *references, parent or "")))
     wire = build(a_message(subject=subject, from_name=name, references=references, in_reply_to=parent))
     lines = header_block(wire).split("\r\n")
