@@ -29,7 +29,7 @@ _RETRY_BLINDLY = (
 
 @pytest.mark.timeout(240)
 def test_no_fault_of_any_kind_doubles_or_loses_a_mail() -> None:
-    """E-F6, Q-B4, Q-B5, Q-F5: I1, I2, I3, I4, I5 and I8, judged at the receiving server."""
+    """E-F6, Q-B4, Q-B5, Q-F5, cases 1 and 10: I1, I2, I3, I4, I5 and I8, judged at the receiving server."""
     verdict = run(slots=400, kills=len(KINDS), seed=1, limit_s=200)
     assert verdict.complaints == ""
     assert verdict.broken == {}

@@ -49,7 +49,7 @@ def crew(world: World, tmp_path: Path) -> Iterator[Crew]:
 def test_a_worker_that_dies_anywhere_neither_doubles_nor_loses_its_mail(
     world: World, crew: Crew, point: CrashPoint
 ) -> None:
-    """Q-B4, Q-F5, E-F6: I1 and I2, judged at the receiving server."""
+    """Q-B4, Q-F5, E-F6, cases 8, 10 and 19: I1 and I2, judged at the receiving server."""
     slot_id = world.slot()
     crew.arm("die", point)
     worker = crew.start()

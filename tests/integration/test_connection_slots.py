@@ -123,7 +123,7 @@ def test_a_place_given_back_is_anybodys_and_only_once(sessions: Engine) -> None:
 
 
 def test_a_process_that_dies_leaves_its_places_to_the_others(sessions: Engine, database: Engine) -> None:
-    """E-F4: nothing has to be swept."""
+    """E-F4, case 8: nothing has to be swept."""
     dying, others = sessions.connect(), sessions.connect()
     pid: int = dying.execute(text("select pg_backend_pid()")).scalar_one()
     assert ConnectionSlots(dying).take({"host:a.test": 1})

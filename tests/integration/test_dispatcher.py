@@ -159,7 +159,7 @@ def test_every_attempt_is_recorded_with_its_stage_and_the_servers_answer(
     enhanced: str | None,
     outcome: str,
 ) -> None:
-    """E-B2"""
+    """E-B2, case 40: in the database, where no restart of a process loses it."""
     world = one_to(database, sandbox, bot)
     world.dispatch()
     slot = the_slot(world)
@@ -251,7 +251,7 @@ def test_a_server_that_hangs_up_does_not_keep_the_next_mail_of_the_same_mailbox(
 def test_a_lost_answer_is_resolved_by_the_recipients_mailbox_without_a_second_delivery(
     database: Engine, sandbox: Sandbox
 ) -> None:
-    """Q-F5, E-B2"""
+    """Q-F5, E-B2, case 19: the server had accepted it."""
     world = one_to(database, sandbox, "lost1")
     assert world.dispatch() == {"uncertain": 1}
     assert the_counters(world) == (1, 1)
@@ -373,7 +373,7 @@ def test_a_worker_process_that_is_killed_costs_no_mail_and_no_duplicate(
 def test_a_worker_that_outlives_its_lease_changes_nothing(
     database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Q-B4: its acknowledgement is fenced; the delivery is found at the recipient."""
+    """Q-B4, case 9: its acknowledgement is fenced; the delivery is found at the recipient."""
     world = one_to(database, sandbox, "bot1")
     transmit = SmtpConnection._transmit
 
@@ -455,7 +455,7 @@ def test_a_lane_is_free_again_after_its_worker_failed(database: Engine, sandbox:
 
 
 def test_workers_on_all_lanes_at_once_send_everything_once(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B4, Q-F10"""
+    """Q-B4, Q-F10, case 6: two workers for each lane, judged at the receiving server."""
     world = a_world(database, sandbox, senders=6, bots=6, policy=a_policy(**SILENT, dispatch={"lanes": 3}))
     for sender in world.senders:
         for bot in world.bots:
@@ -485,7 +485,7 @@ def retire_the_bot(world: World) -> None:
 def test_what_was_forbidden_after_planning_does_not_leave(
     database: Engine, sandbox: Sandbox, arrange: Callable[[World], None], reason: str
 ) -> None:
-    """Q-B5: and the connection serves the next mail of the same mailbox."""
+    """Q-B5, case 18: a mailbox that is out of use, with mail still queued for it."""
     world = one_to(database, sandbox, "bot1")
     arrange(world)
     assert world.dispatch() == {"refused": 1}
@@ -494,7 +494,7 @@ def test_what_was_forbidden_after_planning_does_not_leave(
 
 
 def test_the_kill_switch_holds_mail_and_releases_it(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B5"""
+    """Q-B5, case 36: what is planned, however often it is asked for."""
     world = one_to(database, sandbox, "bot1")
 
     def turn(*, on: bool) -> None:

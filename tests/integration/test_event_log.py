@@ -31,7 +31,7 @@ def world(database: Engine, sandbox: Sandbox) -> World:
     ],
 )
 def test_a_recorded_event_cannot_be_changed_or_removed(world: World, change: str) -> None:
-    """D-B1"""
+    """D-B1, case 40: what was recorded stays."""
     with pytest.raises(DBAPIError, match="mail_events is append-only: write a correcting row"):
         world.change(change)
     assert world.row("select * from ops.mail_events")["details"] == {"said": "first"}
@@ -62,7 +62,7 @@ def test_an_event_of_an_unknown_kind_is_refused(world: World) -> None:
 
 
 def test_a_second_sent_for_one_idempotency_key_is_impossible(world: World) -> None:
-    """D-B3: telling it again is no event, and neither a second event nor a second slot can be written."""
+    """D-B3, case 2: telling it again is no event, and neither a second event nor a second slot can be written."""
     world.slot()
     (slot,) = world.claim()
     for _ in range(3):

@@ -132,7 +132,7 @@ def test_every_message_is_seen_exactly_once(sandbox: SandboxAddress, bot: str) -
 
 
 def test_a_renumbered_folder_is_read_again(sandbox: SandboxAddress, bot: str) -> None:
-    """E-B3"""
+    """E-B3, case 35: numbers of another UIDVALIDITY say nothing."""
     send(sandbox, bot, "one", "two")
     with a_reader(sandbox, bot) as reader:
         _, cursor = reader.new_messages("INBOX", None)

@@ -251,7 +251,7 @@ def test_a_conversation_goes_on_for_all_its_turns_and_is_closed(world: World) ->
 
 
 def test_no_conversation_exceeds_the_policys_turns(database: Engine, sandbox: Sandbox) -> None:
-    """B-F7"""
+    """B-F7, case 21: where every mail is answered, a thread still ends."""
     policy = a_policy(replies={"maximum_turns": 2})
     world = a_world(database, sandbox, senders=1, bots=3, policy=policy)
     world.plan()
@@ -314,7 +314,7 @@ def rewind(world: World) -> None:
 
 @pytest.mark.parametrize("disturb", [lambda world: None, forget_cursors, renumber, rewind])
 def test_reading_again_adds_nothing(world: World, disturb: Callable[[World], None]) -> None:
-    """B-B8, E-B3: with the cursor kept, lost, of another UIDVALIDITY, or too far back; after every turn."""
+    """B-B8, E-B3, cases 7 and 35: cursors kept, lost, of another UIDVALIDITY or too far back, after every turn."""
     for _ in range(4):
         world.read()
         before = everything(world)
@@ -345,7 +345,7 @@ def test_mail_whose_sending_is_not_recorded_yet_waits_for_the_next_reading(
 def test_a_reader_that_dies_before_its_cursor_moved_reads_again_and_answers_once(
     world: World,
 ) -> None:
-    """B-B8"""
+    """B-B8, case 34: what was taken in is not taken in again."""
     with patch.object(inbox, "_move_cursor", side_effect=ConnectionError), pytest.raises(ConnectionError):
         world.read()
     world.talk(2)

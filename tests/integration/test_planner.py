@@ -200,7 +200,7 @@ def test_a_pair_that_met_within_a_day_is_not_planned(database: Engine, sandbox: 
 
 
 def test_planning_an_hour_again_changes_nothing(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B3"""
+    """Q-B3, case 7: a timer that fires twice."""
     world = a_world(database, sandbox, checks=False)
     first = world.plan()
     before = {table: world.rows(f"select * from ops.{table} order by 1, 2, 3") for table in PLANNED}  # noqa: S608
@@ -211,7 +211,7 @@ def test_planning_an_hour_again_changes_nothing(database: Engine, sandbox: Sandb
 
 
 def test_an_hour_that_several_workers_plan_at_once_is_planned_by_one(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B3"""
+    """Q-B3, case 2: the same hour asked for by four at the same moment."""
     world = a_world(database, sandbox, checks=False)
     with ThreadPoolExecutor(4) as pool:
         reports = list(pool.map(lambda _: world.plan(), range(4)))

@@ -165,6 +165,7 @@ def test_a_slot_that_is_not_uncertain_cannot_be_settled(queue: Command, world: W
 
 
 def test_a_released_slot_is_due_now_with_its_lapses_forgotten(queue: Command, world: World) -> None:
+    """case 17: what is stuck is freed by a command, not by SQL."""
     target = world.clock.now()
     slot_id = a_parked_slot(world, target_time=target)
     before = SystemClock().now()

@@ -299,7 +299,7 @@ def test_a_copy_of_another_slot_or_with_a_forged_token_is_no_evidence(world: Wor
 
 
 def test_a_mail_that_came_back_has_failed_and_stays_counted(world: World) -> None:
-    """Q-F5: it did leave."""
+    """Q-F5, case 33: it did leave."""
     slot = an_uncertain(world)
     world.submit(world.bots[0], world.senders[0], a_notification(slot.message_id))
 
@@ -311,6 +311,7 @@ def test_a_mail_that_came_back_has_failed_and_stays_counted(world: World) -> Non
 
 
 def test_a_notification_about_another_mail_is_no_evidence(world: World) -> None:
+    """case 33: a bounce says something about the mail that it names, and of no other."""
     slot = an_uncertain(world)
     world.submit(world.bots[0], world.senders[0], a_notification("<another@senders.test>"))
 

@@ -287,7 +287,7 @@ def test_a_name_that_cannot_stand_in_a_header_is_refused_on_import(
 def test_a_spreadsheets_spelling_of_a_file_is_understood(
     database: Engine, sandbox: Sandbox, settings: Settings, delimiter: str, encoding: str
 ) -> None:
-    """S-B1: comma, semicolon or tab, with or without a byte order mark."""
+    """S-B1, case 30: comma, semicolon or tab, with or without a byte order mark."""
     rows = [
         a_row("joerg@north.test", sandbox, display_name="Jörg, der Erste"),
         a_row("b@north.test", sandbox),
@@ -315,7 +315,7 @@ def test_columns_are_recognised_by_name_in_any_order_and_case(
 def test_an_address_that_stands_twice_in_a_file_is_refused(
     database: Engine, sandbox: Sandbox, settings: Settings
 ) -> None:
-    """S-B1"""
+    """S-B1, case 31: named, not dropped in silence."""
     rows = [a_row("ann@north.test", sandbox), a_row("bob@north.test", sandbox), a_row("ANN@north.test ", sandbox)]
     found = problems_of(database, a_file(sandbox.directory, rows), settings)
     assert found == ["row 4, column address: ann@north.test is already in row 2"]

@@ -125,7 +125,7 @@ def test_a_lane_claims_only_its_own_mailboxes(world: World) -> None:
 
 
 def test_workers_that_claim_at_the_same_moment_never_share_a_slot(world: World) -> None:
-    """Q-B4"""
+    """Q-B4, case 6: each row is one worker's."""
     wanted = {world.slot() for _ in range(60)}
     start = Barrier(6)
 
@@ -156,7 +156,7 @@ def test_a_claim_does_not_wait_for_one_that_is_not_committed_yet(world: World) -
 
 
 def test_a_lease_that_lapses_before_data_is_planned_again_and_the_old_token_is_worth_nothing(world: World) -> None:
-    """Q-B4"""
+    """Q-B4, case 17: what a dead worker held is free again by itself."""
     stale = a_claimed(world)
     world.lapse_leases()
     assert submit(world, stale) == Refusal("lease_lost")
@@ -480,7 +480,7 @@ def test_a_slot_whose_lease_lapses_again_and_again_is_parked_with_a_reason(world
 
 
 def test_a_lease_is_renewed_only_for_its_holder(world: World) -> None:
-    """Q-B4"""
+    """Q-B4, case 9: for as long as the work lasts."""
     mine, lapsed, submitted = (a_claimed(world, gap_s=0) for _ in range(3))
     assert submit(world, submitted) is None
     world.change(
@@ -512,7 +512,7 @@ ROLLING = {
 def test_a_cap_over_24_hours_binds_across_midnight_and_is_stored(
     database: Engine, sandbox: Sandbox, scope: str
 ) -> None:
-    """Q-F6, Q-F7: the calendar day is new, the rolling day is not."""
+    """Q-F6, Q-F7, case 15: the calendar day is new, the rolling day is not."""
     caps, changes, named = ROLLING[scope]
     world = a_world(
         database, sandbox, senders=1, bots=2, checks=False, policy=a_policy(caps=caps), start=NOON + timedelta(hours=11)
@@ -600,7 +600,7 @@ def test_an_open_breaker_refuses_at_the_last_moment(world: World) -> None:
 
 
 def test_eight_workers_never_exceed_a_cap_over_a_thousand_slots(database: Engine, sandbox: Sandbox) -> None:
-    """Q-F10: at the guard, where the caps are kept; the queue is drained by eight at once."""
+    """Q-F10, cases 13 and 14: at the guard, where the caps are kept; the queue is drained by eight at once."""
     lanes, policy = 8, a_policy(
         dispatch={"lanes": 8}, caps={"recipient_domain_24h": 300, "sender_24h": 30}, bots={"daily_inbound_cap": 25}
     )  # fmt: skip

@@ -254,7 +254,7 @@ def test_a_backfill_of_yesterday_plans_no_slot(played: Played, nothing_changed: 
 def test_dispatch_and_inbox_at_the_same_time_send_nothing_twice(
     played: Played, nothing_changed: Callable[[], None]
 ) -> None:
-    """Q-B3."""
+    """Q-B3, case 3: runs that Airflow starts in the same second."""
     now = f"{SystemClock().now():%Y-%m-%dT%H:%M:%S}"
     keys = {"dispatch": None, "inbox": now}
     runs = [(dag_id, played.client.trigger(dag_id, key)) for _ in range(2) for dag_id, key in keys.items()]

@@ -78,11 +78,14 @@ class BotRow(MailboxRow):
     interaction_limits: Annotated[int, Field(ge=1, le=200)] | None = None
 
 
-def read_rows(file: Path, model: type[MailboxRow]) -> list[tuple[int, MailboxRow]]:
-    """Return the rows of ``file`` as (line number, row), all of them valid and no address twice.
+def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    """Return the column names of a CSV file, in lower case, and its rows as (line number, values by column).
+
+    A row with more fields than there are columns holds the key None. A quotation mark that is never closed is an
+    error: what follows it, to the end of the file, would be one field.
 
     Raises:
-        ImportRejectedError: it cannot be read, or at least one row is invalid; every problem is listed.
+        ImportRejectedError: the file cannot be read.
     """
     try:
         content = file.read_text(encoding="utf-8-sig")
@@ -92,19 +95,26 @@ def read_rows(file: Path, model: type[MailboxRow]) -> list[tuple[int, MailboxRow
         problem = RowProblem(1, "-", f"is not UTF-8 (byte {error.start}); save it as UTF-8")
         raise ImportRejectedError(str(file), [problem]) from error
     header = content.partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=header.count)
-    reader = csv.DictReader(io.StringIO(content), delimiter=delimiter)
-    columns = [name.strip().lower() for name in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    problems = _header_problems(columns, model)
-    if problems:
-        raise ImportRejectedError(str(file), problems)
+    reader = csv.DictReader(io.StringIO(content), delimiter=max(_DELIMITERS, key=header.count), strict=True)
     try:
-        records = [(reader.line_num, record) for record in reader]
+        reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        return columns, [(reader.line_num, record) for record in reader]
     except csv.Error as error:
         # Only the inner reader has counted the line that it stopped at.
         problem = RowProblem(reader.reader.line_num, "-", f"cannot be read: {error}")
         raise ImportRejectedError(str(file), [problem]) from error
+
+
+def read_rows(file: Path, model: type[MailboxRow]) -> list[tuple[int, MailboxRow]]:
+    """Return the rows of ``file`` as (line number, row), all of them valid and no address twice.
+
+    Raises:
+        ImportRejectedError: it cannot be read, or at least one row is invalid; every problem is listed.
+    """
+    columns, records = read_table(file)
+    problems = _header_problems(columns, model)
+    if problems:
+        raise ImportRejectedError(str(file), problems)
     rows: list[tuple[int, MailboxRow]] = []
     first_seen: dict[str, int] = {}
     for number, record in records:

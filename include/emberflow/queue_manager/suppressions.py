@@ -7,8 +7,6 @@ cancelled at once, and mail that a worker already holds is refused there. What i
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from sqlalchemy import Connection, RowMapping, text
 from emberflow.email_ops.addresses import AddressError, domain_of, normalise
 from emberflow.errors import EmberflowError, ImportRejectedError, RowProblem
 from emberflow.queue_manager import ledger
+from emberflow.queue_manager.import_files import read_table
 from emberflow.queue_manager.slots import Slot
 
 _LONGEST_REASON = 200
@@ -204,26 +203,22 @@ def read_file(file: Path, reason: str) -> list[tuple[Target, str]]:
     Raises:
         ImportRejectedError: it cannot be read, or at least one row is invalid; every problem is listed.
     """
-    try:
-        content = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ImportRejectedError(str(file), [RowProblem(1, "-", f"cannot be read: {error}")]) from error
-    header = content.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(content), delimiter=max(",;\t", key=header.count))
-    reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or ()]
+    columns, records = read_table(file)
     if "address" not in columns or set(columns) - {"address", "reason"}:
         problem = RowProblem(1, "-", f"the columns are address and reason, not {', '.join(columns) or 'missing'}")
         raise ImportRejectedError(str(file), [problem])
+    if len(columns) != len(set(columns)):
+        raise ImportRejectedError(str(file), [RowProblem(1, "-", "a column is there more than once")])
     pairs: list[tuple[Target, str]] = []
     problems: list[RowProblem] = []
-    for record in reader:
+    for number, record in records:
         if None in record:
-            problems.append(RowProblem(reader.line_num, "-", f"has more fields than the header's {len(columns)}"))
+            problems.append(RowProblem(number, "-", f"has more fields than the header's {len(columns)}"))
             continue
         try:
             target = parse_target(record["address"] or "")
         except AddressError as error:
-            problems.append(RowProblem(reader.line_num, "address", str(error)))
+            problems.append(RowProblem(number, "address", str(error)))
             continue
         pairs.append((target, ((record.get("reason") or "").strip() or reason)[:_LONGEST_REASON]))
     if problems or not pairs:

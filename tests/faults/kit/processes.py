@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -281,7 +282,8 @@ def _take_armed(directory: Path, point: CrashPoint) -> None:
         except FileNotFoundError:
             continue
         _taken_file(directory, action, point).write_text(str(os.getpid()))
-        os.kill(os.getpid(), number)
+        # This very thread: SIGSTOP to the process would let it run on until another thread has taken the signal.
+        signal.pthread_kill(threading.get_ident(), number)
 
 
 def _armed_file(directory: Path, action: str, point: CrashPoint) -> Path:

@@ -224,7 +224,7 @@ def test_any_line_is_read_back_as_it_was_from_short_encoded_words(subject: str, 
 def test_what_is_built_is_read_back_field_by_field(
     subject: str, name: str, references: tuple[str, ...], parent: str | None
 ) -> None:
-    """E-B1. Invariant: whatever the values, every header exists once and says what was asked for."""
+    """E-B1, case 32. Invariant: whatever the values, every header exists once and says what was asked for."""
     assume(not any("=?" in value for value in (*references, parent or "")))
     wire = build(a_message(subject=subject, from_name=name, references=references, in_reply_to=parent))
     message = read(wire)

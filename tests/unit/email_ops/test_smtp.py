@@ -184,7 +184,7 @@ def test_a_message_that_was_accepted_is_sent_or_uncertain_and_never_not_sent(
     expected: tuple[str, str, str, int | None],
     extensions: tuple[str, ...],
 ) -> None:
-    """E-B2, Q-F5: never "not sent", although smtplib alone would say so of several of these."""
+    """E-B2, Q-F5, cases 19 and 36: never "not sent", although smtplib alone would say so of several of these."""
     server = FaultySmtpServer(
         authority.server_context(), faults={stage: action}, store_at_eod=True, extensions=extensions
     )
@@ -385,6 +385,7 @@ def test_a_connection_is_renewed_after_its_share_of_messages(
 def test_after_a_failure_the_next_message_starts_clean(
     authority: Authority, stage: str, action: Any, extensions: tuple[str, ...]
 ) -> None:
+    """case 16: whatever was refused, and wherever, is over before the next MAIL."""
     server = FaultySmtpServer(
         authority.server_context(), faults={stage: action}, once=frozenset({stage}), extensions=extensions
     )
@@ -396,6 +397,7 @@ def test_after_a_failure_the_next_message_starts_clean(
 
 
 def test_a_failing_reset_costs_the_connection_and_nothing_else(authority: Authority) -> None:
+    """case 16: a session that cannot be cleared is not used again."""
     faults = {"rcpt": "550 5.1.1 no", "rset": "500 what"}
     server = FaultySmtpServer(authority.server_context(), faults=faults, once=frozenset({"rcpt"}))
     with a_connection(server, authority) as connection:
