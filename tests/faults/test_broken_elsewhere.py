@@ -266,7 +266,7 @@ def test_a_batch_of_which_nothing_may_leave_does_not_end_the_run(
     database: Engine, sandbox: Sandbox, forbidden: str
 ) -> None:
     """Q-B4, case 12: many claims in a row, all of them refused, in front of one mail that may leave."""
-    policy = a_policy(**SILENT, dispatch={"lanes": 1, "threads": 1})
+    policy = a_policy(**SILENT, dispatch={"lanes": 1, "dialogues": 1})
     world = a_world(database, sandbox, 2, 1, policy, checks=False)
     barred, free = world.senders
     early = NOON - timedelta(minutes=5)
@@ -465,7 +465,7 @@ def test_the_kill_switch_stops_a_run_that_is_under_way(
     database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, reached: CrashPoint
 ) -> None:
     """I8, Q-B5, case 36: of a batch that was claimed, nothing leaves any more once it is on."""
-    world = a_world(database, sandbox, 1, 6, a_policy(**SILENT, dispatch={"lanes": 1, "threads": 1}), checks=False)
+    world = a_world(database, sandbox, 1, 6, a_policy(**SILENT, dispatch={"lanes": 1, "dialogues": 1}), checks=False)
     for bot in world.bots:
         world.slot(**an_answer(world.senders[0], bot, bot.id), gap_s=0)
     seen = 0
@@ -526,7 +526,7 @@ def test_envelope_headers_and_text_name_the_same_person_in_every_mail(database: 
 
 def test_nothing_of_a_mail_is_left_in_the_next_one_of_the_same_connection(database: Engine, sandbox: Sandbox) -> None:
     """E-B1, case 38: two answers, a refused one between them, then first mails, which must be nobody's answer."""
-    policy = a_policy(**SILENT, dispatch={"lanes": 1, "threads": 1})
+    policy = a_policy(**SILENT, dispatch={"lanes": 1, "dialogues": 1})
     with FaultyProxy(sandbox.address.smtp_port) as proxy:
         through = replace(sandbox, address=replace(sandbox.address, smtp_port=proxy.port))
         world = a_world(database, through, 1, ["bot1", "reject1", "bot2", "bot3", "bot4"], policy, checks=False)
