@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import certifi
 from sqlalchemy import Engine, make_url
 
 from benchmarks import airflow_share, world
@@ -82,6 +83,9 @@ class _Bench:
         self._settings = settings
         self._message_file = directory / "message.eml"
         self._message_file.write_bytes(_a_message())
+        # As on any machine that sends mail: the public CAs are trusted, and here the sink's as well.
+        self._trusted_file = directory / "trusted.pem"
+        self._trusted_file.write_bytes(Path(certifi.where()).read_bytes() + sink.ca_file.read_bytes())
         # SQLAlchemy's own name for the directory of the socket.
         self._socket_directory = str(make_url(server.url("postgres")).query["host"])
         server.create_database("nodemailer")
@@ -124,7 +128,7 @@ class _Bench:
 
     def _python_peer(self, name: str, count: int, environment: dict[str, str] | None = None) -> Round:
         options = {"count": count, "port": self._sink.port, "message_file": str(self._message_file)}
-        home = {"AIRFLOW_HOME": str(self._message_file.parent / "airflow"), "SSL_CERT_FILE": str(self._sink.ca_file)}
+        home = {"AIRFLOW_HOME": str(self._message_file.parent / "airflow"), "SSL_CERT_FILE": str(self._trusted_file)}
         command = [sys.executable, "-m", "benchmarks.smtp_peers", name, json.dumps(options)]
         return self._peer(command, count, home | (environment or {}))
 

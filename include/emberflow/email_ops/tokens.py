@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from itsdangerous import BadPayload, BadSignature, URLSafeSerializer
@@ -71,9 +72,14 @@ def verify(keys: Sequence[SecretStr], token: str) -> WarmupToken:
 def _serializer(keys: Sequence[SecretStr]) -> URLSafeSerializer:
     if not keys:
         raise ConfigurationError("no key for warm-up tokens: set EMBERFLOW_TOKEN_KEYS")
+    return _serializer_of(tuple(key.get_secret_value() for key in keys))
+
+
+@lru_cache(maxsize=4)
+def _serializer_of(keys: tuple[str, ...]) -> URLSafeSerializer:
     # itsdangerous signs with the last key of its list; ours signs with the first.
     return URLSafeSerializer(
-        [key.get_secret_value() for key in reversed(keys)],
+        list(reversed(keys)),
         salt="emberflow.warmup-token",
         signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
     )
