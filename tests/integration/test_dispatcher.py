@@ -15,9 +15,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from emberflow.clock import ManualClock
+from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.message import TOKEN_HEADER, WARMUP_HEADER, WARMUP_LABEL
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
@@ -491,6 +493,34 @@ def test_what_was_forbidden_after_planning_does_not_leave(
     assert world.dispatch() == {"refused": 1}
     assert (the_slot(world)["status"], the_slot(world)["reason"]) == ("cancelled", reason)
     assert world.deliveries() == []
+
+
+def test_a_mailbox_whose_login_is_refused_logs_in_once(database: Engine, sandbox: Sandbox) -> None:
+    """B-B10, Q-F8: whoever tries a wrong password again and again gets the account locked."""
+    world = a_world(database, sandbox, senders=1, bots=6, policy=a_policy(**SILENT))
+    for bot in world.bots:
+        world.slot(bot=bot, gap_s=0)
+    with database.begin() as connection:
+        box = SecretBox(world.settings.secret_keys)
+        box.store(connection, world.senders[0].mailbox_id, SecretStr("no longer the password"))
+    ends = world.dispatch()
+    world.clock.advance(timedelta(days=1))
+    ends += world.dispatch()
+    assert [event["details"]["reply_code"] for event in world.events("attempt")] == [535]
+    assert world.value("select state from ops.senders") == "paused"
+    assert (ends["retry"], ends["refused"], world.deliveries()) == (1, 5, [])
+
+
+def test_a_bot_that_does_not_exist_any_more_is_asked_for_once(database: Engine, sandbox: Sandbox) -> None:
+    """B-B10: one mail is refused with 550, and those planned before that do not try again."""
+    world = a_world(
+        database, sandbox, senders=3, bots=["reject1"], policy=a_policy(**SILENT, dispatch={"dialogues": 1})
+    )
+    for sender in world.senders:
+        world.slot(sender)
+    assert world.dispatch() == {"failed": 1, "held": 2, "refused": 2}
+    assert [event["details"]["reply_code"] for event in world.events("attempt")] == [550]
+    assert world.statuses() == {"failed": 1, "cancelled": 2}
 
 
 def test_the_kill_switch_holds_mail_and_releases_it(database: Engine, sandbox: Sandbox) -> None:

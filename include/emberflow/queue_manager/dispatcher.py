@@ -6,9 +6,9 @@ many SMTP dialogues at once, each mailbox's own mails one after the other over o
 
 One thread claims and leads all dialogues (``email_ops.dialogues``) and alone decides what happens next. What blocks is
 done by others, who only report back to it: connecting and hanging up by two small pools, the two transactions of a mail
-by a thread each. These are ``submission.submit`` immediately before DATA, and ``_record`` after the server's answer;
-dialogues that reach one of them at the same moment share its commit. If this process dies in between, the slot's lease
-lapses in state ``submitting`` and it becomes ``uncertain``: it is never sent again blindly.
+by a thread each. These are ``submission.submit`` immediately before DATA, and ``outcomes.Recorder.record`` after the
+server's answer; dialogues that reach one of them at the same moment share its commit. If this process dies in between,
+the slot's lease lapses in state ``submitting`` and it becomes ``uncertain``: it is never sent again blindly.
 
 On SIGTERM a run stops within a few seconds: what was not submitted goes back to the queue, and what was is waited for
 as long as Airflow waits before it kills.
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
@@ -43,22 +43,19 @@ from emberflow.email_ops.message import OutgoingMessage, UnsafeMessageError, bui
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.tokens import sign
 from emberflow.errors import EgressRefusedError
-from emberflow.queue_manager import breakers, consequences, egress, ledger, reply_codes, store, submission
+from emberflow.queue_manager import breakers, egress, ledger, store, submission
 from emberflow.queue_manager.connection_slots import ConnectionSlots, Lease
 from emberflow.queue_manager.group_commit import GroupCommit
 from emberflow.queue_manager.guard import Refusal, Route
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
+from emberflow.queue_manager.outcomes import Recorder, Result, Told
 from emberflow.queue_manager.policies import in_force
-from emberflow.queue_manager.reply_codes import Verdict
 from emberflow.queue_manager.slots import Slot
-from emberflow.queue_manager.store import End
 from emberflow.queue_manager.submission import breaker_keys
 from emberflow.queue_manager.switches import enter_mail_mode
-from emberflow.randomness import state, uniforms
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 _Report = tuple[Slot | None, Callable[..., None], tuple[Any, ...]]
 
 _CLAIMED_PER_DIALOGUE = 4  # enough that no dialogue waits for the next claim, few enough to renew and to give back
@@ -130,27 +127,6 @@ class _Line:
         self.place.release()
 
 
-@dataclass(frozen=True)
-class _Result:
-    """What a dialogue has to tell about its slot; ``submitted_at`` is None if it was never submitted."""
-
-    slot: Slot
-    route: Route | None = None
-    attempt: Attempt | None = None
-    refusal: Refusal | None = None
-    submitted_at: datetime | None = None
-    subject: str = ""
-    unbuilt: str | None = None
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What the run calls a result, once it is committed, and what the server's answer means."""
-
-    name: str
-    verdict: Verdict | None
-
-
 @dataclass
 class _Mail:
     """A slot whose turn has come, and its message; ``submitted_at`` is when the guard let it go."""
@@ -161,8 +137,8 @@ class _Mail:
     message: bytes
     submitted_at: datetime | None = None
 
-    def result(self, *, attempt: Attempt | None = None, refusal: Refusal | None = None) -> _Result:
-        return _Result(self.slot, self.route, attempt, refusal, self.submitted_at, self.subject)
+    def result(self, *, attempt: Attempt | None = None, refusal: Refusal | None = None) -> Result:
+        return Result(self.slot, self.route, attempt, refusal, self.submitted_at, self.subject)
 
 
 class _Run:
@@ -214,7 +190,7 @@ class _Run:
             GroupCommit(
                 self._engine,
                 f"{name}-records",
-                self._record,
+                Recorder(self._clock, self._policy, self._settings.seed).record,
                 crowd=self._crowd,
                 patience_s=_RECORD_PATIENCE_S,
                 is_durable=False,
@@ -297,7 +273,7 @@ class _Run:
         self._close_idle_lines({slot.from_mailbox_id for slot in usable})
         for slot in slots:
             if slot.id in refused:
-                self._tell(_Result(slot, refusal=refused[slot.id]))
+                self._tell(Result(slot, refusal=refused[slot.id]))
             else:
                 self._enqueue(slot)
         return len(slots)
@@ -342,7 +318,7 @@ class _Run:
             self._turn(_LONGEST_TURN_S)
 
     def _give_back(self, slot: Slot, reason: str) -> None:
-        self._tell(_Result(slot, refusal=Refusal(reason, slot.target_time)))
+        self._tell(Result(slot, refusal=Refusal(reason, slot.target_time)))
 
     def _close_idle_lines(self, wanted: Collection[int] = ()) -> None:
         """Keep a connection while its mailbox has work; servers hang up on idle ones anyway."""
@@ -476,16 +452,16 @@ class _Run:
 
     def _tell_unbuilt(self, slot: Slot, route: Route, error: Exception) -> None:
         reason = f"message cannot be built: {type(error).__name__}: {error}"[:200]
-        self._tell(_Result(slot, route, unbuilt=reason))
+        self._tell(Result(slot, route, unbuilt=reason))
 
-    def _tell(self, result: _Result) -> None:
+    def _tell(self, result: Result) -> None:
         """Have a result recorded, before the next mail of its mailbox: a crash leaves one of them in doubt, not two."""
         slot = result.slot
         self._release(slot)
         told = self._records.ask(result)
         told.add_done_callback(lambda told: self._report_back(slot, self._note, slot, told))
 
-    def _note(self, slot: Slot, recorded: Future[_Told]) -> None:
+    def _note(self, slot: Slot, recorded: Future[Told]) -> None:
         told = recorded.result()
         self._report.ends[told.name] += 1
         if told.verdict is not None and told.verdict.action == "pause_mailbox":
@@ -560,14 +536,19 @@ class _Run:
 
     def _route(self, slot: Slot) -> Route:
         sender = self._boxes[slot.from_mailbox_id]
-        recipient = None if slot.to_mailbox_id is None else self._boxes[slot.to_mailbox_id]
-        address = slot.to_address or _known(recipient).access.address
+        if slot.to_mailbox_id is not None:
+            recipient = self._boxes[slot.to_mailbox_id]
+            address, provider = recipient.access.address, recipient.provider
+        elif slot.to_address is not None:
+            address, provider = slot.to_address, domain_of(slot.to_address)
+        else:
+            raise RuntimeError(f"slot {slot.id} names no recipient")
         return Route(
             smtp_host=sender.access.smtp_host,
             sender_provider=sender.provider,
             sender_domain=domain_of(sender.access.address),
             recipient_address=address,
-            recipient_provider=domain_of(address) if recipient is None else recipient.provider,
+            recipient_provider=provider,
             egress_address=sender.access.source_address,
         )
 
@@ -582,95 +563,9 @@ class _Run:
         said = submission.submit(connection, slots, now=now, policy=self._policy)
         return [(said[slot.id].refusal, now) for slot in slots]
 
-    def _record(self, connection: Connection, results: Sequence[_Result]) -> list[_Told]:
-        """Write what became of slots: state, counters, pairs, conversations and events in one transaction."""
-        now = self._clock.now()
-        ends = [self._end(result, now) for result in results]
-        # A slot that the guard says is not ours any more is not written to, whatever its row holds: if the answer to
-        # the guard's own commit was lost, it is `submitting` under our token, and its lease alone may end that.
-        ours = [end for result, (_, end, _) in zip(results, ends, strict=True) if result.refusal != submission.LOST]
-        changed = store.finish(connection, ours)
-        names = []
-        for result, (name, end, _) in zip(results, ends, strict=True):
-            is_mine = result.slot.id in changed
-            names.append(name if is_mine else "fenced")
-            if not is_mine:
-                continue
-            if end.status in ("planned", "failed") and result.submitted_at is not None:
-                submission.take_back(connection, result.slot, submitted_at=result.submitted_at, now=now)
-            if end.status in ("failed", "cancelled"):
-                ledger.close_conversation(connection, result.slot)
-        named = list(zip(results, names, strict=True))
-        ledger.record(
-            connection,
-            tried=[ledger.Tried(result.slot, result.attempt, now) for result in results if result.attempt is not None],
-            fenced=[ledger.Late(result.slot, now) for result, name in named if name == "fenced"],
-            sent=[ledger.Sent(result.slot, now, result.subject) for result, name in named if name == "sent"],
-            cooldown_s=self._policy.bots.cooldown_s,
-        )
-        consequences.draw(
-            connection,
-            [
-                consequences.Answer(result.slot, result.route, verdict)
-                for result, (_, _, verdict) in zip(results, ends, strict=True)
-                if result.route is not None and result.attempt is not None
-            ],
-            now=now,
-            policy=self._policy.breakers,
-        )
-        reach("before_record_commit")
-        return [_Told(name, verdict) for name, (_, _, verdict) in zip(names, ends, strict=True)]
-
-    def _end(self, result: _Result, now: datetime) -> tuple[str, End, Verdict | None]:
-        """Return what the run calls this result, what becomes of the slot, and what the server's answer means."""
-        slot = result.slot
-        if result.unbuilt is not None:
-            # A message that cannot exist (a bad name, a script that is gone): no retry can help it.
-            log.error("slot %s: %s", slot.id, result.unbuilt)
-            return "failed", End(slot, "failed", result.unbuilt, counts_as_attempt=True), None
-        if result.attempt is None:
-            refusal = _known(result.refusal)
-            if refusal.retry_at is None:
-                return "refused", End(slot, "cancelled", refusal.reason, binding_cap=refusal.binding_cap), None
-            held = End(slot, "planned", refusal.reason, retry_at=refusal.retry_at, binding_cap=refusal.binding_cap)
-            return "held", held, None
-        attempt = result.attempt
-        if attempt.outcome == "sent":
-            return "sent", End(slot, "sent", sent_at=now), None
-        reason = f"{attempt.stage} {attempt.reply_code or ''} {attempt.server_text}".replace("  ", " ")[:200]
-        verdict = reply_codes.judge(
-            attempt, provider=_known(result.route).sender_provider, rules=self._policy.smtp_replies.rules
-        )
-        if attempt.outcome == "uncertain":
-            log.warning("slot %s: uncertain (%s)", slot.id, reason)
-            return "uncertain", End(slot, "uncertain", reason), verdict
-        counts = result.submitted_at is None
-        if verdict.final or slot.attempts + 1 >= self._policy.dispatch.maximum_attempts:
-            log.warning("slot %s: failed (%s)", slot.id, reason)
-            return "failed", End(slot, "failed", reason, counts_as_attempt=counts), verdict
-        log.warning("slot %s: retry (%s)", slot.id, reason)
-        retry_at = now + timedelta(seconds=self._backoff_s(slot, verdict))
-        return "retry", End(slot, "planned", reason, retry_at=retry_at, counts_as_attempt=counts), verdict
-
-    def _backoff_s(self, slot: Slot, verdict: Verdict) -> float:
-        """Return the pause before the next attempt: doubling unless the server named it, with the slot's jitter."""
-        dispatch = self._policy.dispatch
-        wait_s = verdict.wait_s or dispatch.retry_s
-        if verdict.action == "retry":
-            wait_s *= 2**slot.attempts
-        draw = uniforms(state(self._settings.seed, "retry_jitter"), [slot.id], [slot.attempts])[0]
-        return float(wait_s * (1 + dispatch.retry_jitter * draw))
-
 
 def _mailboxes_of(slot: Slot) -> set[int]:
     return {slot.from_mailbox_id} | ({slot.to_mailbox_id} if slot.to_mailbox_id is not None else set())
-
-
-def _known(value: _T | None) -> _T:
-    """Return what an earlier step has made sure of."""
-    if value is None:
-        raise RuntimeError("a slot came without what its claim had checked")
-    return value
 
 
 @contextmanager
