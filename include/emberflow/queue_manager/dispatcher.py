@@ -363,8 +363,8 @@ class _Run:
             if self._failures:
                 self._give_back(slot, "run stopped")
             elif self._refused & _mailboxes_of(slot):
-                # Its mailbox is paused by now: the next claim sees that, and nobody logs in for it.
-                self._give_back(slot, "a server refused its mailbox")
+                # Its mailbox is paused by now: a later claim sees that, and nobody logs in for it.
+                self._tell(Result(slot, refusal=self._later("a server refused its mailbox")))
             else:
                 self._under_way[mailbox_id] = slot.id
                 self._attempt(slot, self._begin, slot)
