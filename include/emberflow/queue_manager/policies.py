@@ -38,9 +38,11 @@ _SHIPPED = Path(__file__).resolve().parents[1] / "policies"
 class DispatchPolicy(BaseModel):
     """How slots leave: lanes, workers, leases, retries.
 
-    ``lanes`` are shares of the mailboxes, each sent from by one worker process; ``dialogues`` are how many mails such a
-    process has under way at once, each of another mailbox. A dialogue waits for about four round trips, so a process
-    sends at most dialogues / (4 x round trip) mails per second: 64 dialogues at 50 ms make 320.
+    ``lanes`` are shares of the mailboxes, each sent from by one worker process. Such a process uses one core, so lanes
+    beyond the number of cores only cost their start; each needs a slot of Airflow's pool ``mail_sending``.
+    ``dialogues`` are how many mails a process has under way at once, each of another mailbox. A dialogue waits for
+    about four round trips, so a process sends at most dialogues / (4 x round trip) mails per second: 64 dialogues at
+    50 ms make 320.
 
     ``window_s`` is how long one dispatch run keeps holding slots to their second; it covers the interval between two
     runs. ``lease_s`` is renewed while a worker lives, so it is short: that long a dead worker's slots wait. From DATA
@@ -53,7 +55,7 @@ class DispatchPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lanes: int = Field(default=4, ge=1, le=64)
+    lanes: int = Field(default=2, ge=1, le=64)
     dialogues: int = Field(default=64, ge=1, le=500)
     window_s: int = Field(default=110, ge=0, le=3600)
     lease_s: int = Field(default=120, ge=2, le=3600)
