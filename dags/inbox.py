@@ -21,7 +21,7 @@ from typing import Any
 from airflow.sdk import CronPartitionTimetable, TriggerRule, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from shared import DEFAULTS, MAIL_EVENTS, START, Tag
+from shared import MAIL_EVENTS, START, Pool, Priority, Tag, defaults
 
 
 @dag(
@@ -29,7 +29,7 @@ from shared import DEFAULTS, MAIL_EVENTS, START, Tag
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=DEFAULTS,
+    default_args=defaults(Pool.READING, Priority.INBOX),
     tags=[Tag.MAIL, Tag.FREQUENT],
     doc_md=__doc__,
 )

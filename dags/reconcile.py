@@ -22,7 +22,7 @@ from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, dag, task
 
-from shared import DEFAULTS, START, Tag
+from shared import START, Pool, Priority, Tag, defaults
 
 
 @dag(
@@ -30,7 +30,7 @@ from shared import DEFAULTS, START, Tag
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=DEFAULTS,
+    default_args=defaults(Pool.READING, Priority.RECONCILE),
     tags=[Tag.MAIL, Tag.FREQUENT],
     doc_md=__doc__,
 )

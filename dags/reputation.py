@@ -19,7 +19,7 @@ from typing import Any
 
 from airflow.sdk import PartitionedAssetTimetable, StartOfHourMapper, dag, task
 
-from shared import DEFAULTS, MAIL_EVENTS, SENDER_SCORES, START, Tag
+from shared import MAIL_EVENTS, SENDER_SCORES, START, Pool, Priority, Tag, defaults
 
 
 @dag(
@@ -27,7 +27,7 @@ from shared import DEFAULTS, MAIL_EVENTS, SENDER_SCORES, START, Tag
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=DEFAULTS,
+    default_args=defaults(Pool.BUILDING, Priority.MARTS),
     tags=[Tag.REPUTATION, Tag.HOURLY],
     doc_md=__doc__,
 )

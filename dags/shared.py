@@ -1,9 +1,9 @@
-"""What every DAG of the house has in common: owner, tags, assets, retries."""
+"""What every DAG of the house has in common: owner, tags, assets, retries, pools and priorities."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import pendulum
@@ -26,8 +26,40 @@ SLOTS = Asset("ops.scheduled_tasks")
 MAIL_EVENTS = Asset("ops.mail_events")
 SENDER_SCORES = Asset("marts.sender_scores")
 
-DEFAULTS: dict[str, Any] = {
-    "owner": "emberflow",
-    "retries": 2,
-    "retry_delay": timedelta(seconds=30),
-}
+
+class Pool(StrEnum):
+    """The only pools there are; ``deploy/airflow_pools.json`` holds their sizes.
+
+    Together they have as many slots as Airflow runs tasks at once, so no kind of work ever waits for another kind.
+    """
+
+    SENDING = "mail_sending"
+    READING = "mail_reading"
+    BUILDING = "building"
+
+
+class Priority(IntEnum):
+    """Who goes first where tasks wait all the same: within a pool, or when pools were made larger than that.
+
+    By what an hour's delay costs. Slots are due to the second, and replies are among them. Reading brings the next
+    replies, and settles mail in doubt. A plan is in time while its hour lasts, and the marts serve the plan after it.
+    """
+
+    DISPATCH = 50
+    INBOX = 40
+    RECONCILE = 30
+    PLAN = 20
+    MARTS = 10
+
+
+def defaults(pool: Pool, priority: Priority) -> dict[str, Any]:
+    """Return the arguments of every task of a DAG."""
+    return {
+        "owner": "emberflow",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=30),
+        "pool": pool.value,
+        "priority_weight": priority.value,
+        # Airflow's own rule adds up the weights downstream: a first task would count for its whole DAG.
+        "weight_rule": "absolute",
+    }

@@ -21,7 +21,7 @@ from typing import Any
 
 from airflow.sdk import CronPartitionTimetable, dag, task
 
-from shared import DEFAULTS, SLOTS, START, Tag
+from shared import SLOTS, START, Pool, Priority, Tag, defaults
 
 
 @dag(
@@ -29,7 +29,7 @@ from shared import DEFAULTS, SLOTS, START, Tag
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=DEFAULTS,
+    default_args=defaults(Pool.BUILDING, Priority.PLAN),
     tags=[Tag.WARMUP, Tag.HOURLY],
     doc_md=__doc__,
 )

@@ -34,6 +34,8 @@ def describe(dag: DAG) -> dict[str, Any]:
         "tasks": {
             task.task_id: {
                 "pool": task.pool,
+                "priority_weight": task.priority_weight,
+                "weight_rule": str(getattr(task.weight_rule, "value", task.weight_rule)),
                 "retries": task.retries,
                 "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
                 "outlets": [asset.name for asset in task.outlets],
@@ -46,15 +48,17 @@ def describe(dag: DAG) -> dict[str, Any]:
 def main(folder: Path) -> None:
     """Print the report."""
     before = set(sys.modules)
-    bag = DagBag(folder, bundle_path=folder, bundle_name="dags", known_pools={"default_pool"})
+    bag = DagBag(folder, bundle_path=folder, bundle_name="dags")
     loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-    from shared import Tag
+    from shared import Pool, Priority, Tag
 
     report = {
         "import_errors": bag.import_errors,
         "parse_s": {stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats},
         "heavy": sorted(loaded & HEAVY),
         "tags": [str(tag) for tag in Tag],
+        "pools": [str(pool) for pool in Pool],
+        "priorities": [int(priority) for priority in Priority],
         "dags": {dag_id: describe(dag) for dag_id, dag in bag.dags.items()},
     }
     json.dump(report, sys.stdout)

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from emberflow.cli import airflow_pools
+from emberflow.cli.airflow import PARALLELISM
+from emberflow.queue_manager.policies import shipped
 from emberflow.settings import PROJECT_ROOT
 
 FOLDER = PROJECT_ROOT / "dags"
@@ -125,11 +129,35 @@ def test_hours_are_partitions_and_no_schedule_is_a_bare_cron_string(report: dict
     }
 
 
-def test_every_task_uses_a_pool_that_exists(report: dict[str, Any]) -> None:
-    """A task that names a missing pool is never scheduled."""
-    pools = {task["pool"] for dag in dags(report).values() for task in dag["tasks"].values()}
+def test_every_task_names_its_pool_and_a_priority_of_its_own(report: dict[str, Any]) -> None:
+    """Q-B1 among DAGs: who sends never waits for who reads, and who reads never for who plans or builds.
 
-    assert pools == {"default_pool"}
+    A task that names a missing pool is never scheduled; under Airflow's own rule a weight would count what follows.
+    """
+    found = {
+        dag_id: {(task["pool"], task["priority_weight"], task["weight_rule"]) for task in dag["tasks"].values()}
+        for dag_id, dag in dags(report).items()
+    }
+
+    assert found == {
+        "dispatch": {("mail_sending", 50, "absolute")},
+        "inbox": {("mail_reading", 40, "absolute")},
+        "reconcile": {("mail_reading", 30, "absolute")},
+        "warmup_hourly": {("building", 20, "absolute")},
+        "reputation": {("building", 10, "absolute")},
+    }
+    assert {weight for tasks in found.values() for _, weight, _ in tasks} == set(report["priorities"])
+
+
+def test_the_pools_are_those_that_the_stack_creates_and_share_what_airflow_runs_at_once(report: dict[str, Any]) -> None:
+    compose = yaml.safe_load((PROJECT_ROOT / "docker-compose.yml").read_text())
+    sizes = airflow_pools.declared()
+
+    assert set(report["pools"]) == set(sizes)
+    assert all(slots > 0 for slots in sizes.values())
+    assert sum(sizes.values()) == PARALLELISM == int(compose["x-environment"]["AIRFLOW__CORE__PARALLELISM"])
+    assert shipped("standard").dispatch.lanes <= sizes["mail_sending"]
+    assert shipped("demo").dispatch.lanes <= sizes["mail_sending"]
 
 
 def test_sending_is_not_retried_by_airflow_and_events_are_announced_whatever_a_shard_did(

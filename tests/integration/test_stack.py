@@ -30,7 +30,8 @@ import pytest
 from psycopg2 import sql
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from emberflow.cli.airflow import AirflowClient
+from emberflow.cli import airflow_pools
+from emberflow.cli.airflow import PREPARE, AirflowClient
 from emberflow.cli.demo import exchange, populate
 from emberflow.cli.stack import DAG_IDS, Stack
 from emberflow.clock import HOUR, SystemClock, floor_hour
@@ -278,6 +279,29 @@ def test_mail_events_start_the_reputation_of_their_hour(played: Played) -> None:
         assert hour == hour.replace(minute=0, second=0)
         assert floor_hour(events.first) <= floor_hour(hour.astimezone(events.first.tzinfo)) <= events.last
     assert played.rows("select count(*) from marts.sender_scores")[0][0] > 0
+
+
+def test_a_missing_pool_is_a_finding_and_is_created_again_and_a_changed_size_is_kept(played: Played) -> None:
+    """Airflow would leave the tasks of a missing pool waiting for ever, without a word."""
+    environment = played.stack.environment()
+    url = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    before = airflow_pools.examine(url, lanes=1)
+    metadata = create_engine(url)
+    try:
+        with metadata.begin() as connection:
+            connection.execute(text("delete from slot_pool where pool = 'building'"))
+            connection.execute(text("update slot_pool set slots = 5 where pool = 'mail_reading'"))
+    finally:
+        metadata.dispose()
+    missing = airflow_pools.examine(url, lanes=1)
+    subprocess.run([sys.executable, str(PREPARE)], env=environment, check=True, timeout=60)
+    after = airflow_pools.examine(url, lanes=1)
+
+    assert (before.result, before.remedy) == ("mail_sending 3, mail_reading 3, building 2", None)
+    assert "building is missing" in missing.result
+    assert "./emberflow up" in (missing.remedy or "")
+    assert (after.result, after.remedy) == ("mail_sending 3, mail_reading 5, building 2", None)
+    assert "4 lanes" in (airflow_pools.examine(url, lanes=4).remedy or "")
 
 
 def test_no_password_is_in_a_table_an_xcom_a_rendered_field_or_a_log(played: Played) -> None:

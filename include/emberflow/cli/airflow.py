@@ -26,7 +26,8 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "airflow-dag-processor": ("dag-processor",),
     "airflow-triggerer": ("triggerer", "--skip-serve-logs"),
 }
-_PARALLELISM = 8  # scheduler loops hand out at most this many tasks: with less, small tasks crawl
+PREPARE = PROJECT_ROOT / "deploy" / "prepare_airflow.py"  # its schema and our pools; to be run before the scheduler
+PARALLELISM = 8  # scheduler loops hand out at most this many tasks: with less, small tasks crawl
 _REQUEST_TIMEOUT_S = 30.0
 # Tasks are forked from the scheduler: what it has imported costs them nothing (half a second of pandas each).
 _LOCAL_SETTINGS = """\
@@ -54,7 +55,7 @@ def environment(
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": str(_PARALLELISM),
+        "AIRFLOW__CORE__PARALLELISM": str(PARALLELISM),
         "AIRFLOW__CORE__FERNET_KEY": keys["AIRFLOW_FERNET_KEY"],
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),

@@ -124,11 +124,13 @@ def status() -> None:
 @app.command()
 def doctor() -> None:
     """Check the configuration and every part that a plan depends on; exit with 1 if something is wrong."""
+    from emberflow.cli import airflow_pools
     from emberflow.cli.console import table
     from emberflow.queue_manager.doctor import examine
     from emberflow.settings import settings
 
-    findings = examine(settings())
+    pools = airflow_pools.examine(airflow_pools.metadata_url(), airflow_pools.lanes_in_force(settings()))
+    findings = [*examine(settings()), pools]
     table("Doctor", ("check", "result", "what to do"), [(f.check, f.result, f.remedy) for f in findings])
     if any(finding.remedy for finding in findings):
         raise typer.Exit(1)

@@ -188,11 +188,11 @@ class Stack:
         log = Service("airflow-migrate", self.home / "run")
         with log.log_file.open("wb") as out:
             done = subprocess.run(
-                [_airflow(), "db", "migrate"],
+                [sys.executable, str(airflow.PREPARE)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, check=False,
             )  # fmt: skip
         if done.returncode != 0:
-            raise StackError(f"`airflow db migrate` failed:\n{log.log_tail()}")
+            raise StackError(f"Airflow's database could not be prepared:\n{log.log_tail()}")
         report("Airflow")
         for service in self._airflow:
             if service.process() is None:
