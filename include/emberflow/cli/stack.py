@@ -61,11 +61,15 @@ class Stack:
 
     ``attached`` ties its processes to this one: they end with it, however it ends. Detached ones stay until
     ``stop`` is called by this or a later command, and honour the operator's own ``EMBERFLOW_...`` variables: with
-    those set, the same stack works on another database, with other CAs, keys or scripts.
+    those set, the same stack works on another database, with other CAs, keys or scripts. ``variables`` are set for its
+    processes above all others.
     """
 
-    def __init__(self, home: Path, *, attached: bool, policy: str = "standard") -> None:
+    def __init__(
+        self, home: Path, *, attached: bool, policy: str = "standard", variables: Mapping[str, str] | None = None
+    ) -> None:
         self.home = home
+        self._variables = dict(variables or {})
         self._attached = attached
         self._policy = policy
         self._configured = {} if attached else _operators_variables()
@@ -149,7 +153,7 @@ class Stack:
             keys["AIRFLOW_ADMIN_PASSWORD"],
         )
         search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        return inherited | configured | own | self._addresses() | {"PATH": search_path}
+        return inherited | configured | own | self._addresses() | {"PATH": search_path} | self._variables
 
     def start(self, report: Report = lambda _: None) -> None:
         """Start what does not run yet, in order, and wait until all of it answers.
@@ -270,7 +274,8 @@ class Stack:
     def _ports(self) -> dict[str, int]:
         file = self.home / "ports.json"
         if not file.exists():
-            preferred = {"airflow": _PREFERRED_AIRFLOW_PORT}
+            # Airflow binds its port half a minute later: two short-lived stacks that start together would both get it.
+            preferred = {} if self._attached else {"airflow": _PREFERRED_AIRFLOW_PORT}
             file.write_text(json.dumps(_free_ports(_PORTS, preferred)))
         ports: dict[str, int] = json.loads(file.read_text())
         return ports
