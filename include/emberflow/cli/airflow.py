@@ -112,6 +112,10 @@ class AirflowClient:
         body = {"logical_date": None} | ({"partition_key": partition_key} if partition_key else {})
         return str(self.post(f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
+    def pause(self, dag_id: str, *, is_paused: bool = True) -> None:
+        """Let no further run of a DAG begin, or let them begin again; those that run go on."""
+        self._call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": is_paused})
+
     def clear(self, dag_id: str, run_id: str) -> None:
         """Clear every task instance of a run, whatever its state, so that Airflow runs all of them again."""
         body = {"dry_run": False, "only_failed": False, "reset_dag_runs": True, "dag_run_id": run_id}
