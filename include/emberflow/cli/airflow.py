@@ -29,27 +29,20 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
 PREPARE = PROJECT_ROOT / "deploy" / "prepare_airflow.py"  # its schema and our pools; to be run before the scheduler
 PARALLELISM = 8  # scheduler loops hand out at most this many tasks: with less, small tasks crawl
 _REQUEST_TIMEOUT_S = 30.0
-# Tasks are forked from the scheduler: what it has imported costs them nothing (half a second of pandas each).
-_LOCAL_SETTINGS = """\
-import sys
-
-if "scheduler" in sys.argv:
-    import emberflow.queue_manager.steps
-"""
 
 
 def environment(
     directory: Path, database_url: str, port: int, keys: Mapping[str, str], password: str
 ) -> dict[str, str]:
     """Return Airflow's configuration as environment variables, and write its password file."""
-    (directory / "config").mkdir(parents=True, exist_ok=True)
-    (directory / "config" / "airflow_local_settings.py").write_text(_LOCAL_SETTINGS)
+    directory.mkdir(parents=True, exist_ok=True)
     passwords = directory / "passwords.json"
     passwords.touch(mode=0o600)
     passwords.write_text(json.dumps({ADMIN: password}))
     base = f"http://127.0.0.1:{port}"
     return {
         "AIRFLOW_HOME": str(directory),
+        "PYTHONPATH": str(PROJECT_ROOT / "deploy" / "airflow_config"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT_ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -118,6 +111,10 @@ class AirflowClient:
         """Start a run of ``dag_id`` for a partition (an hour) and return its run id."""
         body = {"logical_date": None} | ({"partition_key": partition_key} if partition_key else {})
         return str(self.post(f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def pause(self, dag_id: str, *, is_paused: bool = True) -> None:
+        """Let no further run of a DAG begin, or let them begin again; those that run go on."""
+        self._call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": is_paused})
 
     def clear(self, dag_id: str, run_id: str) -> None:
         """Clear every task instance of a run, whatever its state, so that Airflow runs all of them again."""
