@@ -147,6 +147,8 @@ def test_a_run_that_lasts_longer_than_its_lease_keeps_what_it_holds(database: En
         began = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             run = pool.submit(world.dispatch)
+            while world.statuses() == {"planned": 4} and not run.done():
+                time.sleep(0.01)  # until the lane is its own
             while not run.done():
                 for lane in dispatcher.due_lanes(database, clock=world.clock):
                     dispatcher.dispatch_lane(database, lane, clock=world.clock, settings=world.settings)
