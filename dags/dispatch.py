@@ -41,7 +41,7 @@ def dispatch() -> None:
 
         return steps.due_lanes()
 
-    @task(retries=0)
+    @task(retries=0, multiple_outputs=False)
     def send_lane(lane: int) -> dict[str, Any]:
         """Claim, guard, send, record: one lane for one run."""
         from emberflow.queue_manager import steps

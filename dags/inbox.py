@@ -41,7 +41,7 @@ def inbox() -> None:
 
         return steps.shards()
 
-    @task
+    @task(multiple_outputs=False)
     def read_shard(shard: int) -> dict[str, Any]:
         """Take in what is new, rescue, decide, schedule replies."""
         from emberflow.queue_manager import steps

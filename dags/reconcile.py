@@ -42,7 +42,7 @@ def reconcile() -> None:
 
         return steps.uncertain_shards()
 
-    @task
+    @task(multiple_outputs=False)
     def reconcile_shard(shard: int) -> dict[str, Any]:
         """Look for the uncertain mails of one shard and settle those that can be settled."""
         from emberflow.queue_manager import steps

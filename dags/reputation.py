@@ -32,7 +32,7 @@ from shared import MAIL_EVENTS, SENDER_SCORES, START, Pool, Priority, Tag, defau
     doc_md=__doc__,
 )
 def reputation() -> None:
-    @task(outlets=[SENDER_SCORES])
+    @task(outlets=[SENDER_SCORES], multiple_outputs=False)
     def build_marts(partition_key: str | None = None) -> dict[str, Any]:
         """Run every model and every test of the project once."""
         from emberflow.queue_manager import steps

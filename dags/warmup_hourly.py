@@ -34,7 +34,7 @@ from shared import SLOTS, START, Pool, Priority, Tag, defaults
     doc_md=__doc__,
 )
 def warmup_hourly() -> None:
-    @task(outlets=[SLOTS])
+    @task(outlets=[SLOTS], multiple_outputs=False)
     def plan_hour(partition_key: str | None = None) -> dict[str, Any]:
         """Quota, bots, selection and pacing, written as slots in one transaction."""
         from emberflow.queue_manager import steps

@@ -37,6 +37,7 @@ def describe(dag: DAG) -> dict[str, Any]:
                 "priority_weight": task.priority_weight,
                 "weight_rule": str(getattr(task.weight_rule, "value", task.weight_rule)),
                 "retries": task.retries,
+                "multiple_outputs": getattr(task, "multiple_outputs", False),
                 "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
                 "outlets": [asset.name for asset in task.outlets],
             }
