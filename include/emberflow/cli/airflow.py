@@ -62,6 +62,8 @@ def environment(
         "AIRFLOW__API_AUTH__JWT_SECRET": keys["AIRFLOW_JWT_SECRET"],
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(directory / "logs"),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        # A file that has changed is parsed at once all the same; the others took 0.7 CPU seconds every half a minute.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "DO_NOT_TRACK": "1",
         "SCARF_NO_ANALYTICS": "true",
