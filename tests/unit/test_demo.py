@@ -13,7 +13,7 @@ MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2030, 1, 1), timezones=st.
 def test_a_demonstration_begun_at_any_moment_sees_no_new_local_day_in_the_hours_that_it_plans(start: datetime) -> None:
     zones = daytime_zones(start)
     assert len(zones) >= 4, "enough zones to show that days are local"
-    begun_late = start + timedelta(minutes=10)
-    end_of_planned_hours = floor_hour(begun_late) + 2 * HOUR - timedelta(seconds=1)
+    ended = start + timedelta(minutes=10)
+    end_of_planned_hours = floor_hour(ended) + 2 * HOUR - timedelta(seconds=1)
     for zone in zones:
         assert local_day(end_of_planned_hours, zone) == local_day(start, zone)
