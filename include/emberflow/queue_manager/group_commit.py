@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 
 LARGEST_GROUP = 64
 _FIRST_PAUSE_S = 0.1
+_LONGEST_IDLE_S = 10  # within a transaction; far more than any machine needs, and others wait for its locks
 _GATHER_S = 0.02  # far less than a mail takes over a real network, and enough for threads on one core to come together
 
 
@@ -37,6 +38,9 @@ class GroupCommit(Generic[Request, Result]):
     milliseconds until so many have come. A group that fails is tried again one by one, so that a request that cannot be
     done costs no other its result. A database that is away is asked again for ``patience_s`` seconds; then, and for
     every other error, the exception is the request's result.
+
+    A process that is stopped inside a transaction holds its locks for ten seconds at most: then the server ends it, and
+    if the process goes on after that, the group is tried again like after any other lost connection.
 
     Without ``is_durable`` a result is given before its flush to disk, which the next durable commit of anybody makes;
     a crash of PostgreSQL itself may lose it. Joins are made in the order in which the statements of ``work`` name their
@@ -145,6 +149,7 @@ class GroupCommit(Generic[Request, Result]):
             connection = self._engine.connect()
             connection.detach()
             connection.execute(text("set join_collapse_limit = 1"))
+            connection.execute(text(f"set idle_in_transaction_session_timeout = '{_LONGEST_IDLE_S}s'"))
             if not self._is_durable:
                 connection.execute(text("set synchronous_commit = off"))
             connection.commit()
