@@ -15,17 +15,18 @@ from emberflow.queue_manager import reconcile
 from tests.faults.kit.processes import Crew
 from tests.worlds import Sandbox, World, a_policy, a_world
 
-# What the slot says when the process is gone and its lease has lapsed, and what the server had taken by then.
+# What the slot says when the process is gone and its lease has lapsed, and how many mails the server may have taken.
+# After the dot both are right: a server may drop a message that it has read when its client vanishes (RFC 5321 4.1.1.10).
 LEFT = {
-    "after_claim": ("planned", 0),
-    "before_guard": ("planned", 0),
-    "after_guard": ("uncertain", 0),
-    "after_data": ("uncertain", 0),
-    "before_dot": ("uncertain", 0),
-    "after_dot": ("uncertain", 1),
-    "after_reply": ("uncertain", 1),
-    "before_record_commit": ("uncertain", 1),
-    "after_record_commit": ("sent", 1),
+    "after_claim": ("planned", {0}),
+    "before_guard": ("planned", {0}),
+    "after_guard": ("uncertain", {0}),
+    "after_data": ("uncertain", {0}),
+    "before_dot": ("uncertain", {0}),
+    "after_dot": ("uncertain", {0, 1}),
+    "after_reply": ("uncertain", {1}),
+    "before_record_commit": ("uncertain", {1}),
+    "after_record_commit": ("sent", {1}),
 }
 
 
@@ -61,7 +62,7 @@ def test_a_worker_that_dies_anywhere_neither_doubles_nor_loses_its_mail(
     status, accepted = LEFT[point]
     if status == "uncertain":
         crew.await_that(lambda: world.statuses() == {"uncertain": 1})
-        assert len(world.deliveries()) == accepted
+        assert len(world.deliveries()) in accepted
         assert successor.terminate()
         world.clock.advance(timedelta(minutes=1))
         reconcile.run(world.engine, clock=world.clock, settings=world.settings)
