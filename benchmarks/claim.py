@@ -107,7 +107,7 @@ class _Queue:
     def empty(self) -> None:
         """Remove every slot and what they left behind."""
         with self._engine.begin() as connection:
-            connection.execute(text("truncate ops.scheduled_tasks cascade"))
+            connection.execute(text("truncate ops.scheduled_tasks, ops.slot_states"))
 
     def round(self, batch: int) -> Round:
         """Add due slots, then claim and finish all of them; they stay in the table, with their dead versions."""

@@ -34,30 +34,37 @@ _ADD_SLOTS = text("""
     ),
     numbers as (
         select number, 'warmup:' || :batch || ':' || number as key from generate_series(1, :count) as numbers (number)
+    ),
+    tasks as (
+        insert into ops.scheduled_tasks
+            (priority_level, task_type, target_time, payload, idempotency_key, from_mailbox_id, to_mailbox_id,
+            sender_id, bot_id, turn, local_day, gap_s, message_id, policy_id)
+        select
+            40,
+            'warmup',
+            cast(:now as timestamptz) - make_interval(secs => (number / counts.senders) % 60),
+            jsonb_build_object('script', 'soup-recipe', 'thread', key, 'tier', 'virgin'),
+            key,
+            from_senders.mailbox_id,
+            to_bots.mailbox_id,
+            from_senders.id,
+            to_bots.id,
+            1,
+            (cast(:now as timestamptz) at time zone 'UTC')::date,
+            0,
+            '<' || md5(key) || '@senders.test>',
+            (select id from ops.policies where valid_to is null)
+        from numbers
+        cross join counts
+        inner join from_senders on from_senders.place = number % counts.senders
+        inner join to_bots on to_bots.place = (number / counts.senders + number) % counts.bots
+        order by number
+        returning id, from_mailbox_id, target_time, local_day, priority_level
     )
-    insert into ops.scheduled_tasks
-        (priority_level, task_type, target_time, payload, idempotency_key, from_mailbox_id, to_mailbox_id, sender_id,
-        bot_id, turn, local_day, gap_s, message_id, policy_id)
-    select
-        40,
-        'warmup',
-        cast(:now as timestamptz) - make_interval(secs => (number / counts.senders) % 60),
-        jsonb_build_object('script', 'soup-recipe', 'thread', key, 'tier', 'virgin'),
-        key,
-        from_senders.mailbox_id,
-        to_bots.mailbox_id,
-        from_senders.id,
-        to_bots.id,
-        1,
-        (cast(:now as timestamptz) at time zone 'UTC')::date,
-        0,
-        '<' || md5(key) || '@senders.test>',
-        (select id from ops.policies where valid_to is null)
-    from numbers
-    cross join counts
-    inner join from_senders on from_senders.place = number % counts.senders
-    inner join to_bots on to_bots.place = (number / counts.senders + number) % counts.bots
-    order by number
+    insert into ops.slot_states (slot_id, from_mailbox_id, target_time, due_since, local_day, priority_level)
+    select id, from_mailbox_id, target_time, target_time, local_day, priority_level
+    from tasks
+    order by id
 """)
 
 

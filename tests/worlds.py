@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import Engine, RowMapping, insert, text, update
+from sqlalchemy import Engine, RowMapping, text, update
 
 from emberflow.clock import ManualClock, floor_hour, local_day
 from emberflow.database import tables
@@ -74,6 +74,11 @@ class Member:
     address: str
 
 
+WHOLE_WINDOWS = dict.fromkeys(
+    ("workday_start_spread_s", "workday_end_spread_s", "lunch_minimum_s", "lunch_maximum_s"), 0
+)
+
+
 def a_policy(**sections: dict[str, Any]) -> Policy:
     """The demonstration policy with one lane and one shard, where every mail is answered; sections are merged."""
     document = shipped("demo").model_dump()
@@ -89,10 +94,15 @@ def a_policy(**sections: dict[str, Any]) -> Policy:
 
 
 def a_real_policy(**sections: dict[str, Any]) -> Policy:
-    """The standard policy, real gaps and windows, with some of its sections changed."""
+    """The standard policy, real gaps and windows, with some of its sections changed.
+
+    Workdays are their whole windows unless a test draws them, and the smallest pool is enough.
+    """
     document = shipped("standard").model_dump()
-    for section, values in sections.items():
-        document[section] = document[section] | values
+    plain: dict[str, dict[str, Any]] = {"pacing": WHOLE_WINDOWS, "selection": {"minimum_bots": 1}}
+    for changes in (plain, sections):
+        for section, values in changes.items():
+            document[section] = document[section] | values
     return Policy.model_validate(document)
 
 
@@ -255,8 +265,7 @@ class World:
         with self.engine.begin() as connection:
             row["policy_id"] = in_force(connection).policy_id
             state = {name: changes.pop(name) for name in [*changes] if name not in tables.scheduled_tasks.c}
-            statement = insert(tables.scheduled_tasks).values(row | changes).returning(tables.scheduled_tasks.c.id)
-            slot_id = int(connection.execute(statement).scalar_one())
+            (slot_id,) = store.add(connection, [row | changes])
             if state:
                 of_slot = tables.slot_states.c.slot_id == slot_id
                 connection.execute(update(tables.slot_states).where(of_slot).values(state))

@@ -26,18 +26,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import insert
-
 from emberflow.clock import SystemClock, local_day
 from emberflow.crash_points import CRASH_POINTS, CrashPoint
-from emberflow.database import tables
 from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
 from emberflow.database.migrate import upgrade
 from emberflow.email_ops.message import message_id_for
 from emberflow.email_ops.sandbox import read_deliveries
 from emberflow.email_ops.sandbox.rules import Rules, write_rules
-from emberflow.queue_manager import suppressions, switches
+from emberflow.queue_manager import store, suppressions, switches
 from emberflow.queue_manager.policies import Policy, in_force
 from emberflow.queue_manager.slots import Priority
 from emberflow.randomness import generator
@@ -248,7 +245,7 @@ class _Chaos:
         rows = [self._a_slot(world, number) for number in range(self._slots)]
         with self._engine.begin() as connection:
             policy_id = in_force(connection).policy_id
-            connection.execute(insert(tables.scheduled_tasks), [row | {"policy_id": policy_id} for row in rows])
+            store.add(connection, [row | {"policy_id": policy_id} for row in rows])
         return world
 
     def _a_slot(self, world: World, number: int) -> dict[str, Any]:

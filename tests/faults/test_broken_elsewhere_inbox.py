@@ -190,7 +190,7 @@ def test_an_automatic_note_about_a_mail_in_doubt_is_no_bounce_of_it(
     world.slot(**cold, bot_id=None, to_mailbox_id=None, to_address="lead@customer.test")
     (slot,) = world.claim()
     with database.begin() as connection:
-        submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy)
+        submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
         assert store.finish(connection, [End(slot, "uncertain", "no answer")]) == {slot.id}
     written = [line.replace("{id}", slot.message_id) for line in OUT_OF_OFFICE[kind]]
     heads = ("From: lead@customer.test", "Auto-Submitted: auto-replied", f"In-Reply-To: {slot.message_id}")

@@ -230,7 +230,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         assert self._claim_in(self.world.engine.connect(), 4) == []
         for held in self._at("leased"):
             with self.world.engine.begin() as connection:
-                said = submission.submit(connection, [held.slot], now=self.now, policy=self.world.policy)
+                said = submission.submit(connection, [held.slot], now=self.now, policy=self.world.policy, seed=1)
             refusal = said[held.slot.id].refusal
             assert refusal is not None
             assert refusal.reason == ("lease_lost" if held.has_lapsed else "stop_sending_is_on")
@@ -339,7 +339,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
     def _submit(self, several: Sequence[Held]) -> None:
         with self.world.engine.begin() as connection:
             said: dict[int, Submission] = submission.submit(
-                connection, [held.slot for held in several], now=self.now, policy=self.world.policy
+                connection, [held.slot for held in several], now=self.now, policy=self.world.policy, seed=1
             )
         for held in several:
             refusal = said[held.slot.id].refusal

@@ -29,14 +29,16 @@ def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
     """Q-F2, Q-B7"""
     for slot in world.rows("select id, bot_id, payload from ops.slots"):
         told = explained(world, slot["id"])
-        decision = told.decision
-        assert decision is not None
-        assert decision["bot_id"] == slot["bot_id"]
-        assert decision["tier"] == slot["payload"]["tier"]
-        assert decision["sort_key"] == pytest.approx(-math.log(decision["draw"]) / decision["weight"])
-        assert decision["weight"] == pytest.approx(math.prod(decision["terms"].values()))
-        assert all(other["key"] >= decision["sort_key"] for other in decision["runners_up"])
-        named = {decision["bot_id"], *(other["bot_id"] for other in decision["runners_up"])}
+        evidence = told.evidence
+        assert evidence is not None
+        assert told.is_replayed
+        assert (evidence.bot_id, evidence.tier) == (slot["bot_id"], slot["payload"]["tier"])
+        assert evidence.asked_tier == slot["payload"]["asked_tier"]
+        assert evidence.draw is not None
+        assert evidence.weight == pytest.approx(math.prod(evidence.terms.values()))
+        assert evidence.key == pytest.approx(-math.log(evidence.draw) / evidence.weight)
+        assert all(other["key"] >= evidence.key for other in evidence.runners_up)
+        named = {slot["bot_id"], *(other["bot_id"] for other in evidence.runners_up)}
         assert set(told.bot_addresses) == named
         assert set(told.bot_addresses.values()) <= {bot.address for bot in world.bots}
         assert told.slot["bot_address"] == told.bot_addresses[slot["bot_id"]]
@@ -63,7 +65,7 @@ def test_a_reply_has_no_selection_to_explain(world: World) -> None:
     """Q-F2"""
     world.talk(1)
     told = explained(world, world.value("select min(id) from ops.slots where task_type = 'reply'"))
-    assert (told.decision, told.bot_addresses) == (None, {})
+    assert (told.evidence, told.bot_addresses) == (None, {})
     assert told.slot["hour"] is None
 
 

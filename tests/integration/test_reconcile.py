@@ -56,7 +56,9 @@ def an_uncertain(world: World, sender: Member | None = None, bot: Member | None 
     slot_id = world.slot(sender, bot, gap_s=0, **changes)
     (slot,) = (slot for slot in world.claim() if slot.id == slot_id)
     with world.engine.begin() as connection:
-        said = submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy)
+        said = submission.submit(
+            connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed
+        )
     assert said[slot.id].refusal is None
     world.change(
         "update ops.slot_states set status = 'uncertain', lease_token = null, lease_until = null where slot_id = :id",

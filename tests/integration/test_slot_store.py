@@ -35,7 +35,9 @@ def submit(world: World, slot: Slot) -> Refusal | None:
 def submit_all(world: World, slots: Sequence[Slot]) -> dict[int, Refusal | None]:
     """Submit slots in one transaction, as dialogues do that share a commit."""
     with world.engine.begin() as connection:
-        said = submission.submit(connection, slots, now=world.clock.now(), policy=world.policy)
+        said = submission.submit(
+            connection, slots, now=world.clock.now(), policy=world.policy, seed=world.settings.seed
+        )
     return {slot: answer.refusal for slot, answer in said.items()}
 
 

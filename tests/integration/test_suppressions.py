@@ -155,7 +155,9 @@ def test_an_entry_that_comes_after_the_claim_still_wins(world: World, written: s
 
     assert suppress(world, written) == Added(entries=1, cancelled=0)
     with world.engine.begin() as connection:
-        said = submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy)
+        said = submission.submit(
+            connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed
+        )
 
     refusal = said[slot_id].refusal
     assert refusal is not None

@@ -7,7 +7,7 @@ A bot is a mailbox that the operator owns. A young one receives little (B-B2), e
 from __future__ import annotations
 
 from datetime import datetime, time, timedelta
-from typing import Self
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -19,6 +19,8 @@ from emberflow.clock import require_utc
 
 MIDNIGHT = time(0)
 _DAY_S = 86_400
+_HOUR_S = 3600
+UNAVAILABLE = ("cooldown", "asleep", "at_cap")
 
 
 class BotPolicy(BaseModel):
@@ -68,36 +70,32 @@ def cap_today(policy: BotPolicy, born_at: datetime, own_limit: int | None, now: 
 
 
 def available_seats(bots: pd.DataFrame, at: datetime, policy: BotPolicy) -> pd.DataFrame:
-    """Return how many warm-up mails each bot may still take at the instant ``at``, on ``bots``' index.
+    """Return how many warm-up mails each active bot may still take in the hour from ``at`` on, on ``bots``' index.
 
-    Columns in: ``bot_id`` int64; ``status`` str; ``born_at`` datetime64[us, UTC]; ``zone`` str, IANA name;
-    ``interaction_limits`` int, null unless the operator caps this bot lower; ``cooldown_until``
+    Columns in: ``bot_id`` int64; ``born_at`` datetime64[us, UTC]; ``zone`` str or Categorical, IANA name;
+    ``interaction_limits`` float64, null unless the operator caps this bot lower; ``cooldown_until``
     datetime64[us, UTC] or null; ``inbound_used`` int64, received or reserved on the bot's present local day.
 
     Columns out: ``bot_id``; ``age_days`` int64, whole days of 24 h since birth; ``inbound_cap`` int64, by age
-    and operator; ``seats`` int64, 0 when unavailable; ``reason`` str, null while there are seats, else the
-    first of ``not_active`` (any status but ``active``), ``cooldown``, ``asleep``, ``at_cap``.
+    and operator; ``seats`` int64, what is free of the cap, and not more than the pauses between two tasks leave room
+    for in an hour; ``reason`` Categorical, null while there are seats, else the first of ``cooldown``, ``asleep``,
+    ``at_cap``.
     """
     now = pd.Timestamp(require_utc(at))
-    age_days = ((now - bots["born_at"]).dt.total_seconds() // _DAY_S).clip(lower=0).astype("int64")
-    limits = bots["interaction_limits"].astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
-    cap = np.fmin(inbound_cap(policy, age_days).to_numpy(), limits).astype(np.int64)
+    age_days = np.maximum((now - bots["born_at"]).to_numpy(dtype="timedelta64[s]").astype(np.int64) // _DAY_S, 0)
+    caps = inbound_cap(policy, pd.Series(age_days, dtype="int64")).to_numpy()
+    cap = np.fmin(caps, bots["interaction_limits"].to_numpy(dtype=np.float64)).astype(np.int64)
     free = np.maximum(cap - bots["inbound_used"].to_numpy(dtype=np.int64), 0)
-
-    reasons = {
-        "not_active": (bots["status"] != "active").to_numpy(dtype=bool),
-        "cooldown": (pd.to_datetime(bots["cooldown_until"], utc=True) > now).to_numpy(dtype=bool),
-        "asleep": ~_is_awake(bots["zone"], at, policy),
-        "at_cap": free == 0,
-    }
-    reason = np.select(list(reasons.values()), list(reasons), default="")
+    in_an_hour = 1 + (_HOUR_S - 1) // policy.cooldown_s if policy.cooldown_s else free
+    is_resting = (bots["cooldown_until"] > now).to_numpy(dtype=bool)
+    code = np.select([is_resting, ~_is_awake(bots["zone"], at, policy), free == 0], [0, 1, 2], default=-1)
     return pd.DataFrame(
         {
             "bot_id": bots["bot_id"],
             "age_days": age_days,
             "inbound_cap": cap,
-            "seats": np.where(reason == "", free, 0),
-            "reason": pd.Series(reason, index=bots.index, dtype="str").where(reason != ""),
+            "seats": np.where(code < 0, np.minimum(free, in_an_hour), 0),
+            "reason": pd.Categorical.from_codes(code, pd.Index(list(UNAVAILABLE), dtype="str")),
         },
         index=bots.index,
     )
@@ -119,8 +117,8 @@ def seconds_of_day(moment: time, *, closing: bool = False) -> int:
     return _DAY_S if closing and seconds == 0 else seconds
 
 
-def _is_awake(zones: pd.Series[str], at: datetime, policy: BotPolicy) -> npt.NDArray[np.bool_]:
+def _is_awake(zones: pd.Series[Any], at: datetime, policy: BotPolicy) -> npt.NDArray[np.bool_]:
     opens, closes = seconds_of_day(policy.wake_start), seconds_of_day(policy.wake_end, closing=True)
-    now = pd.Timestamp(require_utc(at))
-    awake = {zone: opens <= seconds_of_day(now.tz_convert(zone).time()) < closes for zone in zones.unique()}
-    return zones.map(awake).to_numpy(dtype=bool)
+    now, named = pd.Timestamp(require_utc(at)), pd.Categorical(zones)
+    awake = [opens <= seconds_of_day(now.tz_convert(zone).time()) < closes for zone in named.categories]
+    return np.asarray(np.array(awake, dtype=bool)[named.codes])

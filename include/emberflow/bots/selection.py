@@ -6,31 +6,55 @@ The candidates of a slot fall into three tiers by the history of the pair:
 ``probabilistic``   they had, and the pair's cooldown is over;
 ``active``          they had within the cooldown: the last resort, only when nobody else is left (B-F3).
 
-A seeded draw lets the slot ask ``virgin`` or ``probabilistic`` first. An empty tier falls through to the
-other one and then to ``active``; both the tier asked and the tier used are recorded. Inside a tier a
-bot is drawn with probability proportional to its weight, by exponential keys -ln(u) / w of which the smallest
-wins (Efraimidis and Spirakis, Information Processing Letters 97, 2006). Because u is addressed by (hour,
-sender, ordinal, bot), a plan does not depend on the order of any input's rows (Q-F1).
+A seeded draw lets the slot ask ``virgin`` or ``probabilistic`` first. A tier without a free candidate falls through to
+the other one and then to ``active``; the tier asked and the tier used are both recorded. Each slot also asks a
+provider, by a sequence that keeps a sender's partners close to the providers' shares (B-F4).
 
-This is the reference: an exact greedy loop over the slots, vectorised over the bots, O(slots x bots).
+**Virgin** bots are dealt. Every free seat of every bot is a card; the deck is shuffled by exponential keys -ln(u) / w,
+of which the smallest lies on top (Efraimidis and Spirakis, Information Processing Letters 97, 2006), so that a bot
+comes in proportion to weight and free seats. Each slot takes the next card of its provider; only the dealt pairs are
+looked up; cards that a rule rejects go back and are dealt again. When dealing hardly fills anything any more, the rest
+is solved exactly: all cards that are left for all slots that are open.
+
+**Probabilistic** and **active** bots are partners of the sender. A few are looked up from a random place on, ranked by
+exponential keys, and proposed; all partners only for senders for whom those did not do.
+
+Slots are served in rounds: everybody's first, in a seeded order, then everybody's second. When there are fewer seats
+than slots, those at the end of the order wait until the others are served. Every draw is addressed by what it is about,
+so that the order of rows never matters (Q-F1).
+
+Cost: linear in slots and free seats; the pair table is asked about as many pairs as are dealt.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
+from emberflow.bots.history import History
 from emberflow.clock import require_utc
 from emberflow.randomness import state, uniforms
 
-VIRGIN, PROBABILISTIC, ACTIVE = "virgin", "probabilistic", "active"
+TIERS: Final = ("virgin", "probabilistic", "active")
+VIRGIN, PROBABILISTIC, ACTIVE = TIERS
 SAME_DAY_H = 24
+GROUPS: Final = ("domain", "owner", "ip_group")
+UNFILLED: Final = ("no_seat", "no_eligible_bot")
+
+_GOLDEN = 0.618_033_988_749_895  # the multiples of it modulo 1 spread as evenly as any (three-distance theorem)
+_DEALS = 8
+_WORTH_DEALING = 0.3  # of the cards; below, the exact end is cheaper
+_PAIRS_AT_ONCE = 2_000_000
+_PARTNERS = 4  # looked up per open slot at first
+_FEW_BOTS = 200  # with a seat: asking about each is cheaper than reading all partners of a sender
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -38,16 +62,22 @@ Mask = npt.NDArray[np.bool_]
 
 
 class SelectionPolicy(BaseModel):
-    """Exploration, pair limits, and how much evidence is kept.
+    """Exploration, pair limits, small pools, and how much evidence is shown.
 
     ``virgin_share_floor``, ``virgin_days``
         A sender explores new partners with the share ``max(floor, 1 - day / virgin_days)``: at first nearly
         always, from day 12 on one slot in five (our rule).
     ``pair_cooldown_h``, ``pair_weekly_maximum``
         72 h and 3 contacts in 7 days (B-F3), as in Warmbly's partner choice (internal/tasks/email_task.go).
-        The cooldown yields when no other bot is left, the weekly maximum never does.
+        The cooldown yields when no other bot is left, the weekly maximum never does. Not more than 3, because the
+        pair table remembers the last three mails.
+    ``provider_shares``
+        Which share of a sender's partners is at which provider (B-F4). Empty: as the active bots are.
+    ``minimum_bots``
+        A sender that fewer bots may serve than this gets its quota times bots / minimum (B-F9): 8, the size at which
+        a pair's cooldown of 72 h still leaves a few mails a day.
     ``runners_up``
-        How many bots behind the chosen one a decision names.
+        How many bots behind the chosen one an explanation names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,28 +85,48 @@ class SelectionPolicy(BaseModel):
     virgin_share_floor: float = Field(default=0.2, ge=0, le=1)
     virgin_days: int = Field(default=14, ge=1, le=365)
     pair_cooldown_h: int = Field(default=72, ge=SAME_DAY_H, le=24 * 90)
-    pair_weekly_maximum: int = Field(default=3, ge=1, le=7)
+    pair_weekly_maximum: int = Field(default=3, ge=1, le=3)
+    provider_shares: Mapping[str, float] = Field(default_factory=dict)
+    minimum_bots: int = Field(default=8, ge=1, le=1000)
     runners_up: int = Field(default=3, ge=0, le=20)
+
+
+@dataclass
+class Evidence:
+    """Why one slot has its bot: what it asked, what was rejected, and who would have been next.
+
+    ``weight`` is the product of ``terms``, ``key`` is -ln(``draw``) / ``weight``; all None when unfilled. ``rejected``
+    counts the bots that its sender was dealt or proposed until then, by the rule that refused them: ``own_domain``,
+    ``own_owner``, ``own_ip_group``, ``met_in_this_plan``, ``met_before`` (dealt as virgin), ``no_seat``, ``same_day``,
+    ``weekly_maximum``, ``cooldown``. ``runners_up`` have bot_id, draw, weight and key; in the virgin tier they are the
+    next cards of the deck, whose history nobody asked.
+    """
+
+    asked_tier: str
+    asked_provider: int
+    tier: str | None = None
+    bot_id: int | None = None
+    draw: float | None = None
+    weight: float | None = None
+    key: float | None = None
+    terms: dict[str, float] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+    runners_up: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The outcome of `select_bots`; rows stand in the order in which the slots were served.
+    """The outcome of `select_bots`, by sender and ordinal.
 
-    ``picks``
-        ``sender_id``, ``ordinal``, ``bot_id`` int64; ``tier`` str. One row per filled slot.
-    ``decisions``
-        One row per slot: ``sender_id``, ``ordinal`` int64; ``bot_id`` Int64, null when unfilled;
-        ``asked_tier`` str; ``tier`` str, null when unfilled; ``weight``, ``draw``, ``key`` float of the
-        chosen bot; ``terms`` dict of the factors of its weight (``bot``, ``headroom``, ``repeats``), null
-        when unfilled; ``runners_up`` list of {bot_id, weight, draw, key} of the same tier, next best first;
-        ``rejected`` dict reason -> number of bots, without zeros: ``own_domain``, ``same_day``,
-        ``weekly_maximum``, ``no_seat`` (the first that applies), and ``cooldown`` for bots that were set
-        aside because another one was left.
+    ``picks``: ``sender_id``, ``ordinal``, ``bot_id`` int64; ``asked_tier``, ``tier`` Categorical.
+    ``unfilled``: ``sender_id``, ``ordinal`` int64; ``asked_tier`` Categorical; ``reason`` Categorical: ``no_seat``
+    (every seat was taken) or ``no_eligible_bot`` (seats were left, at bots that this sender may not meet now).
+    ``evidence``: about the slot that was asked for as witness.
     """
 
     picks: pd.DataFrame
-    decisions: pd.DataFrame
+    unfilled: pd.DataFrame
+    evidence: Evidence | None = None
 
 
 def virgin_share(policy: SelectionPolicy, ramp_day: pd.Series[int]) -> pd.Series[float]:
@@ -84,184 +134,461 @@ def virgin_share(policy: SelectionPolicy, ramp_day: pd.Series[int]) -> pd.Series
     return (1 - ramp_day / policy.virgin_days).clip(lower=policy.virgin_share_floor).rename("virgin_share")
 
 
+def eligible_bots(senders: pd.DataFrame, bots: pd.DataFrame) -> pd.Series[int]:
+    """Return how many of ``bots`` share neither domain, owner nor IP group with each sender, on ``senders``' index.
+
+    Columns of both: ``domain``, ``owner``, ``ip_group`` int64, -1 for none. Cost: linear in either, plus senders'
+    distinct groups x bots where a group is shared at all.
+    """
+    own = senders[list(GROUPS)].to_numpy(dtype=np.int64)
+    theirs = bots[list(GROUPS)].to_numpy(dtype=np.int64)
+    is_shared = np.zeros(own.shape, dtype=bool)
+    for place in range(len(GROUPS)):
+        is_shared[:, place] = (own[:, place] != -1) & np.isin(own[:, place], theirs[:, place])
+    counts = np.full(len(senders), len(bots), dtype=np.int64)
+    touched = np.flatnonzero(is_shared.any(axis=1))
+    distinct, inverse = np.unique(np.where(is_shared, own, -1)[touched], axis=0, return_inverse=True)
+    excluded = np.array(
+        [((theirs == groups) & (groups != -1)).any(axis=1).sum() for groups in distinct], dtype=np.int64
+    )
+    counts[touched] -= excluded[inverse.reshape(-1)] if len(distinct) else 0
+    return pd.Series(counts, index=senders.index, name="eligible_bots")
+
+
 def select_bots(
     demand: pd.DataFrame,
     bots: pd.DataFrame,
-    pairs: pd.DataFrame,
+    history: History,
     policy: SelectionPolicy,
     *,
     seed: int,
     hour: datetime,
+    shares: Mapping[int, float] | None = None,
+    witness: tuple[int, int] | None = None,
 ) -> Selection:
     """Choose a bot for every slot of ``demand``, as far as eligible bots with seats go.
 
     Columns in:
-        ``demand``: ``sender_id``, ``ordinal`` int64, unique together; ``ramp_day`` int64; ``domain`` str, of
-        the sender's address.
-        ``bots``: ``bot_id`` int64, unique; ``domain`` str; ``seats`` int64, shared by all senders; ``weight``
-        float > 0.
-        ``pairs``: ``sender_id``, ``bot_id`` int64, unique together; ``sent_7d`` int64, warm-up mails of the
-        last 7 days; ``last_contact`` datetime64[us, UTC]. Only pairs that ever had contact.
-    ``hour`` (UTC) names the draws, and ages of contacts are judged at it.
+        ``demand``: ``sender_id``, ``ordinal`` int64, unique together; ``ramp_day`` int64; ``nth`` int64, how many
+        warm-up mails of the day come before; ``domain``, ``owner``, ``ip_group`` int64, -1 for none.
+        ``bots``: ``bot_id`` int64, unique; ``provider`` int64; ``seats`` int64, shared by all senders; ``weight``
+        float > 0; ``domain``, ``owner``, ``ip_group`` likewise.
+    ``hour`` (UTC) names the draws, and ages of contacts are judged at it. ``shares`` are the providers' shares of a
+    sender's partners; without them, that of the seats.
 
-    Guarantees: no bot gets more than its seats; a sender meets a bot at most once in the plan, never within
-    24 h of their last contact, never beyond the weekly maximum, and never at its own domain; a slot stays
-    unfilled only if no bot was eligible when it was served. All first ordinals are served in a seeded order,
-    then all second ones, and so on, so that scarcity is shared and no sender starves.
-
-    The weight of a bot for a slot is ``weight x headroom x repeats``: headroom is the part of the seats it
-    entered this plan with that is still free, repeats is 2 ** -sent_7d of the pair.
+    Guarantees: no bot gets more than its seats; a sender meets a bot at most once in the plan, never within 24 h of
+    their last contact, never beyond the weekly maximum, and never one of its own domain, owner or IP group; a slot that
+    asked ``virgin`` and stays open or got another tier had no virgin bot with a free seat left, and one that stays open
+    had no bot at all.
 
     Raises:
         ValueError: a bot's weight is not positive.
     """
     if not (bots["weight"] > 0).all():
         raise ValueError(f"bots need a positive weight: {bots.loc[~(bots['weight'] > 0), 'bot_id'].tolist()}")
-    pool = _Pool(bots, pairs, policy, hour, state(seed, "select_bots", hour))
-    order = _in_serving_order(demand, policy, seed, hour)
-    decisions = [
-        pool.serve(int(sender_id), int(ordinal), domain, asked)
-        for sender_id, ordinal, domain, asked in zip(*(order[name] for name in _SLOT), strict=True)
-    ]
-    table = pd.DataFrame(decisions, columns=list(_DECISION_TYPES)).astype(_DECISION_TYPES)
-    picks = table.loc[table["bot_id"].notna(), ["sender_id", "ordinal", "bot_id", "tier"]]
-    return Selection(picks.astype({"bot_id": "int64"}).reset_index(drop=True), table)
+    table = _Table(demand, bots, history, policy, seed=seed, hour=hour, shares=shares, witness=witness)
+    served = table.order[: table.seats.sum()]
+    for slots in (served, table.order[len(served) :]):
+        table.serve(slots)
+    return table.selection()
 
 
-_SLOT = ("sender_id", "ordinal", "domain", "asked_tier")
-_DECISION_TYPES = {
-    "sender_id": "int64",
-    "ordinal": "int64",
-    "bot_id": "Int64",
-    "asked_tier": "str",
-    "tier": "str",
-    "weight": "float64",
-    "draw": "float64",
-    "key": "float64",
-    "terms": "object",
-    "runners_up": "object",
-    "rejected": "object",
-}
-
-
-def _in_serving_order(demand: pd.DataFrame, policy: SelectionPolicy, seed: int, hour: datetime) -> pd.DataFrame:
-    slots = demand[["sender_id", "ordinal", "ramp_day", "domain"]].sort_values(["sender_id", "ordinal"])
-    ids = slots["sender_id"].to_numpy(), slots["ordinal"].to_numpy()
-    asks_virgin = uniforms(state(seed, "ask_tier", hour), *ids) < virgin_share(policy, slots["ramp_day"])
-    slots = slots.assign(
-        asked_tier=np.where(asks_virgin, VIRGIN, PROBABILISTIC),
-        round=slots.groupby("sender_id").cumcount(),
-        lot=uniforms(state(seed, "serve_order", hour), *ids),
-    )
-    return slots.sort_values(["round", "lot", "sender_id"])
-
-
-class _Pool:
-    """The bots while a plan is made, as arrays in the order of bot_id; serving a slot takes a seat."""
+class _Table:
+    """The slots and the cards while a plan is dealt. Slots and bots are places in arrays, in the order of their ids."""
 
     def __init__(
         self,
+        demand: pd.DataFrame,
         bots: pd.DataFrame,
-        pairs: pd.DataFrame,
+        history: History,
         policy: SelectionPolicy,
+        *,
+        seed: int,
         hour: datetime,
-        stream: np.uint64,
+        shares: Mapping[int, float] | None,
+        witness: tuple[int, int] | None,
     ) -> None:
-        bots = bots.sort_values("bot_id")
-        self._policy = policy
-        self._stream = stream
-        self._ids: Integers = bots["bot_id"].to_numpy(dtype=np.int64)
-        self._domains = bots["domain"].str.lower().to_numpy(dtype=object)
+        self._history, self._policy, self._seed, self._hour = history, policy, seed, hour
+        demand = demand.sort_values(["sender_id", "ordinal"], ignore_index=True)
+        bots = bots.sort_values("bot_id", ignore_index=True)
+        self.senders: Integers = demand["sender_id"].to_numpy(dtype=np.int64)
+        self.ordinals: Integers = demand["ordinal"].to_numpy(dtype=np.int64)
+        self.bots: Integers = bots["bot_id"].to_numpy(dtype=np.int64)
+        self.seats: Integers = bots["seats"].to_numpy(dtype=np.int64).copy()
+        self._at_first = self.seats.copy()
         self._weights: Floats = bots["weight"].to_numpy(dtype=np.float64)
-        self._seats: Integers = bots["seats"].to_numpy(dtype=np.int64)
-        self._free: Integers = self._seats.copy()
-        self._met: dict[int, list[int]] = {}
+        self._own = [demand[group].to_numpy(dtype=np.int64) for group in GROUPS]
+        self._theirs = [bots[group].to_numpy(dtype=np.int64) for group in GROUPS]
 
-        known = pairs[pairs["bot_id"].isin(self._ids)]
-        age = pd.Timestamp(require_utc(hour)) - known["last_contact"]
-        known = known.assign(at=np.searchsorted(self._ids, known["bot_id"]), age_h=age.dt.total_seconds() / 3600)
-        self._history = {
-            sender: (rows["at"].to_numpy(), rows["sent_7d"].to_numpy(), rows["age_h"].to_numpy())
-            for sender, rows in known.groupby("sender_id")
-        }
+        names = (self.senders, self.ordinals)
+        lot = uniforms(self._stream("serve_order"), *names)
+        rounds = demand.groupby("sender_id").cumcount().to_numpy()
+        self.order: Integers = np.lexsort((self.senders, lot, rounds))
+        self.asks_virgin: Mask = uniforms(self._stream("ask_tier"), *names) < virgin_share(
+            policy, demand["ramp_day"]
+        ).to_numpy(dtype=np.float64)
+        self._provider = self._providers_of(bots)
+        self._asked = self._ask_providers(demand, shares)
 
-    def serve(self, sender_id: int, ordinal: int, domain: str, asked: str) -> dict[str, Any]:
-        """Choose for one slot and return its decision."""
-        sent_7d, age_h = self._contacts(sender_id)
-        rejected, eligible = self._screen(sender_id, domain, sent_7d, age_h)
-        contacted = np.isfinite(age_h)
-        cooling = age_h < self._policy.pair_cooldown_h
-        members = {
-            VIRGIN: eligible & ~contacted,
-            PROBABILISTIC: eligible & contacted & ~cooling,
-            ACTIVE: eligible & cooling,
-        }
-        order = (VIRGIN, PROBABILISTIC, ACTIVE) if asked == VIRGIN else (PROBABILISTIC, VIRGIN, ACTIVE)
-        tier = next((name for name in order if members[name].any()), None)
-        if tier in (VIRGIN, PROBABILISTIC):
-            rejected["cooldown"] = int(members[ACTIVE].sum())
-        decision: dict[str, Any] = {
-            "sender_id": sender_id,
-            "ordinal": ordinal,
-            "asked_tier": asked,
-            "tier": tier,
-            "terms": None,
-            "runners_up": [],
-            "rejected": {reason: count for reason, count in rejected.items() if count},
-        }
-        if tier is None:
-            return decision
+        self.bot: Integers = np.full(len(demand), -1, dtype=np.int64)
+        self.tier: npt.NDArray[np.int8] = np.full(len(demand), -1, dtype=np.int8)
+        self._met = np.empty(0, dtype=np.int64)
+        self._witness = -1
+        self._evidence: Evidence | None = None
+        self._refused: dict[int, str] = {}
+        if witness is not None:
+            self._witness = int(np.flatnonzero((self.senders == witness[0]) & (self.ordinals == witness[1]))[0])
+            asked = VIRGIN if self.asks_virgin[self._witness] else PROBABILISTIC
+            self._evidence = Evidence(asked, int(self._codes[self._asked[self._witness]]) if len(self._codes) else -1)
 
-        at = np.flatnonzero(members[tier])
-        headroom = self._free[at] / self._seats[at]
-        repeats = 2.0 ** -sent_7d[at]
-        weight = self._weights[at] * headroom * repeats
-        draw = uniforms(self._stream, np.full(at.size, sender_id), np.full(at.size, ordinal), self._ids[at])
-        key = -np.log(draw) / weight
-        ranked = [
-            {
-                "bot_id": int(self._ids[at[i]]),
-                "weight": float(weight[i]),
-                "draw": float(draw[i]),
-                "key": float(key[i]),
-            }
-            for i in np.argsort(key, kind="stable")[: 1 + self._policy.runners_up]
-        ]
-        best = int(np.argmin(key))
-        self._free[at[best]] -= 1
-        self._met.setdefault(sender_id, []).append(int(at[best]))
-        terms = {"bot": self._weights[at[best]], "headroom": headroom[best], "repeats": repeats[best]}
-        return (
-            decision
-            | ranked[0]
-            | {
-                "terms": {name: float(value) for name, value in terms.items()},
-                "runners_up": ranked[1:],
-            }
+    def serve(self, slots: Integers) -> None:
+        """Give each of ``slots`` a bot, in this order where two want the same."""
+        asks_virgin = self.asks_virgin[slots]
+        self._deal(slots[asks_virgin])
+        self._propose(slots[~asks_virgin])
+        self._propose(slots[asks_virgin])
+        self._deal(slots[~asks_virgin])
+        self._propose_exactly(slots)
+
+    def selection(self) -> Selection:
+        """Return what came of it."""
+        tiers, reasons = pd.Index(list(TIERS), dtype="str"), pd.Index(list(UNFILLED), dtype="str")
+        asked = pd.Categorical.from_codes(np.where(self.asks_virgin, 0, 1).astype(np.int8), tiers)
+        table = pd.DataFrame({"sender_id": self.senders, "ordinal": self.ordinals, "asked_tier": asked})
+        is_filled = self.bot >= 0
+        picks = table[is_filled].assign(
+            bot_id=self.bots[self.bot[is_filled]], tier=pd.Categorical.from_codes(self.tier[is_filled], tiers)
+        )
+        reason = np.full((~is_filled).sum(), int(self.seats.sum() > 0), dtype=np.int8)
+        unfilled = table[~is_filled].assign(reason=pd.Categorical.from_codes(reason, reasons))
+        columns = ["sender_id", "ordinal", "bot_id", "asked_tier", "tier"]
+        return Selection(
+            picks[columns].reset_index(drop=True), unfilled.reset_index(drop=True), evidence=self._evidence
         )
 
-    def _contacts(self, sender_id: int) -> tuple[Integers, Floats]:
-        """Per bot: mails of the pair in 7 days, and hours since the last contact (infinite without one)."""
-        sent_7d = np.zeros(self._ids.size, dtype=np.int64)
-        age_h = np.full(self._ids.size, np.inf)
-        if sender_id in self._history:
-            at, sent, age = self._history[sender_id]
-            sent_7d[at], age_h[at] = sent, age
-        return sent_7d, age_h
+    # The deck.
 
-    def _screen(self, sender_id: int, domain: str, sent_7d: Integers, age_h: Floats) -> tuple[dict[str, int], Mask]:
-        """Count the bots that a hard rule excludes, each under its first reason, and return who is left."""
-        same_day = age_h < SAME_DAY_H
-        same_day[self._met.get(sender_id, [])] = True
-        rules = {
-            "own_domain": self._domains == domain.lower(),
-            "same_day": same_day,
+    def _deal(self, slots: Integers) -> None:
+        """Fill open ``slots`` with virgin bots until none of them has one left."""
+        for deal in range(_DEALS):
+            slots = self._open(slots)
+            if not len(slots) or not self.seats.any():
+                return
+            cards, keys = self._shuffle(deal)
+            # Later deals change who meets whom: else slots that no card fits would hold the others up.
+            hands = slots if deal == 0 else slots[self._shuffled(slots, deal)]
+            chosen, at = self._hand_out(hands, cards)
+            taken = self._take(chosen, cards[at], VIRGIN, asks_history=True)
+            if self._evidence is not None:
+                self._tell_card(chosen, at, cards, keys)
+            if taken < _WORTH_DEALING * len(chosen):
+                break
+        self._deal_exactly(self._open(slots))
+
+    def _shuffle(self, deal: int) -> tuple[Integers, Floats]:
+        """Return the bots of all free seats and the keys that put them in this order."""
+        bots = np.repeat(np.arange(len(self.bots)), self.seats)
+        seat = np.arange(len(bots)) - np.repeat(np.cumsum(self.seats) - self.seats, self.seats)
+        keys = -np.log(uniforms(self._stream("deck", deal), self.bots[bots], seat)) / self._weights[bots]
+        order = np.argsort(keys, kind="stable")
+        return bots[order], keys[order]
+
+    def _shuffled(self, slots: Integers, deal: int) -> Integers:
+        draws = uniforms(self._stream("hands", deal), self.senders[slots], self.ordinals[slots])
+        return np.argsort(draws, kind="stable")
+
+    def _hand_out(self, slots: Integers, cards: Integers) -> tuple[Integers, Integers]:
+        """Return slots and the place of each one's card: of the provider it asks, else any that is left."""
+        wanted, offered = self._asked[slots], self._provider[cards]
+        slot_order, card_order = np.argsort(wanted, kind="stable"), np.argsort(offered, kind="stable")
+        rank = _rank_within(wanted[slot_order])
+        first_card = np.searchsorted(offered[card_order], wanted[slot_order])
+        has_one = rank < np.bincount(offered, minlength=len(self._codes))[wanted[slot_order]]
+        card_of = np.full(len(slots), -1, dtype=np.int64)
+        card_of[slot_order[has_one]] = card_order[(first_card + rank)[has_one]]
+        is_left = np.ones(len(cards), dtype=bool)
+        is_left[card_of[card_of >= 0]] = False
+        without, left = np.flatnonzero(card_of < 0), np.flatnonzero(is_left)
+        both = min(len(without), len(left))
+        card_of[without[:both]] = left[:both]
+        has_card = card_of >= 0
+        return slots[has_card], card_of[has_card]
+
+    def _deal_exactly(self, slots: Integers) -> None:
+        """Offer every card that is left to every sender of ``slots``, until no pair of them is possible."""
+        for slot_of, bot_of, part in self._every_pair(slots):
+            is_virgin = self._history_of(slot_of, bot_of)["last_contact"].isna().to_numpy()
+            if self._evidence is not None:
+                self._tell_refused(slot_of, bot_of, {"met_before": ~is_virgin})
+            self._match(part, slot_of[is_virgin], bot_of[is_virgin], VIRGIN)
+
+    def _every_pair(self, slots: Integers) -> Iterator[tuple[Integers, Integers, Integers]]:
+        """Yield every allowed pair of ``slots``' senders with bots that have a seat, some senders at a time.
+
+        Of each pair the sender's first slot and the bot, and of each portion all its slots.
+        """
+        senders, first = np.unique(self.senders[slots], return_index=True)
+        start = 0
+        while start < len(senders) and self.seats.any():
+            bots = np.flatnonzero(self.seats)
+            part = slice(start, start + max(_PAIRS_AT_ONCE // len(bots), 1))
+            start = part.stop
+            slot_of, bot_of = np.repeat(slots[first[part]], len(bots)), np.tile(bots, len(first[part]))
+            allowed = self._allowed(slot_of, bot_of)
+            if self._evidence is not None:
+                self._tell_groups(slot_of, bot_of)
+            yield slot_of[allowed], bot_of[allowed], slots[np.isin(self.senders[slots], senders[part])]
+
+    # Partners.
+
+    def _propose(self, slots: Integers) -> None:
+        """Fill open ``slots`` from a few partners of each sender whose cooldown is over."""
+        slots = self._open(slots)
+        if not len(slots) or not self.seats.any():
+            return
+        senders, wanted = np.unique(self.senders[slots], return_counts=True)
+        start = self.bots[(uniforms(self._stream("partners"), senders) * len(self.bots)).astype(np.int64)]
+        # As many as a sender needs, in steps of two, so that few senders with many slots do not make all look up many.
+        doubling = np.ceil(np.log2(wanted)).astype(np.int64)
+        for step in np.unique(doubling):
+            like = doubling == step
+            known = self._history.some_of(senders[like], start[like], _PARTNERS << int(step))
+            known = known.sort_values(["sender_id", "bot_id"], ignore_index=True)
+            part = slots[np.isin(self.senders[slots], senders[like])]
+            self._match_partners(part, *self._of_answer(part, known), (PROBABILISTIC,))
+
+    def _propose_exactly(self, slots: Integers) -> None:
+        """Fill slots that nothing filled from all partners of their senders: the last resort, ``active``, at last."""
+        slots = self._open(slots)
+        if not len(slots) or not self.seats.any():
+            return
+        if np.count_nonzero(self.seats) > _FEW_BOTS:
+            known = self._history.of_senders(np.unique(self.senders[slots]))
+            known = known.sort_values(["sender_id", "bot_id"], ignore_index=True)
+            self._match_partners(slots, *self._of_answer(slots, known), (PROBABILISTIC, ACTIVE))
+            return
+        for slot_of, bot_of, part in self._every_pair(slots):
+            answer = self._history_of(slot_of, bot_of)
+            have_met = answer["last_contact"].notna().to_numpy()
+            known = answer[have_met].reset_index(drop=True)
+            self._match_partners(part, slot_of[have_met], bot_of[have_met], known, (PROBABILISTIC, ACTIVE))
+
+    def _of_answer(self, slots: Integers, known: pd.DataFrame) -> tuple[Integers, Integers, pd.DataFrame]:
+        """Return the slot, the bot and the history of each row of an answer whose bot takes part in this plan."""
+        bot_of = np.searchsorted(self.bots, known["bot_id"].to_numpy())
+        takes_part = self.bots[np.minimum(bot_of, len(self.bots) - 1)] == known["bot_id"].to_numpy()
+        known, bot_of = known[takes_part].reset_index(drop=True), bot_of[takes_part]
+        senders, first = np.unique(self.senders[slots], return_index=True)
+        slot_of = slots[first[np.searchsorted(senders, known["sender_id"].to_numpy())]]
+        return slot_of, bot_of, known
+
+    def _match_partners(
+        self, slots: Integers, slot_of: Integers, bot_of: Integers, known: pd.DataFrame, tiers: tuple[str, ...]
+    ) -> None:
+        age = pd.Timestamp(require_utc(self._hour)) - known["last_contact"]
+        age_h = age.dt.total_seconds().to_numpy(dtype=np.float64) / 3600
+        sent_7d = known["sent_7d"].to_numpy(dtype=np.int64)
+        refused = {
+            "no_seat": self.seats[bot_of] == 0,
+            "same_day": age_h < SAME_DAY_H,
             "weekly_maximum": sent_7d >= self._policy.pair_weekly_maximum,
-            "no_seat": self._free < 1,
         }
-        eligible = np.ones(self._ids.size, dtype=np.bool_)
-        rejected = {}
-        for reason, applies in rules.items():
-            rejected[reason] = int((eligible & applies).sum())
-            eligible &= ~applies
-        return rejected, eligible
+        is_cooling = age_h < self._policy.pair_cooldown_h
+        allowed = self._allowed(slot_of, bot_of) & ~np.logical_or.reduce(list(refused.values()))
+        if self._evidence is not None:
+            self._tell_groups(slot_of, bot_of)
+            self._tell_refused(slot_of, bot_of, refused | {"cooldown": is_cooling & allowed})
+        for tier in tiers:
+            of_tier = allowed & (is_cooling if tier == ACTIVE else ~is_cooling)
+            self._match(slots, slot_of[of_tier], bot_of[of_tier], tier, sent_7d[of_tier])
+
+    def _match(
+        self, slots: Integers, slot_of: Integers, bot_of: Integers, tier: str, sent_7d: Integers | None = None
+    ) -> None:
+        """Give open ``slots`` the candidates of their senders, ranked by exponential keys, while these have seats.
+
+        A candidate is a bot and any slot of its sender. Each round proposes to every open slot another candidate, first
+        of the provider that it asks, then of any.
+        """
+        senders = self.senders[slot_of]
+        terms = {"bot": self._weights[bot_of], "headroom": self.seats[bot_of] / self._at_first[bot_of]}
+        if sent_7d is not None:
+            terms["repeats"] = np.exp2(-sent_7d.astype(np.float64))
+        weight = np.prod(list(terms.values()), axis=0)
+        draw = uniforms(self._stream("pair"), senders, self.bots[bot_of])
+        key = -np.log(draw) / np.maximum(weight, np.finfo(np.float64).tiny)
+        order = np.lexsort((key, senders))
+        senders, bots = senders[order], bot_of[order]
+        for asks_provider in (True, False):
+            while True:
+                slots = self._open(slots)
+                places = np.flatnonzero((self.seats[bots] > 0) & ~self._has_met(senders, bots))
+                of_slot, of_place = self.senders[slots], senders[places]
+                if asks_provider:
+                    of_slot = _pairs(of_slot, self._asked[slots])
+                    of_place = _pairs(of_place, self._provider[bots[places]])
+                slot_order, place_order = np.argsort(of_slot, kind="stable"), np.argsort(of_place, kind="stable")
+                of_slot, of_place = of_slot[slot_order], of_place[place_order]
+                at = np.searchsorted(of_place, of_slot) + _rank_within(of_slot)
+                is_offered = at < np.searchsorted(of_place, of_slot, side="right")
+                if not is_offered.any():
+                    break
+                chosen, offered = slot_order[is_offered], bots[places[place_order[at[is_offered]]]]
+                back = np.argsort(chosen)
+                self._take(slots[chosen[back]], offered[back], tier)
+        if self._evidence is not None:
+            self._tell_choice(senders, bots, draw[order], weight[order], {k: v[order] for k, v in terms.items()})
+
+    # Taking a bot.
+
+    def _take(self, slots: Integers, bots: Integers, tier: str, *, asks_history: bool = False) -> int:
+        """Give slots the bots beside them where rules and seats allow it, the earlier slot first; return how many.
+
+        With ``asks_history`` pairs that had contact are refused.
+        """
+        keep = np.flatnonzero(self._allowed(slots, bots))
+        keep = keep[np.sort(np.unique(_pairs(self.senders[slots[keep]], bots[keep]), return_index=True)[1])]
+        if asks_history:
+            have_met = self._history_of(slots[keep], bots[keep])["last_contact"].notna().to_numpy()
+            if self._evidence is not None:
+                self._tell_groups(slots, bots)
+                self._tell_refused(slots[keep], bots[keep], {"met_before": have_met})
+            keep = keep[~have_met]
+        by_bot = np.argsort(bots[keep], kind="stable")
+        rank = np.empty(len(keep), dtype=np.int64)
+        rank[by_bot] = _rank_within(bots[keep][by_bot])
+        keep = keep[rank < self.seats[bots[keep]]]
+        self.bot[slots[keep]] = bots[keep]
+        self.tier[slots[keep]] = TIERS.index(tier)
+        self.seats -= np.bincount(bots[keep], minlength=len(self.seats))
+        self._met = np.sort(np.concatenate([self._met, _pairs(self.senders[slots[keep]], bots[keep])]))
+        return len(keep)
+
+    def _allowed(self, slots: Integers, bots: Integers) -> Mask:
+        """Return which pairs share nothing and do not meet in this plan yet."""
+        allowed = ~self._has_met(self.senders[slots], bots)
+        for own, theirs in zip(self._own, self._theirs, strict=True):
+            allowed &= (own[slots] != theirs[bots]) | (own[slots] == -1)
+        return allowed
+
+    def _has_met(self, senders: Integers, bots: Integers) -> Mask:
+        if not len(self._met):
+            return np.zeros(len(senders), dtype=bool)
+        wanted = _pairs(senders, bots)
+        at = np.minimum(np.searchsorted(self._met, wanted), len(self._met) - 1)
+        return np.asarray(self._met[at] == wanted)
+
+    def _history_of(self, slots: Integers, bots: Integers) -> pd.DataFrame:
+        """Ask about pairs in the order of their ids, and return the answers in the order given."""
+        order = np.lexsort((bots, self.senders[slots]))
+        answer = self._history.of_pairs(self.senders[slots[order]], self.bots[bots[order]])
+        back = np.empty(len(order), dtype=np.int64)
+        back[order] = np.arange(len(order))
+        return answer.take(back)
+
+    def _open(self, slots: Integers) -> Integers:
+        return slots[self.bot[slots] < 0]
+
+    # Draws.
+
+    def _stream(self, purpose: str, *more: int) -> np.uint64:
+        return state(self._seed, purpose, self._hour, *more)
+
+    def _providers_of(self, bots: pd.DataFrame) -> Integers:
+        self._codes, places = np.unique(bots["provider"].to_numpy(dtype=np.int64), return_inverse=True)
+        return places.reshape(-1)
+
+    def _ask_providers(self, demand: pd.DataFrame, shares: Mapping[int, float] | None) -> Integers:
+        if not len(self._codes):
+            return np.zeros(len(demand), dtype=np.int64)
+        free = np.bincount(self._provider, weights=self.seats, minlength=len(self._codes))
+        asked = np.array([shares.get(int(code), 0.0) for code in self._codes]) if shares else free.astype(np.float64)
+        wanted = asked if asked.any() else np.ones(len(self._codes))
+        bounds = np.cumsum(wanted) / wanted.sum()
+        offset = uniforms(state(self._seed, "ask_provider"), self.senders, demand["ramp_day"].to_numpy(dtype=np.int64))
+        position = (offset + demand["nth"].to_numpy(dtype=np.int64) * _GOLDEN) % 1.0
+        return np.minimum(np.searchsorted(bounds, position, side="right"), len(bounds) - 1)
+
+    # Evidence: what happens to the witness. Nothing here may change a plan.
+
+    def _tell_card(self, slots: Integers, at: Integers, cards: Integers, keys: Floats) -> None:
+        """The card that the witness took, and the next of the deck that it might have had."""
+        evidence, mine = self._told, np.flatnonzero(slots == self._witness)
+        if evidence.bot_id is not None or not len(mine) or self.bot[self._witness] < 0:
+            return
+        place = int(at[mine[0]])
+        bot = cards[place]
+        self._tell_bot(
+            bot, VIRGIN, {"bot": float(self._weights[bot])}, float(np.exp(-keys[place] * self._weights[bot]))
+        )
+        later = np.setdiff1d(np.arange(place + 1, len(cards)), at)
+        later = later[self._allowed(np.full(len(later), self._witness), cards[later])]
+        _, first = np.unique(cards[later], return_index=True)
+        for other in later[np.sort(first)][: self._policy.runners_up].tolist():
+            weight = float(self._weights[cards[other]])
+            evidence.runners_up.append(
+                {"bot_id": int(self.bots[cards[other]]), "weight": weight, "key": float(keys[other]),
+                 "draw": float(np.exp(-keys[other] * weight))}
+            )  # fmt: skip
+
+    def _tell_choice(
+        self, senders: Integers, bots: Integers, draw: Floats, weight: Floats, terms: Mapping[str, Floats]
+    ) -> None:
+        """The candidate that the witness took, and its sender's others, best first."""
+        evidence, bot = self._told, self.bot[self._witness]
+        own = np.flatnonzero(senders == self.senders[self._witness])
+        mine = own[bots[own] == bot]
+        if evidence.bot_id is not None or bot < 0 or not len(mine):
+            return
+        tier = TIERS[self.tier[self._witness]]
+        self._tell_bot(
+            bot, tier, {name: float(values[mine[0]]) for name, values in terms.items()}, float(draw[mine[0]])
+        )
+        for other in own[~np.isin(bots[own], self.bot[self.senders == senders[mine[0]]])][: self._policy.runners_up]:
+            evidence.runners_up.append(
+                {"bot_id": int(self.bots[bots[other]]), "weight": float(weight[other]), "draw": float(draw[other]),
+                 "key": float(-np.log(draw[other]) / weight[other])}
+            )  # fmt: skip
+
+    def _tell_bot(self, bot: int, tier: str, terms: dict[str, float], draw: float) -> None:
+        evidence = self._told
+        evidence.tier, evidence.bot_id, evidence.terms, evidence.draw = tier, int(self.bots[bot]), terms, draw
+        evidence.weight = float(np.prod(list(terms.values())))
+        evidence.key = float(-np.log(draw) / evidence.weight)
+
+    def _tell_groups(self, slot_of: Integers, bot_of: Integers) -> None:
+        own, theirs = slot_of, bot_of
+        shared = {
+            f"own_{group}": (mine[own] == its[theirs]) & (mine[own] != -1)
+            for group, mine, its in zip(GROUPS, self._own, self._theirs, strict=True)
+        }
+        self._tell_refused(slot_of, bot_of, shared | {"met_in_this_plan": self._has_met(self.senders[own], theirs)})
+
+    def _tell_refused(self, slot_of: Integers, bot_of: Integers, refused: Mapping[str, Mask]) -> None:
+        """Count what refused a bot to the witness's sender, each bot once, under its first reason."""
+        if self._told.bot_id is not None:
+            return
+        own = self.senders[slot_of] == self.senders[self._witness]
+        for reason, applies in refused.items():
+            for bot in np.unique(bot_of[own & applies]).tolist():
+                self._refused.setdefault(bot, reason)
+        self._told.rejected = dict(Counter(self._refused.values()))
+
+    @property
+    def _told(self) -> Evidence:
+        if self._evidence is None:
+            raise ValueError("nobody asked for evidence")
+        return self._evidence
+
+
+def _pairs(first: Integers, second: Integers) -> Integers:
+    """Return one number per pair; either is below 2**31."""
+    return (first.astype(np.int64) << 32) | second.astype(np.int64)
+
+
+def _rank_within(ordered: npt.NDArray[Any]) -> Integers:
+    """Return the place of each row within its run of equal values."""
+    if not len(ordered):
+        return np.empty(0, dtype=np.int64)
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    return np.arange(len(ordered)) - np.repeat(starts, np.diff(np.append(starts, len(ordered))))

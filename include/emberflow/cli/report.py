@@ -1,12 +1,13 @@
-"""What plans, slots and decisions look like on a terminal."""
+"""What plans, slots and their reasons look like on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import RowMapping
 
+from emberflow.bots.selection import Evidence
 from emberflow.cli.console import console, spell, table
 from emberflow.queue_manager.explain import Explanation
 
@@ -35,7 +36,7 @@ def show_slots(hour: datetime, slots: Sequence[RowMapping]) -> None:
 
 def show_explanation(explanation: Explanation) -> None:
     """Print a slot, how its bot was chosen, and its events."""
-    slot, decision = explanation.slot, explanation.decision
+    slot = explanation.slot
     facts = [
         ("from", slot["sender_address"] if slot["turn"] % 2 else slot["bot_address"]),
         ("to", slot["bot_address"] if slot["turn"] % 2 else slot["sender_address"]),
@@ -49,11 +50,11 @@ def show_explanation(explanation: Explanation) -> None:
     if slot["hour"] is not None:
         facts.append(("plan", f"{spell(slot['hour'])}, seed {slot['seed']}, sha256 {slot['plan_sha256'][:12]}"))
     table(f"Slot {slot['id']}", ("", ""), facts)
-    if decision is None:
+    if explanation.evidence is None:
         answered = slot["parent_slot_id"]
         console.print(f"A reply chooses no bot: it answers slot {answered} in its own thread.")
     else:
-        _show_decision(decision, explanation.bot_addresses)
+        _show_evidence(explanation, explanation.evidence)
     events = [
         (
             event["occurred_at"],
@@ -65,26 +66,20 @@ def show_explanation(explanation: Explanation) -> None:
     table("Events", ("at (UTC)", "event", "details"), events)
 
 
-def _show_decision(decision: RowMapping, addresses: Mapping[int, str]) -> None:
-    fell = "" if decision["asked_tier"] == decision["tier"] else " (fell through)"
-    terms = " x ".join(f"{name} {spell(value)}" for name, value in (decision["terms"] or {}).items())
-    chosen = {
-        "bot_id": decision["bot_id"],
-        "weight": decision["weight"],
-        "draw": decision["draw"],
-        "key": decision["sort_key"],
-    }
+def _show_evidence(explanation: Explanation, evidence: Evidence) -> None:
+    addresses = explanation.bot_addresses
+    fell = "" if evidence.asked_tier == evidence.tier else " (fell through)"
+    terms = " x ".join(f"{name} {spell(value)}" for name, value in evidence.terms.items())
+    chosen = {"bot_id": evidence.bot_id, "weight": evidence.weight, "draw": evidence.draw, "key": evidence.key}
     rows = [
-        (place, addresses.get(bot["bot_id"]), bot["weight"], bot["draw"], bot["key"])
-        for place, bot in enumerate([chosen, *decision["runners_up"]], start=1)
+        (place, addresses.get(bot["bot_id"], bot["bot_id"]), bot["weight"], bot["draw"], bot["key"])
+        for place, bot in enumerate([chosen, *evidence.runners_up], start=1)
     ]
+    refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in evidence.rejected.items())
+    again = "computed again, and equal to" if explanation.is_replayed else "computed again, but it DIFFERS from"
     table(
-        f"Selection: asked {decision['asked_tier']}, used {decision['tier']}{fell}",
-        ("place", "bot", "weight", "draw", "-ln(draw) / weight"),
+        f"Selection: asked {evidence.asked_tier}, used {evidence.tier}{fell}",
+        ("place", "bot", "weight", "draw", "key = -ln(draw) / weight"),
         rows,
-        caption=f"weight = {terms}; the smallest key wins",
-    )
-    rejected = decision["rejected"]
-    console.print(
-        "Rejected: " + (", ".join(f"{count} {reason}" for reason, count in rejected.items()) if rejected else "none")
+        caption=f"weight of the chosen one: {terms}\nrefused before: {refused or 'nobody'}\n{again} the written plan",
     )

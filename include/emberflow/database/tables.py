@@ -78,6 +78,15 @@ def _reference(name: str, target: Table, *, nullable: bool = False, unique: bool
     return Column(name, BigInteger, ForeignKey(target.c.id), nullable=nullable, unique=unique)
 
 
+def _names(name: str, table: Table, *, nullable: bool = False) -> Column[Any]:
+    """An id whose row is known to exist, without a foreign key: for tables that grow by 100,000s of rows an hour.
+
+    A foreign key is probed row by row, which takes longer than writing the row. Whoever writes has just read the row
+    that is named, and rows that can be named are never deleted: a trigger refuses it.
+    """
+    return Column(name, BigInteger, nullable=nullable, comment=f"{table.name}.id")
+
+
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} in ({listed})", name=f"{column}_known")
@@ -104,6 +113,7 @@ mailboxes = Table(
     Column("address", Text, nullable=False, unique=True, comment="normalised: trimmed, lower case, IDNA domain"),
     Column("display_name", Text, nullable=False),
     Column("provider", Text, nullable=False, comment="who runs the mailbox; the grain of placement figures"),
+    Column("owner", Text, comment="who holds the mailbox: warm-up leaves it. Null: matches nobody"),
     Column("zone", Text, nullable=False, comment="IANA time zone; every local_day of this mailbox is its day"),
     Column("smtp_host", Text, nullable=False),
     Column("smtp_port", Integer, nullable=False),
@@ -228,6 +238,9 @@ bot_sender_interactions = Table(
     Column("rescued_count", Integer, nullable=False, server_default="0"),
     _instant("first_contact"),
     _instant("last_contact"),
+    Column("sent_at_1", DateTime(timezone=True), comment="the pair's latest first mail; a reply is none"),
+    Column("sent_at_2", DateTime(timezone=True), comment="the first mail before that"),
+    Column("sent_at_3", DateTime(timezone=True), comment="and the one before: no pair has more than three in a week"),
     _one_of("tier", TIERS),
 )
 
@@ -253,6 +266,7 @@ plan_runs = Table(
     metadata,
     _id(),
     Column("hour", DateTime(timezone=True), nullable=False, unique=True, comment="start of the UTC hour planned"),
+    Column("planned_from", DateTime(timezone=True), comment="the earliest instant that could be planned"),
     Column("outcome", Text, nullable=False, comment="planned, or past: the hour was over and nothing was planned"),
     Column("seed", BigInteger, nullable=False),
     _reference("policy_id", policies),
@@ -304,15 +318,14 @@ scheduled_tasks = Table(
     ),
     Column("payload", JSONB, nullable=False, comment="what the message is built from: script, subject, thread"),
     Column("idempotency_key", Text, nullable=False, unique=True),
-    _reference("from_mailbox_id", mailboxes),
-    _reference("to_mailbox_id", mailboxes, nullable=True),
+    _names("from_mailbox_id", mailboxes),
+    _names("to_mailbox_id", mailboxes, nullable=True),
     Column("to_address", Text, comment="the recipient of cold mail, normalised; warm-up goes to to_mailbox_id"),
-    _reference("sender_id", senders),
-    _reference("bot_id", bots, nullable=True),
+    _names("sender_id", senders),
+    _names("bot_id", bots, nullable=True),
     Column(
         "conversation_id",
         BigInteger,
-        ForeignKey(conversations.c.id),
         comment="null for a first mail, which opens its conversation when it is sent; the view slots knows both",
     ),
     Column("parent_slot_id", BigInteger, comment="the slot whose mail this one answers"),
@@ -320,8 +333,8 @@ scheduled_tasks = Table(
     Column("local_day", Date, nullable=False, comment="day of the sending mailbox's zone at target_time"),
     Column("gap_s", Integer, nullable=False, comment="seconds that this mailbox pauses after this mail"),
     Column("message_id", Text, nullable=False, unique=True, comment="fixed before the first attempt"),
-    _reference("policy_id", policies),
-    _reference("plan_run_id", plan_runs, nullable=True),
+    _names("policy_id", policies),
+    _names("plan_run_id", plan_runs, nullable=True),
     _instant("created_at", default_now=True),
     _one_of("task_type", TASK_TYPES),
     CheckConstraint(
@@ -329,9 +342,14 @@ scheduled_tasks = Table(
         "and to_address is null else bot_id is null and to_mailbox_id is null and to_address is not null end",
         name="warmup_has_a_bot_and_cold_mail_an_address",
     ),
-    Index("ix_scheduled_tasks_from_mailbox", "from_mailbox_id", "target_time"),
-    Index("ix_scheduled_tasks_bot", "bot_id", "target_time"),
-    Index("ix_scheduled_tasks_plan_run", "plan_run_id"),
+    # A plan's rows lie together, so that the few pages which this finds hold little else.
+    Index("ix_scheduled_tasks_plan_run", "plan_run_id", postgresql_using="brin"),
+    Index(
+        "ix_scheduled_tasks_answers",
+        "from_mailbox_id",
+        "local_day",
+        postgresql_where=text("parent_slot_id is not null"),
+    ),
     Index(
         "uq_scheduled_tasks_answer_once",
         "parent_slot_id",
@@ -345,7 +363,7 @@ scheduled_tasks = Table(
 slot_states = Table(
     "slot_states",
     metadata,
-    Column("slot_id", BigInteger, ForeignKey(scheduled_tasks.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("slot_id", BigInteger, primary_key=True, autoincrement=False, comment="scheduled_tasks.id"),
     Column("from_mailbox_id", BigInteger, nullable=False, comment="the slot's; it decides the lane"),
     Column("target_time", DateTime(timezone=True), nullable=False, comment="when it is due now"),
     Column(
@@ -381,21 +399,16 @@ slot_states = Table(
     Index("ix_slot_states_uncertain", "submitted_at", postgresql_where=text("status = 'uncertain'")),
 )
 
-decisions = Table(
-    "decisions",
+plan_inputs = Table(
+    "plan_inputs",
     metadata,
-    Column("plan_run_id", BigInteger, ForeignKey(plan_runs.c.id), primary_key=True),
-    Column("sender_id", BigInteger, ForeignKey(senders.c.id), primary_key=True),
-    Column("ordinal", Integer, primary_key=True, comment="n-th slot of the sender in this hour, from 1"),
-    Column("bot_id", BigInteger, ForeignKey(bots.c.id), comment="null: no eligible bot was left"),
-    Column("asked_tier", Text, nullable=False),
-    Column("tier", Text, comment="the tier that supplied the bot after falling through"),
-    Column("weight", Double),
-    Column("terms", JSONB, comment="the factors whose product is the weight"),
-    Column("draw", Double, comment="uniform (0, 1), addressed by seed, hour, sender, ordinal and bot"),
-    Column("sort_key", Double, comment="-ln(draw) / weight; the smallest wins"),
-    Column("runners_up", JSONB, nullable=False),
-    Column("rejected", JSONB, nullable=False, comment="reason -> number of bots"),
+    Column("plan_run_id", BigInteger, ForeignKey(plan_runs.c.id, ondelete="cascade"), primary_key=True),
+    Column(
+        "body",
+        LargeBinary,
+        nullable=False,
+        comment="what the plan was computed from, packed by queue_manager.plan_inputs: it computes it again",
+    ),
 )
 
 mail_events = Table(

@@ -18,11 +18,15 @@ import hmac
 import quopri
 import re
 from base64 import b32encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.charset import Charset
 from email.utils import format_datetime
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from emberflow.clock import require_utc
 from emberflow.email_ops.addresses import require_unrepaired
@@ -110,6 +114,32 @@ def message_id_for(idempotency_key: str, domain: str, key: bytes) -> str:
     """
     digest = hmac.new(key, f"message-id\x1f{idempotency_key}".encode(), hashlib.sha256).digest()
     return _message_id(f"<{b32encode(digest[:20]).decode().lower()}@{domain}>")
+
+
+def message_ids_for(
+    hour: datetime,
+    sender_ids: npt.NDArray[np.int64],
+    ordinals: npt.NDArray[np.int64],
+    domains: Sequence[str],
+    key: bytes,
+) -> list[str]:
+    """Return the Message-IDs of a whole plan's slots: always the same ones, and guessed by nobody.
+
+    The random-looking part is AES under a key derived from ``key``: one block per (hour, sender, ordinal), so that two
+    slots never share it. The part before it keeps the Message-IDs of an hour together, and in the slots' order.
+    """
+    blocks = np.empty((len(domains), 2), dtype=">i8")
+    blocks[:, 0] = sender_ids
+    blocks[:, 1] = (int(hour.timestamp()) << 16) + ordinals
+    derived = hmac.new(key, b"message-id of a plan", hashlib.sha256).digest()
+    # ECB because every block is another one: it serves as a keyed permutation here, not to hide a text.
+    permutation = Cipher(algorithms.AES(derived), modes.ECB()).encryptor()  # noqa: S305
+    secret = (permutation.update(blocks.tobytes()) + permutation.finalize()).hex()
+    named = zip(sender_ids.tolist(), ordinals.tolist(), domains, strict=True)
+    return [
+        f"<{hour:%Y%m%d%H}.{sender:010d}{ordinal:03d}.{secret[32 * place : 32 * place + 32]}@{domain}>"
+        for place, (sender, ordinal, domain) in enumerate(named)
+    ]
 
 
 def require_one_line(field: str, value: str) -> str:

@@ -8,7 +8,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, RowMapping, text
 
+from emberflow.bots.selection import VIRGIN, Evidence
 from emberflow.errors import EmberflowError
+from emberflow.queue_manager.planner import planned_ordinal, replay
 
 _SLOT = text("""
     select slots.*, sender_box.address as sender_address, bot_box.address as bot_address,
@@ -23,13 +25,11 @@ _SLOT = text("""
     where slots.id = :id
 """)
 
-_DECISION = text("""
-    select decisions.*
-    from ops.decisions
-    inner join ops.plan_runs on plan_runs.id = decisions.plan_run_id
-    where decisions.plan_run_id = :plan_run_id
-        and :idempotency_key = 'warmup:' || to_char(plan_runs.hour at time zone 'UTC', 'YYYY-MM-DD"T"HH24')
-            || ':' || decisions.sender_id || ':' || decisions.ordinal
+# A virgin runner-up is only known to be next in the deck; whether they had met is asked here, as of that plan.
+_MET_BEFORE = text("""
+    select bot_id
+    from ops.bot_sender_interactions
+    where sender_id = :sender_id and bot_id = any(:bot_ids) and first_contact < :planned_at
 """)
 
 _EVENTS = text("""
@@ -64,10 +64,15 @@ _ADDRESSES = text("""
 
 @dataclass(frozen=True)
 class Explanation:
-    """A slot's row, its selection decision (None for replies) and its events, oldest first."""
+    """A slot's row, the evidence for its bot and its events, oldest first.
+
+    ``evidence`` is computed again from what the plan was computed from; None for replies, which choose nobody.
+    ``is_replayed`` says whether that computation gave the very plan that was written.
+    """
 
     slot: RowMapping
-    decision: RowMapping | None
+    evidence: Evidence | None
+    is_replayed: bool | None
     bot_addresses: Mapping[int, str]
     events: Sequence[RowMapping]
 
@@ -76,19 +81,28 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
     """Return everything that is known about one slot.
 
     Raises:
-        EmberflowError: there is no such slot.
+        EmberflowError: there is no such slot, or the inputs of its plan are gone.
     """
     slot = connection.execute(_SLOT, {"id": slot_id}).mappings().one_or_none()
     if slot is None:
         raise EmberflowError(f"there is no slot {slot_id}; `emberflow plan show` lists the slots of an hour")
-    decision = None
-    if slot["plan_run_id"] is not None:
-        key = {"plan_run_id": slot["plan_run_id"], "idempotency_key": slot["idempotency_key"]}
-        decision = connection.execute(_DECISION, key).mappings().one_or_none()
-    named = [] if decision is None else [decision["bot_id"], *(bot["bot_id"] for bot in decision["runners_up"])]
-    addresses = {row.id: row.address for row in connection.execute(_ADDRESSES, {"ids": named})}
     events = connection.execute(_EVENTS, {"id": slot_id}).mappings().all()
-    return Explanation(slot, decision, addresses, events)
+    if slot["plan_run_id"] is None:
+        return Explanation(slot, None, None, {}, events)
+    again = replay(
+        connection, slot["plan_run_id"], witness=(slot["sender_id"], planned_ordinal(slot["idempotency_key"]))
+    )
+    evidence = again.plan.selection.evidence
+    if evidence is None:
+        raise EmberflowError(f"the plan of slot {slot_id} gave no evidence for it")
+    if evidence.tier == VIRGIN:
+        named = [other["bot_id"] for other in evidence.runners_up]
+        key = {"sender_id": slot["sender_id"], "bot_ids": named, "planned_at": again.inputs.start}
+        met: set[int] = set(connection.execute(_MET_BEFORE, key).scalars())
+        evidence.runners_up = [other for other in evidence.runners_up if other["bot_id"] not in met]
+    named = [slot["bot_id"], *(other["bot_id"] for other in evidence.runners_up)]
+    addresses = {row.id: row.address for row in connection.execute(_ADDRESSES, {"ids": named})}
+    return Explanation(slot, evidence, again.is_same, addresses, events)
 
 
 def planned_hours(connection: Connection, limit: int = 24) -> Sequence[RowMapping]:

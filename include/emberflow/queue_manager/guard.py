@@ -102,12 +102,14 @@ class Ledgers:
     changed_bot_days: set[tuple[int, date]] = field(default_factory=set)
 
 
-def judge(facts: Facts, ledgers: Ledgers, *, now: datetime, is_stopped: bool, policy: Policy) -> Refusal | None:
+def judge(
+    facts: Facts, ledgers: Ledgers, *, now: datetime, is_stopped: bool, policy: Policy, seed: int
+) -> Refusal | None:
     """Return why the mail may not leave at ``now``; None means that it may, and that it is counted (Q-B5)."""
     slot = facts.slot
     if is_stopped:
         return Refusal("stop_sending_is_on", now + timedelta(seconds=policy.dispatch.retry_s))
-    refusal = _state(facts, now) or _moment(facts, ledgers, now, policy)
+    refusal = _state(facts, now) or _moment(facts, ledgers, now, policy, seed)
     if refusal is not None:
         return refusal
     caps = caps_of(slot, facts.route, policy.caps, facts.egress_sends_per_hour)
@@ -185,10 +187,10 @@ def _state(facts: Facts, now: datetime) -> Refusal | None:
     return None
 
 
-def _moment(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy) -> Refusal | None:
+def _moment(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy, seed: int) -> Refusal | None:
     slot = facts.slot
     if slot.is_from_sender:
-        opening = next_opening(facts.from_zone, now, policy.pacing)
+        opening = next_opening(facts.from_zone, now, policy.pacing, seed=seed, sender_id=slot.sender_id)
     else:
         opening = next_waking(facts.from_zone, now, policy.bots)
     if opening > now:

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.bots.replies import decide_replies
 from emberflow.clock import Clock, local_day
-from emberflow.database.tables import imap_cursors, scheduled_tasks
+from emberflow.database.tables import imap_cursors
 from emberflow.email_ops.addresses import domain_of
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.egress import Mode
@@ -62,7 +62,7 @@ _REPLIES_TODAY = text("""
     select count(*)
     from ops.slots
     where from_mailbox_id = :mailbox_id
-        and task_type = 'reply'
+        and parent_slot_id is not null
         and local_day = :day
         and status in ('planned', 'leased', 'submitting', 'sent', 'uncertain')
 """)
@@ -366,30 +366,25 @@ class _Reading:
         parent = arrival.slot
         key = f"reply:{parent.message_id}"
         signing_key = self._settings.require_token_keys()[0].get_secret_value().encode()
-        written = connection.execute(
-            insert(scheduled_tasks)
-            .values(
-                priority_level=int(Priority.REPLY),
-                task_type="reply",
-                target_time=reply_at,
-                payload=_thread_of(parent),
-                idempotency_key=key,
-                from_mailbox_id=parent.to_mailbox_id,
-                to_mailbox_id=parent.from_mailbox_id,
-                sender_id=parent.sender_id,
-                bot_id=parent.bot_id,
-                conversation_id=parent.conversation_id,
-                parent_slot_id=parent.id,
-                turn=parent.turn + 1,
-                local_day=local_day(reply_at, mailbox.zone),
-                gap_s=int(gaps_s(self._force.policy.pacing, state(self._settings.seed, "reply_gap"), [parent.id])[0]),
-                message_id=message_id_for(key, domain_of(mailbox.access.address), signing_key),
-                policy_id=self._force.policy_id,
-            )
-            .on_conflict_do_nothing()
-            .returning(scheduled_tasks.c.id)
-        ).all()
-        if not written:
+        answer = {
+            "priority_level": int(Priority.REPLY),
+            "task_type": "reply",
+            "target_time": reply_at,
+            "payload": _thread_of(parent),
+            "idempotency_key": key,
+            "from_mailbox_id": parent.to_mailbox_id,
+            "to_mailbox_id": parent.from_mailbox_id,
+            "sender_id": parent.sender_id,
+            "bot_id": parent.bot_id,
+            "conversation_id": parent.conversation_id,
+            "parent_slot_id": parent.id,
+            "turn": parent.turn + 1,
+            "local_day": local_day(reply_at, mailbox.zone),
+            "gap_s": int(gaps_s(self._force.policy.pacing, state(self._settings.seed, "reply_gap"), [parent.id])[0]),
+            "message_id": message_id_for(key, domain_of(mailbox.access.address), signing_key),
+            "policy_id": self._force.policy_id,
+        }
+        if not store.add(connection, [answer]):
             return
         connection.execute(_SCHEDULED, {"id": parent.conversation_id, "reply_at": reply_at})
         ledger.record_event(
@@ -421,7 +416,7 @@ def _thread_of(parent: Slot) -> dict[str, Any]:
     references = [*parent.payload.get("references", ()), parent.message_id]
     return {
         "script": parent.payload["script"],
-        "thread": parent.payload["thread"],
+        "thread": parent.thread,
         "in_reply_to": parent.message_id,
         "references": references,
     }

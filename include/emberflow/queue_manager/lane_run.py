@@ -453,7 +453,7 @@ class LaneRun:
             payload["script"],
             slot.turn,
             seed=self._settings.seed,
-            key=(payload["thread"],),
+            key=(slot.thread,),
             from_name=sender.display_name,
             to_name=self._boxes[slot.to_mailbox_id].display_name,
         )
@@ -519,7 +519,7 @@ class LaneRun:
 
     def _submit(self, connection: Connection, slots: Sequence[Slot]) -> list[tuple[Refusal | None, datetime]]:
         now = self._clock.now()
-        said = submission.submit(connection, slots, now=now, policy=self._policy)
+        said = submission.submit(connection, slots, now=now, policy=self._policy, seed=self._settings.seed)
         return [(said[slot.id].refusal, now) for slot in slots]
 
 

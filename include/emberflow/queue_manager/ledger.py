@@ -42,7 +42,7 @@ _FOLLOW_UP = text("""
 
     pairs as (
         insert into ops.bot_sender_interactions as pairs
-            (sender_id, bot_id, interaction_type, tier, sent_count, reply_count, first_contact, last_contact)
+            (sender_id, bot_id, interaction_type, tier, sent_count, reply_count, first_contact, last_contact, sent_at_1)
         select
             sender_id,
             bot_id,
@@ -51,7 +51,8 @@ _FOLLOW_UP = text("""
             count(*) filter (where turn = 1),
             count(*) filter (where not goes_to_bot),
             min(moment),
-            max(moment)
+            max(moment),
+            max(moment) filter (where turn = 1)
         from mails
         group by sender_id, bot_id
         order by sender_id, bot_id
@@ -63,7 +64,10 @@ _FOLLOW_UP = text("""
             tier = case when excluded.sent_count > 0 then excluded.tier else pairs.tier end,
             sent_count = pairs.sent_count + excluded.sent_count,
             reply_count = pairs.reply_count + excluded.reply_count,
-            last_contact = greatest(pairs.last_contact, excluded.last_contact)
+            last_contact = greatest(pairs.last_contact, excluded.last_contact),
+            sent_at_1 = coalesce(excluded.sent_at_1, pairs.sent_at_1),
+            sent_at_2 = case when excluded.sent_at_1 is null then pairs.sent_at_2 else pairs.sent_at_1 end,
+            sent_at_3 = case when excluded.sent_at_1 is null then pairs.sent_at_3 else pairs.sent_at_2 end
     ),
 
     opened as (

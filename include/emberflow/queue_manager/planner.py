@@ -1,154 +1,93 @@
-"""The plan of one hour: quota, bots, selection, pacing, and the slots that come of it.
+"""The plan of one hour, written: read the state, compute, and write the slots in one transaction.
 
-``plan_hour`` reads whole tables, hands them to the pure functions of ``senders`` and ``bots`` and writes the
-result in one transaction, under the hour's row in ``plan_runs``. The hour is unique there: planning it again,
-by a retry, a cleared task or a backfill, finds the row and changes nothing. An hour that is over gets a row
-and no slots, so that a backfill of past days cannot send anything.
+The hour has one row in ``plan_runs``. Planning it again, by a retry, a cleared task or a backfill, finds the row and
+changes nothing. An hour that is over gets a row and no slots, so that a backfill of past days cannot send anything.
 
-Cost: linear in senders and bots read, plus slots x bots for the selection (see ``bots.selection``).
+Slots are written by COPY under ids that the sequence gave, states beside them. Their keys are spelled so that an
+hour's stand together and in order, at the end of what every index on them holds.
 """
 
 from __future__ import annotations
 
-import hashlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from sqlalchemy import Connection, Engine, func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, Engine, RowMapping, func, select, text
 
-from emberflow.bots.limits import available_seats
-from emberflow.bots.selection import Selection, select_bots
 from emberflow.clock import HOUR, Clock, floor_hour
-from emberflow.database.bulk import copy_frame, read_frame
-from emberflow.database.tables import decisions, plan_runs, scheduled_tasks, sender_days
-from emberflow.email_ops.addresses import domain_of
+from emberflow.database.bulk import copy_lines, copy_numbers, read_numbers
+from emberflow.database.tables import plan_inputs as packed_inputs
+from emberflow.database.tables import plan_runs
 from emberflow.email_ops.content import BUILT_IN, load_scripts
-from emberflow.email_ops.message import message_id_for
+from emberflow.email_ops.message import message_ids_for
+from emberflow.errors import EmberflowError
+from emberflow.queue_manager import plan_inputs
+from emberflow.queue_manager.pair_history import PairHistory, Recorder, Replay
+from emberflow.queue_manager.plan import Plan, compute
+from emberflow.queue_manager.plan_inputs import PlanInputs
 from emberflow.queue_manager.policies import Policy, PolicyInForce, in_force
 from emberflow.queue_manager.slots import Priority
-from emberflow.senders.pacing import open_windows, pace, planning_span
-from emberflow.senders.quota import daily_quota, slots_for_hour
+from emberflow.randomness import state, uniforms
 from emberflow.settings import Settings
 
-# Slots that hold a place in today's quota without being counted in sender_days or bot_days yet: a part that each of two
-# partial indexes answers, so that what has ended costs nothing.
-_OPEN = """
-    open_states as (
-        select * from ops.slot_states where status = 'planned'
-        union all
-        select * from ops.slot_states where status = 'leased'
-    )
+_IDS: Final = """
+    select nextval(pg_get_serial_sequence('ops.scheduled_tasks', 'id')) as id from generate_series(1, %(count)s)
 """
-
-_SENDERS = text(f"""
-    with
-    {_OPEN},
-
-    open_slots as (
-        select
-            states.from_mailbox_id,
-            states.local_day,
-            count(*) filter (where tasks.task_type = 'warmup') as warmup,
-            count(*) as total,
-            max(states.target_time + make_interval(secs => tasks.gap_s)) as busy_until
-        from open_states as states
-        inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
-        group by 1, 2
-    )
-
-    select
-        senders.id as sender_id,
-        mailboxes.id as mailbox_id,
-        mailboxes.address,
-        mailboxes.zone,
-        greatest(mailboxes.next_send_at, open_slots.busy_until) as not_before,
-        (
-            select count(*) + 1
-            from ops.sender_days as earlier
-            where earlier.sender_id = senders.id
-                and earlier.warmup_sent > 0
-                and earlier.local_day < (:start at time zone mailboxes.zone)::date
-                and (
-                    senders.ramp_since is null
-                    or earlier.local_day >= (senders.ramp_since at time zone mailboxes.zone)::date
-                )
-        )::bigint as ramp_day,
-        coalesce(today.warmup_sent, 0) + coalesce(open_slots.warmup, 0) as warmup_used,
-        coalesce(today.warmup_sent + today.reply_sent, 0) + coalesce(open_slots.total, 0) as total_used
+_DOMAINS: Final = text("""
+    select distinct hashtextextended(split_part(address, '@', 2), 0) as code, split_part(address, '@', 2) as domain
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
-    left join ops.sender_days as today
-        on today.sender_id = senders.id
-        and today.local_day = (:start at time zone mailboxes.zone)::date
-    left join open_slots
-        on open_slots.from_mailbox_id = senders.mailbox_id
-        and open_slots.local_day = (:start at time zone mailboxes.zone)::date
-    where senders.state = 'active'
-    order by senders.id
-""")  # noqa: S608 - _OPEN is a constant of this module
-
-_BOTS = text(f"""
-    with
-    {_OPEN},
-
-    open_inbound as (
-        select
-            tasks.bot_id,
-            (states.target_time at time zone mailboxes.zone)::date as local_day,
-            count(*) as slots
-        from open_states as states
-        inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
-        inner join ops.bots on bots.id = tasks.bot_id and bots.mailbox_id = tasks.to_mailbox_id
-        inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
-        group by 1, 2
-    )
-
-    select
-        bots.id as bot_id,
-        mailboxes.id as mailbox_id,
-        mailboxes.address,
-        mailboxes.zone,
-        bots.status,
-        bots.born_at,
-        bots.interaction_limits,
-        bots.cooldown_until,
-        (coalesce(today.inbound_sent, 0) + coalesce(open_inbound.slots, 0))::bigint as inbound_used
-    from ops.bots
-    inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
-    left join ops.bot_days as today
-        on today.bot_id = bots.id
-        and today.local_day = (:start at time zone mailboxes.zone)::date
-    left join open_inbound
-        on open_inbound.bot_id = bots.id
-        and open_inbound.local_day = (:start at time zone mailboxes.zone)::date
-    where bots.status = 'active'
-    order by bots.id
-""")  # noqa: S608 - _OPEN is a constant of this module
-
-# Contacts already made, and those that are planned and will be made.
-_PAIRS = text("""
-    with recent as (
-        select sender_id, bot_id, count(*) as sent_7d, max(coalesce(sent_at, target_time)) as last_contact
-        from ops.slots
-        where task_type = 'warmup'
-            and status in ('planned', 'leased', 'submitting', 'sent', 'uncertain')
-            and target_time > :start - interval '7 days'
-        group by sender_id, bot_id
-    )
-    select
-        sender_id,
-        bot_id,
-        coalesce(recent.sent_7d, 0)::bigint as sent_7d,
-        greatest(recent.last_contact, history.last_contact) as last_contact
-    from recent
-    full join ops.bot_sender_interactions as history using (sender_id, bot_id)
-    order by sender_id, bot_id
 """)
+_TASK_COLUMNS: Final = (
+    "id", "priority_level", "task_type", "turn", "policy_id", "plan_run_id", "sender_id", "bot_id", "from_mailbox_id",
+    "to_mailbox_id", "gap_s", "local_day", "target_time", "payload", "idempotency_key", "message_id",
+)  # fmt: skip
+_ROWS_AT_ONCE: Final = 20_000  # some 8 MB of text
 
-_SCORES = text("select sender_id, score from marts.sender_scores where model_version = :model")
+_DAY_COLUMNS: Final = (
+    "sender_id", "local_day", "ramp_day", "ramp_volume", "score", "health_multiplier", "daily_factor", "warmup_quota",
+    "total_quota",
+)  # fmt: skip
+_NEW_DAYS: Final = text("""
+    create temporary table new_days (
+        sender_id bigint, local_day date, ramp_day bigint, ramp_volume bigint, score double precision,
+        health_multiplier double precision, daily_factor double precision, warmup_quota bigint, total_quota bigint
+    ) on commit drop
+""")
+# What was already sent today always stays allowed. A day that is as it was is not written.
+_WRITE_DAYS: Final = text("""
+    insert into ops.sender_days as today
+        (sender_id, local_day, ramp_day, ramp_volume, score, health_multiplier, daily_factor, warmup_quota, total_quota)
+    select
+        sender_id, local_day, ramp_day, ramp_volume, nullif(score, 'NaN'), health_multiplier, daily_factor, warmup_quota, total_quota
+    from new_days
+    order by sender_id
+    on conflict (sender_id, local_day) do update
+    set ramp_day = excluded.ramp_day,
+        ramp_volume = greatest(excluded.ramp_volume, today.warmup_sent),
+        score = excluded.score,
+        health_multiplier = excluded.health_multiplier,
+        daily_factor = excluded.daily_factor,
+        warmup_quota = excluded.warmup_quota,
+        total_quota = greatest(excluded.total_quota, today.warmup_sent + today.reply_sent + today.cold_sent)
+    where (today.ramp_day, today.ramp_volume, today.score, today.health_multiplier, today.daily_factor,
+            today.warmup_quota, today.total_quota)
+        is distinct from (excluded.ramp_day, excluded.ramp_volume, excluded.score, excluded.health_multiplier,
+            excluded.daily_factor, excluded.warmup_quota, excluded.total_quota)
+""")
+_RUN: Final = text("""
+    select plan_runs.*, plan_inputs.body, policies.document
+    from ops.plan_runs
+    inner join ops.policies on policies.id = plan_runs.policy_id
+    left join ops.plan_inputs on plan_inputs.plan_run_id = plan_runs.id
+    where plan_runs.id = :id
+""")
 
 
 @dataclass(frozen=True)
@@ -169,15 +108,24 @@ class PlanReport:
     was_planned_before: bool
 
 
-def plan_hour(engine: Engine, hour: datetime, *, clock: Clock, settings: Settings) -> PlanReport:
+def plan_hour(
+    engine: Engine,
+    hour: datetime,
+    *,
+    clock: Clock,
+    settings: Settings,
+    on_phase: Callable[[str, float], None] = lambda name, seconds: None,
+) -> PlanReport:
     """Plan the UTC hour that starts at ``hour`` and write its slots, once.
+
+    ``on_phase`` hears the name of each phase and the seconds that it took.
 
     Raises:
         ValueError: ``hour`` is not the start of an hour.
-        ConfigurationError: no policy is in force.
+        ConfigurationError: no policy is in force, or there is no key for warm-up tokens.
     """
-    if floor_hour(hour) != hour:
-        raise ValueError(f"{hour.isoformat()} is not the start of an hour")
+    _require_hour(hour)
+    ended = _Stopwatch(on_phase)
     with engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("emberflow.plan_hour"))))
         known = connection.execute(select(plan_runs).where(plan_runs.c.hour == hour)).mappings().one_or_none()
@@ -186,197 +134,216 @@ def plan_hour(engine: Engine, hour: datetime, *, clock: Clock, settings: Setting
         now = clock.now().replace(microsecond=0)
         force = in_force(connection)
         if hour + HOUR <= now:
-            return _write_run(connection, hour, force, settings.seed, _nothing(), outcome="past")
-        plan = compute(connection, hour, start=max(now, hour), force=force, seed=settings.seed)
-        if plan.quota.empty:
-            return PlanReport(None, hour, "idle", 0, plan.bots_available, 0, 0, was_planned_before=False)
-        report = _write_run(connection, hour, force, settings.seed, plan, outcome="planned")
-        _write_quota(connection, plan.quota)
-        _write_slots(connection, plan, report.plan_run_id, force, settings)
-        return report
+            return _write_run(connection, hour, hour, force, settings.seed)
+        inputs = _read(connection, hour, now=now, force=force, settings=settings)
+        if inputs.senders.empty:
+            return PlanReport(None, hour, "idle", 0, len(inputs.bots), 0, 0, was_planned_before=False)
+        ended("read")
+        history = Recorder(PairHistory(connection, hour, inputs.planned))
+        plan = compute(inputs, history, on_phase=ended)
+        report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, inputs, history.answers)
+        ended("keep")
+        _write_days(connection, plan.day)
+        ended("write_days")
+        _write_slots(connection, plan, report, force, settings)
+        ended("write_slots")
+    ended("commit")
+    return report
+
+
+def preview(connection: Connection, hour: datetime, *, now: datetime, settings: Settings) -> Plan:
+    """Compute the plan of ``hour`` as it would be at ``now``, or when the hour begins if that is later; write nothing.
+
+    An hour that is over is computed as if it were just beginning, from the present state.
+
+    Raises:
+        ValueError: ``hour`` is not the start of an hour.
+        ConfigurationError: no policy is in force.
+    """
+    _require_hour(hour)
+    force = in_force(connection)
+    moment = now if now < hour + HOUR else hour
+    inputs = _read(connection, hour, now=moment.replace(microsecond=0), force=force, settings=settings)
+    with connection.begin_nested() as savepoint:
+        plan = compute(inputs, PairHistory(connection, hour, inputs.planned))
+        savepoint.rollback()
+    return plan
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A computed hour, before it is written. The frames' columns are those of the functions that made them."""
+class Replayed:
+    """A plan that was computed again, and whether it came out as it was written."""
 
-    quota: pd.DataFrame
-    selection: Selection
-    slots: pd.DataFrame
-    bots_available: int
-    input_sha256: str
+    hour: datetime
+    inputs: PlanInputs
+    plan: Plan
+    is_same: bool
 
 
-def compute(connection: Connection, hour: datetime, *, start: datetime, force: PolicyInForce, seed: int) -> Plan:
-    """Compute the plan of ``hour`` from the state of the database, without writing anything.
+def replay(connection: Connection, plan_run_id: int, witness: tuple[int, int] | None = None) -> Replayed:
+    """Compute a written plan again from what it was computed from (Q-F1, Q-F2).
 
-    ``start`` is the earliest instant that may be planned. Equal state, policy, seed and ``start`` give an equal
-    plan, whatever the order in which the database returns rows.
+    Raises:
+        EmberflowError: there is no such plan, or its inputs are gone.
     """
-    policy = force.policy
-    senders = read_frame(connection, _SENDERS, start=start)
-    bots = read_frame(connection, _BOTS, start=start)
-    pairs = read_frame(connection, _PAIRS, start=start)
-    senders = senders.merge(_scores(connection, policy), on="sender_id", how="left", validate="one_to_one")
-    digest = _sha256(senders, bots, pairs, extra=f"{hour.isoformat()} {start.isoformat()} {force.policy_id} {seed}")
-
-    windows = open_windows(senders[["sender_id", "zone"]], start, policy.pacing)
-    spans = planning_span(windows, start, hour + HOUR, policy.pacing)
-    day = senders.merge(windows, on="sender_id").merge(spans, on="sender_id")
-    quota = daily_quota(day, policy.ramp, policy.quota, seed)
-    quota["wanted"] = slots_for_hour(quota, hour, seed)
-
-    seats = available_seats(bots, start, policy.bots)
-    supply = bots[["bot_id", "mailbox_id"]].assign(domain=bots["address"].map(domain_of).astype("str"), weight=1.0)
-    supply = supply.merge(seats[["bot_id", "seats"]], on="bot_id")
-    selection = select_bots(
-        _demand(quota, hour),
-        supply[["bot_id", "domain", "seats", "weight"]],
-        pairs,
-        policy.selection,
-        seed=seed,
-        hour=hour,
+    run = connection.execute(_RUN, {"id": plan_run_id}).mappings().one_or_none()
+    if run is None or run["body"] is None:
+        raise EmberflowError(f"plan {plan_run_id} has no stored inputs: it cannot be computed again")
+    inputs, answers = plan_inputs.unpack(
+        bytes(run["body"]),
+        run["hour"],
+        start=run["planned_from"],
+        policy_id=run["policy_id"],
+        policy=Policy.model_validate(run["document"]),
+        seed=run["seed"],
     )
-    slots = _paced(selection, quota, supply, policy, seed, hour)
-    return Plan(quota, selection, slots, int((supply["seats"] > 0).sum()), digest)
+    plan = compute(inputs, Replay(answers), witness=witness)
+    same = (plan_inputs.digest(inputs, answers), plan.sha256) == (run["input_sha256"], run["plan_sha256"])
+    return Replayed(run["hour"], inputs, plan, same)
 
 
-def _scores(connection: Connection, policy: Policy) -> pd.DataFrame:
-    """Return the reputation scores that dbt computed last; before its first run nobody has one."""
-    if connection.execute(select(func.to_regclass("marts.sender_scores"))).scalar_one() is None:
-        return pd.DataFrame({"sender_id": pd.Series(dtype="int64"), "score": pd.Series(dtype="float64")})
-    scores = read_frame(connection, _SCORES, model=policy.reputation.model)
-    return scores.astype({"sender_id": "int64", "score": "float64"})
+class _Stopwatch:
+    """Tells how long it was since the last phase ended."""
+
+    def __init__(self, tell: Callable[[str, float], None]) -> None:
+        self._tell, self._since = tell, time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter()
+        self._tell(name, now - self._since)
+        self._since = now
 
 
-def _demand(quota: pd.DataFrame, hour: datetime) -> pd.DataFrame:
-    """Return one row per wanted slot, numbered from 1 within its sender."""
-    asked = quota.loc[quota.index.repeat(quota["wanted"]), ["sender_id", "ramp_day", "address"]]
-    return pd.DataFrame(
-        {
-            "sender_id": asked["sender_id"].to_numpy(),
-            "ordinal": asked.groupby("sender_id").cumcount().to_numpy(dtype="int64") + 1,
-            "ramp_day": asked["ramp_day"].to_numpy(),
-            "domain": [domain_of(address) for address in asked["address"]],
-            "at": pd.Timestamp(hour),
-        }
+def planned_ordinal(idempotency_key: str) -> int:
+    """Return which of its sender's slots in its hour the warm-up slot with this key is, from 1."""
+    return int(idempotency_key.rpartition(":")[2])
+
+
+def _require_hour(hour: datetime) -> None:
+    if floor_hour(hour) != hour:
+        raise ValueError(f"{hour.isoformat()} is not the start of an hour")
+
+
+def _read(
+    connection: Connection, hour: datetime, *, now: datetime, force: PolicyInForce, settings: Settings
+) -> PlanInputs:
+    return plan_inputs.read(
+        connection, hour, start=max(now, hour), policy_id=force.policy_id, policy=force.policy, seed=settings.seed
     )
-
-
-def _paced(
-    selection: Selection, quota: pd.DataFrame, supply: pd.DataFrame, policy: Policy, seed: int, hour: datetime
-) -> pd.DataFrame:
-    """Return the picks that fit their senders' windows, with target times and mailboxes."""
-    times = pace(
-        selection.picks[["sender_id", "ordinal"]],
-        quota[["sender_id", "span_start", "span_end", "not_before"]],
-        policy.pacing,
-        seed,
-        hour,
-    )
-    slots = selection.picks.merge(times, on=["sender_id", "ordinal"], validate="one_to_one")
-    slots = slots.merge(
-        quota[["sender_id", "mailbox_id", "address", "local_day"]].rename(columns={"mailbox_id": "from_mailbox_id"}),
-        on="sender_id",
-    )
-    slots = slots.merge(supply[["bot_id", "mailbox_id"]].rename(columns={"mailbox_id": "to_mailbox_id"}), on="bot_id")
-    return slots.sort_values(["sender_id", "ordinal"], ignore_index=True)
 
 
 def _write_run(
-    connection: Connection, hour: datetime, force: PolicyInForce, seed: int, plan: Plan, *, outcome: str
+    connection: Connection,
+    hour: datetime,
+    start: datetime,
+    force: PolicyInForce,
+    seed: int,
+    plan: Plan | None = None,
+    inputs: PlanInputs | None = None,
+    answers: list[pd.DataFrame] | None = None,
 ) -> PlanReport:
-    row = {
-        "hour": hour,
-        "outcome": outcome,
-        "seed": seed,
-        "policy_id": force.policy_id,
-        "input_sha256": plan.input_sha256,
-        "plan_sha256": _sha256(plan.slots),
-        "senders": len(plan.quota),
-        "bots": plan.bots_available,
-        "wanted": len(plan.selection.decisions),
-        "slots": len(plan.slots),
-    }
+    row: dict[str, Any] = {
+        "hour": hour, "planned_from": start, "seed": seed, "policy_id": force.policy_id,
+    }  # fmt: skip
+    if plan is None or inputs is None or answers is None:
+        row |= {
+            "outcome": "past",
+            "input_sha256": "",
+            "plan_sha256": "",
+            "senders": 0,
+            "bots": 0,
+            "wanted": 0,
+            "slots": 0,
+        }
+    else:
+        row |= {
+            "outcome": "planned",
+            "input_sha256": plan_inputs.digest(inputs, answers),
+            "plan_sha256": plan.sha256,
+            "senders": len(plan.day),
+            "bots": int((plan.bots["seats"] > 0).sum()),
+            "wanted": int(plan.day["wanted"].sum()),
+            "slots": len(plan.slots),
+        }
     run_id: int = connection.execute(plan_runs.insert().values(row).returning(plan_runs.c.id)).scalar_one()
+    if inputs is not None and answers is not None:
+        body = plan_inputs.pack(inputs, answers)
+        connection.execute(packed_inputs.insert().values(plan_run_id=run_id, body=body))
     return _report({"id": run_id, **row}, was_planned_before=False)
 
 
-def _write_quota(connection: Connection, quota: pd.DataFrame) -> None:
-    """Open or refresh the day of every sender; what was already sent today always stays allowed."""
-    if quota.empty:
-        return
-    columns = [
-        "sender_id", "local_day", "ramp_day", "ramp_volume", "score", "health_multiplier", "daily_factor",
-        "warmup_quota", "total_quota",
-    ]  # fmt: skip
-    filled = quota[columns].astype(object).where(quota[columns].notna(), None)
-    rows = [dict(zip(columns, values, strict=True)) for values in filled.itertuples(index=False)]
-    statement = insert(sender_days)
-    fresh, today = statement.excluded, sender_days.c
-    refreshed = {
-        "ramp_day": fresh.ramp_day,
-        "ramp_volume": func.greatest(fresh.ramp_volume, today.warmup_sent),
-        "score": fresh.score,
-        "health_multiplier": fresh.health_multiplier,
-        "daily_factor": fresh.daily_factor,
-        "warmup_quota": fresh.warmup_quota,
-        "total_quota": func.greatest(fresh.total_quota, today.warmup_sent + today.reply_sent),
-    }
-    connection.execute(statement.on_conflict_do_update(index_elements=["sender_id", "local_day"], set_=refreshed), rows)
+def _write_days(connection: Connection, day: pd.DataFrame) -> None:
+    connection.execute(_NEW_DAYS)
+    copy_numbers(connection, "new_days", day[list(_DAY_COLUMNS)])
+    connection.execute(_WRITE_DAYS)
 
 
 def _write_slots(
-    connection: Connection, plan: Plan, plan_run_id: int | None, force: PolicyInForce, settings: Settings
+    connection: Connection, plan: Plan, report: PlanReport, force: PolicyInForce, settings: Settings
 ) -> None:
-    decided = plan.selection.decisions.rename(columns={"key": "sort_key"}).assign(plan_run_id=plan_run_id)
-    copy_frame(connection, decisions, decided)
-    if plan.slots.empty:
-        return
-    hour: datetime = connection.execute(select(plan_runs.c.hour).where(plan_runs.c.id == plan_run_id)).scalar_one()
-    keys = [
-        f"warmup:{hour:%Y-%m-%dT%H}:{sender}:{ordinal}"
-        for sender, ordinal in zip(plan.slots["sender_id"], plan.slots["ordinal"], strict=True)
-    ]
-    scripts = load_scripts(settings.scripts_dir or BUILT_IN)
     signing_key = settings.require_token_keys()[0].get_secret_value().encode()
-    written = plan.slots[
-        ["target_time", "from_mailbox_id", "to_mailbox_id", "sender_id", "bot_id", "local_day", "gap_s"]
-    ].assign(
-        priority_level=int(Priority.WARMUP),
-        task_type="warmup",
-        payload=pd.Series(
-            [{"script": scripts.choose_script(settings.seed, key), "thread": key, "tier": tier}
-             for key, tier in zip(keys, plan.slots["tier"], strict=True)],
-            dtype=object,
-        ),
-        idempotency_key=keys,
-        turn=1,
-        message_id=[
-            message_id_for(key, domain_of(address), signing_key)
-            for key, address in zip(keys, plan.slots["address"], strict=True)
-        ],
-        policy_id=force.policy_id,
-        plan_run_id=plan_run_id,
+    slots = plan.slots
+    if slots.empty:
+        return
+    of_sender = plan.day.iloc[pd.Index(plan.day["sender_id"]).get_indexer(slots["sender_id"])]
+    of_bot = plan.bots.iloc[pd.Index(plan.bots["bot_id"]).get_indexer(slots["bot_id"])]
+    ids = read_numbers(connection, _IDS, count=len(slots))["id"]
+    states = pd.DataFrame(
+        {
+            "slot_id": ids.to_numpy(),
+            "from_mailbox_id": of_sender["mailbox_id"].to_numpy(),
+            "target_time": slots["target_time"],
+            "due_since": slots["target_time"],
+            "local_day": of_sender["local_day"].to_numpy(),
+            "priority_level": np.full(len(slots), int(Priority.WARMUP), dtype=np.int16),
+        }
+    )
+    lines = _task_lines(
+        slots, states, of_sender["domain"].map(dict(connection.execute(_DOMAINS).tuples().all())),
+        of_bot["mailbox_id"].to_numpy(), report, force, settings, signing_key,
     )  # fmt: skip
-    copy_frame(connection, scheduled_tasks, written)
+    copy_lines(connection, "ops.scheduled_tasks", _TASK_COLUMNS, lines)
+    copy_numbers(connection, "ops.slot_states", states)
 
 
-def _nothing() -> Plan:
-    empty = pd.DataFrame()
-    return Plan(empty, Selection(empty, empty), empty, 0, _sha256())
+def _task_lines(
+    slots: pd.DataFrame,
+    states: pd.DataFrame,
+    domains: pd.Series[str],
+    to_mailbox_ids: npt.NDArray[np.int64],
+    report: PlanReport,
+    force: PolicyInForce,
+    settings: Settings,
+    signing_key: bytes,
+) -> Iterator[str]:
+    """Spell the slots as rows of ``scheduled_tasks``, a piece at a time, in the order of ``_TASK_COLUMNS``."""
+    hour = f"{report.hour:%Y-%m-%dT%H}"
+    scripts = load_scripts(settings.scripts_dir or BUILT_IN)
+    names = sorted(scripts.by_id)
+    same = f"{int(Priority.WARMUP)}\twarmup\t1\t{force.policy_id}\t{report.plan_run_id}"
+    for first in range(0, len(slots), _ROWS_AT_ONCE):
+        piece = slice(first, first + _ROWS_AT_ONCE)
+        part, at = slots.iloc[piece], states.iloc[piece]
+        senders, ordinals = part["sender_id"].to_numpy(), part["ordinal"].to_numpy()
+        draw = uniforms(state(settings.seed, "script", report.hour), senders, ordinals)
+        message_ids = message_ids_for(report.hour, senders, ordinals, domains.iloc[piece].tolist(), signing_key)
+        rows = zip(
+            at["slot_id"].tolist(), senders.tolist(), part["bot_id"].tolist(), at["from_mailbox_id"].tolist(),
+            to_mailbox_ids[piece].tolist(), part["gap_s"].tolist(),
+            np.datetime_as_string(at["local_day"].to_numpy("datetime64[D]")).tolist(),
+            np.datetime_as_string(part["target_time"].dt.tz_localize(None).to_numpy("datetime64[s]")).tolist(),
+            (draw * len(names)).astype(np.int64).tolist(), part["asked_tier"].tolist(), part["tier"].tolist(),
+            ordinals.tolist(), message_ids, strict=True,
+        )  # fmt: skip
+        yield "".join(
+            f"{slot}\t{same}\t{sender}\t{bot}\t{box}\t{to}\t{gap}\t{day}\t{target}+00\t"
+            f'{{"script": "{names[script]}", "tier": "{tier}", "asked_tier": "{asked}"}}\t'
+            f"warmup:{hour}:{sender:010d}:{ordinal:03d}\t{message_id}\n"
+            for slot, sender, bot, box, to, gap, day, target, script, asked, tier, ordinal, message_id in rows
+        )
 
 
-def _sha256(*frames: pd.DataFrame, extra: str = "") -> str:
-    """Hash frames by content: their columns by name, their rows in the order of their values."""
-    digest = hashlib.sha256(extra.encode())
-    for frame in frames:
-        lines = frame.to_csv(index=False, columns=sorted(frame.columns)).splitlines()
-        digest.update("\n".join([*lines[:1], *sorted(lines[1:])]).encode())
-    return digest.hexdigest()
-
-
-def _report(run: dict[str, Any], *, was_planned_before: bool) -> PlanReport:
+def _report(run: dict[str, Any] | RowMapping, *, was_planned_before: bool) -> PlanReport:
     names = ("hour", "outcome", "senders", "bots", "wanted", "slots")
     return PlanReport(
         plan_run_id=run["id"], was_planned_before=was_planned_before, **{name: run[name] for name in names}

@@ -63,6 +63,11 @@ class Slot:
         return self.is_cold or self.goes_to_bot
 
     @property
+    def thread(self) -> str:
+        """What names the conversation in its draws: the key of its first mail."""
+        return str(self.payload.get("thread", self.idempotency_key))
+
+    @property
     def is_made_up_for(self) -> bool:
         """The next plan makes up for a warm-up mail that did not leave; a reply or a cold mail is still owed."""
         return self.task_type == "warmup"

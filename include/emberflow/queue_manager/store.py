@@ -21,7 +21,7 @@ claim also reads past what is due in other lanes and stands before its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -29,8 +29,10 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.database.bulk import rows_as_json
+from emberflow.database.tables import scheduled_tasks
 from emberflow.queue_manager.slots import COLUMNS, Priority, Slot
 
 
@@ -290,6 +292,13 @@ _FINISH = text("""
 """)
 
 
+_OPEN = text("""
+    insert into ops.slot_states (slot_id, from_mailbox_id, target_time, due_since, local_day, priority_level)
+    select id, from_mailbox_id, target_time, target_time, local_day, priority_level
+    from ops.scheduled_tasks
+    where id = any(:ids)
+    order by id
+""")
 _LOCK = text("select from ops.slot_states where slot_id = :id for update")
 _READ = text("select * from ops.slots where id = :id")
 
@@ -310,6 +319,18 @@ def next_due(connection: Connection, lane: int, lanes: int) -> datetime | None:
     """Return the earliest target time that is still planned in the lane."""
     moment: datetime | None = connection.execute(_NEXT_DUE, {"lane": lane, "lanes": lanes}).scalar_one()
     return moment
+
+
+def add(connection: Connection, slots: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Write slots (columns of ``scheduled_tasks``), planned as they say, and return the ids of those that are new.
+
+    A slot whose idempotency key, Message-ID or parent another one has already is there, and is left alone (Q-B3). The
+    planner writes its hundreds of thousands by COPY instead.
+    """
+    written = insert(scheduled_tasks).on_conflict_do_nothing().returning(scheduled_tasks.c.id)
+    ids: list[int] = list(connection.execute(written, slots).scalars())
+    connection.execute(_OPEN, {"ids": ids})
+    return ids
 
 
 def claim(

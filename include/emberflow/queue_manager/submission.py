@@ -176,7 +176,9 @@ class Submission:
     route: Route | None = None
 
 
-def submit(connection: Connection, slots: Sequence[Slot], *, now: datetime, policy: Policy) -> dict[int, Submission]:
+def submit(
+    connection: Connection, slots: Sequence[Slot], *, now: datetime, policy: Policy, seed: int
+) -> dict[int, Submission]:
     """Move the slots that nothing forbids to ``submitting`` and return what was said of each, by slot id.
 
     Call it immediately before DATA; commit, and only then write DATA. The lease is extended to what the SMTP
@@ -186,7 +188,7 @@ def submit(connection: Connection, slots: Sequence[Slot], *, now: datetime, poli
     facts, ledgers, is_stopped = _look(connection, slots, now)
     allowed: list[Slot] = []
     for fact in facts:
-        refusal = guard.judge(fact, ledgers, now=now, is_stopped=is_stopped, policy=policy)
+        refusal = guard.judge(fact, ledgers, now=now, is_stopped=is_stopped, policy=policy, seed=seed)
         said[fact.slot.id] = Submission(refusal, fact.route)
         if refusal is None:
             allowed.append(fact.slot)

@@ -1,0 +1,62 @@
+"""What senders and bots had to do with each other: the questions that selection asks, and an answer from memory.
+
+The pair table may hold fifty million rows, of which one hour concerns a few hundred thousand. So selection never takes
+the table: it asks about the pairs that it has dealt, about a few partners of a sender, and about all partners of the
+few senders for whom that was not enough. ``emberflow.queue_manager.pair_history`` answers from PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Integers = npt.NDArray[np.int64]
+
+
+class History(Protocol):
+    """The contacts of every pair up to now, made or planned.
+
+    Answers have ``last_contact`` datetime64[us, UTC], the latest mail of either side (null: never), and ``sent_7d``
+    int64, the first mails of the last seven days.
+    """
+
+    def of_pairs(self, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:
+        """Return ``last_contact`` and ``sent_7d`` of each pair, in the order asked; cheapest in the order of ids."""
+
+    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, count: int) -> pd.DataFrame:
+        """Return up to ``count`` partners per sender in the order of bot_id, from ``from_bot_ids`` on and around once.
+
+        Columns: ``sender_id``, ``bot_id``, ``last_contact``, ``sent_7d``; rows in any order.
+        """
+
+    def of_senders(self, sender_ids: Integers) -> pd.DataFrame:
+        """Return all partners of the senders, in the columns of `some_of`: hundreds of rows each."""
+
+
+class PairsInMemory:
+    """A history that is a frame of pairs: ``sender_id``, ``bot_id``, ``last_contact``, ``sent_7d``, a row per pair."""
+
+    def __init__(self, pairs: pd.DataFrame) -> None:
+        self._pairs = pairs.sort_values(["sender_id", "bot_id"], ignore_index=True)
+
+    def of_pairs(self, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:
+        """Look the pairs up."""
+        asked = pd.DataFrame({"sender_id": sender_ids, "bot_id": bot_ids})
+        answer = asked.merge(self._pairs, on=["sender_id", "bot_id"], how="left", validate="many_to_one")
+        answer["sent_7d"] = answer["sent_7d"].fillna(0).astype("int64")
+        return answer[["last_contact", "sent_7d"]]
+
+    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, count: int) -> pd.DataFrame:
+        """Take so many partners of each."""
+        starts = pd.DataFrame({"sender_id": sender_ids, "first": from_bot_ids})
+        known = self._pairs.merge(starts, on="sender_id")
+        known = known.assign(is_before=known["bot_id"] < known["first"])
+        known = known.sort_values(["sender_id", "is_before", "bot_id"]).groupby("sender_id").head(count)
+        return known.drop(columns=["first", "is_before"]).reset_index(drop=True)
+
+    def of_senders(self, sender_ids: Integers) -> pd.DataFrame:
+        """Take all of them."""
+        return self._pairs[self._pairs["sender_id"].isin(sender_ids)].reset_index(drop=True)

@@ -1,0 +1,95 @@
+"""The plan of one hour, computed: quota, bots, selection, pacing. A pure function of what it is given.
+
+Equal inputs and equal answers about pairs give an equal plan, byte by byte (Q-F1): every draw is addressed by the seed
+and by what it is about, and rows are in the order of their ids.
+
+Cost: linear in senders, bots and slots; the pair table is only asked about the pairs that are dealt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from emberflow.bots.history import History
+from emberflow.bots.limits import available_seats
+from emberflow.bots.selection import Selection, select_bots
+from emberflow.clock import HOUR
+from emberflow.queue_manager.plan_inputs import PlanInputs, sha256
+from emberflow.senders.pacing import open_windows, pace, planning_span
+from emberflow.senders.quota import daily_quota, slots_for_hour
+
+Phase = Callable[[str], None]
+_GROUPS = ["domain", "owner", "ip_group"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A computed hour, before it is written.
+
+    ``day``: one row per active sender, with the columns of ``PlanInputs.senders`` and those of ``open_windows``,
+    ``planning_span`` and ``daily_quota``, and ``wanted`` int64, the slots that it asks for in this hour.
+    ``bots``: the columns of ``PlanInputs.bots`` and of ``available_seats``.
+    ``slots``: ``sender_id``, ``ordinal``, ``bot_id`` int64; ``asked_tier``, ``tier`` Categorical; ``target_time``
+    datetime64[us, UTC]; ``gap_s`` int64. By sender and ordinal.
+    """
+
+    day: pd.DataFrame
+    bots: pd.DataFrame
+    selection: Selection
+    slots: pd.DataFrame
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the slots."""
+        return sha256("", self.slots)
+
+
+def compute(
+    inputs: PlanInputs,
+    history: History,
+    *,
+    on_phase: Phase = lambda name: None,
+    witness: tuple[int, int] | None = None,
+) -> Plan:
+    """Compute the plan; ``on_phase`` hears the name of each phase when it is over.
+
+    ``witness`` names a slot (sender_id, ordinal) for which the selection keeps its evidence.
+    """
+    policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
+    windows = open_windows(inputs.senders[["sender_id", "zone"]], inputs.start, policy.pacing, seed)
+    spans = planning_span(windows, inputs.start, hour + HOUR, policy.pacing)
+    day = _beside(inputs.senders, spans, windows)
+    day["ramp_day"] = day["sending_days"] + 1
+    day = daily_quota(day, policy.ramp, policy.quota, seed)
+    day["wanted"] = slots_for_hour(day, hour, seed)
+    on_phase("quota")
+
+    seats = available_seats(inputs.bots, inputs.start, policy.bots)
+    bots = _beside(inputs.bots, seats).assign(weight=1.0)
+    selection = select_bots(_demand(day), bots, history, policy.selection, seed=seed, hour=hour, witness=witness)
+    on_phase("select")
+
+    times = pace(selection.picks[["sender_id", "ordinal"]], day, policy.pacing, seed, hour)
+    slots = selection.picks.merge(times, on=["sender_id", "ordinal"], validate="one_to_one")
+    on_phase("pace")
+    return Plan(day, bots, selection, slots)
+
+
+def _demand(day: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per wanted slot, numbered from 1 within its sender."""
+    wanted = day["wanted"].to_numpy()
+    asked = day.loc[day.index.repeat(wanted), ["sender_id", "ramp_day", *_GROUPS, "warmup_used"]]
+    ordinal = np.arange(len(asked)) - np.repeat(np.cumsum(wanted) - wanted, wanted) + 1
+    return asked.assign(ordinal=ordinal, nth=asked["warmup_used"] + ordinal - 1).reset_index(drop=True)
+
+
+def _beside(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Return frames of the same rows as one; of a column that several have, the first is kept."""
+    joined = frames[0]
+    for frame in frames[1:]:
+        joined = joined.assign(**{str(name): frame[name].array for name in frame.columns if name not in joined})
+    return joined

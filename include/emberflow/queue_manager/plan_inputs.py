@@ -1,0 +1,283 @@
+"""What the plan of an hour is computed from: read from the database, or unpacked from what an earlier plan left.
+
+Everything is read in four queries, each in binary form and about columns of a fixed width: names (zones, domains,
+owners, providers) travel as 64-bit hashes, which is all that a comparison needs. A packed copy lies in
+``ops.plan_inputs`` beside each plan, so that the plan can be computed again, and explained, when the state has moved
+on (Q-F1, Q-F2). Cost: linear in active senders, active bots and open slots, not in history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Connection, func, select, text
+
+from emberflow.database.bulk import read_numbers
+from emberflow.queue_manager.policies import Policy
+
+_OPEN_SLOTS: Final = """
+    with open_states as (
+        select *, true as is_uncounted from ops.slot_states where status = 'planned'
+        union all
+        select *, status = 'leased' from ops.slot_states where status in ('leased', 'submitting')
+        union all
+        select *, false from ops.slot_states where status = 'uncertain'
+    )
+
+    select
+        tasks.sender_id,
+        coalesce(tasks.bot_id, -1) as bot_id,
+        tasks.from_mailbox_id,
+        tasks.task_type = 'warmup' as is_first,
+        bots.id is not null as goes_to_bot,
+        states.is_uncounted,
+        states.target_time,
+        states.local_day,
+        (states.target_time at time zone coalesce(mailboxes.zone, 'UTC'))::date as bot_day,
+        tasks.gap_s
+    from open_states as states
+    inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
+    left join ops.bots on bots.id = tasks.bot_id and bots.mailbox_id = tasks.to_mailbox_id
+    left join ops.mailboxes on mailboxes.id = bots.mailbox_id
+"""
+
+_GROUPS: Final = """
+        hashtextextended(mailboxes.zone, 0) as zone,
+        hashtextextended(split_part(mailboxes.address, '@', 2), 0) as domain,
+        coalesce(hashtextextended(mailboxes.owner, 0), -1) as owner,
+        coalesce(mailboxes.egress_ip_id, -1) as ip_group
+"""
+
+_SENDERS: Final = f"""
+    select
+        senders.id as sender_id,
+        senders.mailbox_id,
+        {_GROUPS},
+        mailboxes.next_send_at,
+        here.local_day,
+        coalesce(last.ramp_day, 0) as sending_days,
+        last.ramp_volume::double precision as last_volume,
+        coalesce(here.local_day - last.local_day - 1, 0) as idle_days,
+        coalesce(today.warmup_sent, 0) as warmup_sent,
+        coalesce(today.cold_sent, 0) as cold_sent,
+        coalesce(today.warmup_sent + today.reply_sent + today.cold_sent, 0) as total_sent
+    from ops.senders
+    inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
+    cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day) as here
+    left join ops.sender_days as today on today.sender_id = senders.id and today.local_day = here.local_day
+    left join lateral (
+        select earlier.local_day, earlier.ramp_day, earlier.ramp_volume
+        from ops.sender_days as earlier
+        where earlier.sender_id = senders.id
+            and earlier.local_day < here.local_day
+            and earlier.warmup_sent > 0
+            and (
+                senders.ramp_since is null
+                or earlier.local_day >= (senders.ramp_since at time zone mailboxes.zone)::date
+            )
+        order by earlier.local_day desc
+        limit 1
+    ) as last on true
+    where senders.state = 'active'
+    order by senders.id
+"""  # noqa: S608 - constants of this module
+
+_BOTS: Final = f"""
+    select
+        bots.id as bot_id,
+        bots.mailbox_id,
+        {_GROUPS},
+        hashtextextended(mailboxes.provider, 0) as provider,
+        bots.born_at,
+        bots.interaction_limits::double precision as interaction_limits,
+        bots.cooldown_until,
+        here.local_day,
+        coalesce(today.inbound_sent, 0) as inbound_sent
+    from ops.bots
+    inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
+    cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day) as here
+    left join ops.bot_days as today on today.bot_id = bots.id and today.local_day = here.local_day
+    where bots.status = 'active'
+    order by bots.id
+"""  # noqa: S608 - constants of this module
+
+_SCORE_COLUMNS: Final = ("score", "placements", "inbox_rate")
+_SCORES: Final = """
+    select sender_id, score, placements::double precision as placements, inbox_rate
+    from marts.sender_scores
+    where model_version = %(model)s
+"""
+_ZONES: Final = text("select distinct hashtextextended(zone, 0) as code, zone from ops.mailboxes order by code")
+_COMPRESSION: Final = 1  # the quickest: ids and instants in order shrink to a third at any level
+
+
+@dataclass(frozen=True)
+class PlanInputs:
+    """The state that a plan of ``hour`` sees, and what it does with chance and time.
+
+    ``start`` is the earliest instant that may be planned. ``senders``, one row each, by ``sender_id``: ``mailbox_id``,
+    ``domain``, ``owner``, ``ip_group`` int64 (-1: none); ``zone`` Categorical; ``local_day`` datetime64[s];
+    ``not_before`` datetime64[us, UTC] (null: free), when the gap after the last mail, made or planned, ends;
+    ``sending_days``, ``idle_days`` int64; ``last_volume``, ``score``, ``placements``, ``inbox_rate`` float64 (null:
+    none); ``warmup_used``, ``cold_used``, ``total_used`` int64, made or planned today.
+
+    ``bots``, by ``bot_id``: ``mailbox_id``, the groups and ``zone`` likewise; ``provider`` int64; ``born_at``,
+    ``cooldown_until`` datetime64[us, UTC]; ``interaction_limits`` float64 (null: none); ``inbound_used`` int64.
+
+    ``planned``, the open slots: ``sender_id``, ``bot_id`` int64; ``is_first`` bool; ``target_time``. Their contacts
+    are part of the pairs' history, so they are not packed.
+    """
+
+    hour: datetime
+    start: datetime
+    policy_id: int
+    policy: Policy
+    seed: int
+    senders: pd.DataFrame
+    bots: pd.DataFrame
+    planned: pd.DataFrame
+
+
+def read(
+    connection: Connection, hour: datetime, *, start: datetime, policy_id: int, policy: Policy, seed: int
+) -> PlanInputs:
+    """Read the present state."""
+    zones = pd.DataFrame(connection.execute(_ZONES).all(), columns=["code", "zone"])
+    slots = read_numbers(connection, _OPEN_SLOTS)
+    senders = read_numbers(connection, _SENDERS, start=start)
+    bots = read_numbers(connection, _BOTS, start=start)
+    uncounted = slots[slots["is_uncounted"]]
+    senders = _with_open_mail(senders, uncounted).assign(zone=_named(senders["zone"], zones))
+    senders = senders.merge(_scores(connection, policy), on="sender_id", how="left", validate="one_to_one")
+    bots = _with_open_inbound(bots, uncounted).assign(zone=_named(bots["zone"], zones))
+    planned = slots.loc[slots["bot_id"] > 0, ["sender_id", "bot_id", "is_first", "target_time"]]
+    return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, planned)
+
+
+def digest(inputs: PlanInputs, answers: list[pd.DataFrame]) -> str:
+    """Return the SHA-256 of everything that decides a plan: equal digests, equal plans (Q-F1)."""
+    named = f"{inputs.hour.isoformat()} {inputs.start.isoformat()} {inputs.policy_id} {inputs.seed}"
+    return sha256(named, inputs.senders, inputs.bots, *answers)
+
+
+def sha256(name: str, *frames: pd.DataFrame) -> str:
+    """Hash frames by their content; rows count in the order in which they stand."""
+    total = hashlib.sha256(name.encode())
+    for frame in frames:
+        for column, values in sorted(_arrays(frame).items()):
+            total.update(f"{column} {values.dtype.str} {values.shape}".encode())
+            total.update(np.ascontiguousarray(values).view(np.uint8).data)
+    return total.hexdigest()
+
+
+def pack(inputs: PlanInputs, answers: list[pd.DataFrame]) -> bytes:
+    """Return senders, bots and the answers about pairs as one compressed archive of arrays."""
+    frames = {"senders": inputs.senders, "bots": inputs.bots}
+    frames |= {f"answer {number}": answer for number, answer in enumerate(answers)}
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        allow_pickle=False,
+        **{f"{name}/{column}": values for name, frame in frames.items() for column, values in _arrays(frame).items()},
+    )
+    return zlib.compress(buffer.getbuffer(), _COMPRESSION)
+
+
+def unpack(
+    body: bytes, hour: datetime, *, start: datetime, policy_id: int, policy: Policy, seed: int
+) -> tuple[PlanInputs, list[pd.DataFrame]]:
+    """Return the inputs and the answers that `pack` has packed."""
+    frames: dict[str, dict[str, Any]] = {}
+    with np.load(io.BytesIO(zlib.decompress(body)), allow_pickle=False) as archive:
+        for key in archive.files:
+            name, _, column = key.partition("/")
+            frames.setdefault(name, {})[column] = archive[key]
+    answers = [_frame(frames[f"answer {number}"]) for number in range(len(frames) - 2)]
+    nothing = pd.DataFrame({"sender_id": [], "bot_id": [], "is_first": [], "target_time": []})
+    senders, bots = _frame(frames["senders"]), _frame(frames["bots"])
+    return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, nothing), answers
+
+
+def _with_open_mail(senders: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
+    """Add what is planned for today to what was sent today, and when the last planned gap ends."""
+    place = _places(senders["mailbox_id"], slots["from_mailbox_id"])
+    own = slots.assign(place=place)[place >= 0]
+    today = own[own["local_day"].to_numpy() == senders["local_day"].to_numpy()[own["place"]]]
+    busy_until = _latest(len(senders), own["place"], own["target_time"] + pd.to_timedelta(own["gap_s"], unit="s"))
+    next_send_at = senders["next_send_at"].dt.tz_localize(None).to_numpy()
+    first, total = (np.bincount(part["place"], minlength=len(senders)) for part in (today[today["is_first"]], today))
+    return senders.drop(columns=["next_send_at", "warmup_sent", "cold_sent", "total_sent"]).assign(
+        not_before=pd.DatetimeIndex(np.fmax(next_send_at, busy_until), tz="UTC"),
+        warmup_used=senders["warmup_sent"] + first,
+        cold_used=senders["cold_sent"],
+        total_used=senders["total_sent"] + total,
+    )
+
+
+def _with_open_inbound(bots: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
+    """Add what is planned for today to what each bot received today."""
+    inbound = slots[slots["goes_to_bot"]]
+    place = _places(bots["bot_id"], inbound["bot_id"])
+    known = inbound.assign(place=place)[place >= 0]
+    today = known[known["bot_day"].to_numpy() == bots["local_day"].to_numpy()[known["place"]]]
+    used = bots["inbound_sent"] + np.bincount(today["place"], minlength=len(bots))
+    return bots.drop(columns=["inbound_sent", "local_day"]).assign(inbound_used=used)
+
+
+def _places(ids: pd.Series[int], wanted: pd.Series[int]) -> Any:
+    """Return where each wanted id stands among ``ids``, -1 where it does not."""
+    return pd.Index(ids).get_indexer(pd.Index(wanted))
+
+
+def _latest(size: int, place: pd.Series[int], instants: pd.Series[pd.Timestamp]) -> Any:
+    latest = np.full(size, np.iinfo(np.int64).min, dtype=np.int64)
+    np.maximum.at(latest, place.to_numpy(), instants.dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64))
+    return latest.view("datetime64[us]")
+
+
+def _named(codes: pd.Series[int], names: pd.DataFrame) -> Any:
+    return pd.Categorical.from_codes(_places(names["code"], codes), pd.Index(names["zone"]))
+
+
+def _scores(connection: Connection, policy: Policy) -> pd.DataFrame:
+    """Return the scores that dbt computed last; before its first run nobody has one."""
+    if connection.execute(select(func.to_regclass("marts.sender_scores"))).scalar_one() is None:
+        return pd.DataFrame(columns=["sender_id", *_SCORE_COLUMNS], dtype="float64").astype({"sender_id": "int64"})
+    return read_numbers(connection, _SCORES, model=policy.reputation.model)
+
+
+def _arrays(frame: pd.DataFrame) -> Mapping[str, Any]:
+    """Return the frame's columns as arrays without objects: instants as microseconds, categories as codes and names."""
+    arrays: dict[str, Any] = {}
+    for column, values in frame.items():
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            arrays[f"{column}/codes"] = values.cat.codes.to_numpy()
+            arrays[f"{column}/names"] = np.array(values.cat.categories, dtype=str)
+        elif isinstance(values.dtype, pd.DatetimeTZDtype):
+            arrays[f"{column}/us"] = values.dt.as_unit("us").dt.tz_localize(None).to_numpy().astype(np.int64)
+        else:
+            arrays[str(column)] = values.to_numpy()
+    return arrays
+
+
+def _frame(arrays: Mapping[str, Any]) -> pd.DataFrame:
+    columns: dict[str, Any] = {}
+    for name, values in arrays.items():
+        column, _, part = name.partition("/")
+        if part == "codes":
+            columns[column] = pd.Categorical.from_codes(
+                values, pd.Index(arrays[f"{column}/names"].tolist(), dtype="str")
+            )
+        elif part == "us":
+            columns[column] = pd.DatetimeIndex(values.view("datetime64[us]"), tz="UTC")
+        elif not part:
+            columns[column] = values
+    return pd.DataFrame(columns)
