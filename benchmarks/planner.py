@@ -155,11 +155,10 @@ def run(report: Report, *, size: str = "small", scarce: bool = False) -> Result:
         with engine.begin() as connection:
             put_in_force(connection, policy)
         counts = load(engine, world)
-        bench = _Bench(engine, world, policy, server.url("emberflow"))
+        bench = Bench(engine, world, policy, server.url("emberflow"))
         if scarce:
             report("planning once, to know what the hour wants")
-            bench.plan()
-            bench.make_scarce()
+            bench.make_scarce(int(bench.wanted() * SCARCE_SHARE))
         rounds = []
         for number in range(ROUNDS):
             report(f"round {number + 1} of {ROUNDS}")
@@ -179,7 +178,18 @@ def a_policy() -> Policy:
     return Policy.model_validate(document)
 
 
-class _Bench:
+def faults(engine: Engine, policy: Policy) -> list[str]:
+    """Return what is wrong with the plan in the database, with the number of cases; empty for a plan that is right."""
+    bots = policy.bots
+    values = {"hour": HOUR, "new_cap": bots.new_bot_cap, "step": bots.cap_step_per_day, "cap": bots.daily_inbound_cap}
+    with engine.connect() as connection:
+        connection.execute(text("set statement_timeout = 0"))
+        counts = {name: connection.execute(text(query), values).scalar_one() for name, query in _CHECKS.items()}
+        connection.invalidate()
+    return [f"{count} {name}" for name, count in counts.items() if count]
+
+
+class Bench:
     """A loaded world, and rounds in it."""
 
     def __init__(self, engine: Engine, world: World, policy: Policy, url: str) -> None:
@@ -191,7 +201,6 @@ class _Bench:
         }  # fmt: skip
         self._partitions = partitions(engine)
         self._seats: int | None = None
-        self._wanted = 0
         self._sha256: str | None = None
 
     def round(self, report: Report) -> dict[str, Any]:
@@ -204,19 +213,20 @@ class _Bench:
         forget_plan(self._engine, self._world, self._partitions)
         return found | run
 
-    def plan(self) -> None:
-        """Plan once, only to learn what the hour wants."""
+    def wanted(self) -> int:
+        """Plan once and return how many slots the hour wants."""
         self._worker("emberflow")
-        self._wanted = self._run()["wanted"]
+        wanted: int = self._run()["wanted"]
         forget_plan(self._engine, self._world, self._partitions)
+        return wanted
 
-    def make_scarce(self) -> None:
-        """Leave seats for 80 % of what the hour wants."""
-        self._seats = int(self._wanted * SCARCE_SHARE)
+    def make_scarce(self, seats: int) -> None:
+        """Leave so many seats, spread over the bots that could get mail now."""
+        self._seats = seats
         bots = self._policy.bots
         with self._engine.begin() as connection:
             connection.execute(_MAKE_SCARCE, {
-                "hour": HOUR, "seats": self._seats, "wake_start": bots.wake_start, "wake_end": bots.wake_end,
+                "hour": HOUR, "seats": seats, "wake_start": bots.wake_start, "wake_end": bots.wake_end,
             })  # fmt: skip
 
     def _worker(self, name: str) -> dict[str, Any]:
@@ -234,20 +244,8 @@ class _Bench:
             WrongPlanError: it breaks a rule, leaves more than 1 % unfilled, or differs from the last round's.
         """
         run = dict(self._run())
-        bots = self._policy.bots
-        values = {
-            "hour": HOUR,
-            "new_cap": bots.new_bot_cap,
-            "step": bots.cap_step_per_day,
-            "cap": bots.daily_inbound_cap,
-        }
+        wrong = faults(self._engine, self._policy)
         with self._engine.connect() as connection:
-            connection.execute(text("set statement_timeout = 0"))
-            wrong = [
-                f"{count} {name}"
-                for name, query in _CHECKS.items()
-                if (count := connection.execute(text(query), values).scalar_one())
-            ]
             written = connection.execute(text("select count(*) from ops.scheduled_tasks")).scalar_one()
         possible = run["wanted"] if self._seats is None else min(self._seats, run["wanted"])
         run["filled"] = written / possible if possible else 0.0

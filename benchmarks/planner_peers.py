@@ -78,7 +78,7 @@ def emberflow(engine: Engine, world: World, _: int) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if "on_phase" in inspect.signature(planner.plan_hour).parameters:
         options["on_phase"] = lambda name, seconds: phases.update({name: phases.get(name, 0.0) + seconds})
-    chosen = _Stopwatch(planner.select_bots)
+    chosen = SelectionTime(planner.select_bots)
     planner.select_bots = chosen.choose  # type: ignore[assignment]
     with engine.connect() as connection:
         connection.execute(text("select 1"))
@@ -96,7 +96,7 @@ def emberflow(engine: Engine, world: World, _: int) -> dict[str, Any]:
     }
 
 
-class _Stopwatch:
+class SelectionTime:
     """Times a selection; what its ``history`` takes to answer from the database is not counted."""
 
     def __init__(self, select_bots: Callable[..., Any]) -> None:
@@ -117,7 +117,7 @@ class _Stopwatch:
 class _Paused:
     """The history of pairs, whose answers stop the watch."""
 
-    def __init__(self, history: Any, watch: _Stopwatch) -> None:
+    def __init__(self, history: Any, watch: SelectionTime) -> None:
         self._history = history
         self._watch = watch
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from emberflow.database.tables import metadata
 from emberflow.simulation.generator import World
 
+_T = TypeVar("_T")
 _BIG = ("bot_sender_interactions", "mail_events")
 _PLANNED = ("sender_days", "bot_days")
 _EPOCH = np.datetime64("2000-01-01", "us")
@@ -57,17 +59,16 @@ def load(engine: Engine, world: World) -> dict[str, int]:
         cursor.execute("set session_replication_role = replica")
         cursor.execute("set maintenance_work_mem = '1GB'")
         indexes = {name: _drop_indexes(cursor, name) for name in _BIG}
-        for name, rows in world.tables():
-            table = metadata.tables[f"ops.{name}"]
-            known = rows[[column for column in rows.columns if column in table.c]]
-            _copy(cursor, table.fullname, list(known.columns), binary_rows(known, table))
-            counts[name] = counts.get(name, 0) + len(rows)
+        for name, columns, count, rows in _made_ahead(_streams(world)):
+            cursor.copy_expert(f"copy ops.{name} ({columns}) from stdin (format binary)", io.BytesIO(rows))
+            counts[name] = counts.get(name, 0) + count
         for statement in chain.from_iterable(indexes.values()):
             cursor.execute(statement)
         for name in ("egress_ips", "mailboxes", "senders", "bots"):
             cursor.execute(f"select setval(pg_get_serial_sequence('ops.{name}', 'id'), {counts[name]})")
         cursor.execute(_SCORES)
-        _copy_csv(cursor, "marts.sender_scores", scores)
+        rows_of_scores = io.StringIO(scores.to_csv(index=False, header=False))
+        cursor.copy_expert("copy marts.sender_scores from stdin (format csv)", rows_of_scores)
         cursor.execute("create schema benchmark")
         for name in _PLANNED:
             rows = f"select * from ops.{name} where local_day > %s"  # noqa: S608 - a name of this module
@@ -107,7 +108,24 @@ def binary_rows(frame: pd.DataFrame, table: Table) -> bytes:
         sizes = np.where(values.isna().to_numpy(), -1, sizes)
         cells += [_bytes(sizes.astype(">i4")), data]
         used += [np.ones((len(frame), 4), dtype=np.bool_), np.arange(data.shape[1]) < sizes[:, None]]
-    return _HEADER + np.concatenate(cells, axis=1)[np.concatenate(used, axis=1)].tobytes() + _TRAILER
+    return _HEADER + np.concatenate(cells, axis=1).ravel()[np.concatenate(used, axis=1).ravel()].tobytes() + _TRAILER
+
+
+def _streams(world: World) -> Iterator[tuple[str, str, int, bytes]]:
+    """Yield (table, its columns, number of rows, the rows as a stream)."""
+    for name, rows in world.tables():
+        table = metadata.tables[f"ops.{name}"]
+        known = rows[[column for column in rows.columns if column in table.c]]
+        yield name, ", ".join(known.columns), len(known), binary_rows(known, table)
+
+
+def _made_ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """Yield the items; the next one is made while the last one is being used."""
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = worker.submit(next, items, None)
+            yield item
 
 
 def _field(values: pd.Series[Any], column: Column[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -129,7 +147,7 @@ def _text(values: pd.Series[Any], prefix: bytes) -> tuple[npt.NDArray[np.uint8],
     if isinstance(values.dtype, pd.CategoricalDtype):
         data, sizes = _text(values.cat.categories.to_series(), prefix)
         return data[values.cat.codes], sizes[values.cat.codes]
-    encoded = np.array([prefix + value.encode() for value in values.fillna("")])
+    encoded = np.array([prefix + value.encode() for value in values.fillna("").tolist()])
     return _bytes(encoded), np.char.str_len(encoded)
 
 
@@ -149,15 +167,6 @@ def _drop_indexes(cursor: Any, name: str) -> list[str]:
             cursor.execute(f"drop index ops.{index}")
             again.append(definition)
     return again
-
-
-def _copy(cursor: Any, table: str, columns: list[str], rows: bytes) -> None:
-    cursor.copy_expert(f"copy {table} ({', '.join(columns)}) from stdin (format binary)", io.BytesIO(rows))
-
-
-def _copy_csv(cursor: Any, table: str, frame: pd.DataFrame) -> None:
-    rows = io.StringIO(frame.to_csv(index=False, header=False))
-    cursor.copy_expert(f"copy {table} ({', '.join(frame.columns)}) from stdin (format csv)", rows)
 
 
 def _recent(world: World) -> Any:
