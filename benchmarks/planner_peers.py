@@ -42,7 +42,7 @@ _SERVED = text("""
     order by md5(sender_id::text)
 """)
 _SEATS = text("""
-    create temporary table seats as
+    create temporary table seats on commit drop as
     select
         bots.id as bot_id,
         least(:new_cap + :step * floor(extract(epoch from :hour - bots.born_at) / 86400)::int, :cap,

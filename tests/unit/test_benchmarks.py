@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import NAMES
+from benchmarks import NAMES, planner
 from benchmarks.cpu import tree_cpu_s
 from benchmarks.measure import Figure, Result, Target
 from benchmarks.planner_peers import SelectionTime
@@ -92,8 +92,27 @@ def test_an_option_that_a_benchmark_does_not_have_is_refused() -> None:
 
 
 def test_an_unknown_size_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ConfigurationError, match="no size 'huge'; there are: small, middle, large"):
+    with pytest.raises(ConfigurationError, match="no size 'huge'; there are: small, middle, large, all"):
         bench("planner", size="huge")
+
+
+def test_the_curve_holds_each_size_under_its_name_and_keeps_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bench planner --size all`: the cost per slot over three sizes."""
+
+    def measured(_: object, size: str, *, scarce: bool) -> Result:
+        result = Result("planner", {"size": size, "scarce": scarce}, [Target("seconds", "at_most", 1)])
+        result.figures |= {"seconds": Figure.of([2.0 if size == "large" else 0.5])}
+        return result
+
+    monkeypatch.setattr(planner, "measure", measured)
+    found = planner.run(lambda _: None, size="all").as_json()
+
+    assert [found[f"{size}_seconds"]["median"] for size in ("small", "middle", "large")] == [0.5, 0.5, 2]
+    assert {name: target["met"] for name, target in found["targets"].items()} == {
+        "small_seconds": True,
+        "middle_seconds": True,
+        "large_seconds": False,
+    }
 
 
 def test_the_selection_is_timed_without_what_its_history_takes_to_answer() -> None:

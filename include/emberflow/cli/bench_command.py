@@ -18,7 +18,7 @@ def bench(
     name: Annotated[
         str, typer.Argument(help="Which one: claim, dispatch, planner. benchmarks/README.md explains them.")
     ],
-    size: Annotated[str | None, typer.Option(help="planner: small, middle or large.")] = None,
+    size: Annotated[str | None, typer.Option(help="planner: small, middle, large, or all of them.")] = None,
     scarce: Annotated[bool, typer.Option("--scarce", help="planner: bot seats for only 80 % of the slots.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:

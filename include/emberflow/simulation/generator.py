@@ -194,7 +194,7 @@ class World:
         """Yield the days of every sender from its first until today, by sender and day.
 
         A weekend sends nothing and advances nothing; today has sent its quota's part of the window that is over.
-        Volume: 5, and 2 more each sending day up to 24.
+        Volume: 5, and 2 more each sending day up to 28.
         """
         ends = np.cumsum(self._ages)
         for start in range(0, int(ends[-1]), chunk_rows):
@@ -268,7 +268,7 @@ class World:
         first = self._first_days[sender - 1]
         day = first + nth.astype("timedelta64[D]")
         earlier = np.busday_count(first, day).astype(np.int64)
-        volume = np.minimum(5 + 2 * earlier, 24)
+        volume = np.minimum(5 + 2 * earlier, 28)
         factor = 0.9 + 0.1 * self._draw("daily_factor", sender, nth)
         quota = np.floor(volume * factor + 0.5).astype(np.int64)
         kept = np.minimum(0.85 + 0.3 * self._draw("kept", sender, nth), 1)
