@@ -30,8 +30,8 @@ SEED = 1
 HOUR = datetime(2026, 6, 2, 14, tzinfo=UTC)
 SAMPLE = 200
 SCARCE_SHARE = 0.8
-# Of the wanted slots, or of the seats where these are fewer. The rest does not fit between a sender's gap and the end of
-# its window, which is no fault of the plan.
+# Of the wanted slots, or of the seats where these are fewer. The rest does not fit between a gap and the end of
+# the window, which is no fault of the plan.
 FILLED = 0.97
 _PEERS = ("copy", "pandas_loop", "order_by_random")
 
