@@ -68,6 +68,23 @@ def test_a_plan_that_is_taken_back_is_made_again_exactly(loaded: Engine) -> None
     assert plan(loaded) == first
 
 
+def test_partitions_that_planning_made_are_gone_when_the_plan_is_taken_back(loaded: Engine) -> None:
+    """So that every round makes its partition anew, as every hour does."""
+    with loaded.begin() as connection:
+        connection.execute(text("create table ops.hourly (at timestamptz) partition by range (at)"))
+        connection.execute(text("create table ops.early partition of ops.hourly default"))
+    before = partitions(loaded)
+    with loaded.begin() as connection:
+        connection.execute(
+            text("create table ops.late partition of ops.hourly for values from ('2026-06-02') to ('2026-06-03')")
+        )
+
+    forget_plan(loaded, WORLD, before)
+
+    assert "ops.early" in before
+    assert partitions(loaded) == before
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [

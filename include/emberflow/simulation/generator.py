@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from emberflow.clock import require_utc
+from emberflow.database.tables import TIERS
 from emberflow.randomness import state, uniforms
 
 # Share of the mailboxes per zone. Nine in ten are inside their window from 14:00 to 15:00 UTC.
@@ -35,8 +36,6 @@ ZONES = {
 }  # fmt: skip
 PROVIDERS = {"google": 0.45, "microsoft": 0.3, "yahoo": 0.1, "icloud": 0.05, "gmx": 0.05, "zoho": 0.05}
 INBOX_SHARE = {"google": 0.94, "microsoft": 0.9, "yahoo": 0.88, "icloud": 0.93, "gmx": 0.95, "zoho": 0.96}
-TIERS = ("virgin", "probabilistic")
-INTERACTIONS = ("warmup_sent", "bot_replied", "sender_replied", "rescued")
 MODEL = "first-1"
 
 _OPENS_S, _CLOSES_S = 30_600, 63_000
@@ -207,7 +206,8 @@ class World:
 
         So the partners of one sender lie far apart. Columns: ``sender_id``, ``bot_id`` int64, unique together;
         ``interaction_type``, ``tier`` Categorical; ``sent_count`` (1 to 3), ``reply_count``, ``rescued_count`` int64;
-        ``first_contact``, ``last_contact``, ``sent_at_1``, ``sent_at_2``, ``sent_at_3``: the first mails, newest first.
+        ``first_contact``, ``last_contact`` (mail or answer), ``sent_at_1``, ``sent_at_2``, ``sent_at_3``: the first
+        mails of threads, newest first, null where there were fewer.
         """
         # Rank 0 is a sender's latest partner. Senders meet partners at the same rate, so that the rank tells the age:
         # the pairs of the highest ranks, which only old senders have, are the oldest.
@@ -313,7 +313,7 @@ class World:
             {
                 "sender_id": sender,
                 "bot_id": bot,
-                "interaction_type": _spelled((replied < 0.3).astype(np.int8), INTERACTIONS),
+                "interaction_type": _spelled((replied < 0.3).astype(np.int8), ["warmup_sent", "bot_replied"]),
                 "tier": _spelled((sent_count > 1).astype(np.int8), TIERS),
                 "sent_count": sent_count,
                 "reply_count": (replied < 0.3).astype(np.int64),
