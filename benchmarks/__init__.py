@@ -1,7 +1,8 @@
 """Benchmarks: side by side with peers and limits, ratios first.
 
-Each name is a module with ``run(report) -> Result``; ``./emberflow bench NAME`` runs it and prints what it found.
+Each name is a module with ``run(report) -> Result``, whose keyword arguments are its options;
+``./emberflow bench NAME`` runs it and prints what it found.
 Method, definitions and the last figures are in README.md.
 """
 
-NAMES = ("claim", "dispatch")
+NAMES = ("claim", "dispatch", "planner")

@@ -70,25 +70,27 @@ class Result:
     """What a benchmark found.
 
     ``figures`` are ours, ``peers`` those measured beside us in the same run. None stands for what could not be
-    measured; ``unmeasured`` then says why, under the figure's or the peer's name.
+    measured; ``unmeasured`` then says why, under the figure's or the peer's name. ``sizes`` are plain counts of what
+    was measured, ``parts`` what a figure is made of.
     """
 
     name: str
     settings: Mapping[str, Any]
     targets: Sequence[Target]
     figures: dict[str, Figure | None] = field(default_factory=dict)
+    parts: dict[str, dict[str, Figure]] = field(default_factory=dict)
     peers: dict[str, dict[str, Figure] | None] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return one JSON object: our figures by name, then peers, targets, settings and the machine."""
+        """Return one JSON object: sizes and our figures by name, then peers, targets, settings and the machine."""
         return {
             "benchmark": self.name,
+            **self.sizes,
             **{name: figure and figure.as_json() for name, figure in self.figures.items()},
-            "peers": {
-                name: figures and {key: figure.as_json() for key, figure in figures.items()}
-                for name, figures in self.peers.items()
-            },
+            **{name: _all_as_json(figures) for name, figures in self.parts.items()},
+            "peers": {name: figures and _all_as_json(figures) for name, figures in self.peers.items()},
             "unmeasured": self.unmeasured,
             "targets": {
                 target.figure: {target.bound: target.value, "met": target.is_met(self.figures.get(target.figure))}
@@ -104,6 +106,8 @@ class Result:
         rows: list[tuple[Any, ...]] = []
         for name, figure in self.figures.items():
             rows.append(("emberflow", name, *_cells(figure), *_verdict(targets.get(name), figure)))
+        for name, parts in self.parts.items():
+            rows += [("emberflow", f"{name}: {part}", *_cells(figure), None, None) for part, figure in parts.items()]
         for peer, figures in self.peers.items():
             if figures is None:
                 rows.append((peer, "not measured", None, None, None, None, None, None))
@@ -111,9 +115,13 @@ class Result:
                 rows += [(peer, name, *_cells(figure), None, None) for name, figure in figures.items()]
         columns = ("contender", "figure", "median", "min", "max", "rounds", "target", "met")
         notes = [f"{name}: {reason}" for name, reason in self.unmeasured.items()]
-        notes.append(", ".join(f"{name} {spell(value)}" for name, value in self.settings.items()))
+        notes.append(", ".join(f"{name} {spell(value)}" for name, value in {**self.sizes, **self.settings}.items()))
         notes.append(", ".join(str(value) for value in machine().values()))
         table(f"Benchmark: {self.name}", columns, rows, caption="\n".join(notes))
+
+
+def _all_as_json(figures: Mapping[str, Figure]) -> dict[str, dict[str, float | int]]:
+    return {name: figure.as_json() for name, figure in figures.items()}
 
 
 def machine() -> dict[str, Any]:

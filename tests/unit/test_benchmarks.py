@@ -8,13 +8,15 @@ import smtplib
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import NAMES
+from benchmarks import NAMES, planner
 from benchmarks.cpu import tree_cpu_s
 from benchmarks.measure import Figure, Result, Target
+from benchmarks.planner_peers import SelectionTime
 from benchmarks.servers import PeerError, run_worker, smtp_sink
 from emberflow.cli.bench_command import bench
 from emberflow.errors import ConfigurationError
@@ -26,6 +28,8 @@ def a_result() -> Result:
     """A benchmark with one peer measured, one that could not be, and a figure that could not be."""
     result = Result("claim", {"slots": 3}, [Target("rate", "at_least", 20), Target("share", "at_most", 0.25)])
     result.figures |= {"rate": A_RATE, "share": None}
+    result.sizes |= {"senders": 7}
+    result.parts |= {"seconds_by_phase": {"read": Figure.of([2.0])}}
     result.peers |= {"pgmq": {"rate": Figure.of([40.0])}, "nodemailer": None}
     result.unmeasured |= {"share": "no stack", "nodemailer": "no Node.js"}
     return result
@@ -59,6 +63,8 @@ def test_the_json_object_has_figures_peers_targets_and_what_was_not_measured_and
 
     assert found["rate"] == {"median": 20, "min": 10, "max": 30, "n": 3}
     assert found["share"] is None
+    assert found["senders"] == 7
+    assert found["seconds_by_phase"] == {"read": {"median": 2, "min": 2, "max": 2, "n": 1}}
     assert found["peers"] == {"pgmq": {"rate": {"median": 40, "min": 40, "max": 40, "n": 1}}, "nodemailer": None}
     assert found["unmeasured"] == {"share": "no stack", "nodemailer": "no Node.js"}
     assert found["targets"] == {"rate": {"at_least": 20, "met": True}, "share": {"at_most": 0.25, "met": None}}
@@ -71,11 +77,59 @@ def test_the_table_names_what_was_not_measured_and_why(capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert "not measured" in shown
     assert "nodemailer: no Node.js" in shown
+    assert "seconds_by_phase: read" in shown
+    assert "senders 7" in shown
 
 
 def test_an_unknown_benchmark_is_refused_with_the_names_of_those_that_exist() -> None:
     with pytest.raises(ConfigurationError, match=f"no benchmark 'nonsense'.*{', '.join(NAMES)}"):
         bench("nonsense")
+
+
+def test_an_option_that_a_benchmark_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="claim has no --scarce and no --size"):
+        bench("claim", size="small", scarce=True)
+
+
+def test_an_unknown_size_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(ConfigurationError, match="no size 'huge'; there are: small, middle, large, all"):
+        bench("planner", size="huge")
+
+
+def test_the_curve_holds_each_size_under_its_name_and_keeps_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bench planner --size all`: the cost per slot over three sizes."""
+
+    def measured(_: object, size: str, *, scarce: bool) -> Result:
+        result = Result("planner", {"size": size, "scarce": scarce}, [Target("seconds", "at_most", 1)])
+        result.figures |= {"seconds": Figure.of([2.0 if size == "large" else 0.5])}
+        return result
+
+    monkeypatch.setattr(planner, "measure", measured)
+    found = planner.run(lambda _: None, size="all").as_json()
+
+    assert [found[f"{size}_seconds"]["median"] for size in ("small", "middle", "large")] == [0.5, 0.5, 2]
+    assert {name: target["met"] for name, target in found["targets"].items()} == {
+        "small_seconds": True,
+        "middle_seconds": True,
+        "large_seconds": False,
+    }
+
+
+def test_the_selection_is_timed_without_what_its_history_takes_to_answer() -> None:
+    """So that `select_seconds` is the same quantity whether pairs lie in memory or in a database."""
+
+    class Slow:
+        def of_pairs(self, seconds: float) -> str:
+            time.sleep(seconds)
+            return "answer"
+
+    def choose(demand: str, history: Slow) -> str:
+        return demand + history.of_pairs(0.5)
+
+    watch = SelectionTime(choose)
+
+    assert watch.choose("an ", history=Slow()) == "an answer"
+    assert 0 < watch.seconds < 0.25
 
 
 def test_the_cpu_of_a_tree_includes_children_that_have_ended() -> None:

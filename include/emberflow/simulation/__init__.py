@@ -1,1 +1,1 @@
-"""The planner's pure functions on a virtual clock and a virtual provider. Not built yet."""
+"""Seeded worlds for tests and benchmarks; a virtual clock and a virtual provider are not built yet."""
