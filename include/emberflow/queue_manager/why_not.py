@@ -92,12 +92,13 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     if run is not None and run["outcome"] == "past":
         return told("the hour was over when it was planned, and an hour that is over plans nothing")
 
-    start = run["planned_at"] if run is not None else now if now < hour + HOUR else hour
+    asked_at = now if run is None else run["planned_at"]
+    start = max(asked_at, hour) if asked_at < hour + HOUR else hour
     plan = planner.preview(connection, hour, now=start, settings=settings)
     day = plan.day[plan.day["sender_id"] == sender["id"]]
     if day.empty or not day["open_s_now"].item() > 0:
         policy = in_force(connection).policy
-        opens_at = next_opening(sender["zone"], max(start, hour), policy.pacing)
+        opens_at = next_opening(sender["zone"], start, policy.pacing)
         local = opens_at.astimezone(ZoneInfo(sender["zone"]))
         return told(
             f"its sending window is closed in this hour; it opens next on {local:%A, %Y-%m-%d at %H:%M} "
