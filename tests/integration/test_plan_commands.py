@@ -89,7 +89,18 @@ def test_a_planned_hour_is_drawn_from_its_own_slots(run: Command, tmp_path: Path
     run("plan", "run", "--at", "2099-01-31T09")
 
     assert run("plan", "show", "--picture", picture).exit_code == 0
-    assert b"<svg" in picture.read_bytes()
+    assert b"virgin: 8" in picture.read_bytes()
+
+
+def test_a_planned_hour_without_slots_and_one_that_is_not_planned(run: Command, tmp_path: Path) -> None:
+    """Q-F4"""
+    run("plan", "run", "--at", "2020-01-31T09")
+
+    empty = run("plan", "show", "--hour", "2020-01-31T09", "--picture", tmp_path / "plan.png")
+    unplanned = run("plan", "show", "--hour", "2020-01-31T10", "--picture", tmp_path / "plan.png")
+
+    assert empty.exit_code == 0
+    assert "is not planned; `emberflow plan run --dry-run --at ...` previews it" in str(unplanned.exception)
 
 
 @pytest.mark.parametrize(
@@ -247,3 +258,20 @@ def test_young_bots_and_caps_that_are_used_up_are_warned_of(world: World) -> Non
     assert "would receive about 10 mails a day, above the cap per provider (3)" in told
     assert "the cap all is used up: 4 of 4" in told
     assert {cap.scope: cap.used for cap in found.caps} == {"all": 4, "provider": 0, "recipient_domain": 0}
+
+
+@pytest.mark.parametrize(("senders", "bots"), [(0, 0), (1, 0), (0, 1)])
+def test_an_installation_without_senders_or_bots_is_answered_too(
+    run: Command, world: World, tmp_path: Path, senders: int, bots: int
+) -> None:
+    """B-F6"""
+    world.change("delete from ops.senders where id not in (select id from ops.senders limit :keep)", keep=senders)
+    world.change("delete from ops.bots where id not in (select id from ops.bots limit :keep)", keep=bots)
+
+    preview = run("plan", "run", "--dry-run", "--picture", tmp_path / "plan.png")
+    found = run("capacity")
+
+    assert preview.exit_code == found.exit_code == 0
+    assert "0 slots" in preview.output
+    assert f"{senders} active senders, {bots} active bots" in found.output
+    assert ("warning: too few bots" in found.output) == (senders > bots)

@@ -245,16 +245,13 @@ def _draw_planned(connection: Connection, hour: datetime, slots: Sequence[RowMap
     if run is None:
         raise EmberflowError(f"{hour:%Y-%m-%dT%H} is not planned; `emberflow plan run --dry-run --at ...` previews it")
     day = compute_hour(connection, hour, run["planned_at"]).day
-    planned = pd.DataFrame(
-        slots, columns=["id", "target_time", "sender_address", "bot_address", "tier", "status", "reason"]
-    )
-    planned["sender_id"] = planned["sender_address"].map(day.set_index("address")["sender_id"])
-    origin = (
-        f"policy version {run['policy_id']}, seed {run['seed']}, planned at {run['planned_at']:%Y-%m-%d %H:%M:%S} UTC"
-    )
-    _draw(
-        picture, hour, day, planned, f"{origin}\n{run['senders']} senders, {run['wanted']} wanted, {run['slots']} slots"
-    )
+    written = [(slot["sender_address"], slot["target_time"], slot["tier"]) for slot in slots]
+    planned = pd.DataFrame(written, columns=["address", "target_time", "tier"])
+    planned = planned.astype({"target_time": "datetime64[us, UTC]"})
+    planned["sender_id"] = planned["address"].map(day.set_index("address")["sender_id"])
+    origin = f"policy version {run['policy_id']}, seed {run['seed']}, planned at {run['planned_at']:%Y-%m-%d %H:%M} UTC"
+    counts = f"{run['senders']} senders, {run['wanted']} wanted, {run['slots']} slots"
+    _draw(picture, hour, day, planned, f"{origin}\n{counts}")
 
 
 def _draw(picture: Path, hour: datetime, day: DataFrame, slots: DataFrame, subtitle: str) -> None:

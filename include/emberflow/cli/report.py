@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from sqlalchemy import RowMapping
-
-from emberflow.bots.capacity import BotsNeeded
 from emberflow.cli.console import console, spell, table
-from emberflow.queue_manager.capacity import BotName, Capacity
-from emberflow.queue_manager.explain import Explanation
-from emberflow.queue_manager.planner import Plan
-from emberflow.queue_manager.why_not import WhyNot
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from sqlalchemy import RowMapping
+
+    from emberflow.bots.capacity import BotsNeeded
+    from emberflow.queue_manager.capacity import BotName, Capacity
+    from emberflow.queue_manager.explain import Explanation
+    from emberflow.queue_manager.planner import Plan
+    from emberflow.queue_manager.why_not import WhyNot
 
 # What became of the mails of a ramp volume (`queue_manager.capacity.account`), and what an operator can do about it.
 _LOSSES = {
@@ -61,7 +64,7 @@ def show_slots(hour: datetime, slots: Sequence[RowMapping]) -> None:
     table(f"{len(rows)} slots of {spell(hour)}", columns, rows)
 
 
-def show_preview(hour: datetime, plan: Plan, first: pd.DataFrame, names: Mapping[int, BotName], origin: str) -> str:
+def show_preview(hour: datetime, plan: Plan, first: DataFrame, names: Mapping[int, BotName], origin: str) -> str:
     """Print the first slots of a computed hour and what it came to; return the latter as one line."""
     addresses = plan.day.set_index("sender_id")["address"]
     rows = [
