@@ -8,9 +8,13 @@ The result is written as slots of `ops.scheduled_tasks`. **Nothing is sent here*
 - **Writes** `ops.plan_runs`, `ops.decisions`, `ops.sender_days`, `ops.scheduled_tasks`
 - **Partition** the UTC hour that is planned. Running an hour again, or clearing the task, changes nothing: the hour
   has one row in `ops.plan_runs`. A backfill of hours that are over records them as `past` and plans no slot.
+- **One task, on purpose.** An hour of 100,000 senders takes seconds, most of them in PostgreSQL. All senders draw on
+  the same seats of the same bots, so shards would need a lock around those seats, or a fixed share of them each (then
+  one starves while another has seats left), and the plan would depend on the number of shards. Sending fans out.
 
 ### Triage notes
-- *Fewer slots than wanted* is normal when bots are scarce; `emberflow plan show` says how many.
+- *Fewer slots than wanted* is normal when bots are scarce; `emberflow plan show` says how many, `emberflow capacity`
+  what limits the plan, `emberflow plan why-not SENDER` why one sender got none.
 - *No policy is in force*: run `emberflow policy apply standard`.
 - A failed run may simply be cleared. Wake someone when two hours in a row have no plan.
 """

@@ -12,6 +12,7 @@ import typer
 
 from emberflow.cli import (
     bench_command,
+    capacity_command,
     chaos_command,
     egress_commands,
     mailbox_commands,
@@ -39,6 +40,7 @@ app.add_typer(queue_commands.suppressions, name="suppressions")
 app.add_typer(egress_commands.egress, name="egress")
 app.add_typer(script_commands.scripts, name="scripts")
 app.command()(plan_commands.explain)
+app.command()(capacity_command.capacity)
 app.command()(bench_command.bench)
 app.command()(chaos_command.chaos)
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emberflow.errors import ConfigurationError, EmberflowError
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from sqlalchemy import Connection, RowMapping
+
+    from emberflow.queue_manager.planner import Plan
+
 plan = typer.Typer(help="What will be sent, and why.", no_args_is_help=True)
 policy = typer.Typer(help="The numbers behind every rule.", no_args_is_help=True)
 mail = typer.Typer(help="The switches for real mail and for stopping all mail.", no_args_is_help=True)
 database = typer.Typer(help="The database `emberflow`, wherever it runs.", no_args_is_help=True)
+
+At = Annotated[
+    str | None,
+    typer.Option("--at", "--hour", help="An instant (UTC) of the hour, like 2026-01-31T09; default: the present one."),
+]
+Picture = Annotated[Path | None, typer.Option(help="Draw it as a timeline of slots per sender: a .png or .svg file.")]
 
 
 def explain(
@@ -32,6 +45,7 @@ def explain(
 @plan.command("show")
 def show_plan(
     hour: Annotated[str | None, typer.Option(help="UTC hour, like 2026-01-31T09; default: the latest planned.")] = None,
+    picture: Picture = None,
 ) -> None:
     """Show the slots of a planned hour, and the hours planned before."""
     from emberflow.cli.report import show_hours, show_slots
@@ -41,24 +55,53 @@ def show_plan(
     with connect().connect() as connection:
         hours = planned_hours(connection)
         show_hours(hours)
-        if hours:
-            wanted = _hour(hour) if hour else next((h["hour"] for h in hours if h["slots"]), hours[0]["hour"])
-            show_slots(wanted, slots_of_hour(connection, wanted))
+        if not hours:
+            return
+        wanted = parse_hour(hour) if hour else next((h["hour"] for h in hours if h["slots"]), hours[0]["hour"])
+        slots = slots_of_hour(connection, wanted)
+        show_slots(wanted, slots)
+        if picture is not None:
+            _draw_planned(connection, wanted, slots, picture)
 
 
 @plan.command("run")
 def run_plan(
-    hour: Annotated[str | None, typer.Option(help="UTC hour, like 2026-01-31T09; default: the present one.")] = None,
+    at: At = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be planned, and write nothing.")] = False,
+    picture: Picture = None,
+    limit: Annotated[int, typer.Option(min=1, help="With --dry-run: list the first so many slots.")] = 40,
 ) -> None:
     """Plan an hour now, as the DAG `warmup_hourly` does; an hour that is planned stays as it is."""
     from emberflow.cli.console import console
     from emberflow.queue_manager import steps
 
-    report = steps.plan_hour(_hour(hour).isoformat() if hour else None)
+    if dry_run:
+        _preview(parse_hour(at), picture, limit)
+        return
+    if picture is not None:
+        raise ConfigurationError("--picture needs --dry-run; `emberflow plan show --picture FILE` draws a planned hour")
+    report = steps.plan_hour(parse_hour(at).isoformat() if at else None)
     before = " (it was planned before; nothing changed)" if report["was_planned_before"] else ""
     console.print(
         f"{report['hour']}: {report['slots']} of {report['wanted']} wanted slots, {report['outcome']}{before}"
     )
+
+
+@plan.command("why-not")
+def explain_missing_slots(
+    sender: Annotated[str, typer.Argument(help="The sender's address.")],
+    at: At = None,
+) -> None:
+    """Say why a sender has no slot in an hour, or fewer than expected, with every number from its ramp to the slot."""
+    from emberflow.cli.report import show_why_not
+    from emberflow.clock import SystemClock
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager.why_not import why_not
+    from emberflow.settings import settings
+
+    with connect().connect() as connection:
+        told = why_not(connection, sender, parse_hour(at), now=SystemClock().now(), settings=settings())
+    show_why_not(told)
 
 
 @policy.command("apply")
@@ -139,9 +182,82 @@ def _switch(name: str, position: str, reason: str) -> None:
     console.print(f"{name} is {position}")
 
 
-def _hour(value: str) -> datetime:
+def parse_hour(value: str | None) -> datetime:
+    """Return the start of the UTC hour that holds the instant ``value``, or of the present one.
+
+    Raises:
+        EmberflowError: ``value`` is not an instant.
+    """
+    from emberflow.clock import SystemClock, floor_hour
+
+    if value is None:
+        return floor_hour(SystemClock().now())
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
         raise EmberflowError(f"{value!r} is not an hour like 2026-01-31T09") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return floor_hour(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment)
+
+
+def compute_hour(connection: Connection, hour: datetime, now: datetime) -> Plan:
+    """Return the plan that would be made of ``hour`` at ``now``, or of all of it if it is over by then."""
+    from emberflow.clock import HOUR
+    from emberflow.queue_manager.planner import preview
+    from emberflow.settings import settings
+
+    return preview(connection, hour, now=now if now < hour + HOUR else hour, settings=settings())
+
+
+def _preview(hour: datetime, picture: Path | None, limit: int) -> None:
+    from emberflow.cli.report import show_preview
+    from emberflow.clock import HOUR, SystemClock
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager.capacity import bot_names
+    from emberflow.queue_manager.policies import in_force
+    from emberflow.queue_manager.why_not import run_of
+    from emberflow.settings import settings
+
+    now = SystemClock().now()
+    with connect().connect() as connection:
+        force = in_force(connection)
+        plan = compute_hour(connection, hour, now)
+        first = plan.slots.sort_values(["target_time", "sender_id", "ordinal"]).head(limit)
+        names = bot_names(connection, first["bot_id"].tolist())
+        run = run_of(connection, hour)
+    remark = "a run would write this"
+    if run is not None:
+        remark = "the hour is planned already and a run changes nothing; this would come on top"
+    elif hour + HOUR <= now:
+        remark = "the hour is over and a run plans nothing; this is what the present state would have given"
+    origin = f"policy {force.policy.label} (version {force.policy_id}), seed {settings().seed}"
+    summary = show_preview(hour, plan, first, names, f"{origin}; {remark}")
+    if picture is not None:
+        _draw(picture, hour, plan.day, plan.slots, f"{origin}\n{summary}; {remark}")
+
+
+def _draw_planned(connection: Connection, hour: datetime, slots: Sequence[RowMapping], picture: Path) -> None:
+    """Draw the slots that were written, over the spans that their senders had then."""
+    import pandas as pd
+
+    from emberflow.queue_manager.why_not import run_of
+
+    run = run_of(connection, hour)
+    if run is None:
+        raise EmberflowError(f"{hour:%Y-%m-%dT%H} is not planned; `emberflow plan run --dry-run --at ...` previews it")
+    day = compute_hour(connection, hour, run["planned_at"]).day
+    written = [(slot["sender_address"], slot["target_time"], slot["tier"]) for slot in slots]
+    planned = pd.DataFrame(written, columns=["address", "target_time", "tier"])
+    planned = planned.astype({"target_time": "datetime64[us, UTC]"})
+    planned["sender_id"] = planned["address"].map(day.set_index("address")["sender_id"])
+    origin = f"policy version {run['policy_id']}, seed {run['seed']}, planned at {run['planned_at']:%Y-%m-%d %H:%M} UTC"
+    counts = f"{run['senders']} senders, {run['wanted']} wanted, {run['slots']} slots"
+    _draw(picture, hour, day, planned, f"{origin}\n{counts}")
+
+
+def _draw(picture: Path, hour: datetime, day: DataFrame, slots: DataFrame, subtitle: str) -> None:
+    from emberflow.cli.console import console
+    from emberflow.cli.plan_picture import draw_plan, save
+    from emberflow.clock import HOUR
+
+    save(draw_plan(day, slots, f"Plan of {hour:%Y-%m-%d %H:%M}-{hour + HOUR:%H:%M} UTC", subtitle), picture)
+    console.print(f"drawn: {picture}")

@@ -4,12 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-
-from sqlalchemy import RowMapping
+from typing import TYPE_CHECKING
 
 from emberflow.bots.selection import Evidence
 from emberflow.cli.console import console, spell, table
-from emberflow.queue_manager.explain import Explanation
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from sqlalchemy import RowMapping
+
+    from emberflow.bots.capacity import BotsNeeded
+    from emberflow.queue_manager.capacity import BotName, Capacity
+    from emberflow.queue_manager.explain import Explanation
+    from emberflow.queue_manager.planner import Plan
+    from emberflow.queue_manager.why_not import WhyNot
+
+# What became of the mails of a ramp volume (`queue_manager.capacity.account`), and what an operator can do about it.
+_LOSSES = {
+    "by_health": ("held back by health multipliers", "look at the scores: `emberflow senders list`"),
+    "by_daily_factor": ("held back by daily factors and the mix with cold mail", "nothing: the policy wants it so"),
+    "used": ("sent or planned before, today", "nothing"),
+    "by_total_cap": ("above the cap over mail of all kinds", "policy: quota.total_daily_cap"),
+    "window_over": ("no sending time left on this local day", "policy: pacing.window_start, window_end, weekdays"),
+    "later": ("left to later hours of the day", "nothing"),
+    "few_bots": ("held back because fewer than 8 bots are eligible", "more bots, or wait until they wake or cool down"),
+    "no_bot": ("no bot was left", "more bots: each serves a sender once a day; the pools are below"),
+    "no_room": (
+        "no room between the gap and the end of the window",
+        "policy: pacing.gap_minimum_s, or a longer window",
+    ),
+}
+_STATES = {
+    "free": "active, with seats now",
+    "asleep": "asleep",
+    "cooldown": "pause between two mails",
+    "at_cap": "at the full daily cap",
+    "at_lower_cap": "at a lower cap (young, or its operator's limit)",
+}
 
 
 def show_hours(hours: Sequence[RowMapping]) -> None:
@@ -32,6 +63,122 @@ def show_slots(hour: datetime, slots: Sequence[RowMapping]) -> None:
     ]  # fmt: skip
     columns = ("slot", "target time (UTC)", "sender", "bot", "tier", "status", "reason")
     table(f"{len(rows)} slots of {spell(hour)}", columns, rows)
+
+
+def show_preview(hour: datetime, plan: Plan, first: DataFrame, names: Mapping[int, BotName], origin: str) -> str:
+    """Print the first slots of a computed hour and what it came to; return the latter as one line."""
+    addresses = plan.day.set_index("sender_id")["address"]
+    rows = [
+        (at.to_pydatetime(), addresses[sender], names[bot].address, tier, gap_s)
+        for at, sender, bot, tier, gap_s in zip(
+            *(first[name] for name in ("target_time", "sender_id", "bot_id", "tier", "gap_s")), strict=True
+        )
+    ]
+    left_out = f", the first {len(rows)}" if len(rows) < len(plan.slots) else ""
+    columns = ("target time (UTC)", "sender", "bot", "tier", "gap s")
+    table(f"{len(plan.slots)} slots of {spell(hour)}{left_out}", columns, rows)
+    reasons = plan.selection.unfilled["reason"].astype("str").value_counts()
+    lost = {f"no bot ({reason})": count for reason, count in reasons.items()}
+    lost["no room"] = len(plan.selection.picks) - len(plan.slots)
+    summary = ", ".join(
+        [
+            f"{int((plan.day['open_s_now'] > 0).sum())} senders with an open window",
+            f"{int(plan.day['wanted'].sum())} wanted",
+            f"{len(plan.slots)} slots",
+            *(f"{count} {reason}" for reason, count in lost.items() if count),
+        ]
+    )
+    console.print(f"{summary}. Nothing was written.")
+    console.print(f"{origin}.", style="dim", markup=False)
+    return summary
+
+
+def show_why_not(told: WhyNot) -> None:
+    """Print the answer, the slots that there are, and the numbers behind it."""
+    console.print(f"{told.address}, {spell(told.hour)} UTC: {told.answer}.", markup=False, style="bold")
+    if told.slots:
+        rows = [
+            tuple(slot[name] for name in ("id", "target_time", "bot_address", "status", "reason"))
+            for slot in told.slots
+        ]
+        table("Its slots of this hour", ("slot", "target time (UTC)", "bot", "status", "reason"), rows)
+    if told.steps:
+        table("From the ramp to the slot", ("step", "mails", "how"), told.steps)
+
+
+def show_capacity(found: Capacity) -> None:
+    """Print supply and demand, the formula, what limits the hour's plan, and the warnings."""
+    _show_need(found)
+    supply = [
+        (_STATES.get(row[0], row[0].replace("_", " ")), *row[1:])
+        for row in found.supply.itertuples(index=False, name=None)
+    ]
+    supply.append(("all active bots", *found.supply.drop(columns="state").sum()))
+    supply += [
+        (f"{status}: never chosen", count, *[None] * 4) for status, count in found.bots.items() if status != "active"
+    ]
+    table(
+        f"Bots at {spell(found.hour)} UTC",
+        ("state", "bots", "may receive today", "received or planned", "left today", "seats this hour"),
+        supply,
+    )
+    _show_losses(found)
+    table(
+        "Pools of this hour, by provider of the bots",
+        ("provider", "bots", "may receive today", "seats this hour", "taken", "free"),
+        [
+            (provider, bots, cap, seats, taken, seats - taken)
+            for provider, bots, cap, seats, taken in zip(
+                *(found.pools[name] for name in ("provider", "bots", "cap_today", "seats", "taken")), strict=True
+            )
+        ],
+    )
+    table(
+        "Caps over 24 hours on everybody's mail, nearest use",
+        ("cap", "whose", "used", "limit"),
+        [(cap.scope, cap.key or "-", cap.used, cap.limit) for cap in found.caps],
+    )
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", style="bold yellow", markup=False)
+    if not found.warnings:
+        console.print("There are enough bots, now and when every ramp has reached its maximum.", style="green")
+
+
+def _show_need(found: Capacity) -> None:
+    def column(needed: BotsNeeded, senders: int) -> list[object]:
+        return [senders, needed.largest_volume, needed.daily_mails, needed.by_load, needed.by_cooldown, needed.bots]
+
+    cap, days = found.now.inbound_cap, found.now.cooldown_h / 24
+    terms = (
+        "S: active senders (now: those planned before)",
+        "w: most warm-up mails a day of one sender",
+        "S w: of all senders",
+        f"ceil(S w / L), L = {cap} mails a day and bot",
+        f"w K, K = {days:g} days until a pair may meet again",
+        "bots needed: the larger of the two",
+    )
+    active = found.senders.get("active", 0)
+    now, maximum = column(found.now, found.volumes_known), column(found.at_maximum, active)
+    others = ", ".join(f"{count} {state}" for state, count in found.senders.items() if state != "active")
+    table(
+        f"{active} active senders, {found.bots.get('active', 0)} active bots",
+        ("term", "now", "at the ramp's maximum"),
+        list(zip(terms, now, maximum, strict=True)),
+        caption=f"other senders: {others}" if others else None,
+    )
+
+
+def _show_losses(found: Capacity) -> None:
+    volume = int(found.account["ramp_volume"])
+    losses = sorted(((int(found.account[name]), name) for name in _LOSSES), reverse=True)
+    rows = [(_LOSSES[name][0], mails, f"{mails / volume:.0%}", _LOSSES[name][1]) for mails, name in losses if mails]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in found.unfilled.items())
+    table(
+        f"{found.account['slots']} slots of this hour from a day's ramp volume of {volume}; the rest, largest first",
+        ("where it stays", "mails", "share", "what to do"),
+        rows,
+        caption=f"no bot: {reasons}" if reasons else None,
+    )
 
 
 def show_explanation(explanation: Explanation) -> None:

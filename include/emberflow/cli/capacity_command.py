@@ -1,0 +1,20 @@
+"""`emberflow capacity`: are there enough bots, and what limits today's plan."""
+
+from __future__ import annotations
+
+from emberflow.cli.plan_commands import At, compute_hour, parse_hour
+
+
+def capacity(at: At = None) -> None:
+    """Show how many bots the senders need, what the bots can take, and what limits the plan of an hour."""
+    from emberflow.cli.report import show_capacity
+    from emberflow.clock import SystemClock
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import capacity as of_plan
+    from emberflow.queue_manager.policies import in_force
+
+    hour, now = parse_hour(at), SystemClock().now()
+    with connect().connect() as connection:
+        plan = compute_hour(connection, hour, now)
+        found = of_plan.capacity(connection, hour, plan, in_force(connection).policy, now)
+    show_capacity(found)

@@ -1,0 +1,183 @@
+"""Why a sender has no slot in an hour, or fewer than expected: one answer, and the numbers from the ramp to the slot.
+
+An hour that is not planned yet is computed as the planner would compute it now. A planned one is computed again as of
+the moment at which it was planned, without what its own slots use up since then. What that plan took of the bots cannot
+be given back, so where bots were the reason the numbers of the whole hour are told instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+from sqlalchemy import Connection, RowMapping, text
+
+from emberflow.clock import HOUR
+from emberflow.email_ops.addresses import normalise
+from emberflow.errors import EmberflowError
+from emberflow.queue_manager import planner
+from emberflow.queue_manager.capacity import account, expected_slots
+from emberflow.queue_manager.policies import in_force
+from emberflow.senders.pacing import next_opening
+from emberflow.settings import Settings
+
+_SENDER = text("""
+    select senders.id, senders.state, senders.state_reason, senders.state_remedy, mailboxes.address, mailboxes.zone
+    from ops.senders
+    inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
+    where mailboxes.address = :address
+""")
+
+_RUN = text("select * from ops.plan_runs where hour = :hour")
+
+_SLOTS = text("""
+    select slots.id, slots.target_time, mailboxes.address as bot_address, slots.status, slots.reason
+    from ops.slots
+    inner join ops.mailboxes on mailboxes.id = slots.to_mailbox_id
+    where slots.plan_run_id = :run and slots.sender_id = :sender
+    order by slots.target_time, slots.id
+""")
+
+# A slot in one of these has used up quota.
+_COUNTED = ("planned", "leased", "submitting", "sent", "uncertain")
+
+
+class Step(NamedTuple):
+    """One number on the way from the ramp to the slot, and how it came about."""
+
+    name: str
+    value: object
+    remark: str
+
+
+@dataclass(frozen=True)
+class WhyNot:
+    """The answer for one sender and hour.
+
+    ``steps`` is empty where the sender never came as far as the ramp; ``slots`` are those that the hour's plan gave it.
+    """
+
+    address: str
+    hour: datetime
+    answer: str
+    steps: Sequence[Step]
+    slots: Sequence[RowMapping]
+
+
+def why_not(connection: Connection, address: str, hour: datetime, *, now: datetime, settings: Settings) -> WhyNot:
+    """Return why the sender has no slot, or fewer than expected, in the UTC hour that starts at ``hour``.
+
+    Raises:
+        EmberflowError: there is no such sender.
+        ConfigurationError: no policy is in force.
+    """
+    sender = connection.execute(_SENDER, {"address": normalise(address)}).mappings().one_or_none()
+    if sender is None:
+        raise EmberflowError(f"there is no sender {address}; `emberflow senders list` shows them all")
+    run = run_of(connection, hour)
+    slots: Sequence[RowMapping] = []
+    if run is not None:
+        slots = connection.execute(_SLOTS, {"run": run["id"], "sender": sender["id"]}).mappings().all()
+
+    def told(answer: str, steps: Sequence[Step] = ()) -> WhyNot:
+        return WhyNot(sender["address"], hour, answer, steps, slots)
+
+    if sender["state"] != "active":
+        remedy = f"; {sender['state_remedy']}" if sender["state_remedy"] else ""
+        return told(f"the sender is {sender['state']}: {sender['state_reason']}{remedy}")
+    if run is not None and run["outcome"] == "past":
+        return told("the hour was over when it was planned, and an hour that is over plans nothing")
+
+    asked_at = now if run is None else run["planned_at"]
+    start = max(asked_at, hour) if asked_at < hour + HOUR else hour
+    plan = planner.preview(connection, hour, now=start, settings=settings)
+    day = plan.day[plan.day["sender_id"] == sender["id"]]
+    if day.empty or not day["open_s_now"].item() > 0:
+        policy = in_force(connection).policy
+        opens_at = next_opening(sender["zone"], start, policy.pacing)
+        local = opens_at.astimezone(ZoneInfo(sender["zone"]))
+        return told(
+            f"its sending window is closed in this hour; it opens next on {local:%A, %Y-%m-%d at %H:%M} "
+            f"{sender['zone']} ({opens_at:%H:%M} UTC)"
+        )
+    if run is None:
+        picks, placed = (frame[frame["sender_id"] == sender["id"]] for frame in (plan.selection.picks, plan.slots))
+        unfilled = plan.selection.unfilled
+        reasons = unfilled.loc[unfilled["sender_id"] == sender["id"], "reason"].astype("str").value_counts()
+        unfilled_because = f"found no bot ({', '.join(f'{count} {name}' for name, count in reasons.items())})"
+    else:
+        counted = sum(slot["status"] in _COUNTED for slot in slots)
+        day = day.assign(warmup_used=day["warmup_used"] - counted, total_used=day["total_used"] - counted)
+        if slots:
+            day = day.assign(wanted=max(len(slots), int(expected_slots(day)[0])))
+        picks = placed = pd.DataFrame({"sender_id": [sender["id"]] * len(slots)})
+        of_hour = f"the hour's plan filled {run['slots']} of {run['wanted']} wanted slots"
+        unfilled_because = f"found no bot, or no room in the window ({of_hour})"
+    expected = float(expected_slots(day)[0])
+    facts = day.iloc[0].to_dict() | account(day, picks, placed).iloc[0].to_dict() | {"expected": expected}
+    prefix = "not planned yet; a plan made now: " if run is None else ""
+    return told(prefix + reason(facts, unfilled_because), steps_of(facts, ZoneInfo(sender["zone"])))
+
+
+def run_of(connection: Connection, hour: datetime) -> RowMapping | None:
+    """Return the row of ``ops.plan_runs`` of the hour, None while it is not planned."""
+    return connection.execute(_RUN, {"hour": hour}).mappings().one_or_none()
+
+
+def reason(facts: Mapping[str, Any], unfilled_because: str) -> str:
+    """Return, as half a sentence, what decided the number of slots of a sender whose window is open.
+
+    ``facts`` are one row of the planned day with the columns of ``account`` and ``expected``; ``unfilled_because`` goes
+    on after the number of mails in ``no_bot``.
+    """
+    lost = []
+    if facts["few_bots"]:
+        lost.append(f"{facts['few_bots']} held back because too few bots are eligible")
+    if facts["no_bot"]:
+        lost.append(f"{facts['no_bot']} {unfilled_because}")
+    if facts["no_room"]:
+        lost.append(f"{facts['no_room']} did not fit between the gap and the end of the window")
+    if facts["slots"]:
+        got = f"{_mails(facts['slots'])}, {facts['expected']:.2f} expected"
+        return f"{got}; {' and '.join(lost)}" if lost else f"{got}: nothing is missing"
+    if lost:
+        return f"no mail: {' and '.join(lost)}"
+    if facts["total_used"] >= facts["total_quota"]:
+        return f"no mail: the day's cap of {facts['total_quota']} over mail of all kinds is used up"
+    if facts["warmup_used"] >= facts["warmup_quota"]:
+        return f"no mail: the day's warm-up quota of {facts['warmup_quota']} is used up"
+    return (
+        f"no mail: the hour's share of what is left is {facts['expected']:.2f}, and its seeded rounding came to 0; "
+        "later hours make up for it"
+    )
+
+
+def steps_of(facts: Mapping[str, Any], zone: ZoneInfo) -> list[Step]:
+    """Return the numbers from the ramp to the slot; ``facts`` as in `reason`, clock times in ``zone``."""
+    opens, closes = (facts[name].tz_convert(zone) for name in ("opens_at", "closes_at"))
+    window = f"window {opens:%H:%M}-{'24:00' if closes.date() > opens.date() else f'{closes:%H:%M}'}"
+    left = facts["ramp_volume"] - sum(facts[loss] for loss in ("by_health", "by_daily_factor", "used", "by_total_cap"))
+    share = f"{facts['open_s_now']:.0f} of {facts['open_s_left']:.0f} s that are left of the window"
+    return [
+        Step("ramp volume", facts["ramp_volume"], f"day {facts['ramp_day']} of the ramp"),
+        Step("health", -facts["by_health"], f"x {facts['health_multiplier']:.2f}"),
+        Step("daily factor", -facts["by_daily_factor"], f"x {facts['daily_factor']:.2f}, and the mix with cold mail"),
+        Step("quota", facts["warmup_quota"], f"warm-up mails of {facts['local_day']:%Y-%m-%d}, {zone.key}"),
+        Step("used", -facts["used"], "sent or planned in other hours of the day"),
+        Step("total cap", -facts["by_total_cap"], f"{facts['total_used']} of {facts['total_quota']} over all kinds"),
+        Step("left today", left, window),
+        Step("expected", facts["expected"], share),
+        Step("few bots", -facts["few_bots"], "held back while fewer than 8 bots are eligible"),
+        Step("wanted", facts["wanted"], "after the seeded rounding"),
+        Step("no bot", -facts["no_bot"], "selection found none; in a planned hour, or no room"),
+        Step("no room", -facts["no_room"], "between the gap and the end of the window"),
+        Step("slots", facts["slots"], f"of this hour, {facts['later']} are left to later hours"),
+    ]
+
+
+def _mails(count: int) -> str:
+    return f"{count} mail" if count == 1 else f"{count} mails"

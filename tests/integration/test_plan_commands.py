@@ -1,0 +1,277 @@
+"""The readable face of the planner: previews, pictures, `plan why-not` and `capacity`, on a real database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+from typer.testing import CliRunner, Result
+
+from emberflow.cli.main import app
+from emberflow.clock import HOUR, floor_hour
+from emberflow.errors import EmberflowError
+from emberflow.queue_manager import planner
+from emberflow.queue_manager.capacity import Capacity, capacity
+from emberflow.queue_manager.policies import in_force
+from emberflow.queue_manager.why_not import WhyNot, why_not
+from emberflow.settings import settings
+from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world
+
+Command = Callable[..., Result]
+WRITTEN = ("plan_runs", "decisions", "scheduled_tasks", "sender_days")
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    return a_world(database, sandbox, senders=2, bots=4, checks=False)
+
+
+@pytest.fixture
+def run(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Run a command as a process with this world's configuration would, at the machine's own time."""
+    own = world.settings
+    monkeypatch.setenv("EMBERFLOW_DATABASE_URL", own.require_database_url())
+    monkeypatch.setenv("EMBERFLOW_TOKEN_KEYS", json.dumps([key.get_secret_value() for key in own.token_keys]))
+    settings.cache_clear()
+    yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    settings.cache_clear()
+
+
+def asked(world: World, hour: datetime | None = None, sender: int = 0) -> WhyNot:
+    now = world.clock.now()
+    with world.engine.connect() as connection:
+        return why_not(
+            connection, world.senders[sender].address, hour or floor_hour(now), now=now, settings=world.settings
+        )
+
+
+def examined(world: World, hour: datetime | None = None) -> Capacity:
+    now = world.clock.now()
+    hour = hour or floor_hour(now)
+    with world.engine.connect() as connection:
+        plan = planner.preview(connection, hour, now=now, settings=world.settings)
+        return capacity(connection, hour, plan, in_force(connection).policy, now)
+
+
+def numbers(told: WhyNot) -> dict[str, object]:
+    return {step.name: step.value for step in told.steps}
+
+
+def test_a_preview_shows_the_slots_of_any_hour_and_writes_nothing(run: Command, world: World, tmp_path: Path) -> None:
+    """Q-F3 and point 8 of the planner: `plan run --dry-run --at TIME` as a table and as a picture."""
+    picture = tmp_path / "plan.png"
+
+    shown = run("plan", "run", "--dry-run", "--at", "2099-01-31T09:20", "--picture", picture, "--limit", 3)
+
+    assert shown.exit_code == 0
+    assert "slots of 2099-01-31 09:00:00, the first 3" in shown.output
+    assert world.senders[0].address in shown.output
+    assert "Nothing was written" in shown.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [world.value(f"select count(*) from ops.{table}") for table in WRITTEN] == [0, 0, 0, 0]  # noqa: S608
+
+
+def test_a_preview_says_what_a_run_would_really_do_with_the_hour(run: Command) -> None:
+    """Q-F3, Q-F4"""
+    assert "a run would write this" in run("plan", "run", "--dry-run", "--at", "2099-01-31T09").output
+    assert "a run plans nothing" in run("plan", "run", "--dry-run", "--at", "2020-01-31T09").output
+    run("plan", "run", "--at", "2099-01-31T09:59")
+    assert "planned already" in " ".join(run("plan", "run", "--dry-run", "--at", "2099-01-31T09").output.split())
+
+
+def test_a_planned_hour_is_drawn_from_its_own_slots(run: Command, tmp_path: Path) -> None:
+    """Q-F2"""
+    picture = tmp_path / "plan.svg"
+    run("plan", "run", "--at", "2099-01-31T09")
+
+    assert run("plan", "show", "--picture", picture).exit_code == 0
+    assert b"virgin: 8" in picture.read_bytes()
+
+
+def test_a_planned_hour_without_slots_and_one_that_is_not_planned(run: Command, tmp_path: Path) -> None:
+    """Q-F4"""
+    run("plan", "run", "--at", "2020-01-31T09")
+
+    empty = run("plan", "show", "--hour", "2020-01-31T09", "--picture", tmp_path / "plan.png")
+    unplanned = run("plan", "show", "--hour", "2020-01-31T10", "--picture", tmp_path / "plan.png")
+
+    assert empty.exit_code == 0
+    assert "is not planned; `emberflow plan run --dry-run --at ...` previews it" in str(unplanned.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plan", "run", "--picture", "plan.png"), "--picture needs --dry-run"),
+        (("plan", "run", "--dry-run", "--at", "noon"), "'noon' is not an hour like 2026-01-31T09"),
+        (("plan", "why-not", "nobody@nowhere.test"), "there is no sender nobody@nowhere.test"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_what_to_do(
+    run: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    refused = run(*arguments)
+
+    assert isinstance(refused.exception, EmberflowError)
+    assert message in str(refused.exception)
+
+
+def test_the_commands_print_the_answer_and_the_numbers_behind_it(run: Command, world: World) -> None:
+    """Q-F2, B-F6"""
+    told, found = run("plan", "why-not", world.senders[0].address), run("capacity")
+
+    assert told.exit_code == found.exit_code == 0
+    assert "not planned yet; a plan made now" in told.output
+    assert "ramp volume" in told.output
+    assert "ceil(S w / L), L = 40" in found.output
+    assert "warning: too few bots: 4 are active, at least 90 are needed" in found.output
+
+
+def test_a_paused_sender_has_no_slot_and_the_answer_says_who_wanted_it(run: Command, world: World) -> None:
+    """S-B10"""
+    run("senders", "pause", world.senders[0].address, "--reason", "on holiday")
+
+    told = asked(world)
+
+    assert told.answer.startswith("the sender is paused: on holiday; ")
+    assert "resume" in told.answer
+    assert told.steps == ()
+
+
+def test_a_closed_window_names_its_next_opening_in_the_senders_own_time(database: Engine, sandbox: Sandbox) -> None:
+    """S-F5: Monday 20:00 UTC is evening in Berlin."""
+    world = a_world(database, sandbox, senders=1, bots=8, policy=a_real_policy(), zones=["Europe/Berlin"], checks=False)
+
+    told = asked(world, NOON.replace(hour=20))
+
+    assert "its sending window is closed in this hour; it opens next on Tuesday, 2025-06-03 at " in told.answer
+    assert "Europe/Berlin" in told.answer
+
+
+def test_a_used_up_quota_is_the_answer_even_though_the_window_is_open(world: World) -> None:
+    """S-B5"""
+    world.plan()
+    world.change("update ops.sender_days set warmup_sent = warmup_quota")
+    world.change("delete from ops.scheduled_tasks")
+    world.clock.advance(HOUR)
+
+    assert asked(world).answer == "not planned yet; a plan made now: no mail: the day's warm-up quota of 5 is used up"
+
+
+def test_scarce_bots_are_the_answer_before_and_after_the_hour_is_planned(world: World) -> None:
+    """B-F9, Q-F2: five mails a day for four bots, each of which serves a sender once."""
+    before = asked(world)
+    report = world.plan()
+    after = asked(world)
+
+    assert before.answer.startswith("not planned yet; a plan made now: 4 mails")
+    assert len(after.slots) == numbers(after)["slots"] == 4
+    assert after.answer.startswith("4 mails")
+    assert f"the hour's plan filled {report.slots} of {report.wanted} wanted slots" in after.answer
+    assert numbers(after)["ramp volume"] == numbers(before)["ramp volume"] == 5
+
+
+def test_the_answers_of_an_hour_agree_before_and_after_it_is_planned(database: Engine, sandbox: Sandbox) -> None:
+    """Q-F1, Q-F2: the same numbers for every sender, and a share that was rounded to nothing says so."""
+    policy = a_real_policy(ramp={"start": 2})
+    world = a_world(database, sandbox, senders=8, bots=30, policy=policy, checks=False, start=NOON - 2 * HOUR)
+    before = [asked(world, sender=sender) for sender in range(8)]
+    world.plan()
+    after = [asked(world, sender=sender) for sender in range(8)]
+
+    assert [len(told.slots) for told in after] == [numbers(told)["slots"] for told in before]
+    assert [numbers(told) for told in after] == [numbers(told) for told in before]
+    assert [f"not planned yet; a plan made now: {told.answer}" for told in after] == [told.answer for told in before]
+    empty = [told.answer for told in after if not told.slots]
+    assert empty != []
+    assert all("its seeded rounding came to 0" in answer for answer in empty)
+
+
+def test_an_hour_that_was_over_when_it_was_planned_has_no_slot_for_anybody(world: World) -> None:
+    """Q-F4"""
+    world.plan(NOON - HOUR)
+
+    assert asked(world, NOON - HOUR).answer == (
+        "the hour was over when it was planned, and an hour that is over plans nothing"
+    )
+
+
+def test_all_numbers_of_a_full_sender_add_up(database: Engine, sandbox: Sandbox) -> None:
+    """S-B3, B-F6"""
+    world = a_world(database, sandbox, senders=1, bots=20, policy=a_policy(), checks=False)
+
+    found = numbers(asked(world))
+
+    losses = ("health", "daily factor", "used", "total cap")
+    assert found["left today"] == found["ramp volume"] + sum(found[name] for name in losses)  # type: ignore[misc, operator]
+    assert found["slots"] == found["wanted"] == found["left today"]
+
+
+def test_capacity_counts_senders_bots_and_what_the_hour_came_to(world: World) -> None:
+    """B-F6"""
+    world.change(
+        "update ops.senders set state = 'paused', state_reason = 'a test' where id = :id", id=world.senders[1].id
+    )
+    world.change("update ops.bots set status = 'paused' where id = :id", id=world.bots[0].id)
+    world.plan()
+
+    found = examined(world)
+
+    assert found.senders == {"active": 1, "paused": 1}
+    assert found.bots == {"active": 3, "paused": 1}
+    assert (found.now.daily_mails, found.now.largest_volume, found.now.bots) == (5, 5, 15)
+    assert (found.at_maximum.daily_mails, found.at_maximum.bots) == (30, 90)
+    assert found.supply["bots"].sum() == 3
+    assert found.pools["provider"].tolist() == [world.bots[0].address.partition("@")[2]]
+    assert found.account["used"] == 3
+    assert found.account["ramp_volume"] == found.account.drop("ramp_volume").sum()
+
+
+def test_enough_bots_make_no_warning(database: Engine, sandbox: Sandbox) -> None:
+    """B-F6"""
+    policy = a_policy(ramp={"start": 1, "step": 1, "maximum": 2}, selection={"pair_cooldown_h": 24})
+    world = a_world(database, sandbox, senders=1, bots=2, policy=policy, checks=False)
+
+    assert examined(world).warnings == []
+
+
+def test_young_bots_and_caps_that_are_used_up_are_warned_of(world: World) -> None:
+    """B-B2, B-F6, Q-F7"""
+    world.plan()
+    world.change("update ops.bots set born_at = :now, interaction_limits = 1", now=world.clock.now())
+    policy = a_policy(caps={"provider_24h": 3, "all_24h": 4})
+    world.change("insert into ops.send_counters (scope, key, hour, per_hour) values ('all', '', :hour, "
+                 "array_fill(0, array[24]) || 4), ('provider', 'old', :old, array_fill(0, array[24]) || 9)",
+                 hour=NOON, old=NOON - timedelta(hours=26))  # fmt: skip
+    now = world.clock.now()
+    with world.engine.connect() as connection:
+        plan = planner.preview(connection, NOON, now=now, settings=world.settings)
+        found = capacity(connection, NOON, plan, policy, now)
+
+    told = "\n".join(found.warnings)
+    assert "the active bots may take 4 mails today, the present volume is 10" in told
+    assert "the cap on all mail of 24 hours (4) is below the present volume (10)" in told
+    assert "would receive about 10 mails a day, above the cap per provider (3)" in told
+    assert "the cap all is used up: 4 of 4" in told
+    assert {cap.scope: cap.used for cap in found.caps} == {"all": 4, "provider": 0, "recipient_domain": 0}
+
+
+@pytest.mark.parametrize(("senders", "bots"), [(0, 0), (1, 0), (0, 1)])
+def test_an_installation_without_senders_or_bots_is_answered_too(
+    run: Command, world: World, tmp_path: Path, senders: int, bots: int
+) -> None:
+    """B-F6"""
+    world.change("delete from ops.senders where id not in (select id from ops.senders limit :keep)", keep=senders)
+    world.change("delete from ops.bots where id not in (select id from ops.bots limit :keep)", keep=bots)
+
+    preview = run("plan", "run", "--dry-run", "--picture", tmp_path / "plan.png")
+    found = run("capacity")
+
+    assert preview.exit_code == found.exit_code == 0
+    assert "0 slots" in preview.output
+    assert f"{senders} active senders, {bots} active bots" in found.output
+    assert ("warning: too few bots" in found.output) == (senders > bots)
