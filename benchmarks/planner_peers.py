@@ -13,7 +13,6 @@ the senders of the plan just made, as many slots each, and their time is scaled 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import json
 import sys
@@ -30,7 +29,7 @@ from benchmarks import world as sending_world
 from emberflow.clock import ManualClock
 from emberflow.database.bulk import read_frame
 from emberflow.database.engine import connect
-from emberflow.queue_manager import planner
+from emberflow.queue_manager import plan, planner
 from emberflow.queue_manager.policies import in_force
 from emberflow.simulation.generator import Sizes, World
 
@@ -75,18 +74,21 @@ def emberflow(engine: Engine, world: World, _: int) -> dict[str, Any]:
     """Plan the hour: wall, the selection without its look-ups of pairs, phases, and memory beyond the imports'."""
     settings = sending_world.some_settings(engine, seed=world.seed)
     phases: dict[str, float] = {}
-    options: dict[str, Any] = {}
-    if "on_phase" in inspect.signature(planner.plan_hour).parameters:
-        options["on_phase"] = lambda name, seconds: phases.update({name: phases.get(name, 0.0) + seconds})
-    chosen = SelectionTime(planner.select_bots)
-    planner.select_bots = chosen.choose  # type: ignore[assignment]
+    chosen = SelectionTime(plan.select_bots)
+    plan.select_bots = chosen.choose
     with engine.connect() as connection:
         connection.execute(text("select 1"))
     with contextlib.suppress(OSError):  # Not every kernel can set the peak back; then it is the imports' at least.
         Path("/proc/self/clear_refs").write_text("5")
     resident_kb = _status_kb("VmRSS")
     started = time.perf_counter()
-    planner.plan_hour(engine, world.at, clock=ManualClock(world.at), settings=settings, **options)
+    planner.plan_hour(
+        engine,
+        world.at,
+        clock=ManualClock(world.at),
+        settings=settings,
+        on_phase=lambda name, seconds: phases.update({name: phases.get(name, 0.0) + seconds}),
+    )
     seconds = time.perf_counter() - started
     return {
         "seconds": seconds,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from sqlalchemy import Connection, RowMapping
 
-    from emberflow.queue_manager.planner import Plan
+    from emberflow.queue_manager.plan import Plan
 
 plan = typer.Typer(help="What will be sent, and why.", no_args_is_help=True)
 policy = typer.Typer(help="The numbers behind every rule.", no_args_is_help=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emberflow.bots.capacity import BotsNeeded
     from emberflow.queue_manager.capacity import BotName, Capacity
     from emberflow.queue_manager.explain import Explanation
-    from emberflow.queue_manager.planner import Plan
+    from emberflow.queue_manager.plan import Plan
     from emberflow.queue_manager.why_not import WhyNot
 
 # What became of the mails of a ramp volume (`queue_manager.capacity.account`), and what an operator can do about it.

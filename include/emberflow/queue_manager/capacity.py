@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from emberflow.bots.capacity import BotsNeeded, supply_by_provider, supply_by_state
 from emberflow.clock import floor_hour
 from emberflow.queue_manager.caps import HOURS_KEPT
-from emberflow.queue_manager.planner import Plan
+from emberflow.queue_manager.plan import Plan
 from emberflow.queue_manager.policies import Policy
 
 # Between the ramp and the slot, in the order in which they are met.

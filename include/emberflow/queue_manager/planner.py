@@ -65,7 +65,8 @@ _WRITE_DAYS: Final = text("""
     insert into ops.sender_days as today
         (sender_id, local_day, ramp_day, ramp_volume, score, health_multiplier, daily_factor, warmup_quota, total_quota)
     select
-        sender_id, local_day, ramp_day, ramp_volume, nullif(score, 'NaN'), health_multiplier, daily_factor, warmup_quota, total_quota
+        sender_id, local_day, ramp_day, ramp_volume, nullif(score, 'NaN'), health_multiplier, daily_factor,
+        warmup_quota, total_quota
     from new_days
     order by sender_id
     on conflict (sender_id, local_day) do update
@@ -298,8 +299,9 @@ def _write_slots(
             "priority_level": np.full(len(slots), int(Priority.WARMUP), dtype=np.int16),
         }
     )
+    domains = {row.code: row.domain for row in connection.execute(_DOMAINS)}
     lines = _task_lines(
-        slots, states, of_sender["domain"].map(dict(connection.execute(_DOMAINS).tuples().all())),
+        slots, states, of_sender["domain"].map(domains),
         of_bot["mailbox_id"].to_numpy(), report, force, settings, signing_key,
     )  # fmt: skip
     copy_lines(connection, "ops.scheduled_tasks", _TASK_COLUMNS, lines)

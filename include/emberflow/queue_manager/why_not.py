@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-import pandas as pd
 from sqlalchemy import Connection, RowMapping, text
 
 from emberflow.clock import HOUR
@@ -92,31 +91,29 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     if run is not None and run["outcome"] == "past":
         return told("the hour was over when it was planned, and an hour that is over plans nothing")
 
-    asked_at = now if run is None else run["planned_at"]
-    start = max(asked_at, hour) if asked_at < hour + HOUR else hour
-    plan = planner.preview(connection, hour, now=start, settings=settings)
-    day = plan.day[plan.day["sender_id"] == sender["id"]]
-    if day.empty or not day["open_s_now"].item() > 0:
+    if run is None:
+        start = max(now, hour) if now < hour + HOUR else hour
+        plan = planner.preview(connection, hour, now=start, settings=settings)
         policy = in_force(connection).policy
-        opens_at = next_opening(sender["zone"], start, policy.pacing)
+    else:
+        again = planner.replay(connection, run["id"])
+        start, plan, policy = again.inputs.start, again.plan, again.inputs.policy
+    day = plan.day[plan.day["sender_id"] == sender["id"]]
+    if day.empty and run is not None:
+        return told("the sender was not active when the hour was planned")
+    if day.empty or not day["open_s_now"].item() > 0:
+        opens_at = next_opening(sender["zone"], start, policy.pacing, seed=settings.seed, sender_id=sender["id"])
         local = opens_at.astimezone(ZoneInfo(sender["zone"]))
         return told(
             f"its sending window is closed in this hour; it opens next on {local:%A, %Y-%m-%d at %H:%M} "
             f"{sender['zone']} ({opens_at:%H:%M} UTC)"
         )
-    if run is None:
-        picks, placed = (frame[frame["sender_id"] == sender["id"]] for frame in (plan.selection.picks, plan.slots))
-        unfilled = plan.selection.unfilled
-        reasons = unfilled.loc[unfilled["sender_id"] == sender["id"], "reason"].astype("str").value_counts()
-        unfilled_because = f"found no bot ({', '.join(f'{count} {name}' for name, count in reasons.items())})"
-    else:
-        counted = sum(slot["status"] in _COUNTED for slot in slots)
-        day = day.assign(warmup_used=day["warmup_used"] - counted, total_used=day["total_used"] - counted)
-        if slots:
-            day = day.assign(wanted=max(len(slots), int(expected_slots(day)[0])))
-        picks = placed = pd.DataFrame({"sender_id": [sender["id"]] * len(slots)})
-        of_hour = f"the hour's plan filled {run['slots']} of {run['wanted']} wanted slots"
-        unfilled_because = f"found no bot, or no room in the window ({of_hour})"
+    picks, unfilled, placed = (
+        frame[frame["sender_id"] == sender["id"]]
+        for frame in (plan.selection.picks, plan.selection.unfilled, plan.slots)
+    )
+    reasons = unfilled["reason"].astype("str").value_counts()
+    unfilled_because = f"found no bot ({', '.join(f'{count} {name}' for name, count in reasons.items())})"
     expected = float(expected_slots(day)[0])
     facts = day.iloc[0].to_dict() | account(day, picks, placed).iloc[0].to_dict() | {"expected": expected}
     prefix = "not planned yet; a plan made now: " if run is None else ""
