@@ -184,10 +184,11 @@ def ramp_rows(policy: RampPolicy) -> Integers:
             table = np.array(policy.rows) if policy.rows else published_table(policy.table or "")
             asked = table[np.minimum(day, len(table) - 1)].astype(np.float64)
 
-    volumes = [min(float(asked[0]), policy.start)]
-    for volume in np.minimum(np.floor(asked[1:] + 0.5), policy.maximum):
-        volumes.append(min(float(volume), float(_most_after(np.asarray(volumes[-1]), policy))))
-    return np.array(volumes[: volumes.index(volumes[-1]) + 1], dtype=np.int64)
+    asked = np.minimum(np.floor(asked + 0.5), policy.maximum)
+    volumes = [min(asked[0], policy.start)]
+    while volumes[-1] < asked[-1]:
+        volumes.append(min(asked[len(volumes)], _most_after(volumes[-1], policy)))
+    return np.array(volumes, dtype=np.int64)
 
 
 @cache
@@ -263,7 +264,7 @@ def ramp_today(policy: RampPolicy, senders: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _most_after(volume: Floats, policy: _Ramp) -> Floats:
+def _most_after(volume: Any, policy: _Ramp) -> Any:
     """Return the most that may follow ``volume`` on the next sending day."""
     return np.maximum(np.floor(volume * policy.max_daily_growth), volume + _SMALL_STEP)
 
