@@ -27,10 +27,19 @@ _INSTANTS = [
 ]
 
 
+_DTYPES = dict.fromkeys(_INSTANTS, "datetime64[us, UTC]") | {
+    "local_day": "datetime64[s]",
+    "score": "float64",
+    "last_volume": "float64",
+    "domain_age_days": "float64",
+    "inbox_rate": "float64",
+}
+
+
 def frame(*rows: Row) -> pd.DataFrame:
-    """Stack rows into a frame; columns of instants become datetime64[us, UTC]."""
+    """Stack rows into a frame; columns that may be null, and those of days and instants, get the core's dtype."""
     table = pd.DataFrame(list(rows))
-    return table.astype({name: "datetime64[us, UTC]" for name in table.columns if name in _INSTANTS})
+    return table.astype({name: dtype for name, dtype in _DTYPES.items() if name in table.columns})
 
 
 def a_sender(sender_id: int = 1, **changes: Any) -> Row:
@@ -39,10 +48,34 @@ def a_sender(sender_id: int = 1, **changes: Any) -> Row:
         "sender_id": sender_id,
         "zone": "UTC",
         "local_day": date(2026, 6, 1),
-        "ramp_day": 1,
+        "sending_days": 0,
+        "last_row": 0,
+        "last_volume": None,
+        "idle_days": 0,
         "score": None,
+        "in_campaign": False,
+        "domain_age_days": None,
+        "inbox_rate": None,
+        "placements": 0,
+        "cold_peak": 0,
     }
     return row | changes
+
+
+def a_grown_sender(sender_id: int = 1, **changes: Any) -> Row:
+    """A healthy sender on the plateau of the standard ramp that may send cold mail: input of ``daily_quota``."""
+    row = {
+        "sending_days": 30,
+        "last_row": 14,
+        "last_volume": 30,
+        "score": 95,
+        "in_campaign": True,
+        "domain_age_days": 400,
+        "inbox_rate": 0.95,
+        "placements": 100,
+        "cold_peak": 30,
+    }
+    return a_sender(sender_id) | row | changes
 
 
 def a_sender_day(sender_id: int = 1, **changes: Any) -> Row:
@@ -51,6 +84,8 @@ def a_sender_day(sender_id: int = 1, **changes: Any) -> Row:
         "sender_id": sender_id,
         "warmup_quota": 10,
         "warmup_used": 0,
+        "cold_quota": 0,
+        "cold_used": 0,
         "total_quota": 50,
         "total_used": 0,
         "open_s_now": 3600.0,

@@ -30,7 +30,7 @@ from emberflow.queue_manager.reply_codes import SmtpReplyPolicy
 from emberflow.queue_manager.store import QueuePolicy
 from emberflow.senders.pacing import PacingPolicy
 from emberflow.senders.quota import QuotaPolicy
-from emberflow.senders.ramp import RampPolicy
+from emberflow.senders.ramp import LinearRamp, RampPolicy
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "policies"
 
@@ -122,7 +122,7 @@ class Policy(BaseModel):
 
     name: str
     label: str
-    ramp: RampPolicy = RampPolicy()
+    ramp: RampPolicy = LinearRamp()
     quota: QuotaPolicy = QuotaPolicy()
     pacing: PacingPolicy = PacingPolicy()
     bots: BotPolicy = BotPolicy()

@@ -1,18 +1,21 @@
-"""The quota: how much of its ramp a sender may use today, and how much of that in this hour.
+"""The quota: how much of its ramp a sender may use today, how much cold mail goes with it, and how much in this hour.
 
-    warm-up quota = ramp volume x health multiplier x daily factor
+    healthy volume = ramp volume x health multiplier, rounded down
+    cold quota     = least of (step limit, published mix, cap) x daily factor; 0 before graduation
+    warm-up quota  = healthy volume x daily factor, at most the total cap less the cold quota
     slots of a span = what is left of the quota x the span's share of the window that is left
 
-The quota of a day is fixed by (seed, sender, local day): asked again at any hour it is the same number. The
-slots of an hour look only at what is left, so a missed hour is made up by the later ones and no day can add
-up to more than its quota.
+The daily factor is fixed by (seed, sender, local day), so the quota of a day is the same number at any hour until
+the evidence changes. The slots of an hour look only at what is left, so a missed hour is made up by the later ones
+and no day, of 23, 24 or 25 hours, adds up to more than its quota. Caps over rolling 24 hours are held where mail
+is submitted, because only there is it known what was really sent.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +23,62 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from emberflow.randomness import state, uniforms
-from emberflow.senders.ramp import RampPolicy, ramp_volume
+from emberflow.senders.ramp import Floats, Integers, RampPolicy, ramp_today
 
 Score = Annotated[float, Field(ge=0, le=100)]
-Multiplier = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Mails = Annotated[int, Field(ge=0, le=200)]
+
+COLD_GATES: Final = ("open", "no_campaign", "too_few_sending_days", "too_few_placements", "placement_too_low")
+
+
+class ColdPolicy(BaseModel):
+    """When a sender graduates to cold mail, and how much of it goes with how much warm-up mail (S-F6).
+
+    ``sending_days``, ``sending_days_of_new_domain``, ``new_domain_days``
+        14 sending days, and 28 while the domain is younger than 90 days or its age is unknown. Smartlead calls a
+        mailbox ready after 14 days, on a new domain after 21-30 (guides/email-warmup.mdx); 90 is our rule: with 28
+        sending days of a five-day week a domain must not grow old during its own warm-up.
+    ``placement``, ``keep_placement``, ``placements``
+        Share of warm-up mail that reached the inbox from which a sender graduates: 0.9 (Smartlead and Instantly:
+        above 90 %), out of at least 20 (Warmbly's floor, internal/app/warmup/service.go). One that sends cold mail
+        keeps it down to 0.8, at which Warmbly quarantines: a single threshold flips by noise alone, 8 times per
+        healthy sender in 90 simulated days (research/deliverability.md 3.5).
+    ``daily_step``, ``cap``
+        At most 5 more than on the best day of the last 30, and at most 30 a day (Smartlead's schedule: 0, 5, 15, 30).
+    ``mix``
+        (warm-up mails, cold mails) of a day: the schedule of Smartlead's guide, by which cold mail never runs ahead
+        of the warm-up mail that carries it. Between two rows the lower one holds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sending_days: int = Field(default=14, ge=7, le=60)
+    sending_days_of_new_domain: int = Field(default=28, ge=7, le=60)
+    new_domain_days: int = Field(default=90, ge=0, le=365)
+    placement: Share = 0.9
+    keep_placement: Share = 0.8
+    placements: int = Field(default=20, ge=1)
+    daily_step: int = Field(default=5, ge=1, le=10)
+    cap: int = Field(default=30, ge=0, le=100)
+    mix: tuple[tuple[Mails, Mails], ...] = ((10, 5), (15, 15), (20, 30))
+
+    @model_validator(mode="after")
+    def _thresholds_are_in_order(self) -> Self:
+        if self.keep_placement > self.placement:
+            raise ValueError("keep_placement must not be above placement: who just graduated would lose it at once")
+        if any(upper[0] <= lower[0] or upper[1] < lower[1] for lower, upper in pairwise(self.mix)):
+            raise ValueError("the rows of mix rise in warm-up mail and do not fall in cold mail")
+        return self
 
 
 class QuotaPolicy(BaseModel):
     """How health and chance shrink a ramp volume, and the cap over everything a sender sends in a day.
 
-    ``daily_factor_low``
-        Lower end of the seeded daily factor; the upper end is 1, so that chance never adds mail to a ramp.
-        0.9 is our rule: it keeps a plateau from being the same number every day.
+    ``daily_factor_low``, ``daily_factor_high``, ``quiet_day_share``, ``quiet_day_factor``
+        A day's factor is drawn evenly between 0.75 and 1.10; 15 % of the days are quiet, at 0.60. It only ever
+        lowers: above 1 it counts as 1, which leaves about a quarter of the days whole. The numbers, and that they
+        only lower, are Warmbly's (internal/scheduler/warmup_scheduler.go). Low 1 and share 0 switch it off.
     ``total_daily_cap``
         Warm-up, cold mail and replies together (S-B5). 50 is Smartlead's published reason for disconnected
         mailboxes: "more than 50 mails, warm-up plus outbound" (helpcenter.smartlead.ai, article 65).
@@ -44,10 +91,14 @@ class QuotaPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    daily_factor_low: float = Field(default=0.9, ge=0.5, le=1)
+    daily_factor_low: float = Field(default=0.75, ge=0.5, le=1)
+    daily_factor_high: float = Field(default=1.1, ge=1, le=2)
+    quiet_day_share: Share = 0.15
+    quiet_day_factor: float = Field(default=0.6, ge=0.5, le=1)
     total_daily_cap: int = Field(default=50, ge=1, le=200)
-    health: tuple[tuple[Score, Multiplier], ...] = ((80, 1.0), (60, 0.75), (40, 0.5), (0, 0.25))
-    unscored_multiplier: Multiplier = 1.0
+    health: tuple[tuple[Score, Share], ...] = ((80, 1.0), (60, 0.75), (40, 0.5), (0, 0.25))
+    unscored_multiplier: Share = 1.0
+    cold: ColdPolicy = ColdPolicy()
 
     @model_validator(mode="after")
     def _bands_descend_to_zero(self) -> Self:
@@ -58,63 +109,135 @@ class QuotaPolicy(BaseModel):
 
 
 def daily_quota(senders: pd.DataFrame, ramp: RampPolicy, policy: QuotaPolicy, seed: int) -> pd.DataFrame:
-    """Return ``senders`` with the quota of each sender's local day.
+    """Return ``senders`` with the quota of each sender's local day and with every factor that made it.
 
-    Columns in: ``sender_id`` int64; ``local_day`` date, in the sender's zone; ``ramp_day`` int64, from 1;
-    ``score`` float 0-100, null without evidence. One row per sender and day; other columns are kept.
+    Columns in, one row per sender; other columns are kept:
+        ``sender_id`` int64; ``local_day`` datetime64[s], naive, midnight of the day in the sender's zone;
+        ``sending_days``, ``last_row``, ``idle_days`` int64, ``last_volume``, ``score`` float64
+        (`emberflow.senders.ramp.ramp_today`);
+        ``in_campaign`` bool: an active campaign uses this sender;
+        ``domain_age_days`` float64, null unknown;
+        ``inbox_rate`` float64, 0-1: share of recent warm-up mail found in the inbox, null without any;
+        ``placements`` int64: the number of mails behind ``inbox_rate``;
+        ``cold_peak`` int64: most cold mails sent on one local day of the last 30, today excluded; 0 if none. Providers
+        forget a sender after 30 days (see ``ramp``), so an older peak is no permission.
 
-    Columns added: ``ramp_volume`` int64; ``health_multiplier`` and ``daily_factor`` float; ``warmup_quota``
-    int64; ``total_quota`` int64, the cap over mail of all kinds (S-B5).
+    Columns added:
+        ``ramp_day``, ``ramp_row``, ``ramp_volume`` int64, ``ramp_move`` Categorical (`ramp_today`);
+        ``health_multiplier``, ``daily_factor`` float64, 0-1; ``healthy_volume`` int64;
+        ``cold_gate`` Categorical of `COLD_GATES`: ``open``, or the first reason why there is no cold mail;
+        ``cold_by_step``, ``cold_by_mix`` int64: the most that the step and the published mix allow;
+        ``warmup_quota``, ``cold_quota``, ``total_quota`` int64, mails; the total is over mail of all kinds (S-B5).
 
     Health rounds down, because a throttled sender must not exceed its share; the daily factor rounds to the
     nearest mail, because rounding down would take a whole mail from every small quota. A sender that may
-    send at all gets at least one, and the quota is never above the ramp volume or the total cap.
+    send at all gets at least one warm-up mail, none of the quotas is above its volume or cap, and the two of a sender
+    in a campaign fit under the total together: there warm-up mail makes room for cold mail, as in the schedule.
     """
-    volume = ramp_volume(ramp, senders["ramp_day"])
-    multiplier = _health_multiplier(policy, senders["score"])
-    days = pd.to_datetime(senders["local_day"]).to_numpy(dtype="datetime64[D]").astype(np.int64)
-    draw = uniforms(state(seed, "daily_factor"), senders["sender_id"].to_numpy(), days)
-    factor = policy.daily_factor_low + (1 - policy.daily_factor_low) * draw
+    today = ramp_today(ramp, senders)
+    multiplier = _health_multiplier(policy, senders["score"].to_numpy(dtype=np.float64))
+    factor = _daily_factor(policy, senders, seed)
+    healthy = np.floor(today["ramp_volume"].to_numpy() * multiplier).astype(np.int64)
+    healthy = np.where(multiplier > 0, np.maximum(healthy, 1), 0)
 
-    healthy = volume.to_numpy() * multiplier
-    throttled = np.where(healthy > 0, np.maximum(np.floor(healthy), 1), 0)
-    quota = np.minimum(np.floor(throttled * factor + 0.5), policy.total_daily_cap)
+    gate = _cold_gate(policy.cold, senders)
+    by_step = senders["cold_peak"].to_numpy(dtype=np.int64) + policy.cold.daily_step
+    by_mix = _cold_by_mix(policy, healthy)
+    most_cold = np.minimum(np.minimum(by_step, by_mix), policy.cold.cap)
+    cold_quota = np.where(gate == COLD_GATES.index("open"), _rounded(most_cold * factor), 0)
+    warmup_quota = np.minimum(_rounded(healthy * factor), policy.total_daily_cap - cold_quota)
     return senders.assign(
-        ramp_volume=volume,
+        **today,
         health_multiplier=multiplier,
         daily_factor=factor,
-        warmup_quota=quota.astype(np.int64),
+        healthy_volume=healthy,
+        cold_gate=pd.Categorical.from_codes(gate, categories=pd.Index(COLD_GATES)),
+        cold_by_step=by_step,
+        cold_by_mix=by_mix,
+        warmup_quota=warmup_quota,
+        cold_quota=cold_quota,
         total_quota=np.full(len(senders), policy.total_daily_cap, dtype=np.int64),
     )
 
 
-def slots_for_hour(day: pd.DataFrame, hour: datetime, seed: int) -> pd.Series[int]:
-    """Return how many warm-up slots each sender gets in the span that is being planned, on ``day``'s index.
+def slots_for_hour(day: pd.DataFrame, hour: datetime, seed: int) -> pd.DataFrame:
+    """Return how many slots each sender gets in the span that is being planned, on the index of ``day``.
 
-    Columns in: ``sender_id`` int64; ``warmup_quota``, ``warmup_used``, ``total_quota``, ``total_used`` int64
-    (used = sent or reserved, of the sender's local day); ``open_s_now`` and ``open_s_left`` float, seconds of
-    the sending window inside the span and from the span's start until the window closes
-    (`emberflow.senders.pacing.planning_span`). ``hour`` names the draw.
+    Columns in: ``sender_id`` int64; ``warmup_quota``, ``warmup_used``, ``cold_quota``, ``cold_used``,
+    ``total_quota``, ``total_used`` int64 (used = sent or reserved, of the sender's local day); ``open_s_now`` and
+    ``open_s_left`` float64, seconds of the sending window inside the span and from the span's start until the window
+    closes (`emberflow.senders.pacing.planning_span`). ``hour`` names the draws.
 
-    The expected share is rounded up or down by a seeded draw, so that small quotas fall into different hours
-    for different senders; the last span of a window takes exactly what is left.
+    Columns out: ``warmup_slots``, ``cold_slots`` int64.
+
+    What replies have taken of the total is missed by warm-up mail first. The expected share is rounded up or down by
+    a seeded draw, so that small quotas fall into different hours for different senders; the last span of a window
+    takes exactly what is left.
     """
-    left_of_warmup = day["warmup_quota"] - day["warmup_used"]
-    left_of_total = day["total_quota"] - day["total_used"]
-    remaining = (
-        left_of_warmup.where(left_of_warmup < left_of_total, left_of_total).clip(lower=0).to_numpy(dtype=np.int64)
+    warmup_left, cold_left, left_of_total = (
+        (day[f"{kind}_quota"] - day[f"{kind}_used"]).clip(lower=0).to_numpy(dtype=np.int64)
+        for kind in ("warmup", "cold", "total")
     )
+    cold_left = np.minimum(cold_left, left_of_total)
+    warmup_left = np.minimum(warmup_left, left_of_total - cold_left)
     now = day["open_s_now"].to_numpy(dtype=np.float64)
-    left = day["open_s_left"].to_numpy(dtype=np.float64)
+    until_close = day["open_s_left"].to_numpy(dtype=np.float64)
+    share = np.divide(now, until_close, out=np.zeros_like(now), where=until_close > 0)
+    sender_id = day["sender_id"].to_numpy()
 
-    share = np.divide(now, left, out=np.zeros_like(now), where=left > 0)
-    draw = uniforms(state(seed, "slots_for_hour", hour), day["sender_id"].to_numpy())
-    slots = np.minimum(np.floor(remaining * share + draw).astype(np.int64), remaining)
-    return pd.Series(np.where(now > 0, slots, 0), index=day.index, name="slots", dtype="int64")
+    def slots(left: Integers, stream: str) -> Integers:
+        expected = np.floor(left * share + uniforms(state(seed, stream, hour), sender_id))
+        return np.where(now > 0, np.minimum(expected.astype(np.int64), left), 0)
+
+    return pd.DataFrame(
+        {
+            "warmup_slots": slots(warmup_left, "slots_for_hour"),
+            "cold_slots": slots(cold_left, "cold_slots_for_hour"),
+        },
+        index=day.index,
+    )
 
 
-def _health_multiplier(policy: QuotaPolicy, score: pd.Series[float]) -> npt.NDArray[np.float64]:
-    scores = score.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
+def _health_multiplier(policy: QuotaPolicy, score: Floats) -> Floats:
     lowest, multipliers = (np.array(column, dtype=np.float64) for column in zip(*policy.health[::-1], strict=True))
-    band = np.clip(np.searchsorted(lowest, scores, side="right") - 1, 0, None)
-    return np.where(np.isnan(scores), policy.unscored_multiplier, multipliers[band])
+    band = np.clip(np.searchsorted(lowest, score, side="right") - 1, 0, None)
+    return np.where(np.isnan(score), policy.unscored_multiplier, multipliers[band])
+
+
+def _daily_factor(policy: QuotaPolicy, senders: pd.DataFrame, seed: int) -> Floats:
+    days = senders["local_day"].to_numpy(dtype="datetime64[D]").astype(np.int64)
+    sender_id = senders["sender_id"].to_numpy()
+    draw = uniforms(state(seed, "daily_factor"), sender_id, days)
+    factor = policy.daily_factor_low + (policy.daily_factor_high - policy.daily_factor_low) * draw
+    is_quiet = uniforms(state(seed, "quiet_day"), sender_id, days) < policy.quiet_day_share
+    return np.where(is_quiet, policy.quiet_day_factor, np.minimum(factor, 1))
+
+
+def _cold_gate(policy: ColdPolicy, senders: pd.DataFrame) -> npt.NDArray[np.int64]:
+    # An unknown age compares false: the domain is taken to be new.
+    is_grown = senders["domain_age_days"].to_numpy(dtype=np.float64) >= policy.new_domain_days
+    days_needed = np.where(is_grown, policy.sending_days, policy.sending_days_of_new_domain)
+    sends_cold = senders["cold_peak"].to_numpy() > 0
+    placement_needed = np.where(sends_cold, policy.keep_placement, policy.placement)
+    inbox_rate = senders["inbox_rate"].to_numpy(dtype=np.float64)
+    reasons = {
+        "no_campaign": ~senders["in_campaign"].to_numpy(dtype=bool),
+        "too_few_sending_days": senders["sending_days"].to_numpy() < days_needed,
+        "too_few_placements": (senders["placements"].to_numpy() < policy.placements) | np.isnan(inbox_rate),
+        "placement_too_low": inbox_rate < placement_needed,
+    }
+    codes = [COLD_GATES.index(name) for name in reasons]
+    return np.select(list(reasons.values()), codes, default=COLD_GATES.index("open"))
+
+
+def _cold_by_mix(policy: QuotaPolicy, warmup: Integers) -> Integers:
+    """Return the cold mail that the best row of the mix within reach allows, as far as the total holds both."""
+    most = [0]
+    for warmup_mails, cold_mails in policy.cold.mix:
+        most.append(max(most[-1], min(cold_mails, policy.total_daily_cap - warmup_mails)))
+    begins = np.array([warmup_mails for warmup_mails, _ in policy.cold.mix])
+    return np.array(most)[np.searchsorted(begins, warmup, side="right")]
+
+
+def _rounded(mails: Floats) -> Integers:
+    return np.floor(mails + 0.5).astype(np.int64)

@@ -1,31 +1,54 @@
-"""The ramp: how much warm-up mail a sender may plan on its n-th sending day (S-B3).
+"""The ramp: how much warm-up mail a sender may plan on its next sending day (S-B3, S-F1).
 
-A ramp day is a *sending* day: days on which the sender was paused or had no window are not counted (S-B4),
-so the position is an input here and never derived from the calendar.
+A ramp is a list of rows, one volume per *sending* day, that rises to the policy's maximum; six shapes say what
+the rows ask for. Whatever a shape asks for, its rows are lowered until three rules hold: the first row is at most
+``start``, a row is at most ``max_daily_growth`` times the row before it or 5 mails above it, and no row is above
+``maximum``. So a policy is never refused for being steep; it is followed as fast as the rules allow.
+
+A sender's place follows from its last sending day: the row that applied then, and the volume that it gave. Days
+without warm-up mail (paused, a closed weekday, no window) are not sending days: they move nothing and are not made up
+for (S-B4). Only long silence counts, whatever its reason, because mailbox providers forget a sender (S-F10).
 """
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import csv
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+PUBLISHED = Path(__file__).resolve().parent / "published_ramps"
+MOVES: Final = ("starts", "advances", "holds", "score_steps_back", "idle_steps_back", "idle_restarts")
+
+_LONGEST = 1500  # rows: more than the slowest allowed ramp needs (a step of 1 every 30 days, from 1 to 50)
+_SMALL_STEP = 5
+_DORMANT_DAYS = 7
+_FORGOTTEN_DAYS = 30
+
+Integers: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 
-class RampPolicy(BaseModel):
-    """The shape and the three numbers of a ramp, in mails per sending day.
+class _Ramp(BaseModel):
+    """What every ramp has, in mails per sending day.
 
-    Sources: ``start`` 5 and ``step`` 2 are Smartlead's published minimum and ``daily_rampup``
-    (api.smartlead.ai/core/email-accounts); ``maximum`` 30 is the middle of the 20-40 of its warm-up guide.
-    The ranges span what mailbox warm-up products accept (start 1-20, step 0-10, at most 50).
+    Sources: ``start`` 5 is Smartlead's published minimum (api.smartlead.ai/core/email-accounts); ``maximum`` 30 is
+    the middle of the 20-40 of its warm-up guide. The ranges span what mailbox warm-up products accept (start 1-20,
+    at most 50). ``max_daily_growth`` must stay below 2: Google names "immediately doubling previous volumes" as a
+    trigger of rate limits (support.google.com/a/answer/81126); 1.3, and the exemption of steps of up to 5 mails,
+    are our rule.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shape: Literal["linear"] = "linear"
     start: int = Field(default=5, ge=1, le=20)
-    step: int = Field(default=2, ge=0, le=10)
     maximum: int = Field(default=30, ge=1, le=50)
+    max_daily_growth: float = Field(default=1.3, gt=1, lt=2)
 
     @model_validator(mode="after")
     def _starts_below_its_maximum(self) -> Self:
@@ -34,10 +57,219 @@ class RampPolicy(BaseModel):
         return self
 
 
-def ramp_volume(policy: RampPolicy, ramp_day: pd.Series[int]) -> pd.Series[int]:
-    """Return the planned warm-up volume of each ramp day: ``min(start + step * (n - 1), maximum)``.
+class LinearRamp(_Ramp):
+    """Row n asks for ``start + step * (n - 1)``. ``step`` 2 is Smartlead's ``daily_rampup``; products accept 0-10."""
 
-    ``ramp_day`` (int64) counts sending days from 1; a day before the first plans nothing. The index is kept.
+    shape: Literal["linear"] = "linear"
+    step: int = Field(default=2, ge=0, le=10)
+
+
+class StepRamp(_Ramp):
+    """Stays ``hold_days`` sending days on a level, then rises by ``step``. 5 after a working week is our rule."""
+
+    shape: Literal["step"]
+    step: int = Field(default=5, ge=0, le=10)
+    hold_days: int = Field(default=5, ge=1, le=30)
+
+
+class GeometricRamp(_Ramp):
+    """Row n asks for ``start * growth ** (n - 1)``, rounded.
+
+    1.17 is the growth of Amazon SES's automatic warm-up, from 50 to 50,000 mails a day in 45 days (AWS, What's New,
+    2017-03-09).
     """
-    volume = (policy.start + policy.step * (ramp_day - 1)).clip(upper=policy.maximum)
-    return volume.where(ramp_day >= 1, 0).astype("int64").rename("ramp_volume")
+
+    shape: Literal["geometric"]
+    growth: float = Field(default=1.17, ge=1.01, le=1.5)
+
+
+class LogisticRamp(_Ramp):
+    """Grows by ``growth`` a day at first and ever more slowly towards ``maximum`` (Verhulst's curve), rounded.
+
+    1.4 is the growth of SendGrid's automated warm-up (published_ramps/sendgrid_automated.csv).
+    """
+
+    shape: Literal["logistic"]
+    growth: float = Field(default=1.4, ge=1.01, le=1.5)
+
+
+class EngagementRamp(_Ramp):
+    """The rows of a linear ramp, walked by evidence: so never faster than that ramp.
+
+    A score from ``advance_from`` on advances one row, a score below ``step_back_below`` goes one row back, and a
+    score between them, or none, holds. The band between the two is the hysteresis: one noisy day cannot turn an
+    advance into a retreat. 80 is "high" and below 60 is "low" in LeadConnector's score (help.leadconnectorhq.com
+    155000006328); that the volume follows engagement from day to day is WarmySender's published algorithm.
+    """
+
+    shape: Literal["engagement"]
+    step: int = Field(default=2, ge=0, le=10)
+    advance_from: float = Field(default=80, ge=0, le=100)
+    step_back_below: float = Field(default=60, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _bands_do_not_overlap(self) -> Self:
+        if self.step_back_below >= self.advance_from:
+            raise ValueError("step_back_below must be less than advance_from: the scores between them hold the ramp")
+        return self
+
+
+class TableRamp(_Ramp):
+    """Follows the operator's own ``rows`` (one volume per sending day) or the published ``table`` of that name.
+
+    Published tables ship in ``published_ramps/``, described in its ``sources.csv``. Most are for an IP address or a
+    domain and far above what a mailbox may send: they are cut to ``start``, growth bound and ``maximum`` like any
+    shape. After its last row a table stays there.
+    """
+
+    shape: Literal["table"]
+    rows: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1, max_length=365)
+    table: str | None = None
+
+    @field_validator("table")
+    @classmethod
+    def _table_is_published(cls, name: str | None) -> str | None:
+        if name is not None and name not in _sources():
+            raise ValueError(f"no published table is called {name!r}; there are {', '.join(sorted(_sources()))}")
+        return name
+
+    @model_validator(mode="after")
+    def _one_table_that_rises(self) -> Self:
+        if (self.rows is None) == (self.table is None):
+            raise ValueError("give either rows or the name of a published table")
+        if self.rows is not None:
+            if list(self.rows) != sorted(self.rows):
+                raise ValueError("the rows of a ramp must not fall")
+            if self.rows[0] > self.start:
+                raise ValueError(
+                    f"the first row {self.rows[0]} is above start {self.start}: raise start, or lower the row"
+                )
+        return self
+
+
+def _shape(value: Any) -> str | None:
+    """Tell the shape of an unvalidated ramp; documents from before there was a choice name none."""
+    return value.get("shape", "linear") if isinstance(value, dict) else getattr(value, "shape", None)
+
+
+RampPolicy: TypeAlias = Annotated[
+    Annotated[LinearRamp, Tag("linear")]
+    | Annotated[StepRamp, Tag("step")]
+    | Annotated[GeometricRamp, Tag("geometric")]
+    | Annotated[LogisticRamp, Tag("logistic")]
+    | Annotated[EngagementRamp, Tag("engagement")]
+    | Annotated[TableRamp, Tag("table")],
+    Discriminator(
+        _shape,
+        custom_error_type="ramp_shape",
+        custom_error_message="the shape of a ramp is linear, step, geometric, logistic, engagement or table",
+    ),
+]
+
+
+def ramp_rows(policy: RampPolicy) -> Integers:
+    """Return the volumes of a ramp, one per sending day, up to the first row on which it stays for ever."""
+    day = np.arange(_LONGEST)
+    asked: npt.NDArray[np.floating[Any]]
+    match policy:
+        case LinearRamp() | EngagementRamp():
+            asked = policy.start + policy.step * day.astype(np.float64)
+        case StepRamp():
+            asked = policy.start + policy.step * (day // policy.hold_days).astype(np.float64)
+        case GeometricRamp():
+            asked = policy.start * policy.growth**day
+        case LogisticRamp():
+            asked = policy.maximum / (1 + (policy.maximum / policy.start - 1) * policy.growth**-day)
+        case TableRamp():
+            table = np.array(policy.rows) if policy.rows else published_table(policy.table or "")
+            asked = table[np.minimum(day, len(table) - 1)].astype(np.float64)
+
+    asked = np.minimum(np.floor(asked + 0.5), policy.maximum)
+    volumes = [min(asked[0], policy.start)]
+    while volumes[-1] < asked[-1]:
+        volumes.append(min(asked[len(volumes)], _most_after(volumes[-1], policy)))
+    return np.array(volumes, dtype=np.int64)
+
+
+@cache
+def published_table(name: str) -> Integers:
+    """Return a published table as mails per day, one per sending day: the only place where units are converted.
+
+    A row holds until the next one begins. The first day of week w is day 7 (w - 1) + 1, that of age a is day a + 1;
+    an hourly limit allows 24 times as much in a day.
+    """
+    with (PUBLISHED / f"{name}.csv").open(newline="") as lines:
+        rows = [(int(row["position"]), int(row["volume"])) for row in csv.DictReader(lines)]
+    source = _sources()[name]
+    days_each, first = {"day": (1, 1), "week": (7, 1), "age_in_days": (1, 0)}[source["position_unit"]]
+    hours = {"mails_per_day": 1, "mails_per_hour": 24}[source["volume_unit"]]
+    begins = np.array([(position - first) * days_each for position, _ in rows])
+    volumes = np.array([volume * hours for _, volume in rows], dtype=np.int64)
+    return volumes[np.searchsorted(begins, np.arange(begins[-1] + 1), side="right") - 1]
+
+
+def ramp_today(policy: RampPolicy, senders: pd.DataFrame) -> pd.DataFrame:
+    """Return each sender's place on the ramp today, on the index of ``senders``.
+
+    Columns in:
+        ``sending_days`` int64: earlier local days with warm-up mail since the ramp's start.
+        ``last_row`` int64: ``ramp_row`` of the last such day; 0 if there is none.
+        ``last_volume`` float64, mails: ``ramp_volume`` of the last such day; null if there is none.
+        ``idle_days`` int64: local days from that day to today; 0 when it was yesterday or there is none.
+        ``score`` float64, 0-100, null without evidence; read by an engagement-driven ramp only.
+
+    Columns out:
+        ``ramp_day`` int64: the number of this sending day, from 1.
+        ``ramp_row`` int64: the row of the ramp that applies, from 1.
+        ``ramp_volume`` int64, mails.
+        ``ramp_move`` Categorical of `MOVES`: what brought the sender to that row.
+
+    After 7-30 idle days the sender goes ceil(idle / 7) rows back from its last row, after more than 30 it starts
+    again: SendGrid re-warms after 30 days, and "most ISPs only store reputation data for 30 days" (Braze); the
+    rows in between are our rule. After a change of policy the last row is the one that has the last volume in the new
+    ramp, else the last row below it, and the growth bound holds across the change. Without a last volume the ramp
+    starts at row 1, whatever else is known: an error must never look like a warm sender.
+    """
+    rows = ramp_rows(policy)
+    idle = senders["idle_days"].to_numpy(dtype=np.int64)
+    last_volume = senders["last_volume"].to_numpy(dtype=np.float64)
+    never = np.isnan(last_volume)
+
+    first_alike = np.searchsorted(rows, last_volume, side="left") + 1
+    last_alike = np.searchsorted(rows, last_volume, side="right")
+    last_row = np.minimum(np.maximum(senders["last_row"].to_numpy(dtype=np.int64), first_alike), last_alike)
+
+    score_move = np.ones(len(senders), dtype=np.int64)
+    if isinstance(policy, EngagementRamp):
+        score = senders["score"].to_numpy(dtype=np.float64)
+        score_move = (score >= policy.advance_from).astype(np.int64) - (score < policy.step_back_below)
+
+    cases = [never, idle > _FORGOTTEN_DAYS, idle >= _DORMANT_DAYS]
+    rows_back = np.ceil(idle / _DORMANT_DAYS).astype(np.int64)
+    row = np.clip(np.select(cases, [1, 1, last_row - rows_back], default=last_row + score_move), 1, len(rows))
+    move = np.select(
+        [*cases, row > last_row, row < last_row],
+        [MOVES.index(name) for name in ("starts", "idle_restarts", "idle_steps_back", "advances", "score_steps_back")],
+        default=MOVES.index("holds"),
+    )
+    volume = np.where(never, rows[row - 1], np.fmin(rows[row - 1], _most_after(last_volume, policy)))
+    return pd.DataFrame(
+        {
+            "ramp_day": senders["sending_days"].to_numpy(dtype=np.int64) + 1,
+            "ramp_row": row,
+            "ramp_volume": volume.astype(np.int64),
+            "ramp_move": pd.Categorical.from_codes(move, categories=pd.Index(MOVES)),
+        },
+        index=senders.index,
+    )
+
+
+def _most_after(volume: Any, policy: _Ramp) -> Any:
+    """Return the most that may follow ``volume`` on the next sending day."""
+    return np.maximum(np.floor(volume * policy.max_daily_growth), volume + _SMALL_STEP)
+
+
+@cache
+def _sources() -> dict[str, dict[str, str]]:
+    with (PUBLISHED / "sources.csv").open(newline="") as lines:
+        return {row["name"]: row for row in csv.DictReader(lines)}
