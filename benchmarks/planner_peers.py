@@ -27,19 +27,19 @@ from sqlalchemy import Connection, Engine, text
 
 from benchmarks import world as sending_world
 from emberflow.clock import ManualClock
-from emberflow.database.bulk import read_frame
+from emberflow.database.bulk import read_numbers
 from emberflow.database.engine import connect
 from emberflow.queue_manager import plan, planner
 from emberflow.queue_manager.policies import in_force
 from emberflow.simulation.generator import Sizes, World
 
 # The senders of the plan, in an order that has nothing to do with their ids, and how many slots each of them has.
-_SERVED = text("""
+_SERVED = """
     select sender_id, count(*) as slots
     from ops.scheduled_tasks
     group by sender_id
     order by md5(sender_id::text)
-""")
+"""
 _SEATS = text("""
     create temporary table seats on commit drop as
     select
@@ -162,9 +162,9 @@ def pandas_loop(engine: Engine, world: World, sample: int) -> dict[str, Any]:
     columns = ["sender_id", "bot_id", "last_contact"]
     pairs = pd.concat([chunk[columns] for chunk in world.pairs()], ignore_index=True)
     with engine.begin() as connection:
-        served = read_frame(connection, _SERVED)
+        served = read_numbers(connection, _SERVED)
         _seats(connection, world.at)
-        bots = read_frame(connection, text("select bot_id, seats from seats order by bot_id"))
+        bots = read_numbers(connection, "select bot_id, seats from seats order by bot_id")
     rested = pd.Timestamp(world.at) - pd.Timedelta(hours=72)
     started = time.perf_counter()
     for sender_id, slots in served.head(sample).itertuples(index=False):
@@ -181,7 +181,7 @@ def pandas_loop(engine: Engine, world: World, sample: int) -> dict[str, Any]:
 def order_by_random(engine: Engine, world: World, sample: int) -> dict[str, Any]:
     """Choose bots by one statement per sender, in one transaction."""
     with engine.begin() as connection:
-        served = read_frame(connection, _SERVED)
+        served = read_numbers(connection, _SERVED)
         _seats(connection, world.at)
         cursor = connection.connection.cursor()
         cursor.execute("create index on seats (bot_id)")

@@ -176,6 +176,9 @@ sender_days = Table(
     Column("sender_id", BigInteger, ForeignKey(senders.c.id), primary_key=True),
     Column("local_day", Date, primary_key=True, comment="day of the sender's own zone"),
     Column("ramp_day", Integer, nullable=False, comment="n-th day with at least one warm-up mail, from 1"),
+    Column(
+        "ramp_row", Integer, nullable=False, server_default="1", comment="row of the ramp that the day is on, from 1"
+    ),
     Column("ramp_volume", Integer, nullable=False),
     Column(
         "score",
@@ -185,6 +188,7 @@ sender_days = Table(
     Column("health_multiplier", Double, nullable=False),
     Column("daily_factor", Double, nullable=False),
     Column("warmup_quota", Integer, nullable=False),
+    Column("cold_quota", Integer, nullable=False, server_default="0", comment="0 until the sender has graduated"),
     Column("total_quota", Integer, nullable=False, comment="cap over warm-up, cold mail and replies together"),
     Column("warmup_sent", Integer, nullable=False, server_default="0"),
     Column("reply_sent", Integer, nullable=False, server_default="0"),

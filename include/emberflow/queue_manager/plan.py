@@ -16,7 +16,7 @@ import pandas as pd
 
 from emberflow.bots.history import History
 from emberflow.bots.limits import available_seats
-from emberflow.bots.selection import Selection, select_bots
+from emberflow.bots.selection import Selection, SelectionPolicy, eligible_bots, select_bots
 from emberflow.clock import HOUR
 from emberflow.queue_manager.plan_inputs import PlanInputs, sha256
 from emberflow.senders.pacing import open_windows, pace, planning_span
@@ -63,9 +63,9 @@ def compute(
     windows = open_windows(inputs.senders[["sender_id", "zone"]], inputs.start, policy.pacing, seed)
     spans = planning_span(windows, inputs.start, hour + HOUR, policy.pacing)
     day = _beside(inputs.senders, spans, windows)
-    day["ramp_day"] = day["sending_days"] + 1
     day = daily_quota(day, policy.ramp, policy.quota, seed)
-    day["wanted"] = slots_for_hour(day, hour, seed)
+    day = _within_the_pool(day, inputs.bots, policy.selection)
+    day["wanted"] = slots_for_hour(day, hour, seed)["warmup_slots"]
     on_phase("quota")
 
     seats = available_seats(inputs.bots, inputs.start, policy.bots)
@@ -77,6 +77,14 @@ def compute(
     slots = selection.picks.merge(times, on=["sender_id", "ordinal"], validate="one_to_one")
     on_phase("pace")
     return Plan(day, bots, selection, slots)
+
+
+def _within_the_pool(day: pd.DataFrame, bots: pd.DataFrame, policy: SelectionPolicy) -> pd.DataFrame:
+    """Shrink the quotas of senders whom too few bots may serve (B-F9), to one mail at least."""
+    eligible = eligible_bots(day, bots).to_numpy()
+    quota = day["warmup_quota"].to_numpy()
+    shrunk = np.maximum(quota * eligible // policy.minimum_bots, np.minimum(quota, 1))
+    return day.assign(eligible_bots=eligible, warmup_quota=np.where(eligible < policy.minimum_bots, shrunk, quota))
 
 
 def _demand(day: pd.DataFrame) -> pd.DataFrame:

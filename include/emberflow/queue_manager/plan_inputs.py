@@ -64,6 +64,7 @@ _SENDERS: Final = f"""
         mailboxes.next_send_at,
         here.local_day,
         coalesce(last.ramp_day, 0) as sending_days,
+        coalesce(last.ramp_row, 0) as last_row,
         last.ramp_volume::double precision as last_volume,
         coalesce(here.local_day - last.local_day - 1, 0) as idle_days,
         coalesce(today.warmup_sent, 0) as warmup_sent,
@@ -74,7 +75,7 @@ _SENDERS: Final = f"""
     cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day) as here
     left join ops.sender_days as today on today.sender_id = senders.id and today.local_day = here.local_day
     left join lateral (
-        select earlier.local_day, earlier.ramp_day, earlier.ramp_volume
+        select earlier.local_day, earlier.ramp_day, earlier.ramp_row, earlier.ramp_volume
         from ops.sender_days as earlier
         where earlier.sender_id = senders.id
             and earlier.local_day < here.local_day
@@ -126,8 +127,9 @@ class PlanInputs:
     ``start`` is the earliest instant that may be planned. ``senders``, one row each, by ``sender_id``: ``mailbox_id``,
     ``domain``, ``owner``, ``ip_group`` int64 (-1: none); ``zone`` Categorical; ``local_day`` datetime64[s];
     ``not_before`` datetime64[us, UTC] (null: free), when the gap after the last mail, made or planned, ends;
-    ``sending_days``, ``idle_days`` int64; ``last_volume``, ``score``, ``placements``, ``inbox_rate`` float64 (null:
-    none); ``warmup_used``, ``cold_used``, ``total_used`` int64, made or planned today.
+    ``sending_days``, ``last_row``, ``idle_days``, ``placements``, ``cold_peak`` int64; ``last_volume``, ``score``,
+    ``inbox_rate``, ``domain_age_days`` float64 (null: none); ``in_campaign`` bool;
+    ``warmup_used``, ``cold_used``, ``total_used`` int64, made or planned today.
 
     ``bots``, by ``bot_id``: ``mailbox_id``, the groups and ``zone`` likewise; ``provider`` int64; ``born_at``,
     ``cooldown_until`` datetime64[us, UTC]; ``interaction_limits`` float64 (null: none); ``inbound_used`` int64.
@@ -157,6 +159,13 @@ def read(
     uncounted = slots[slots["is_uncounted"]]
     senders = _with_open_mail(senders, uncounted).assign(zone=_named(senders["zone"], zones))
     senders = senders.merge(_scores(connection, policy), on="sender_id", how="left", validate="one_to_one")
+    # Campaigns are not here yet: nobody sends cold mail, and no domain's age is known.
+    senders = senders.assign(
+        placements=senders["placements"].fillna(0).astype("int64"),
+        in_campaign=False,
+        domain_age_days=np.nan,
+        cold_peak=0,
+    )
     bots = _with_open_inbound(bots, uncounted).assign(zone=_named(bots["zone"], zones))
     planned = slots.loc[slots["bot_id"] > 0, ["sender_id", "bot_id", "is_first", "target_time"]]
     return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, planned)

@@ -51,36 +51,41 @@ _TASK_COLUMNS: Final = (
 _ROWS_AT_ONCE: Final = 20_000  # some 8 MB of text
 
 _DAY_COLUMNS: Final = (
-    "sender_id", "local_day", "ramp_day", "ramp_volume", "score", "health_multiplier", "daily_factor", "warmup_quota",
-    "total_quota",
+    "sender_id", "local_day", "ramp_day", "ramp_row", "ramp_volume", "score", "health_multiplier", "daily_factor",
+    "warmup_quota", "cold_quota", "total_quota",
 )  # fmt: skip
 _NEW_DAYS: Final = text("""
     create temporary table new_days (
-        sender_id bigint, local_day date, ramp_day bigint, ramp_volume bigint, score double precision,
-        health_multiplier double precision, daily_factor double precision, warmup_quota bigint, total_quota bigint
+        sender_id bigint, local_day date, ramp_day bigint, ramp_row bigint, ramp_volume bigint, score double precision,
+        health_multiplier double precision, daily_factor double precision, warmup_quota bigint, cold_quota bigint,
+        total_quota bigint
     ) on commit drop
 """)
 # What was already sent today always stays allowed. A day that is as it was is not written.
 _WRITE_DAYS: Final = text("""
     insert into ops.sender_days as today
-        (sender_id, local_day, ramp_day, ramp_volume, score, health_multiplier, daily_factor, warmup_quota, total_quota)
+        (sender_id, local_day, ramp_day, ramp_row, ramp_volume, score, health_multiplier, daily_factor, warmup_quota,
+        cold_quota, total_quota)
     select
-        sender_id, local_day, ramp_day, ramp_volume, nullif(score, 'NaN'), health_multiplier, daily_factor,
-        warmup_quota, total_quota
+        sender_id, local_day, ramp_day, ramp_row, ramp_volume, nullif(score, 'NaN'), health_multiplier, daily_factor,
+        warmup_quota, cold_quota, total_quota
     from new_days
     order by sender_id
     on conflict (sender_id, local_day) do update
     set ramp_day = excluded.ramp_day,
+        ramp_row = excluded.ramp_row,
         ramp_volume = greatest(excluded.ramp_volume, today.warmup_sent),
         score = excluded.score,
         health_multiplier = excluded.health_multiplier,
         daily_factor = excluded.daily_factor,
         warmup_quota = excluded.warmup_quota,
+        cold_quota = excluded.cold_quota,
         total_quota = greatest(excluded.total_quota, today.warmup_sent + today.reply_sent + today.cold_sent)
-    where (today.ramp_day, today.ramp_volume, today.score, today.health_multiplier, today.daily_factor,
-            today.warmup_quota, today.total_quota)
-        is distinct from (excluded.ramp_day, excluded.ramp_volume, excluded.score, excluded.health_multiplier,
-            excluded.daily_factor, excluded.warmup_quota, excluded.total_quota)
+    where (today.ramp_day, today.ramp_row, today.ramp_volume, today.score, today.health_multiplier, today.daily_factor,
+            today.warmup_quota, today.cold_quota, today.total_quota)
+        is distinct from (excluded.ramp_day, excluded.ramp_row, excluded.ramp_volume, excluded.score,
+            excluded.health_multiplier, excluded.daily_factor, excluded.warmup_quota, excluded.cold_quota,
+            excluded.total_quota)
 """)
 _RUN: Final = text("""
     select plan_runs.*, plan_inputs.body, policies.document

@@ -94,6 +94,29 @@ def upgrade() -> None:
             "bot_sender_interactions", sa.Column(column, sa.DateTime(timezone=True), comment=comment), schema="ops"
         )
     op.execute(_FILL_SENT_AT)
+    op.add_column(
+        "sender_days",
+        sa.Column(
+            "ramp_row",
+            sa.Integer(),
+            server_default="1",
+            nullable=False,
+            comment="row of the ramp that the day is on, from 1",
+        ),
+        schema="ops",
+    )
+    op.execute("update ops.sender_days set ramp_row = ramp_day")
+    op.add_column(
+        "sender_days",
+        sa.Column(
+            "cold_quota",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="0 until the sender has graduated",
+        ),
+        schema="ops",
+    )
 
     for column in _FOREIGN_KEYS:
         op.drop_constraint(op.f(f"fk_scheduled_tasks_{column}"), "scheduled_tasks", schema="ops")
@@ -214,5 +237,7 @@ def downgrade() -> None:
 
     for column in ("sent_at_3", "sent_at_2", "sent_at_1"):
         op.drop_column("bot_sender_interactions", column, schema="ops")
+    for column in ("cold_quota", "ramp_row"):
+        op.drop_column("sender_days", column, schema="ops")
     op.drop_column("plan_runs", "planned_from", schema="ops")
     op.drop_column("mailboxes", "owner", schema="ops")
