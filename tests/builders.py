@@ -17,6 +17,8 @@ Row = dict[str, Any]
 _INSTANTS = [
     "opens_at",
     "closes_at",
+    "lunch_at",
+    "lunch_ends_at",
     "span_start",
     "span_end",
     "not_before",
@@ -33,6 +35,7 @@ _DTYPES = dict.fromkeys(_INSTANTS, "datetime64[us, UTC]") | {
     "last_volume": "float64",
     "domain_age_days": "float64",
     "inbox_rate": "float64",
+    "interaction_limits": "float64",
 }
 
 
@@ -100,6 +103,8 @@ def a_span(sender_id: int = 1, seconds: float = 3600, **changes: Any) -> Row:
         "sender_id": sender_id,
         "span_start": MONDAY_NOON,
         "span_end": MONDAY_NOON + timedelta(seconds=seconds),
+        "lunch_at": MONDAY_NOON,
+        "lunch_ends_at": MONDAY_NOON,
         "not_before": None,
     }
     return row | changes
@@ -109,8 +114,10 @@ def a_bot(bot_id: int = 1, **changes: Any) -> Row:
     """A grown, idle bot: input of ``available_seats`` and ``select_bots``."""
     row = {
         "bot_id": bot_id,
-        "domain": "bots.example",
-        "status": "active",
+        "domain": 9_000,
+        "owner": -1,
+        "ip_group": -1,
+        "provider": 1,
         "born_at": MONDAY_NOON - timedelta(days=100),
         "zone": "UTC",
         "interaction_limits": None,
@@ -124,7 +131,16 @@ def a_bot(bot_id: int = 1, **changes: Any) -> Row:
 
 def a_slot(sender_id: int = 1, ordinal: int = 1, **changes: Any) -> Row:
     """A warm-up slot that asks for a bot: demand of ``select_bots``."""
-    return {"sender_id": sender_id, "ordinal": ordinal, "ramp_day": 1, "domain": "sender.example"} | changes
+    row = {
+        "sender_id": sender_id,
+        "ordinal": ordinal,
+        "ramp_day": 1,
+        "nth": ordinal - 1,
+        "domain": 1_000,
+        "owner": -1,
+        "ip_group": -1,
+    }
+    return row | changes
 
 
 def a_pair(sender_id: int = 1, bot_id: int = 1, **changes: Any) -> Row:

@@ -1,7 +1,9 @@
-"""Who receives what: hard rules, tiers, weights, and the evidence for each choice."""
+"""Who receives what: hard rules, tiers, shares, fairness, and the evidence for each choice."""
 
 from __future__ import annotations
 
+import math
+import random
 from collections import Counter
 from datetime import timedelta
 from typing import Any
@@ -10,14 +12,18 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from emberflow.bots.selection import Selection, SelectionPolicy, select_bots, virgin_share
+from emberflow.bots.history import PairsInMemory
+from emberflow.bots.selection import Selection, SelectionPolicy, eligible_bots, select_bots, virgin_share
 from tests.builders import MONDAY_NOON, Row, a_bot, a_pair, a_slot, frame
+from tests.unit.bots.reference import fill, tier_of
 
 STANDARD = SelectionPolicy()
 ALWAYS_VIRGIN = SelectionPolicy(virgin_share_floor=1)
 NEVER_VIRGIN = SelectionPolicy(virgin_share_floor=0, virgin_days=1)
 NO_PAIRS = frame(a_pair()).iloc[:0]
+World = tuple[list[Row], list[Row], list[Row]]
 
 
 def select(
@@ -27,8 +33,10 @@ def select(
     policy: SelectionPolicy = STANDARD,
     **names: Any,
 ) -> Selection:
-    history = frame(*pairs) if pairs else NO_PAIRS
-    return select_bots(frame(*slots), frame(*bots), history, policy, **{"seed": 1, "hour": MONDAY_NOON} | names)
+    demand = frame(*slots) if slots else frame(a_slot()).iloc[:0]
+    supply = frame(*bots) if bots else frame(a_bot()).iloc[:0]
+    history = PairsInMemory(frame(*pairs) if pairs else NO_PAIRS)
+    return select_bots(demand, supply, history, policy, **{"seed": 1, "hour": MONDAY_NOON} | names)
 
 
 def met(hours_ago: float, bot_id: int = 1, sent_7d: int = 1) -> Row:
@@ -36,28 +44,35 @@ def met(hours_ago: float, bot_id: int = 1, sent_7d: int = 1) -> Row:
 
 
 def only(selection: Selection) -> Row:
-    assert len(selection.decisions) == 1
-    return dict(selection.decisions.iloc[0])
+    (pick,) = selection.picks.to_dict("records")
+    return pick
 
 
-# A small world: few bots, few domains, short histories, so that every rule binds somewhere.
-domains = st.sampled_from(["a.example", "b.example", "C.example"])
+# A small world: few bots, few groups, short histories, so that every rule binds somewhere.
+groups = st.sampled_from([-1, 1, 2, 3])
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[list[Row], list[Row], list[Row]]:
-    senders, n_bots = draw(st.integers(1, 4)), draw(st.integers(1, 6))
+def worlds(draw: st.DrawFn) -> World:
+    senders, n_bots = draw(st.integers(1, 5)), draw(st.integers(1, 7))
     slots = [
-        a_slot(sender, ordinal, ramp_day=ramp_day, domain=domain)
+        a_slot(sender, ordinal, ramp_day=ramp_day, domain=domain, owner=owner)
         for sender in range(1, senders + 1)
-        for ramp_day, domain in [(draw(st.integers(1, 30)), draw(domains))]
+        for ramp_day, domain, owner in [(draw(st.integers(1, 30)), draw(groups), draw(groups))]
         for ordinal in range(1, draw(st.integers(1, 4)) + 1)
     ]
     bots = [
-        a_bot(n, domain=draw(domains), seats=draw(st.integers(0, 3)), weight=draw(st.floats(0.1, 9)))
+        a_bot(
+            n,
+            domain=draw(groups),
+            owner=draw(groups),
+            provider=draw(st.integers(1, 3)),
+            seats=draw(st.integers(0, 3)),
+            weight=draw(st.floats(0.1, 9)),
+        )
         for n in range(1, n_bots + 1)
     ]
-    known = draw(st.sets(st.tuples(st.integers(1, senders), st.integers(1, n_bots + 2)), max_size=12))
+    known = draw(st.sets(st.tuples(st.integers(1, senders), st.integers(1, n_bots + 2)), max_size=14))
     pairs = [
         a_pair(
             sender,
@@ -70,66 +85,103 @@ def worlds(draw: st.DrawFn) -> tuple[list[Row], list[Row], list[Row]]:
     return slots, bots, pairs
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(worlds(), st.integers(0, 2**40))
-def test_no_rule_is_ever_broken_and_nobody_is_left_out_without_cause(
-    world: tuple[list[Row], list[Row], list[Row]], seed: int
-) -> None:
-    """Q-B7 and B-F3: replays the decisions in serving order against the rules, stated once more."""
+def test_no_rule_is_ever_broken_and_nobody_is_left_out_without_cause(world: World, seed: int) -> None:
+    """Q-B7, B-B3 and B-F3, against the rules as the reference states them."""
     slots, bots, pairs = world
-    decisions = select(slots, bots, pairs, seed=seed).decisions
-    domain_of = {slot["sender_id"]: slot["domain"].lower() for slot in slots}
+    selection = select(slots, bots, pairs, seed=seed)
+    picks, unfilled = selection.picks.to_dict("records"), selection.unfilled.to_dict("records")
+    slot_of = {(slot["sender_id"], slot["ordinal"]): slot for slot in slots}
+    bot_of = {bot["bot_id"]: bot for bot in bots}
     history = {(pair["sender_id"], pair["bot_id"]): pair for pair in pairs}
-    free = {bot["bot_id"]: bot["seats"] for bot in bots}
-    taken: set[tuple[int, int]] = set()
 
-    def tier_of(sender: int, bot: Row) -> str | None:
-        pair = history.get((sender, bot["bot_id"]))
-        hours = None if pair is None else (MONDAY_NOON - pair["last_contact"]) / timedelta(hours=1)
-        if (
-            free[bot["bot_id"]] == 0
-            or bot["domain"].lower() == domain_of[sender]
-            or (sender, bot["bot_id"]) in taken
-            or (hours is not None and hours < 24)
-            or (pair is not None and pair["sent_7d"] >= 3)
-        ):
-            return None
-        if hours is None:
-            return "virgin"
-        return "active" if hours < 72 else "probabilistic"
+    def tier(slot: Row, bot: Row) -> str | None:
+        return tier_of(slot, bot, history.get((slot["sender_id"], bot["bot_id"])), STANDARD, MONDAY_NOON)
 
-    for row in decisions.to_dict("records"):
-        sender = row["sender_id"]
-        tiers = {bot["bot_id"]: tier_of(sender, bot) for bot in bots}
-        present = set(tiers.values()) - {None}
-        other = "probabilistic" if row["asked_tier"] == "virgin" else "virgin"
-        expected = next((name for name in (row["asked_tier"], other, "active") if name in present), None)
-        eligible = [bot for bot, tier in tiers.items() if tier == expected]
-        if expected is None:
-            assert pd.isna(row["bot_id"])
-            assert pd.isna(row["tier"])
-            assert sum(row["rejected"].values()) == len(bots)
-            continue
-        assert row["tier"] == expected
-        assert row["bot_id"] in eligible
-        assert len(row["runners_up"]) == min(3, len(eligible) - 1)
-        keys = [row["key"], *(other["key"] for other in row["runners_up"])]
-        assert keys == sorted(keys)
-        free[row["bot_id"]] -= 1
-        taken.add((sender, row["bot_id"]))
-    assert sorted(zip(decisions["sender_id"], decisions["ordinal"], strict=True)) == sorted(
-        (slot["sender_id"], slot["ordinal"]) for slot in slots
-    )
+    told = [(row["sender_id"], row["ordinal"]) for row in (*picks, *unfilled)]
+    assert sorted(told) == sorted(slot_of)
+    assert len(picks) == len({(pick["sender_id"], pick["bot_id"]) for pick in picks})
+    used = Counter(pick["bot_id"] for pick in picks)
+    assert all(used[bot_id] <= bot["seats"] for bot_id, bot in bot_of.items())
+    for pick in picks:
+        assert pick["tier"] == tier(slot_of[pick["sender_id"], pick["ordinal"]], bot_of[pick["bot_id"]])
+
+    left = [bot for bot in bots if used[bot["bot_id"]] < bot["seats"]]
+    mates = {(pick["sender_id"], pick["bot_id"]) for pick in picks}
+    for row in (*picks, *unfilled):
+        slot = slot_of[row["sender_id"], row["ordinal"]]
+        possible = {tier(slot, bot) for bot in left if (row["sender_id"], bot["bot_id"]) not in mates} - {None}
+        if "bot_id" not in row:
+            assert not possible
+            assert (row["reason"] == "no_seat") == (not left)
+        elif row["tier"] == "active":
+            assert possible <= {"active"}
+        elif row["asked_tier"] == "virgin" and row["tier"] != "virgin":
+            assert "virgin" not in possible
 
 
-@settings(max_examples=50, deadline=None)
+def a_random_world(luck: random.Random) -> World:
+    """A few senders and bots of few groups, with seats for less or more than is asked for."""
+
+    def group() -> int:
+        return luck.choice([-1, 1, 2, 3, 4])
+
+    senders, bots, seats = luck.randint(1, 8), luck.randint(1, 12), luck.choice([1, 2, 4])
+    slots = [
+        a_slot(sender, ordinal, ramp_day=day, domain=domain, owner=owner)
+        for sender in range(1, senders + 1)
+        for day, domain, owner in [(luck.randint(1, 40), group(), group())]
+        for ordinal in range(1, luck.randint(1, 4) + 1)
+    ]
+    supply = [
+        a_bot(n, domain=group(), owner=group(), provider=n % 3, seats=luck.randint(0, seats))
+        for n in range(1, bots + 1)
+    ]
+    pairs = [
+        a_pair(s, b, sent_7d=luck.randint(0, 4), last_contact=MONDAY_NOON - timedelta(hours=luck.randint(0, 200)))
+        for s in range(1, senders + 1)
+        for b in range(1, bots + 1)
+        if luck.random() < 0.4
+    ]
+    return slots, supply, pairs
+
+
+def test_nearly_as_many_slots_are_filled_as_by_the_reference() -> None:
+    """Over hundreds of worlds in which nearly everything is scarce: within one and a half percent together."""
+    ours = theirs = 0
+    for number in range(300):
+        luck = random.Random(number)  # noqa: S311 - worlds, not secrets
+        world = a_random_world(luck)
+        ours += len(select(*world, seed=number).picks)
+        theirs += fill(*world, STANDARD, MONDAY_NOON, luck)
+    assert ours >= theirs * 0.985
+
+
+def test_as_many_slots_are_filled_as_by_the_reference_in_larger_worlds() -> None:
+    """Within one percent, with seats for half, for all and for twice of the demand."""
+    luck = random.Random(7)  # noqa: S311 - worlds, not secrets
+    for seats in (1, 2, 4):
+        slots = [a_slot(n, k, ramp_day=luck.randint(1, 40), domain=n % 10) for n in range(1, 61) for k in range(1, 5)]
+        bots = [a_bot(n, seats=seats, domain=n % 14, provider=n % 3) for n in range(1, 121)]
+        pairs = [
+            a_pair(n, b, sent_7d=luck.randint(0, 3), last_contact=MONDAY_NOON - timedelta(hours=luck.randint(0, 300)))
+            for n in range(1, 61)
+            for b in luck.sample(range(1, 121), 60)
+        ]
+        ours = len(select(slots, bots, pairs).picks)
+        theirs = max(fill(slots, bots, pairs, STANDARD, MONDAY_NOON, random.Random(n)) for n in range(3))  # noqa: S311
+        assert ours >= theirs * 0.99
+
+
+@settings(max_examples=60, deadline=None)
 @given(worlds(), st.randoms(use_true_random=False))
-def test_the_order_of_rows_changes_nothing(world: tuple[list[Row], list[Row], list[Row]], shuffler: Any) -> None:
+def test_the_order_of_rows_changes_nothing(world: World, shuffler: Any) -> None:
     """Q-F1."""
     first = select(*world)
     mixed = select(*(shuffler.sample(rows, len(rows)) for rows in world))
     pd.testing.assert_frame_equal(first.picks, mixed.picks)
-    pd.testing.assert_frame_equal(first.decisions, mixed.decisions)
+    pd.testing.assert_frame_equal(first.unfilled, mixed.unfilled)
 
 
 def test_another_seed_or_hour_makes_another_plan() -> None:
@@ -148,113 +200,193 @@ def test_exploration_starts_high_and_settles_at_one_slot_in_five() -> None:
 
 def test_slots_ask_for_a_virgin_bot_as_often_as_the_share_says() -> None:
     slots = [a_slot(n, ramp_day=7) for n in range(2000)]
-    asked = select(slots, [a_bot(seats=2000)]).decisions["asked_tier"]
-    assert (asked == "virgin").mean() == pytest.approx(0.5, abs=0.03)
+    asked = Counter(select(slots, []).unfilled["asked_tier"])
+    assert 940 < asked["virgin"] < 1060
 
 
 def test_a_slot_that_asks_for_a_virgin_bot_gets_one_while_there_is_one() -> None:
-    """Q-B7."""
-    decision = only(select([a_slot()], [a_bot(1, weight=1000.0), a_bot(2)], [met(100)], ALWAYS_VIRGIN))
-    assert (decision["bot_id"], decision["asked_tier"], decision["tier"]) == (2, "virgin", "virgin")
+    """Q-B7: also when all but one of a hundred are known."""
+    pairs = [met(200, bot_id) for bot_id in range(1, 101) if bot_id != 77]
+    bots = [a_bot(n, seats=1) for n in range(1, 101)]
+    assert only(select([a_slot()], bots, pairs, ALWAYS_VIRGIN))["bot_id"] == 77
 
 
 @pytest.mark.parametrize(
-    ("policy", "hours_ago", "asked", "used"),
+    ("policy", "pairs", "asked", "tier"),
     [
-        (ALWAYS_VIRGIN, 100, "virgin", "probabilistic"),
-        (NEVER_VIRGIN, 100, "probabilistic", "probabilistic"),
-        (ALWAYS_VIRGIN, 30, "virgin", "active"),
-        (NEVER_VIRGIN, 30, "probabilistic", "active"),
-        (NEVER_VIRGIN, 72, "probabilistic", "probabilistic"),
+        (ALWAYS_VIRGIN, [met(200)], "virgin", "probabilistic"),
+        (NEVER_VIRGIN, [], "probabilistic", "virgin"),
+        (ALWAYS_VIRGIN, [met(30)], "virgin", "active"),
+        (NEVER_VIRGIN, [met(30)], "probabilistic", "active"),
     ],
 )
 def test_an_empty_tier_falls_through_and_both_tiers_are_recorded(
-    policy: SelectionPolicy, hours_ago: float, asked: str, used: str
+    policy: SelectionPolicy, pairs: list[Row], asked: str, tier: str
 ) -> None:
-    """Q-B7: with one bot there is only one tier to end in."""
-    decision = only(select([a_slot()], [a_bot()], [met(hours_ago)], policy))
-    assert (decision["asked_tier"], decision["tier"]) == (asked, used)
+    """Q-B7"""
+    pick = only(select([a_slot(ramp_day=9)], [a_bot()], pairs, policy))
+    assert (pick["asked_tier"], pick["tier"]) == (asked, tier)
 
 
 def test_a_pair_in_cooldown_is_set_aside_while_another_bot_is_left() -> None:
-    """B-F3."""
-    decision = only(select([a_slot()], [a_bot(1), a_bot(2)], [met(30, bot_id=1)], NEVER_VIRGIN))
-    assert decision["bot_id"] == 2
-    assert decision["rejected"] == {"cooldown": 1}
+    """B-F3"""
+    pairs = [met(30, 1), met(100, 2)]
+    for seed in range(20):
+        picks = select([a_slot(ramp_day=9)], [a_bot(1), a_bot(2)], pairs, NEVER_VIRGIN, seed=seed).picks
+        assert picks["bot_id"].tolist() == [2]
 
 
 @pytest.mark.parametrize(
     ("bot", "pairs", "reason"),
     [
+        (a_bot(domain=1_000), [], "no_eligible_bot"),
+        (a_bot(), [met(23)], "no_eligible_bot"),
+        (a_bot(), [met(100, sent_7d=3)], "no_eligible_bot"),
         (a_bot(seats=0), [], "no_seat"),
-        (a_bot(domain="Sender.Example"), [], "own_domain"),
-        (a_bot(), [met(23.9)], "same_day"),
-        (a_bot(), [met(-0.1)], "same_day"),
-        (a_bot(), [met(100, sent_7d=3)], "weekly_maximum"),
     ],
+    ids=["own domain", "met today", "three mails this week", "no seat"],
 )
 def test_a_slot_stays_unfilled_rather_than_break_a_hard_rule(bot: Row, pairs: list[Row], reason: str) -> None:
+    """B-F3"""
     selection = select([a_slot()], [bot], pairs)
-    decision = only(selection)
     assert selection.picks.empty
-    assert pd.isna(decision["bot_id"])
-    assert decision["rejected"] == {reason: 1}
+    assert selection.unfilled["reason"].tolist() == [reason]
+
+
+@pytest.mark.parametrize("group", ["domain", "owner", "ip_group"])
+def test_nobody_is_sent_to_a_mailbox_of_the_same_group_but_unknown_groups_match_nobody(group: str) -> None:
+    bots = [a_bot(1, **{group: 5}), a_bot(2, **{group: -1})]
+    assert only(select([a_slot(**{group: 5})], bots))["bot_id"] == 2
+    assert len(select([a_slot(1, 1, **{group: -1}), a_slot(1, 2, **{group: -1})], bots).picks) == 2
 
 
 def test_a_sender_meets_a_bot_once_per_plan() -> None:
-    selection = select([a_slot(1, 1), a_slot(1, 2)], [a_bot(seats=9)])
-    assert len(selection.picks) == 1
-    assert selection.decisions["rejected"].tolist() == [{}, {"same_day": 1}]
+    """B-F3"""
+    picks = select([a_slot(1, ordinal) for ordinal in range(1, 6)], [a_bot(1), a_bot(2)]).picks
+    assert sorted(picks["bot_id"]) == [1, 2]
 
 
-def test_first_ordinals_are_served_before_second_ones_so_nobody_starves() -> None:
-    slots = [a_slot(sender, ordinal) for sender in range(10) for ordinal in range(4, 9)]
-    picks = select(slots, [a_bot(n, seats=1) for n in range(20)]).picks
-    assert set(Counter(picks["sender_id"]).values()) == {2}
+def test_first_slots_are_served_before_second_ones_so_nobody_starves() -> None:
+    slots = [a_slot(sender, ordinal) for sender in range(1, 11) for ordinal in (1, 2, 3)]
+    picks = select(slots, [a_bot(n, seats=1) for n in range(1, 13)]).picks
+    assert sorted(Counter(picks["sender_id"]).values()) == [1] * 8 + [2] * 2
 
 
-def test_bots_are_drawn_in_proportion_to_their_weights() -> None:
-    """Three to one, unlike an order by weight x random, which would give five to one."""
-    slots = [a_slot(n) for n in range(4000)]
-    bots = [a_bot(1, weight=3.0, seats=10**9), a_bot(2, weight=1.0, seats=10**9)]
-    share = (select(slots, bots).picks["bot_id"] == 1).mean()
-    assert share == pytest.approx(0.75, abs=0.025)
+def test_when_seats_are_scarce_every_seat_is_used_and_young_senders_do_not_take_them_all() -> None:
+    """B-F9: eighty seats for a hundred slots, of senders who ask for virgins and senders who ask for partners."""
+    slots = [a_slot(n, ramp_day=1 if n <= 50 else 60) for n in range(1, 101)]
+    pairs = [a_pair(n, b) for n in range(51, 101) for b in range(1, 41)]
+    picks = select(slots, [a_bot(n, seats=1) for n in range(1, 81)], pairs).picks
+    assert len(picks) == 80
+    assert 30 <= (picks["sender_id"] <= 50).sum() <= 50
 
 
-def test_a_filling_bot_and_a_repeated_pair_lose_weight_and_the_decision_shows_it() -> None:
-    """Q-F2."""
-    slots = [a_slot(2, 1), a_slot(1, 2), a_slot(1, 1)]
-    decisions = select(slots, [a_bot(1, weight=3.0, seats=4)], [met(100, sent_7d=2)]).decisions
-    terms = decisions.set_index(["sender_id", "ordinal"])["terms"]
-    first, second = decisions["sender_id"].iloc[0], decisions["sender_id"].iloc[1]
-    assert terms[first, 1]["headroom"] == 1
-    assert terms[second, 1]["headroom"] == 0.75
-    assert terms[1, 1]["repeats"] == 0.25
-    assert terms[2, 1]["repeats"] == 1
-    filled = decisions.dropna(subset="bot_id")
-    for terms, weight in zip(filled["terms"], filled["weight"], strict=True):
-        assert weight == terms["bot"] * terms["headroom"] * terms["repeats"]
+def test_bots_are_drawn_in_proportion_to_weights_and_seats() -> None:
+    bots = [a_bot(1, weight=3.0, seats=1), a_bot(2, weight=1.0, seats=1), a_bot(3, weight=1.0, seats=2)]
+    drawn = Counter(only(select([a_slot(n)], bots, seed=n))["bot_id"] for n in range(700))
+    assert drawn[1] / 700 == pytest.approx(3 / 6, abs=0.06)
+    assert drawn[3] / 700 == pytest.approx(2 / 6, abs=0.06)
 
 
-def test_a_decision_names_its_draw_and_the_runners_up() -> None:
-    """Q-F2."""
-    decision = only(select([a_slot()], [a_bot(n) for n in range(9)]))
-    assert 0 < decision["draw"] < 1
-    assert [set(other) for other in decision["runners_up"]] == [{"bot_id", "weight", "draw", "key"}] * 3
-    assert decision["bot_id"] not in [other["bot_id"] for other in decision["runners_up"]]
+def test_a_repeated_partner_loses_weight() -> None:
+    bots, pairs = [a_bot(1), a_bot(2)], [met(100, 1, sent_7d=0), met(100, 2, sent_7d=2)]
+    drawn = Counter(only(select([a_slot(ramp_day=9)], bots, pairs, NEVER_VIRGIN, seed=n))["bot_id"] for n in range(300))
+    assert drawn[1] / 300 == pytest.approx(4 / 5, abs=0.08)
+
+
+def test_a_senders_partners_keep_to_the_shares_of_the_providers() -> None:
+    """B-F4: within ten points over seven days of five mails."""
+    bots = [a_bot(n, provider=n % 4, seats=5) for n in range(1, 201)]
+    shares = {0: 0.5, 1: 0.3, 2: 0.2}
+    provider_of = {bot["bot_id"]: bot["provider"] for bot in bots}
+    for sender in range(1, 21):
+        seen: Counter[int] = Counter()
+        for day in range(7):
+            slots = [a_slot(sender, ordinal, ramp_day=30 + day) for ordinal in range(1, 6)]
+            hour = MONDAY_NOON + timedelta(days=day)
+            seen.update(provider_of[bot] for bot in select(slots, bots, hour=hour, shares=shares).picks["bot_id"])
+        assert all(abs(seen[provider] / 35 - share) <= 0.1 for provider, share in (shares | {3: 0.0}).items())
+
+
+def test_an_exhausted_provider_gives_way_to_another_one() -> None:
+    """B-F4"""
+    bots = [a_bot(1, provider=1, seats=0), a_bot(2, provider=2)]
+    assert only(select([a_slot()], bots, shares={1: 1.0}))["bot_id"] == 2
+
+
+def test_over_a_fortnight_bots_share_the_load_by_their_seats() -> None:
+    """B-F10: Jain's index of load over seats."""
+    bots = [a_bot(n, seats=1 + n % 3, provider=n % 2) for n in range(1, 41)]
+    load: Counter[int] = Counter()
+    for hour in range(14 * 9):
+        slots = [a_slot(sender, 1, ramp_day=1 + hour // 9) for sender in range(1, 31)]
+        picks = select(slots, bots, hour=MONDAY_NOON + timedelta(hours=hour), policy=ALWAYS_VIRGIN).picks
+        load.update(picks["bot_id"])
+    per_seat = [load[bot["bot_id"]] / bot["seats"] for bot in bots]
+    jain = sum(per_seat) ** 2 / (len(per_seat) * sum(x * x for x in per_seat))
+    assert jain >= 0.98
+
+
+def test_bots_that_share_a_group_with_a_sender_do_not_count_for_it() -> None:
+    """B-F9"""
+    bots = frame(a_bot(1, domain=5), a_bot(2, domain=5, owner=7), a_bot(3, owner=7), a_bot(4))
+    senders = frame(a_slot(1, domain=5), a_slot(2, owner=7), a_slot(3, domain=5, owner=7), a_slot(4))
+    assert eligible_bots(senders, bots).tolist() == [2, 2, 1, 4]
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds(), st.integers(0, 2**40))
+def test_asking_for_evidence_changes_no_plan_and_the_evidence_fits_it(world: World, seed: int) -> None:
+    """Q-F2"""
+    slots, bots, pairs = world
+    plain = select(slots, bots, pairs, seed=seed)
+    bot_of = {(row["sender_id"], row["ordinal"]): row for row in plain.picks.to_dict("records")}
+    for slot in slots[:4]:
+        place = (slot["sender_id"], slot["ordinal"])
+        told = select(slots, bots, pairs, seed=seed, witness=place)
+        pd.testing.assert_frame_equal(told.picks, plain.picks)
+        evidence, pick = told.evidence, bot_of.get(place)
+        assert evidence is not None
+        if pick is None:
+            assert (evidence.bot_id, evidence.tier, evidence.draw) == (None, None, None)
+            continue
+        assert (evidence.bot_id, evidence.tier, evidence.asked_tier) == (
+            pick["bot_id"], pick["tier"], pick["asked_tier"],
+        )  # fmt: skip
+        assert evidence.draw is not None
+        assert 0 < evidence.draw < 1
+        assert evidence.weight == pytest.approx(math.prod(evidence.terms.values()))
+        assert evidence.key == pytest.approx(-math.log(evidence.draw) / evidence.weight)
+        assert pick["bot_id"] not in {other["bot_id"] for other in evidence.runners_up}
+        assert len(evidence.runners_up) <= 3
+
+
+def test_evidence_counts_who_was_refused_and_why() -> None:
+    """Q-F2"""
+    bots = [a_bot(1, domain=1_000), a_bot(2), a_bot(3), a_bot(4)]
+    pairs = [met(3, 2), met(50, 3, sent_7d=3)]
+    evidence = select([a_slot()], bots, pairs, ALWAYS_VIRGIN, witness=(1, 1)).evidence
+    assert evidence is not None
+    assert evidence.bot_id == 4
+    assert set(evidence.rejected) <= {"own_domain", "met_before"}
+    evidence = select([a_slot()], bots[:3], pairs, ALWAYS_VIRGIN, witness=(1, 1)).evidence
+    assert evidence is not None
+    assert evidence.bot_id is None
+    assert evidence.rejected == {"own_domain": 1, "met_before": 2}
 
 
 def test_nothing_asked_or_nobody_there_is_an_empty_plan_with_the_same_columns() -> None:
-    no_slots = select_bots(frame(a_slot()).iloc[:0], frame(a_bot()), NO_PAIRS, STANDARD, seed=1, hour=MONDAY_NOON)
-    no_bots = select_bots(frame(a_slot()), frame(a_bot()).iloc[:0], NO_PAIRS, STANDARD, seed=1, hour=MONDAY_NOON)
-    assert no_slots.decisions.empty
-    assert no_bots.picks.empty
-    assert len(no_bots.decisions) == 1
-    assert list(no_slots.decisions.columns) == list(no_bots.decisions.columns)
-    assert no_slots.decisions.dtypes.equals(no_bots.decisions.dtypes)
+    for selection in (select([], [a_bot()]), select([a_slot()], [])):
+        assert list(selection.picks.columns) == ["sender_id", "ordinal", "bot_id", "asked_tier", "tier"]
+        assert selection.picks.empty
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
 def test_a_bot_without_a_positive_weight_is_refused_by_name(weight: float) -> None:
-    with pytest.raises(ValueError, match=r"\[7\]"):
-        select([a_slot()], [a_bot(7, weight=weight)])
+    with pytest.raises(ValueError, match=r"bots need a positive weight: \[7\]"):
+        select([a_slot()], [a_bot(), a_bot(7, weight=weight)])
+
+
+def test_a_weekly_maximum_beyond_what_is_remembered_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        SelectionPolicy(pair_weekly_maximum=4)

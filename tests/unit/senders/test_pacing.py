@@ -10,21 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from emberflow.senders.pacing import PacingPolicy, next_opening, open_windows, pace, planning_span
+from emberflow.senders.pacing import PacingPolicy, common_windows, next_opening, open_windows, pace, planning_span
 from tests.builders import MONDAY_NOON, a_sender, a_span, frame
 
-STANDARD = PacingPolicy()
-ALL_DAY = PacingPolicy(window_start=time(0), window_end=time(0), weekdays=(0, 1, 2, 3, 4, 5, 6))
-DEMONSTRATION = PacingPolicy(window_start=time(0), window_end=time(0), gap_minimum_s=2, gap_jitter_s=1, spread_s=60)
+WHOLE = {"workday_start_spread_s": 0, "workday_end_spread_s": 0, "lunch_minimum_s": 0, "lunch_maximum_s": 0}
+STANDARD = PacingPolicy(**WHOLE)
+DRAWN = PacingPolicy()
+SEED = 1
+ALL_DAY = PacingPolicy(window_start=time(0), window_end=time(0), weekdays=(0, 1, 2, 3, 4, 5, 6), **WHOLE)
+DEMONSTRATION = PacingPolicy(
+    window_start=time(0), window_end=time(0), gap_minimum_s=2, gap_jitter_s=1, spread_s=60, **WHOLE
+)
 
 
 def window(zone: str, at: datetime, policy: PacingPolicy = STANDARD) -> tuple[date, datetime, datetime]:
-    row = open_windows(frame(a_sender(zone=zone)), at, policy).iloc[0]
-    return row["local_day"], row["opens_at"], row["closes_at"]
+    row = open_windows(frame(a_sender(zone=zone)), at, policy, SEED).iloc[0]
+    return row["local_day"].date(), row["opens_at"], row["closes_at"]
 
 
 def span(start: datetime, hour_end: datetime, policy: PacingPolicy = STANDARD, zone: str = "UTC") -> pd.Series:
-    windows = open_windows(frame(a_sender(zone=zone)), start, policy)
+    windows = open_windows(frame(a_sender(zone=zone)), start, policy, SEED)
     return planning_span(windows, start, hour_end, policy).iloc[0]
 
 
@@ -73,17 +78,17 @@ def test_a_window_until_midnight_is_as_long_as_the_local_day(zone: str, day: dat
 
 
 def test_a_window_that_a_clock_change_turns_around_stays_shut_that_day() -> None:
-    policy = PacingPolicy(window_start=time(2, 30), window_end=time(3, 15), weekdays=(6,))
+    policy = PacingPolicy(window_start=time(2, 30), window_end=time(3, 15), weekdays=(6,), **WHOLE)
     _, opens_at, closes_at = window("Europe/Berlin", datetime(2026, 3, 29, 12, tzinfo=UTC), policy)
     assert opens_at == closes_at
 
 
 def test_windows_keep_the_rows_and_types_of_the_senders() -> None:
     zones = frame(a_sender(1, zone="UTC"), a_sender(2, zone="Asia/Tokyo"), a_sender(3, zone="UTC"))
-    windows = open_windows(zones.set_index(pd.Index([7, 8, 9])), MONDAY_NOON, STANDARD)
+    windows = open_windows(zones.set_index(pd.Index([7, 8, 9])), MONDAY_NOON, STANDARD, SEED)
     assert windows.index.tolist() == [7, 8, 9]
     assert str(windows["opens_at"].dtype) == str(windows["closes_at"].dtype) == "datetime64[us, UTC]"
-    assert open_windows(zones.iloc[:0], MONDAY_NOON, STANDARD).empty
+    assert open_windows(zones.iloc[:0], MONDAY_NOON, STANDARD, SEED).empty
 
 
 def test_a_span_is_the_part_of_the_hour_that_is_still_ahead_and_open() -> None:
@@ -184,10 +189,8 @@ def test_another_hour_or_seed_draws_other_times() -> None:
     assert plans[0] != plans[1] != plans[2] != plans[0]
 
 
-def test_not_before_may_be_null_for_everybody_in_any_dtype() -> None:
-    spans = frame(a_span())
-    for nothing in (None, pd.NaT, pd.Series([None], dtype="object")):
-        assert len(pace(slots_of(2), spans.assign(not_before=nothing), STANDARD, 1, MONDAY_NOON)) == 2
+def test_not_before_may_be_null_for_everybody() -> None:
+    assert len(pace(slots_of(2), frame(a_span()), STANDARD, 1, MONDAY_NOON)) == 2
 
 
 def test_pacing_nothing_is_an_empty_plan() -> None:
@@ -224,4 +227,79 @@ def test_a_pacing_policy_out_of_range_is_refused(values: dict[str, object]) -> N
 def test_the_next_opening_of_a_window_is_found_over_nights_weekends_and_clock_changes(
     at: datetime, opens: datetime
 ) -> None:
-    assert next_opening("Europe/Berlin", at, PacingPolicy()) == opens
+    assert next_opening("Europe/Berlin", at, STANDARD, seed=SEED, sender_id=1) == opens
+
+
+zones = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe"])
+instants = st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 28)).map(
+    lambda at: at.replace(tzinfo=UTC, microsecond=0)
+)
+
+
+@settings(deadline=None)
+@given(zone=zones, at=instants, seed=st.integers(0, 2**40), sender_id=st.integers(1, 10**6))
+def test_a_workday_lies_in_its_window_and_its_lunch_in_its_hours(
+    zone: str, at: datetime, seed: int, sender_id: int
+) -> None:
+    """S-F5"""
+    day = open_windows(frame(a_sender(sender_id, zone=zone)), at, DRAWN, seed).iloc[0]
+    whole = open_windows(frame(a_sender(sender_id, zone=zone)), at, STANDARD, seed).iloc[0]
+    if whole["opens_at"] == whole["closes_at"]:
+        assert day["opens_at"] == day["closes_at"] == day["lunch_at"] == day["lunch_ends_at"]
+        return
+    assert whole["opens_at"] <= day["opens_at"] <= whole["opens_at"] + timedelta(minutes=45)
+    assert whole["closes_at"] - timedelta(minutes=45) <= day["closes_at"] <= whole["closes_at"]
+    lunch = day["lunch_at"].tz_convert(zone), day["lunch_ends_at"].tz_convert(zone)
+    assert time(11, 30) <= lunch[0].time() < lunch[1].time() <= time(13, 30)
+    assert timedelta(minutes=30) <= lunch[1] - lunch[0] <= timedelta(hours=1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(zone=zones, at=instants, sender_id=st.integers(1, 10**6))
+def test_a_workday_is_the_same_at_every_hour_of_its_day(zone: str, at: datetime, sender_id: int) -> None:
+    """S-F5"""
+    senders = frame(a_sender(sender_id, zone=zone))
+    first = open_windows(senders, at, DRAWN, SEED).iloc[0]
+    for hours in range(24):
+        again = open_windows(senders, at + timedelta(hours=hours), DRAWN, SEED).iloc[0]
+        assert (again["local_day"] == first["local_day"]) == again.equals(first)
+
+
+@settings(deadline=None)
+@given(zone=zones, at=instants, sender_id=st.integers(1, 10**6))
+def test_the_next_opening_agrees_with_the_workdays_that_are_planned(zone: str, at: datetime, sender_id: int) -> None:
+    """S-F5: what the plan allows is what the guard allows."""
+    day = open_windows(frame(a_sender(sender_id, zone=zone)), at, DRAWN, SEED).iloc[0]
+    opening = next_opening(zone, at, DRAWN, seed=SEED, sender_id=sender_id)
+    at_work = day["opens_at"] <= at < day["closes_at"] and not day["lunch_at"] <= at < day["lunch_ends_at"]
+    assert (opening == at) == at_work
+    if at < day["opens_at"] < day["closes_at"]:
+        assert opening == day["opens_at"]
+    if day["lunch_at"] <= at < day["lunch_ends_at"]:
+        assert opening == day["lunch_ends_at"]
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**40), count=st.integers(1, 9), lunch=st.tuples(st.integers(0, 7000), st.integers(0, 3600)))
+def test_nothing_leaves_over_lunch_and_gaps_hold_across_it(seed: int, count: int, lunch: tuple[int, int]) -> None:
+    """S-F5, S-B6"""
+    begins = MONDAY_NOON + timedelta(seconds=lunch[0])
+    ends = min(begins + timedelta(seconds=lunch[1]), MONDAY_NOON + timedelta(hours=2))
+    span = a_span(1, 7200, lunch_at=begins, lunch_ends_at=ends)
+    paced = pace(slots_of(count), frame(span), STANDARD, seed, MONDAY_NOON)
+    assert not ((paced["target_time"] >= begins) & (paced["target_time"] < ends)).any()
+    assert (paced["target_time"] < MONDAY_NOON + timedelta(hours=2)).all()
+    waited = paced["target_time"].diff().dt.total_seconds().iloc[1:].to_numpy()
+    assert (waited >= paced["gap_s"].iloc[:-1].to_numpy()).all()
+
+
+def test_common_windows_are_open_where_both_are() -> None:
+    """S-F5: the sender's zone and the campaign's."""
+    at = datetime(2026, 6, 1, 12, tzinfo=UTC)
+    rows = [
+        open_windows(frame(*(a_sender(n, zone=z) for n, z in enumerate(names))), at, STANDARD, SEED)
+        for names in (["Europe/Berlin", "Europe/Berlin", "UTC"], ["America/New_York", "UTC", "Asia/Tokyo"])
+    ]
+    both = common_windows(*rows)
+    open_s = (both["closes_at"] - both["opens_at"]).dt.total_seconds()
+    assert open_s.tolist() == [3 * 3600, 7 * 3600, 0]
