@@ -10,7 +10,6 @@ from benchmarks import planner as bench
 from benchmarks.planner_world import forget_plan, load, partitions
 from benchmarks.world import some_settings
 from emberflow.clock import ManualClock
-from emberflow.database.bulk import read_frame
 from emberflow.database.tables import metadata
 from emberflow.queue_manager.planner import plan_hour
 from emberflow.queue_manager.policies import put_in_force
@@ -30,7 +29,7 @@ def loaded(database: Engine) -> Engine:
 
 def read(engine: Engine, query: str) -> pd.DataFrame:
     with engine.connect() as connection:
-        return read_frame(connection, text(query))
+        return pd.DataFrame(connection.execute(text(query)).mappings().all())
 
 
 def plan(engine: Engine) -> str:

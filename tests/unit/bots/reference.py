@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def tier_of(slot: Row, bot: Row, pair: Row | None, policy: SelectionPolicy, hour: datetime) -> str | None:
-    """The tier in which a bot stands for a slot, as far as seats and this plan do not matter; None: a rule forbids it."""
+    """The tier of a bot for a slot, apart from seats and the rest of the plan; None: a rule forbids it."""
     if any(slot[group] == bot[group] != -1 for group in GROUPS):
         return None
     if pair is None:

@@ -60,9 +60,9 @@ def test_a_policy_survives_being_stored(name: str) -> None:
     ("content", "said"),
     [
         ("name: x", "label: Field required"),
-        ("{name: x, label: x, ramp: {begin: 5}}", "ramp.begin: Extra inputs are not permitted"),
+        ("{name: x, label: x, ramp: {begin: 5}}", "ramp.linear.begin: Extra inputs are not permitted"),
         ("{name: x, label: x, rampp: {}}", "rampp: Extra inputs are not permitted"),
-        ("{name: x, label: x, ramp: {start: 0}}", "ramp.start: Input should be greater than or equal to 1"),
+        ("{name: x, label: x, ramp: {start: 0}}", "ramp.linear.start: Input should be greater than or equal to 1"),
         ("{name: x, label: x, replies: {rate: 1.5}}", "replies.rate: Input should be less than or equal to 1"),
         ("{name: x, label: x, pacing: {gap_minimum_s: 2}}", "gaps under 20 s need a demonstration policy"),
         ("{name: x, label: x, dispatch: {lanes: 0}}", "dispatch.lanes: Input should be greater than or equal to 1"),
