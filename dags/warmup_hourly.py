@@ -5,7 +5,7 @@ of its window; bots with free seats; selection virgin -> probabilistic -> active
 The result is written as slots of `ops.scheduled_tasks`. **Nothing is sent here**; `dispatch` does that.
 
 - **Reads** `ops.senders`, `ops.bots`, `ops.bot_sender_interactions`, `marts.sender_scores`
-- **Writes** `ops.plan_runs`, `ops.decisions`, `ops.sender_days`, `ops.scheduled_tasks`
+- **Writes** `ops.plan_runs`, `ops.plan_inputs`, `ops.sender_days`, `ops.scheduled_tasks`
 - **Partition** the UTC hour that is planned. Running an hour again, or clearing the task, changes nothing: the hour
   has one row in `ops.plan_runs`. A backfill of hours that are over records them as `past` and plans no slot.
 - **One task, on purpose.** An hour of 100,000 senders takes seconds, most of them in PostgreSQL. All senders draw on
