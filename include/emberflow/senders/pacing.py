@@ -54,8 +54,8 @@ class PacingPolicy(BaseModel):
     ``lunch_from``, ``lunch_until``, ``lunch_minimum_s``, ``lunch_maximum_s``
         A pause of 30-60 min (Warmbly), evenly drawn, anywhere between 11:30 and 13:30 local time (our rule); 0: none.
         A workday of six hours or less has none (Directive 2003/88/EC, article 4), so a short window stays open.
-        With all of it at its longest 6 h 30 min are left: enough for the 30 mails of a full ramp at their mean gap of
-        750 s, and for 39 at 600 s. Who wants 50 sets the ranges and the jitter to 0.
+        With all of it at its longest 6 h 30 min are left. A full ramp of 30 then ends at 27 to 30 mails on a day, and
+        50 mails need both the ranges and the jitter at 0 (docs/planning.md).
     ``spread_s``
         None: a run plans the rest of its hour. A number is for labelled demonstration policies only: all that
         is left today is planned at once over so many seconds, and only then may gaps be under 20 s.
@@ -223,7 +223,7 @@ def pace(slots: pd.DataFrame, spans: pd.DataFrame, policy: PacingPolicy, seed: i
         ValueError: a slot's sender has no span.
     """
     sender_id, ordinal = (slots[name].to_numpy(dtype=np.int64) for name in ("sender_id", "ordinal"))
-    # One key is sorted six times as fast as two.
+    # One key is sorted several times as fast as two.
     order = np.argsort(sender_id * (ordinal.max(initial=0) + 1) + ordinal)
     sender_id, ordinal = sender_id[order], ordinal[order]
     gap_s = gaps_s(policy, state(seed, "gap", hour), sender_id, ordinal)
