@@ -16,6 +16,8 @@ Row = dict[str, Any]
 
 _INSTANTS = [
     "opens_at",
+    "lunch_at",
+    "lunch_ends_at",
     "closes_at",
     "lunch_at",
     "lunch_ends_at",
@@ -97,8 +99,21 @@ def a_sender_day(sender_id: int = 1, **changes: Any) -> Row:
     return row | changes
 
 
+def a_workday(sender_id: int = 1, **changes: Any) -> Row:
+    """The whole standard window of Monday in UTC, with lunch at half past twelve: input of ``planning_span``."""
+    row = {
+        "sender_id": sender_id,
+        "local_day": MONDAY_NOON.date(),
+        "opens_at": MONDAY_NOON.replace(hour=8, minute=30),
+        "lunch_at": MONDAY_NOON.replace(minute=30),
+        "lunch_ends_at": MONDAY_NOON.replace(hour=13),
+        "closes_at": MONDAY_NOON.replace(hour=17, minute=30),
+    }
+    return row | changes
+
+
 def a_span(sender_id: int = 1, seconds: float = 3600, **changes: Any) -> Row:
-    """A planning span that starts on Monday at noon, with nothing sent before: input of ``pace``."""
+    """A planning span without lunch that starts on Monday at noon, with nothing sent before: input of ``pace``."""
     row = {
         "sender_id": sender_id,
         "span_start": MONDAY_NOON,

@@ -27,6 +27,8 @@ from emberflow.queue_manager.guard import (
 )
 from emberflow.queue_manager.policies import Policy
 from emberflow.queue_manager.slots import Slot
+from emberflow.senders.pacing import PacingPolicy, open_windows
+from tests.builders import a_sender, frame
 from tests.worlds import NOON, Sandbox, a_policy, a_real_policy, a_world
 
 # Zone, day, and how many hours it has. Sao Paulo gave up clock changes in 2019 and Apia in 2021 (their changes were
@@ -49,6 +51,7 @@ CLOCK_CHANGES = [
 WINDOWS = [(time(8, 30), time(17, 30)), (time(0, 0), time(6, 0)), (time(12, 0), time(0, 0))]
 EVERY_DAY = [0, 1, 2, 3, 4, 5, 6]
 STEP = timedelta(minutes=10)
+SEED = 1
 
 
 def a_reply_slot(**changes: Any) -> Slot:
@@ -91,7 +94,7 @@ def ask(facts: Facts, now: datetime, policy: Policy, quota: SenderDay | None = N
         counters=Counters(now.replace(minute=0, second=0, microsecond=0), dict.fromkeys(keys, [0] * HOURS_KEPT)),
         next_send_at={slot.from_mailbox_id: None},
     )
-    return judge(facts, ledgers, now=now, is_stopped=False, policy=policy, seed=1)
+    return judge(facts, ledgers, now=now, is_stopped=False, policy=policy, seed=SEED)
 
 
 def instants_around(zone: str, day: date) -> Iterator[datetime]:
@@ -131,6 +134,23 @@ def test_mail_leaves_at_exactly_the_local_times_of_its_window(
             assert ask(facts, refusal.retry_at, policy) is None
         seen[local_day(now, zone)] += 1
     assert seen[day] * STEP == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize(("zone", "day", "hours"), CLOCK_CHANGES)
+def test_mail_leaves_only_in_the_workday_that_the_planner_drew(zone: str, day: date, hours: float) -> None:
+    """S-F5, I7: start, lunch and end of the sender's own day, also beside a clock change."""
+    policy = a_real_policy(pacing=PacingPolicy(weekdays=tuple(EVERY_DAY)).model_dump())
+    slot = a_reply_slot()
+    facts, sender = some_facts(slot, zone), frame(a_sender(slot.sender_id, zone=zone))
+    for now in instants_around(zone, day):
+        row = open_windows(sender, now, policy.pacing, SEED).iloc[0]
+        is_open = row["opens_at"] <= now < row["closes_at"] and not row["lunch_at"] <= now < row["lunch_ends_at"]
+        refusal = ask(facts, now, policy)
+        assert (refusal is None) == is_open, now.astimezone(ZoneInfo(zone))
+        if refusal is not None:
+            assert refusal.reason == "outside_window"
+            assert refusal.retry_at is not None
+            assert ask(facts, refusal.retry_at, policy) is None
 
 
 @pytest.mark.parametrize(("zone", "day", "hours"), CLOCK_CHANGES)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -29,7 +29,10 @@ MIDNIGHT = time(0)
 INSTANT: Final = "datetime64[us, UTC]"
 _SHORTEST_PRODUCTION_GAP_S = 20
 _DAYS_AHEAD = 15  # a weekly window that a clock change swallows opens again two weeks later
-_SHARE_DRAWN = 4  # neither end of a workday takes more than this part of a short window
+_DAY_S = 86_400
+_NO_LUNCH_S = 6 * 3600  # a workday that is not longer has none
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BOUNDS = ("opens_at", "lunch_at", "lunch_ends_at", "closes_at")
 
 Integers = npt.NDArray[np.int64]
 
@@ -46,10 +49,13 @@ class PacingPolicy(BaseModel):
         disconnected mailboxes (helpcenter.smartlead.ai, article 65); Warmbly's mailbox guide agrees.
     ``workday_start_spread_s``, ``workday_end_spread_s``
         A workday starts up to so long after the window opens and ends up to so long before it closes, evenly drawn:
-        45 min each (our rule). Of a short window, neither takes more than a quarter.
+        45 min each (our rule; Warmbly draws within 24 and 38 min). Of a short window, neither takes more than a
+        quarter.
     ``lunch_from``, ``lunch_until``, ``lunch_minimum_s``, ``lunch_maximum_s``
-        A pause of 30-60 min, evenly drawn, anywhere between 11:30 and 13:30 local time (our rule); 0: none. With all
-        of it at its longest 6 h 30 min are left, enough for the 30 mails of a full ramp at their mean gap of 750 s.
+        A pause of 30-60 min (Warmbly), evenly drawn, anywhere between 11:30 and 13:30 local time (our rule); 0: none.
+        A workday of six hours or less has none (Directive 2003/88/EC, article 4), so a short window stays open.
+        With all of it at its longest 6 h 30 min are left. A full ramp of 30 then ends at 27 to 30 mails on a day, and
+        50 mails need both the ranges and the jitter at 0 (docs/planning.md).
     ``spread_s``
         None: a run plans the rest of its hour. A number is for labelled demonstration policies only: all that
         is left today is planned at once over so many seconds, and only then may gaps be under 20 s.
@@ -72,7 +78,7 @@ class PacingPolicy(BaseModel):
 
     @model_validator(mode="after")
     def _lunch_fits_its_hours(self) -> Self:
-        room_s = _seconds_of_day(self.lunch_until) - _seconds_of_day(self.lunch_from)
+        room_s = _seconds_between(self.lunch_from, self.lunch_until)
         if not self.lunch_minimum_s <= self.lunch_maximum_s <= room_s:
             raise ValueError(
                 f"a lunch of {self.lunch_minimum_s}-{self.lunch_maximum_s} s does not fit between "
@@ -94,7 +100,7 @@ class PacingPolicy(BaseModel):
 
 
 def open_windows(senders: pd.DataFrame, at: datetime, policy: PacingPolicy, seed: int) -> pd.DataFrame:
-    """Return the workday of the local day that holds ``at``, per sender.
+    """Return the workday of the local day that holds ``at``, per sender, on the index of ``senders``.
 
     Columns in: ``sender_id`` int64; ``zone`` str or Categorical, IANA name. Columns out: ``sender_id``; ``local_day``
     datetime64[s], midnight of the day in the sender's zone; ``opens_at``, ``lunch_at``, ``lunch_ends_at`` and
@@ -106,26 +112,27 @@ def open_windows(senders: pd.DataFrame, at: datetime, policy: PacingPolicy, seed
     belongs to the next local day and is planned by the next run.
     """
     zones = pd.Categorical(senders["zone"])
-    windows = [_window(zone, at, policy) for zone in zones.categories]
-    days = np.array([day for day, *_ in windows], dtype="datetime64[s]")
-    bounds = np.array([[_second(instant) for instant in window] for _, *window in windows], dtype=np.int64)
-    place = zones.codes.astype(np.int64)
-    opens, lunch, closes = (bounds.reshape(-1, 3)[place, column] for column in range(3))
-    sender_ids = senders["sender_id"].to_numpy(dtype=np.int64)
-    drawn = _workdays(sender_ids, days[place], opens, lunch, closes, policy, seed)
-    names = ("opens_at", "lunch_at", "lunch_ends_at", "closes_at")
-    return pd.DataFrame(
-        {"sender_id": sender_ids, "local_day": days[place]}
-        | {name: _instants(seconds) for name, seconds in zip(names, drawn, strict=True)},
-        index=senders.index,
-    )
+    clocks = [ZoneInfo(zone) for zone in zones.categories]
+    today = [require_utc(at).astimezone(clock).date() for clock in clocks]
+    windows = [_window(clock, day, policy) for clock, day in zip(clocks, today, strict=True)]
+    bounds = np.array(windows, dtype=np.int64).reshape(-1, 3).T[:, zones.codes]
+    days = np.array(today, dtype="datetime64[s]")[zones.codes]
+    sender_id = senders["sender_id"].to_numpy(dtype=np.int64)
+    drawn = _drawn(sender_id, days, *bounds, policy=policy, seed=seed)
+    instants = {name: _instants(seconds) for name, seconds in zip(_BOUNDS, drawn, strict=True)}
+    return pd.DataFrame({"sender_id": sender_id, "local_day": days} | instants, index=senders.index)
 
 
 def next_opening(zone: str, at: datetime, policy: PacingPolicy, *, seed: int, sender_id: int) -> datetime:
-    """Return the first instant from ``at`` on that lies in the workday of a sender in ``zone``, outside its lunch."""
+    """Return the first instant from ``at`` on that lies in the workday of a sender in ``zone``, outside its lunch.
+
+    Raises:
+        ValueError: no window opens within two weeks.
+    """
+    today = local_day(at, zone)
     for days in range(_DAYS_AHEAD):
-        day = local_day(at, zone) + timedelta(days=days)
-        opens_at, lunch_at, lunch_ends_at, closes_at = _workday(zone, day, policy, seed, sender_id)
+        workday = _workday(zone, today + timedelta(days=days), policy, seed, sender_id)
+        opens_at, lunch_at, lunch_ends_at, closes_at = workday
         opening = max(at, opens_at)
         if lunch_at <= opening < lunch_ends_at:
             opening = lunch_ends_at
@@ -134,40 +141,55 @@ def next_opening(zone: str, at: datetime, policy: PacingPolicy, *, seed: int, se
     raise ValueError(f"the window {policy.window_start}-{policy.window_end} never opens in {zone}")
 
 
-def common_windows(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Return the windows in which both of two parties are open, row by row: the sender's zone and the campaign's.
+def common_windows(workdays: pd.DataFrame, policy: PacingPolicy) -> pd.DataFrame:
+    """Return when a sender works and its campaign's window is open too: any number of pieces per row.
 
-    Columns of both, and out: ``opens_at``, ``closes_at`` datetime64[us, UTC], half-open. Where they do not meet, the
-    two are the same instant. Windows of other days have to be paired by the caller: a row is one pair.
+    Columns in, one row per sender and campaign; others are kept: those of `open_windows`; ``campaign_zone`` str or
+    Categorical, IANA name. The campaign has the hours and weekdays of ``policy`` by the clock of its own zone; nothing
+    is drawn for it.
+
+    Columns out: those of ``workdays`` without the lunch; ``opens_at`` and ``closes_at`` are those of one piece,
+    half-open, never empty. Pieces stand on the index of their row, in the order of time, and do not overlap. There are
+    two around a lunch, and where one day of the sender meets two days of the campaign.
     """
-    opens_at = first["opens_at"].where(first["opens_at"] > second["opens_at"], second["opens_at"])
-    closes_at = first["closes_at"].where(first["closes_at"] < second["closes_at"], second["closes_at"])
-    return pd.DataFrame({"opens_at": opens_at, "closes_at": closes_at.where(closes_at > opens_at, opens_at)})
+    opens, lunch, lunch_ends, closes = (_seconds(workdays[name]) for name in _BOUNDS)
+    zones = pd.Categorical(workdays["campaign_zone"])
+    clocks = [ZoneInfo(zone) for zone in zones.categories]
+    pieces = [(np.empty(0, dtype=np.int64),) * 3]
+    # A local day lies within the day before and the day after its date in UTC.
+    days = range(opens.min() // _DAY_S - 1, closes.max() // _DAY_S + 2) if len(workdays) else range(0)
+    for day in days:
+        windows = [_window(clock, (_EPOCH + timedelta(days=day)).date(), policy) for clock in clocks]
+        campaign_opens, _, campaign_closes = np.array(windows, dtype=np.int64).T[:, zones.codes]
+        for begins, ends in ((opens, lunch), (lunch_ends, closes)):
+            first, last = np.maximum(begins, campaign_opens), np.minimum(ends, campaign_closes)
+            met = np.flatnonzero(last > first)
+            pieces.append((met, first[met], last[met]))
+    row, first, last = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    order = np.lexsort((first, row))
+    kept = workdays.drop(columns=["lunch_at", "lunch_ends_at"]).iloc[row[order]]
+    return kept.assign(opens_at=_instants(first[order]), closes_at=_instants(last[order]))
 
 
 def planning_span(windows: pd.DataFrame, start: datetime, hour_end: datetime, policy: PacingPolicy) -> pd.DataFrame:
     """Return the part of each workday that a run starting at ``start`` plans, until ``hour_end``.
 
-    Columns in: those of ``open_windows``. Columns out: ``sender_id``; ``span_start``, ``span_end``
-    datetime64[us, UTC], half-open; ``lunch_at``, ``lunch_ends_at``, the part of the span that is lunch; ``open_s_now``
-    and ``open_s_left`` float, open seconds of the span, and from the span's start until the workday ends, without
-    lunch. A sender whose workday does not meet the run has an empty span and zero seconds.
+    Columns in: those of `open_windows`. Columns out, on its index: ``sender_id``; ``span_start``, ``span_end``
+    datetime64[us, UTC], whole seconds, half-open; ``lunch_at``, ``lunch_ends_at`` datetime64[us, UTC], the part of the
+    span that is lunch; ``open_s_now`` and ``open_s_left`` float64, open seconds of the span, and from the span's start
+    until the workday ends, both without lunch. A sender whose workday does not meet the run has an empty span and zero
+    seconds.
 
     With ``spread_s`` the span is so many seconds long wherever the hour ends, and it is all that is left.
     """
-    names = ("opens_at", "lunch_at", "lunch_ends_at", "closes_at")
-    opens, lunch, lunch_ends, closes = (_seconds(windows[name]) for name in names)
-    first = np.maximum(opens, _ceiling(start))
-    if policy.spread_s is None:
-        last = np.minimum(closes, _ceiling(hour_end))
-    else:
-        last = np.minimum(closes, first + policy.spread_s)
-    is_open = last > first
-    last = np.where(is_open, last, first)
+    opens, lunch, lunch_ends, closes = (_seconds(windows[name]) for name in _BOUNDS)
+    first = np.maximum(opens, _second(start))
+    until = _second(hour_end) if policy.spread_s is None else first + policy.spread_s
+    last = np.maximum(np.minimum(closes, until), first)
     lunch_now, lunch_ends_now = np.clip(lunch, first, last), np.clip(lunch_ends, first, last)
     now = last - first - (lunch_ends_now - lunch_now)
-    left = closes - first - np.maximum(lunch_ends - np.maximum(lunch, first), 0)
-    left = now if policy.spread_s is not None else np.where(is_open, left, 0)
+    until_close = closes - first - (np.maximum(lunch_ends, first) - np.maximum(lunch, first))
+    left = np.where(last > first, until_close, 0) if policy.spread_s is None else now
     return pd.DataFrame(
         {
             "sender_id": windows["sender_id"],
@@ -194,116 +216,122 @@ def pace(slots: pd.DataFrame, spans: pd.DataFrame, policy: PacingPolicy, seed: i
 
     With gaps g and n slots between the instants a and b the slack is b - a - (g_1 + ... + g_{n-1}); slot k
     stands at a, plus the gaps before it, plus a seeded position in the k-th n-th of the slack. Slots fit
-    exactly as long as the slack is not negative; those with the highest ordinals beyond that are left out. Time stands
-    still over lunch: what would come after its beginning comes as much later as it lasts.
+    exactly as long as the slack is not negative; those with the highest ordinals beyond that are left out. All of this
+    is told by a clock that stands still over lunch, so a gap that lunch interrupts lasts as much longer.
+
+    Raises:
+        ValueError: a slot's sender has no span.
     """
-    order = np.lexsort((slots["ordinal"].to_numpy(), slots["sender_id"].to_numpy()))
-    sender_ids = slots["sender_id"].to_numpy(dtype=np.int64)[order]
-    ordinals = slots["ordinal"].to_numpy(dtype=np.int64)[order]
-    gap_s = gaps_s(policy, state(seed, "gap", hour), sender_ids, ordinals)
+    sender_id, ordinal = (slots[name].to_numpy(dtype=np.int64) for name in ("sender_id", "ordinal"))
+    # One key is sorted several times as fast as two.
+    order = np.argsort(sender_id * (ordinal.max(initial=0) + 1) + ordinal)
+    sender_id, ordinal = sender_id[order], ordinal[order]
+    gap_s = gaps_s(policy, state(seed, "gap", hour), sender_id, ordinal)
 
-    place = pd.Index(spans["sender_id"]).get_indexer(pd.Index(sender_ids))
-    start, end, lunch, lunch_ends = (
-        _seconds(spans[name])[place] for name in ("span_start", "span_end", "lunch_at", "lunch_ends_at")
+    # Per sender.
+    begins = np.flatnonzero(np.diff(sender_id, prepend=-1))
+    place = pd.Index(spans["sender_id"]).get_indexer(sender_id[begins])
+    if (place < 0).any():
+        raise ValueError(f"sender {sender_id[begins][place < 0][0]} has slots but no span")
+    start, end, lunch, lunch_ends, not_before = (
+        _seconds(spans[name])[place] for name in ("span_start", "span_end", "lunch_at", "lunch_ends_at", "not_before")
     )
-    earliest = np.maximum(start, _seconds(spans["not_before"], missing=np.iinfo(np.int64).min)[place])
-    # On the clock that stands still over lunch.
-    first = earliest - np.clip(earliest - lunch, 0, lunch_ends - lunch)
-    last = end - (lunch_ends - lunch) - 1
+    lunch_s = lunch_ends - lunch
+    earliest = np.maximum(start, not_before)
+    first = earliest - np.clip(earliest - lunch, 0, lunch_s)
+    room_s = end - lunch_s - 1 - first
 
-    begins = np.flatnonzero(np.diff(sender_ids, prepend=-1))
-    sizes = np.diff(np.append(begins, len(sender_ids)))
-    total = np.cumsum(gap_s) - gap_s
-    before = total - np.repeat(total[begins], sizes)
-    fits = first + before <= last
-    sender_ids, ordinals, gap_s, before = sender_ids[fits], ordinals[fits], gap_s[fits], before[fits]
-    first, last, lunch, lunch_ends = first[fits], last[fits], lunch[fits], lunch_ends[fits]
-
-    begins = np.flatnonzero(np.diff(sender_ids, prepend=-1))
-    sizes = np.diff(np.append(begins, len(sender_ids)))
-    count = np.repeat(sizes, sizes)
-    rank = np.arange(len(sender_ids)) - np.repeat(begins, sizes)
-    slack = last - first - np.repeat(before[begins + sizes - 1], sizes)
-    draw = uniforms(state(seed, "pace", hour), sender_ids, ordinals)
-    offset = np.minimum(((slack + 1) * (rank + draw) / np.maximum(count, 1)).astype(np.int64), slack)
-    still = first + before + offset
-    target = still + np.where(still >= lunch, lunch_ends - lunch, 0)
-    return pd.DataFrame(
-        {"sender_id": sender_ids, "ordinal": ordinals, "target_time": _instants(target), "gap_s": gap_s}
+    # Per slot.
+    sender = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(sender_id)))
+    rank = np.arange(len(sender_id)) - begins[sender]
+    before_s = np.cumsum(gap_s) - gap_s
+    before_s -= before_s[begins][sender]
+    fitting = np.flatnonzero(before_s <= room_s[sender])
+    sender_id, ordinal, gap_s, sender, rank, before_s = (
+        column[fitting] for column in (sender_id, ordinal, gap_s, sender, rank, before_s)
     )
+    count = np.bincount(sender, minlength=len(begins))
+    longest_s = np.zeros_like(room_s)
+    longest_s[sender] = before_s
+    slack_s = (room_s - longest_s)[sender]
+    draw = uniforms(state(seed, "pace", hour), sender_id, ordinal)
+    offset_s = np.minimum(((slack_s + 1) * (rank + draw) / count[sender]).astype(np.int64), slack_s)
+    target = first[sender] + before_s + offset_s
+    target += np.where(target >= lunch[sender], lunch_s[sender], 0)
+    return pd.DataFrame({"sender_id": sender_id, "ordinal": ordinal, "target_time": _instants(target), "gap_s": gap_s})
 
 
 def gaps_s(policy: PacingPolicy, stream: np.uint64, *entities: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Return the pause in seconds after each mail that ``entities`` name in ``stream``: minimum plus seeded jitter."""
-    jitter = uniforms(stream, *entities) * (policy.gap_jitter_s + 1)
-    return np.asarray(policy.gap_minimum_s + np.minimum(jitter.astype(np.int64), policy.gap_jitter_s))
+    return policy.gap_minimum_s + _up_to(policy.gap_jitter_s, uniforms(stream, *entities))
 
 
-def _window(zone: str, at: datetime, policy: PacingPolicy) -> tuple[date, datetime, datetime, datetime]:
-    """Return the local day that holds ``at``, when its window opens, when lunch may begin, and when it closes."""
-    day = local_day(at, zone)
-    return day, *_window_of(zone, day, policy)
-
-
-def _window_of(zone: str, day: date, policy: PacingPolicy) -> tuple[datetime, datetime, datetime]:
+def _window(clock: ZoneInfo, day: date, policy: PacingPolicy) -> tuple[int, int, int]:
+    """Return when the window of a local day opens, lunch may begin, and the window closes: seconds since the epoch."""
+    opens_at = datetime.combine(day, policy.window_start, clock).astimezone(UTC)
     last_day = day + timedelta(days=1) if policy.window_end == MIDNIGHT else day
-    opens_at = datetime.combine(day, policy.window_start, ZoneInfo(zone)).astimezone(UTC)
-    lunch_from = datetime.combine(day, policy.lunch_from, ZoneInfo(zone)).astimezone(UTC)
-    closes_at = datetime.combine(last_day, policy.window_end, ZoneInfo(zone)).astimezone(UTC)
-    if day.weekday() not in policy.weekdays:
-        return opens_at, opens_at, opens_at
+    opens = _second(opens_at)
+    # Where a zone changed sides of the date line, a date never happened (Apia, 30 December 2011).
+    if day.weekday() not in policy.weekdays or opens_at.astimezone(clock).date() != day:
+        return opens, opens, opens
+    lunch, closes = (
+        _second(datetime.combine(on, wall, clock))
+        for on, wall in ((day, policy.lunch_from), (last_day, policy.window_end))
+    )
     # A clock change inside a short window can put its opening after its end: then it does not open that day.
-    return opens_at, lunch_from, max(opens_at, closes_at)
+    return opens, lunch, max(opens, closes)
 
 
 @lru_cache(maxsize=65_536)
 def _workday(zone: str, day: date, policy: PacingPolicy, seed: int, sender_id: int) -> tuple[datetime, ...]:
-    opens, lunch, closes = (np.array([_second(instant)]) for instant in _window_of(zone, day, policy))
-    days = np.array([day], dtype="datetime64[s]")
-    drawn = _workdays(np.array([sender_id]), days, opens, lunch, closes, policy, seed)
-    return tuple(datetime.fromtimestamp(int(seconds[0]), UTC) for seconds in drawn)
+    """Return one row of ``open_windows``, kept because a mailbox asks before each of its mails."""
+    bounds = (np.array([bound]) for bound in _window(ZoneInfo(zone), day, policy))
+    drawn = _drawn(np.array([sender_id]), np.array([day], dtype="datetime64[s]"), *bounds, policy=policy, seed=seed)
+    return tuple(_EPOCH + timedelta(seconds=int(seconds[0])) for seconds in drawn)
 
 
-def _workdays(
-    sender_ids: Integers,
-    days: npt.NDArray[np.datetime64],
+def _drawn(
+    sender_id: Integers,
+    day: npt.NDArray[np.datetime64],
     opens: Integers,
     lunch_from: Integers,
     closes: Integers,
+    *,
     policy: PacingPolicy,
     seed: int,
 ) -> tuple[Integers, Integers, Integers, Integers]:
-    """Draw start, lunch, its end, and end of each sender's day, in seconds since the epoch."""
+    """Draw the start, the lunch, its end and the end of workdays from their windows: seconds since the epoch."""
+    days = day.astype("datetime64[D]").astype(np.int64)
 
-    def drawn(purpose: str, low: Any, high: Any) -> Integers:
-        draw = uniforms(state(seed, purpose), sender_ids, days.astype("datetime64[D]").astype(np.int64))
-        return np.asarray(low + np.minimum((draw * (high - low + 1)).astype(np.int64), high - low))
+    def up_to(most: Integers | int, part: str) -> Integers:
+        return _up_to(most, uniforms(state(seed, "workday", part), sender_id, days))
 
-    most = (closes - opens) // _SHARE_DRAWN
-    start = opens + drawn("workday_start", 0, np.minimum(policy.workday_start_spread_s, most))
-    end = closes - drawn("workday_end", 0, np.minimum(policy.workday_end_spread_s, most))
-    length = drawn("lunch_length", policy.lunch_minimum_s, policy.lunch_maximum_s)
-    hours_s = _seconds_of_day(policy.lunch_until) - _seconds_of_day(policy.lunch_from)
-    lunch = lunch_from + drawn("lunch", 0, hours_s - length)
-    return start, np.clip(lunch, start, end), np.clip(lunch + length, start, end), end
+    quarter = (closes - opens) // 4
+    starts = opens + up_to(np.minimum(policy.workday_start_spread_s, quarter), "start")
+    ends = closes - up_to(np.minimum(policy.workday_end_spread_s, quarter), "end")
+    lunch_s = policy.lunch_minimum_s + up_to(policy.lunch_maximum_s - policy.lunch_minimum_s, "lunch_s")
+    lunch = lunch_from + up_to(_seconds_between(policy.lunch_from, policy.lunch_until) - lunch_s, "lunch")
+    lunch_s = np.where(ends - starts > _NO_LUNCH_S, lunch_s, 0)
+    return starts, np.clip(lunch, starts, ends), np.clip(lunch + lunch_s, starts, ends), ends
 
 
-def _seconds_of_day(moment: time) -> int:
-    return moment.hour * 3600 + moment.minute * 60 + moment.second
+def _up_to(most: Integers | int, draw: npt.NDArray[np.float64]) -> Integers:
+    """Turn draws into whole numbers from 0 to ``most``, each as likely."""
+    return np.minimum((draw * (most + 1)).astype(np.int64), most)
+
+
+def _seconds_between(first: time, last: time) -> int:
+    return (last.hour - first.hour) * 3600 + (last.minute - first.minute) * 60 + last.second - first.second
 
 
 def _second(instant: datetime) -> int:
-    return int(instant.timestamp())
+    """Return seconds since the epoch, rounded up."""
+    return -((_EPOCH - require_utc(instant)) // timedelta(seconds=1))
 
 
-def _ceiling(instant: datetime) -> int:
-    return int(-(-require_utc(instant).timestamp() // 1))
-
-
-def _seconds(instants: pd.Series[pd.Timestamp], missing: int = 0) -> Integers:
-    """Return whole seconds since the epoch, rounded up, and ``missing`` for null."""
-    micros = instants.dt.as_unit("us").dt.tz_localize(None).to_numpy().astype(np.int64)
-    return np.where(instants.isna().to_numpy(), missing, -(-micros // 1_000_000))
+def _seconds(instants: pd.Series[pd.Timestamp]) -> Integers:
+    """Return seconds since the epoch, rounded up; a null is long ago."""
+    return (instants.to_numpy(dtype="datetime64[us]").astype(np.int64) + 999_999) // 1_000_000
 
 
 def _instants(seconds: Integers) -> pd.DatetimeIndex:
