@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import Engine, RowMapping, text, update
+from sqlalchemy import Engine, RowMapping, insert, text
 
 from emberflow.clock import ManualClock, floor_hour, local_day
 from emberflow.database import tables
@@ -265,10 +265,12 @@ class World:
         with self.engine.begin() as connection:
             row["policy_id"] = in_force(connection).policy_id
             state = {name: changes.pop(name) for name in [*changes] if name not in tables.scheduled_tasks.c}
-            (slot_id,) = store.add(connection, [row | changes])
-            if state:
-                of_slot = tables.slot_states.c.slot_id == slot_id
-                connection.execute(update(tables.slot_states).where(of_slot).values(state))
+            row |= changes
+            statement = insert(tables.scheduled_tasks).values(row).returning(tables.scheduled_tasks.c.id)
+            slot_id = int(connection.execute(statement).scalar_one())
+            same = {name: row[name] for name in ("from_mailbox_id", "target_time", "local_day", "priority_level")}
+            opened = {"slot_id": slot_id, "due_since": row["target_time"]} | same | state
+            connection.execute(insert(tables.slot_states).values(opened))
             return slot_id
 
     def quota(self, sender: Member, warmup: int = 30, total: int = 50) -> None:

@@ -81,7 +81,8 @@ def test_the_plan_of_an_hour_is_shown_and_each_of_its_slots_explained(run: Comma
     assert world.senders[0].address in plan
     assert "used virgin" in explanation
     assert "-ln(draw) / weight" in explanation
-    assert "Rejected:" in explanation
+    assert "refused before:" in explanation
+    assert "computed again, and equal to the written plan" in " ".join(explanation.split())
 
 
 def test_the_doctor_names_what_is_wrong_and_what_to_do(run: Command, world: World) -> None:
