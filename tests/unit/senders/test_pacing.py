@@ -296,11 +296,20 @@ def test_common_windows_are_none_one_or_several_pieces_on_the_row_of_their_pair(
     assert common_windows(pairs.iloc[:0].assign(campaign_zone=[]), WHOLE).empty
 
 
-def test_a_long_day_meets_two_days_of_a_campaign() -> None:
-    day = workdays("UTC", MONDAY_NOON, ALL_DAY).assign(campaign_zone="Pacific/Auckland")
-    pieces = common_windows(day, WHOLE)
-    assert pieces["opens_at"].dt.hour.tolist() == [0, 20]
-    assert pieces["closes_at"].iloc[0] == datetime(2026, 6, 1, 5, 30, tzinfo=UTC)
+@pytest.mark.parametrize(
+    ("campaign_zone", "campaign", "hours"),
+    [
+        ("America/New_York", ALL_DAY, ["08:30-12:30", "13:00-17:30"]),
+        ("Asia/Tokyo", ALL_DAY, ["08:30-12:30", "13:00-15:00", "15:00-17:30"]),  # tomorrow begins at 15:00 UTC
+        ("Pacific/Honolulu", ALL_DAY, ["08:30-10:00", "10:00-12:30", "13:00-17:30"]),  # yesterday ends at 10:00 UTC
+        ("Pacific/Honolulu", WHOLE, []),
+    ],
+)
+def test_one_day_of_a_sender_can_meet_two_days_of_a_campaign(
+    campaign_zone: str, campaign: PacingPolicy, hours: list[str]
+) -> None:
+    pieces = common_windows(frame(a_workday(campaign_zone=campaign_zone)), campaign)
+    assert [f"{row.opens_at:%H:%M}-{row.closes_at:%H:%M}" for row in pieces.itertuples()] == hours
 
 
 # Spans
@@ -429,6 +438,20 @@ def test_slots_are_left_out_only_when_they_do_not_fit() -> None:
     spans = frame(a_span(1, 3600), a_span(2, 3601), a_span(3, 0), a_span(4, 4600, **lunch), a_span(5, 4601, **lunch))
     paced = pace(slots_of(7, 7, 1, 7, 7), spans, policy, 1, MONDAY_NOON)
     assert paced.groupby("sender_id").size().to_dict() == {1: 6, 2: 7, 4: 6, 5: 7}
+
+
+@pytest.mark.parametrize(
+    ("busy_for", "seconds", "mails"), [(900, 3600, 4), (900, 3601, 5), (1300, 3700, 4), (1300, 3701, 5)]
+)
+def test_a_sender_that_is_busy_into_lunch_or_beyond_loses_that_time_once(
+    busy_for: int, seconds: int, mails: int
+) -> None:
+    """Lunch lasts from second 600 to 1200; gaps are 600 s."""
+    begins, ends, not_before = (MONDAY_NOON + timedelta(seconds=offset) for offset in (600, 1200, busy_for))
+    spans = frame(a_span(1, seconds, lunch_at=begins, lunch_ends_at=ends, not_before=not_before))
+    paced = pace(slots_of(9), spans, PacingPolicy(gap_jitter_s=0), 1, MONDAY_NOON)
+    assert len(paced) == mails
+    assert paced["target_time"].min() >= max(ends, not_before)
 
 
 def test_mails_spread_over_the_whole_span() -> None:
