@@ -171,7 +171,8 @@ def test_scarce_bots_are_the_answer_before_and_after_the_hour_is_planned(world: 
     assert before.answer.startswith("not planned yet; a plan made now: 4 mails")
     assert len(after.slots) == numbers(after)["slots"] == 4
     assert after.answer.startswith("4 mails")
-    assert f"the hour's plan filled {report.slots} of {report.wanted} wanted slots" in after.answer
+    assert report.slots == 8
+    assert before.answer.endswith(after.answer)
     assert numbers(after)["ramp volume"] == numbers(before)["ramp volume"] == 5
 
 
@@ -265,8 +266,13 @@ def test_an_installation_without_senders_or_bots_is_answered_too(
     run: Command, world: World, tmp_path: Path, senders: int, bots: int
 ) -> None:
     """B-F6"""
-    world.change("delete from ops.senders where id not in (select id from ops.senders limit :keep)", keep=senders)
-    world.change("delete from ops.bots where id not in (select id from ops.bots limit :keep)", keep=bots)
+    off = (
+        "state_reason = 'not wanted', state_changed_at = now() where id not in (select id from ops.senders limit :keep)"
+    )
+    world.change(f"update ops.senders set state = 'paused', {off}", keep=senders)  # noqa: S608
+    world.change(
+        "update ops.bots set status = 'paused' where id not in (select id from ops.bots limit :keep)", keep=bots
+    )
 
     preview = run("plan", "run", "--dry-run", "--picture", tmp_path / "plan.png")
     found = run("capacity")

@@ -21,7 +21,7 @@ from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world,
 
 DAY = timedelta(days=1)
 MIDNIGHT = NOON.replace(hour=0)
-STEADY = {"daily_factor_low": 1.0}
+STEADY = {"daily_factor_low": 1.0, "quiet_day_share": 0.0}
 DENSE = {"gap_minimum_s": 1, "gap_jitter_s": 0}
 PLANNED = ("plan_runs", "plan_inputs", "slots", "sender_days")
 

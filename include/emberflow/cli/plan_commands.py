@@ -239,12 +239,16 @@ def _draw_planned(connection: Connection, hour: datetime, slots: Sequence[RowMap
     """Draw the slots that were written, over the spans that their senders had then."""
     import pandas as pd
 
+    from emberflow.queue_manager.planner import replay, with_addresses
     from emberflow.queue_manager.why_not import run_of
 
     run = run_of(connection, hour)
     if run is None:
         raise EmberflowError(f"{hour:%Y-%m-%dT%H} is not planned; `emberflow plan run --dry-run --at ...` previews it")
-    day = compute_hour(connection, hour, run["planned_at"]).day
+    if run["outcome"] == "planned":
+        day = with_addresses(connection, replay(connection, run["id"]).plan.day)
+    else:
+        day = compute_hour(connection, hour, run["planned_at"]).day
     written = [(slot["sender_address"], slot["target_time"], slot["tier"]) for slot in slots]
     planned = pd.DataFrame(written, columns=["address", "target_time", "tier"])
     planned = planned.astype({"target_time": "datetime64[us, UTC]"})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -41,6 +41,11 @@ _IDS: Final = """
 """
 _DOMAINS: Final = text("""
     select distinct hashtextextended(split_part(address, '@', 2), 0) as code, split_part(address, '@', 2) as domain
+    from ops.senders
+    inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
+""")
+_ADDRESSES: Final = text("""
+    select senders.id, mailboxes.address
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
 """)
@@ -173,7 +178,13 @@ def preview(connection: Connection, hour: datetime, *, now: datetime, settings: 
     with connection.begin_nested() as savepoint:
         plan = compute(inputs, PairHistory(connection, hour, inputs.planned))
         savepoint.rollback()
-    return plan
+    return replace(plan, day=with_addresses(connection, plan.day))
+
+
+def with_addresses(connection: Connection, day: pd.DataFrame) -> pd.DataFrame:
+    """Return ``day`` with the column ``address``, for people: a plan is computed without names."""
+    addresses = {row.id: row.address for row in connection.execute(_ADDRESSES)}
+    return day.assign(address=day["sender_id"].map(addresses).astype("str"))
 
 
 @dataclass(frozen=True)
