@@ -215,7 +215,8 @@ def ramp_today(policy: RampPolicy, senders: pd.DataFrame) -> pd.DataFrame:
         ``sending_days`` int64: earlier local days with warm-up mail since the ramp's start.
         ``last_row`` int64: ``ramp_row`` of the last such day; 0 if there is none.
         ``last_volume`` float64, mails: ``ramp_volume`` of the last such day; null if there is none.
-        ``idle_days`` int64: local days from that day to today; 0 when it was yesterday or there is none.
+        ``idle_days`` int64: local days without warm-up mail between that day and today, counting neither; 0 when it
+        was yesterday or there is none.
         ``score`` float64, 0-100, null without evidence; read by an engagement-driven ramp only.
 
     Columns out:
