@@ -172,6 +172,13 @@ def test_a_stepped_back_sender_climbs_again_from_where_it_is() -> None:
     assert volumes_of(LinearRamp(), days + later)[-4:] == [25, 27, 29, 30]
 
 
+@pytest.mark.parametrize(("idle", "ramp_day"), [(0, 201), (30, 201), (31, 1)])
+def test_a_restarted_ramp_counts_its_sending_days_anew(idle: int, ramp_day: int) -> None:
+    """S-F10: a step back is no start."""
+    now = today(LinearRamp(), sending_days=200, last_row=14, last_volume=30, idle_days=idle)
+    assert now["ramp_day"] == ramp_day
+
+
 def test_a_restarted_step_ramp_holds_its_levels_again() -> None:
     """S-F10."""
     days = [MONDAY + timedelta(days=n) for n in range(9)]
@@ -224,7 +231,7 @@ def test_a_change_of_policy_keeps_the_growth_bound_and_the_cap(old: RampPolicy, 
 
 def test_a_sender_without_a_last_volume_starts_whatever_else_is_known() -> None:
     now = today(LinearRamp(), sending_days=90, last_row=14, last_volume=None)
-    assert now.to_dict() == {"ramp_day": 91, "ramp_row": 1, "ramp_volume": 5, "ramp_move": "starts"}
+    assert now.to_dict() == {"ramp_day": 1, "ramp_row": 1, "ramp_volume": 5, "ramp_move": "starts"}
 
 
 def test_a_ramp_of_nobody_is_empty_and_keeps_its_columns() -> None:
