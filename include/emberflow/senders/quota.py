@@ -38,7 +38,8 @@ class ColdPolicy(BaseModel):
     ``sending_days``, ``sending_days_of_new_domain``, ``new_domain_days``
         14 sending days, and 28 while the domain is younger than 90 days or its age is unknown. Smartlead calls a
         mailbox ready after 14 days, on a new domain after 21-30 (guides/email-warmup.mdx); 90 is our rule: with 28
-        sending days of a five-day week a domain must not grow old during its own warm-up.
+        sending days of a five-day week a domain must not grow old during its own warm-up. A ramp that starts again
+        after a long silence counts its days anew: what providers have forgotten is no graduation.
     ``placement``, ``keep_placement``, ``placements``
         Share of warm-up mail that reached the inbox from which a sender graduates: 0.9 (Smartlead and Instantly:
         above 90 %), out of at least 20 (Warmbly's floor, internal/app/warmup/service.go). One that sends cold mail
@@ -140,7 +141,7 @@ def daily_quota(senders: pd.DataFrame, ramp: RampPolicy, policy: QuotaPolicy, se
     healthy = np.floor(today["ramp_volume"].to_numpy() * multiplier).astype(np.int64)
     healthy = np.where(multiplier > 0, np.maximum(healthy, 1), 0)
 
-    gate = _cold_gate(policy.cold, senders)
+    gate = _cold_gate(policy.cold, senders, today["ramp_day"].to_numpy() - 1)
     by_step = senders["cold_peak"].to_numpy(dtype=np.int64) + policy.cold.daily_step
     by_mix = _cold_by_mix(policy, healthy)
     most_cold = np.minimum(np.minimum(by_step, by_mix), policy.cold.cap)
@@ -213,7 +214,7 @@ def _daily_factor(policy: QuotaPolicy, senders: pd.DataFrame, seed: int) -> Floa
     return np.where(is_quiet, policy.quiet_day_factor, np.minimum(factor, 1))
 
 
-def _cold_gate(policy: ColdPolicy, senders: pd.DataFrame) -> npt.NDArray[np.int64]:
+def _cold_gate(policy: ColdPolicy, senders: pd.DataFrame, sending_days: Integers) -> npt.NDArray[np.int64]:
     # An unknown age compares false: the domain is taken to be new.
     is_grown = senders["domain_age_days"].to_numpy(dtype=np.float64) >= policy.new_domain_days
     days_needed = np.where(is_grown, policy.sending_days, policy.sending_days_of_new_domain)
@@ -222,7 +223,7 @@ def _cold_gate(policy: ColdPolicy, senders: pd.DataFrame) -> npt.NDArray[np.int6
     inbox_rate = senders["inbox_rate"].to_numpy(dtype=np.float64)
     reasons = {
         "no_campaign": ~senders["in_campaign"].to_numpy(dtype=bool),
-        "too_few_sending_days": senders["sending_days"].to_numpy() < days_needed,
+        "too_few_sending_days": sending_days < days_needed,
         "too_few_placements": (senders["placements"].to_numpy() < policy.placements) | np.isnan(inbox_rate),
         "placement_too_low": inbox_rate < placement_needed,
     }

@@ -215,11 +215,12 @@ def ramp_today(policy: RampPolicy, senders: pd.DataFrame) -> pd.DataFrame:
         ``sending_days`` int64: earlier local days with warm-up mail since the ramp's start.
         ``last_row`` int64: ``ramp_row`` of the last such day; 0 if there is none.
         ``last_volume`` float64, mails: ``ramp_volume`` of the last such day; null if there is none.
-        ``idle_days`` int64: local days from that day to today; 0 when it was yesterday or there is none.
+        ``idle_days`` int64: local days without warm-up mail between that day and today, counting neither; 0 when it
+        was yesterday or there is none.
         ``score`` float64, 0-100, null without evidence; read by an engagement-driven ramp only.
 
     Columns out:
-        ``ramp_day`` int64: the number of this sending day, from 1.
+        ``ramp_day`` int64: the number of this sending day, from 1; a ramp that starts again counts from 1 again.
         ``ramp_row`` int64: the row of the ramp that applies, from 1.
         ``ramp_volume`` int64, mails.
         ``ramp_move`` Categorical of `MOVES`: what brought the sender to that row.
@@ -234,6 +235,7 @@ def ramp_today(policy: RampPolicy, senders: pd.DataFrame) -> pd.DataFrame:
     idle = senders["idle_days"].to_numpy(dtype=np.int64)
     last_volume = senders["last_volume"].to_numpy(dtype=np.float64)
     never = np.isnan(last_volume)
+    forgotten = idle > _FORGOTTEN_DAYS
 
     first_alike = np.searchsorted(rows, last_volume, side="left") + 1
     last_alike = np.searchsorted(rows, last_volume, side="right")
@@ -244,7 +246,7 @@ def ramp_today(policy: RampPolicy, senders: pd.DataFrame) -> pd.DataFrame:
         score = senders["score"].to_numpy(dtype=np.float64)
         score_move = (score >= policy.advance_from).astype(np.int64) - (score < policy.step_back_below)
 
-    cases = [never, idle > _FORGOTTEN_DAYS, idle >= _DORMANT_DAYS]
+    cases = [never, forgotten, idle >= _DORMANT_DAYS]
     rows_back = np.ceil(idle / _DORMANT_DAYS).astype(np.int64)
     row = np.clip(np.select(cases, [1, 1, last_row - rows_back], default=last_row + score_move), 1, len(rows))
     move = np.select(
@@ -255,7 +257,7 @@ def ramp_today(policy: RampPolicy, senders: pd.DataFrame) -> pd.DataFrame:
     volume = np.where(never, rows[row - 1], np.fmin(rows[row - 1], _most_after(last_volume, policy)))
     return pd.DataFrame(
         {
-            "ramp_day": senders["sending_days"].to_numpy(dtype=np.int64) + 1,
+            "ramp_day": np.where(never | forgotten, 0, senders["sending_days"].to_numpy(dtype=np.int64)) + 1,
             "ramp_row": row,
             "ramp_volume": volume.astype(np.int64),
             "ramp_move": pd.Categorical.from_codes(move, categories=pd.Index(MOVES)),

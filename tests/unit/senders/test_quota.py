@@ -122,6 +122,8 @@ def test_quotas_keep_every_bound_and_never_starve_a_sender_that_may_send(
         ({"sending_days": 27, "domain_age_days": None}, "too_few_sending_days"),
         ({"sending_days": 28, "domain_age_days": 89}, "open"),
         ({"sending_days": 14, "domain_age_days": 90}, "open"),
+        ({"sending_days": 200, "idle_days": 30}, "open"),
+        ({"sending_days": 200, "idle_days": 31}, "too_few_sending_days"),
         ({"placements": 19}, "too_few_placements"),
         ({"inbox_rate": None}, "too_few_placements"),
         ({"inbox_rate": 0.899, "cold_peak": 0}, "placement_too_low"),
