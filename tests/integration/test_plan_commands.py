@@ -22,7 +22,7 @@ from emberflow.settings import settings
 from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world
 
 Command = Callable[..., Result]
-WRITTEN = ("plan_runs", "decisions", "scheduled_tasks", "sender_days")
+WRITTEN = ("plan_runs", "plan_inputs", "scheduled_tasks", "sender_days")
 
 
 @pytest.fixture

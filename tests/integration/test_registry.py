@@ -175,9 +175,9 @@ def test_a_paused_sender_keeps_its_ramp_and_shows_one_reason_and_its_remedy(data
     """S-B10"""
     world = a_world(database, sandbox, senders=1, bots=8, checks=False)
     sender = world.senders[0]
-    for _ in range(3):
+    for day in (1, 2, 3):
         world.quota(sender)
-        world.change("update ops.sender_days set warmup_sent = 1")
+        world.change("update ops.sender_days set warmup_sent = 1, ramp_day = :day where warmup_sent = 0", day=day)
         world.clock.sleep(86_400)
 
     registry.pause_sender(database, sender.address, "the owner is on leave")

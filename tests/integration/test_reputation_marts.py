@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psycopg2
 import pytest
-from sqlalchemy import Engine, Table, insert, make_url, select, text, update
+from sqlalchemy import Engine, Table, insert, make_url, select, text
 
 from emberflow.database import tables
 from emberflow.database.embedded import EmbeddedPostgres
@@ -107,10 +107,13 @@ class World:
             message_id=f"<{key}@sender.example>",
             policy_id=self._policy_id,
         )
-        state = {"status": status, "submitted_at": moment, "sent_at": moment if status == "sent" else None}
+        state = {
+            "slot_id": slot_id, "from_mailbox_id": from_mailbox.mailbox_id, "target_time": moment, "due_since": moment,
+            "local_day": moment.date(), "priority_level": 2, "status": status, "submitted_at": moment,
+            "sent_at": moment if status == "sent" else None,
+        }  # fmt: skip
         with self.engine.begin() as connection:
-            of_slot = tables.slot_states.c.slot_id == slot_id
-            connection.execute(update(tables.slot_states).where(of_slot).values(state))
+            connection.execute(insert(tables.slot_states).values(state))
         return slot_id
 
     def event(
