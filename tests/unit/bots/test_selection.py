@@ -308,6 +308,52 @@ def test_a_senders_partners_keep_to_the_shares_of_the_providers() -> None:
         assert all(abs(seen[provider] / 35 - share) <= 0.1 for provider, share in (shares | {3: 0.0}).items())
 
 
+@pytest.mark.parametrize("awake", [1.0, 0.6])
+def test_a_mature_senders_partners_keep_to_the_shares_whatever_partners_it_has(awake: float) -> None:
+    """B-F4: five mails a day for a week, of senders with fifty partners, most of them at the wrong providers."""
+    luck = random.Random(3)  # noqa: S311 - worlds, not secrets
+    provider_of = {n: luck.choice([0, 0, 0, 0, 1, 1, 1, 2, 2, 3]) for n in range(1, 801)}
+    pairs = [a_pair(sender, bot) for sender in range(1, 41) for bot in luck.sample(range(1, 801), 50)]
+    shares = {0: 0.25, 1: 0.25, 2: 0.25, 3: 0.25}
+    seen: Counter[tuple[int, int]] = Counter()
+    partners = 0
+    for day in range(7):
+        for nth in range(5):
+            bots = [a_bot(n, provider=provider_of[n], seats=2 * (luck.random() < awake)) for n in range(1, 801)]
+            slots = [a_slot(sender, 1, ramp_day=60, nth=nth) for sender in range(1, 41)]
+            hour = MONDAY_NOON + timedelta(days=day, hours=nth)
+            picks = select(slots, bots, pairs, hour=hour, shares=shares).picks
+            seen.update((pick["sender_id"], provider_of[pick["bot_id"]]) for pick in picks.to_dict("records"))
+            partners += int((picks["tier"] == "probabilistic").sum())
+    assert all(abs(seen[sender, provider] / 35 - 0.25) <= 0.1 for sender in range(1, 41) for provider in range(4))
+    assert partners > 0.4 * 40 * 35
+
+
+def test_an_hour_before_midnight_and_one_after_continue_one_sequence_of_providers() -> None:
+    """B-F4: the mails of one local day lie on two days of UTC."""
+    bots = [a_bot(n, provider=n % 3) for n in range(1, 301)]
+    evening = MONDAY_NOON + timedelta(hours=11)
+    seen: Counter[int] = Counter()
+    for day in range(7):
+        for nth in range(6):
+            hour = evening + timedelta(days=day, hours=nth // 3)
+            seen.update(select([a_slot(nth=nth)], bots, hour=hour, policy=ALWAYS_VIRGIN).picks["bot_id"] % 3)
+    assert all(abs(seen[provider] / 42 - 1 / 3) <= 0.1 for provider in range(3))
+
+
+def test_a_partner_whose_bot_lost_its_last_seat_to_another_tier_is_passed_over() -> None:
+    """Q-B7: its headroom is nothing then, and must not be divided by."""
+    bots = [a_bot(n, seats=1) for n in range(1, 31)]
+    slots = [a_slot(sender, ordinal, ramp_day=60) for sender in range(1, 9) for ordinal in range(1, 7)]
+    pairs = [
+        a_pair(sender, bot, last_contact=MONDAY_NOON - timedelta(hours=30 + 60 * ((sender + bot) % 2)))
+        for sender in range(1, 9)
+        for bot in range(1, 31)
+    ]
+    for seed in range(20):
+        assert len(select(slots, bots, pairs, seed=seed).picks) == 30
+
+
 def test_an_exhausted_provider_gives_way_to_another_one() -> None:
     """B-F4"""
     bots = [a_bot(1, provider=1, seats=0), a_bot(2, provider=2)]
