@@ -58,6 +58,7 @@ _WORTH_DEALING = 0.3  # of the cards; below, the exact end is cheaper
 _PAIRS_AT_ONCE = 2_000_000
 _PER_PROVIDER = 2  # partners at the asked provider that a lookup should bring: 86 % bring one (Poisson)
 _PARTNERS = 16  # looked up per slot at most; a provider of less than a fifth cannot miss its share by ten points
+_PAIRS_FOR_ROOM = 50_000  # looked up to see who could move
 _FEW_BOTS = 200  # with a seat: asking about each is cheaper than reading all partners of a sender
 
 Floats = npt.NDArray[np.float64]
@@ -259,6 +260,7 @@ class _Table:
         self._propose(explorers)
         self._deal(others)
         self._propose_exactly(slots)
+        self._make_room(slots)
 
     def selection(self) -> Selection:
         """Return what came of it."""
@@ -404,7 +406,7 @@ class _Table:
         takes_part = bot_of >= 0
         slot_of = np.searchsorted(self.senders, known["sender_id"].to_numpy(dtype=np.int64))
         sent_7d = known["sent_7d"].to_numpy(dtype=np.int64)
-        age = np.datetime64(require_utc(self._hour).replace(tzinfo=None), "us") - _naive(known["last_contact"])
+        age = self._age(known)
         refused = {
             "no_seat": self.seats[bot_of] == 0,
             "same_day": age < np.timedelta64(SAME_DAY_H, "h"),
@@ -471,6 +473,55 @@ class _Table:
         if self._evidence is not None:
             self._tell_choice(tier, *told)
 
+    # Moving others.
+
+    def _make_room(self, slots: Integers) -> None:
+        """Fill open ``slots`` with bots of slots that can move, within their tier, to a bot with a free seat.
+
+        One such step is an augmenting path of length three in the matching of slots and seats. Filled slots are looked
+        at as far as their pairs stay few; in a large plan that is a sample, and next to nothing is open there.
+        """
+        free = np.flatnonzero(self.seats)
+        slots = self._open(slots)[: _PAIRS_FOR_ROOM // max(len(free), 1)]
+        if not len(slots) or not len(free):
+            return
+        filled = self.order[self.bot[self.order] >= 0][: _PAIRS_FOR_ROOM // max(len(slots), len(free))]
+        taken = np.unique(self.bot[filled])
+        slot_of, bot_of = np.repeat(slots, len(taken)), np.tile(taken, len(slots))
+        tier = self._tier_of(slot_of, bot_of)
+        wishes = pd.DataFrame({"slot": slot_of, "bot": bot_of, "tier": tier})[tier >= 0]
+        filled = filled[np.isin(self.bot[filled], wishes["bot"])]
+        mover, target = np.repeat(filled, len(free)), np.tile(free, len(filled))
+        is_move = self._tier_of(mover, target) == self.tier[mover]
+        moves = pd.DataFrame({"mover": mover, "bot": self.bot[mover], "target": target})[is_move]
+        while len(wishes) and len(moves):
+            ways = wishes.merge(moves.drop_duplicates("mover"), on="bot")
+            ways["sender"], ways["other"] = self._row[ways["slot"]], self._row[ways["mover"]]
+            for once in ("sender", "mover", "other", "target"):
+                ways = ways.drop_duplicates(once)
+            if ways.empty:
+                return
+            self.bot[ways["mover"]], self.bot[ways["slot"]] = ways["target"], ways["bot"]
+            self.tier[ways["slot"]] = ways["tier"]
+            self.seats[ways["target"]] -= 1
+            if self._evidence is not None:
+                self._tell_moves(ways)
+            wishes = wishes[self.bot[wishes["slot"]] < 0]
+            wishes = wishes[~self._has_met(self.senders[wishes["slot"]], wishes["bot"].to_numpy())]
+            moves = moves[(self.seats[moves["target"]] > 0) & (self.bot[moves["mover"]] == moves["bot"])]
+            moves = moves[~self._has_met(self.senders[moves["mover"]], moves["target"].to_numpy())]
+
+    def _tier_of(self, slots: Integers, bots: Integers) -> npt.NDArray[np.int8]:
+        """Return the place in `TIERS` of each pair as the history has it, -1 where a rule refuses it."""
+        tier = np.full(len(slots), -1, dtype=np.int8)
+        allowed = np.flatnonzero(self._allowed(slots, bots))
+        known = self._history_of(slots[allowed], bots[allowed])
+        age = self._age(known)
+        refused = (age < np.timedelta64(SAME_DAY_H, "h")) | (known["sent_7d"] >= self._policy.pair_weekly_maximum)
+        is_cooling = age < np.timedelta64(self._policy.pair_cooldown_h, "h")
+        tier[allowed] = np.select([np.isnat(age), refused, is_cooling], [0, -1, 2], default=1)
+        return tier
+
     # Taking a bot.
 
     def _take_virgins(self, slots: Integers, bots: Integers) -> int:
@@ -516,6 +567,11 @@ class _Table:
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
         return answer.take(back)
+
+    def _age(self, known: pd.DataFrame) -> npt.NDArray[np.timedelta64]:
+        """Return the time since the last contact, null without one."""
+        last_contact = known["last_contact"].dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
+        return np.asarray(np.datetime64(require_utc(self._hour).replace(tzinfo=None), "us") - last_contact)
 
     def _open(self, slots: Integers) -> Integers:
         return slots[self.bot[slots] < 0]
@@ -583,6 +639,14 @@ class _Table:
                  "draw": float(draw[other]), "key": float(key[other])}
             )  # fmt: skip
 
+    def _tell_moves(self, ways: pd.DataFrame) -> None:
+        """The bot that the witness moved to, or that another slot left to it."""
+        if self._witness in ways["slot"].to_numpy() or self._witness in ways["mover"].to_numpy():
+            bot, sender = int(self.bot[self._witness]), self.senders[[self._witness]]
+            draw = float(uniforms(self._stream("pair"), sender, self.bots[[bot]])[0])
+            self._tell_bot(bot, TIERS[self.tier[self._witness]], {"bot": float(self._weights[bot])}, draw)
+            self._told.runners_up.clear()
+
     def _tell_bot(self, bot: int, tier: str, terms: dict[str, float], draw: float) -> None:
         evidence = self._told
         evidence.tier, evidence.bot_id, evidence.terms, evidence.draw = tier, int(self.bots[bot]), terms, draw
@@ -623,10 +687,6 @@ def _by_group(groups: Integers, keys: Floats) -> Integers:
     """Return the order by group, and by key within; quicker than a sort by two keys."""
     order = np.argsort(keys)
     return np.asarray(order[np.argsort(groups[order] * len(order) + np.arange(len(order)))])
-
-
-def _naive(instants: pd.Series[Any]) -> npt.NDArray[np.datetime64]:
-    return np.asarray(instants.dt.tz_localize(None).to_numpy(dtype="datetime64[us]"))
 
 
 def _rank_within(ordered: npt.NDArray[Any]) -> Integers:

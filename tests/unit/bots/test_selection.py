@@ -147,19 +147,38 @@ def a_random_world(luck: random.Random) -> World:
     return slots, supply, pairs
 
 
-def test_nearly_as_many_slots_are_filled_as_by_the_reference() -> None:
-    """Over hundreds of worlds in which nearly everything is scarce: within one and a half percent together."""
+def test_as_many_slots_are_filled_as_by_the_reference() -> None:
+    """Q-B7: over hundreds of worlds in which nearly everything is scarce, within half a percent together."""
     ours = theirs = 0
     for number in range(300):
         luck = random.Random(number)  # noqa: S311 - worlds, not secrets
         world = a_random_world(luck)
         ours += len(select(*world, seed=number).picks)
         theirs += fill(*world, STANDARD, MONDAY_NOON, luck)
-    assert ours >= theirs * 0.985
+    assert ours >= theirs * 0.995
+
+
+def test_a_slot_without_a_bot_gets_one_that_another_slot_can_leave_for_a_free_seat() -> None:
+    """Q-B7: bot 1 is all that sender 1 may meet, and sender 2 may as well meet bot 2."""
+    slots, bots = [a_slot(1, domain=5), a_slot(2)], [a_bot(1, seats=1), a_bot(2, seats=1, domain=5)]
+    for seed in range(20):
+        selection = select(slots, bots, seed=seed)
+        assert selection.picks["bot_id"].tolist() == [1, 2]
+        evidence = select(slots, bots, seed=seed, witness=(2, 1)).evidence
+        assert evidence is not None
+        assert evidence.bot_id == 2
+
+
+def test_nobody_moves_to_another_tier_to_make_room() -> None:
+    """Q-B7: the sender that asked for a virgin bot keeps it, for all that its partner has a free seat."""
+    slots, bots = [a_slot(1, domain=5), a_slot(2)], [a_bot(1, seats=1), a_bot(2, seats=1, domain=5)]
+    pairs = [a_pair(2, 2, last_contact=MONDAY_NOON - timedelta(hours=30))]
+    moved = [select(slots, bots, pairs, ALWAYS_VIRGIN, seed=seed).picks for seed in range(20)]
+    assert {tuple(picks["tier"]) for picks in moved} == {("virgin",), ("virgin", "active")}
 
 
 def test_as_many_slots_are_filled_as_by_the_reference_in_larger_worlds() -> None:
-    """Within one percent, with seats for half, for all and for twice of the demand."""
+    """Q-B7: within half a percent, with seats for half, for all and for twice of the demand."""
     luck = random.Random(7)  # noqa: S311 - worlds, not secrets
     for seats in (1, 2, 4):
         slots = [a_slot(n, k, ramp_day=luck.randint(1, 40), domain=n % 10) for n in range(1, 61) for k in range(1, 5)]
@@ -171,7 +190,7 @@ def test_as_many_slots_are_filled_as_by_the_reference_in_larger_worlds() -> None
         ]
         ours = len(select(slots, bots, pairs).picks)
         theirs = max(fill(slots, bots, pairs, STANDARD, MONDAY_NOON, random.Random(n)) for n in range(3))  # noqa: S311
-        assert ours >= theirs * 0.99
+        assert ours >= theirs * 0.995
 
 
 @settings(max_examples=60, deadline=None)
