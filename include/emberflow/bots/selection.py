@@ -8,7 +8,9 @@ The candidates of a slot fall into three tiers by the history of the pair:
 
 A seeded draw lets the slot ask ``virgin`` or ``probabilistic`` first. A tier without a free candidate falls through to
 the other one and then to ``active``; the tier asked and the tier used are both recorded. Each slot also asks a
-provider, by a sequence that keeps a sender's partners close to the providers' shares (B-F4).
+provider, by a sequence that keeps a sender's partners close to the providers' shares (B-F4). A slot that asks for a
+partner, and finds none at its provider, takes a virgin bot there before a partner elsewhere: else the partners that a
+sender happens to have would decide its mix.
 
 **Virgin** bots are dealt. Every free seat of every bot is a card; the deck is shuffled by exponential keys -ln(u) / w,
 of which the smallest lies on top (Efraimidis and Spirakis, Information Processing Letters 97, 2006), so that a bot
@@ -50,10 +52,13 @@ GROUPS: Final = ("domain", "owner", "ip_group")
 UNFILLED: Final = ("no_seat", "no_eligible_bot")
 
 _GOLDEN = 0.618_033_988_749_895  # the multiples of it modulo 1 spread as evenly as any (three-distance theorem)
+_PLASTIC = 0.569_840_290_998_053  # from day to day, so that days fill each other's gaps (Roberts' R2 sequence, 2018)
 _DEALS = 8
 _WORTH_DEALING = 0.3  # of the cards; below, the exact end is cheaper
 _PAIRS_AT_ONCE = 2_000_000
-_PARTNERS = 4  # looked up per open slot at first
+_PER_PROVIDER = 2  # partners at the asked provider that a lookup should bring: 86 % bring one (Poisson)
+_PARTNERS = 16  # looked up per slot at most; a provider of less than a fifth cannot miss its share by ten points
+_PAIRS_FOR_ROOM = 50_000  # looked up to see who could move
 _FEW_BOTS = 200  # with a seat: asking about each is cheaper than reading all partners of a sender
 
 Floats = npt.NDArray[np.float64]
@@ -214,6 +219,7 @@ class _Table:
         self.senders: Integers = demand["sender_id"].to_numpy(dtype=np.int64)
         self.ordinals: Integers = demand["ordinal"].to_numpy(dtype=np.int64)
         self.bots: Integers = bots["bot_id"].to_numpy(dtype=np.int64)
+        self._place = pd.Index(self.bots)
         self.seats: Integers = bots["seats"].to_numpy(dtype=np.int64).copy()
         self._at_first = self.seats.copy()
         self._weights: Floats = bots["weight"].to_numpy(dtype=np.float64)
@@ -222,8 +228,11 @@ class _Table:
 
         names = (self.senders, self.ordinals)
         lot = uniforms(self._stream("serve_order"), *names)
-        rounds = demand.groupby("sender_id").cumcount().to_numpy()
-        self.order: Integers = np.lexsort((self.senders, lot, rounds))
+        self._first: Integers = np.unique(self.senders, return_index=True)[1]
+        slots_of_sender = np.diff(np.append(self._first, len(self.senders)))
+        self._row: Integers = np.repeat(np.arange(len(self._first)), slots_of_sender)
+        rounds = np.arange(len(self.senders)) - self._first[self._row]
+        self.order: Integers = _by_group(rounds, lot)
         self.asks_virgin: Mask = uniforms(self._stream("ask_tier"), *names) < virgin_share(
             policy, demand["ramp_day"]
         ).to_numpy(dtype=np.float64)
@@ -232,7 +241,6 @@ class _Table:
 
         self.bot: Integers = np.full(len(demand), -1, dtype=np.int64)
         self.tier: npt.NDArray[np.int8] = np.full(len(demand), -1, dtype=np.int8)
-        self._met = np.empty(0, dtype=np.int64)
         self._witness = -1
         self._evidence: Evidence | None = None
         self._refused: dict[int, str] = {}
@@ -244,11 +252,15 @@ class _Table:
     def serve(self, slots: Integers) -> None:
         """Give each of ``slots`` a bot, in this order where two want the same."""
         asks_virgin = self.asks_virgin[slots]
-        self._deal(slots[asks_virgin])
-        self._propose(slots[~asks_virgin])
-        self._propose(slots[asks_virgin])
-        self._deal(slots[~asks_virgin])
+        explorers, others = slots[asks_virgin], slots[~asks_virgin]
+        self._deal(explorers)
+        self._propose(others, elsewhere=False)
+        self._deal(others, elsewhere=False)
+        self._propose(others)
+        self._propose(explorers)
+        self._deal(others)
         self._propose_exactly(slots)
+        self._make_room(slots)
 
     def selection(self) -> Selection:
         """Return what came of it."""
@@ -268,8 +280,8 @@ class _Table:
 
     # The deck.
 
-    def _deal(self, slots: Integers) -> None:
-        """Fill open ``slots`` with virgin bots until none of them has one left."""
+    def _deal(self, slots: Integers, *, elsewhere: bool = True) -> None:
+        """Fill open ``slots`` with virgin bots until none of them has one left, or a few times, at their provider."""
         for deal in range(_DEALS):
             slots = self._open(slots)
             if not len(slots) or not self.seats.any():
@@ -277,13 +289,14 @@ class _Table:
             cards, keys = self._shuffle(deal)
             # Later deals change who meets whom: else slots that no card fits would hold the others up.
             hands = slots if deal == 0 else slots[self._shuffled(slots, deal)]
-            chosen, at = self._hand_out(hands, cards)
-            taken = self._take(chosen, cards[at], VIRGIN, asks_history=True)
+            chosen, at = self._hand_out(hands, cards, elsewhere=elsewhere)
+            taken = self._take_virgins(chosen, cards[at])
             if self._evidence is not None:
                 self._tell_card(chosen, at, cards, keys)
-            if taken < _WORTH_DEALING * len(chosen):
+            if taken <= _WORTH_DEALING * len(chosen):
                 break
-        self._deal_exactly(self._open(slots))
+        if elsewhere:
+            self._deal_exactly(self._open(slots))
 
     def _shuffle(self, deal: int) -> tuple[Integers, Floats]:
         """Return the bots of all free seats and the keys that put them in this order."""
@@ -297,8 +310,8 @@ class _Table:
         draws = uniforms(self._stream("hands", deal), self.senders[slots], self.ordinals[slots])
         return np.argsort(draws, kind="stable")
 
-    def _hand_out(self, slots: Integers, cards: Integers) -> tuple[Integers, Integers]:
-        """Return slots and the place of each one's card: of the provider it asks, else any that is left."""
+    def _hand_out(self, slots: Integers, cards: Integers, *, elsewhere: bool) -> tuple[Integers, Integers]:
+        """Return slots and the place of each one's card: of the provider it asks, else, ``elsewhere``, any left."""
         wanted, offered = self._asked[slots], self._provider[cards]
         slot_order, card_order = np.argsort(wanted, kind="stable"), np.argsort(offered, kind="stable")
         rank = _rank_within(wanted[slot_order])
@@ -306,11 +319,12 @@ class _Table:
         has_one = rank < np.bincount(offered, minlength=len(self._codes))[wanted[slot_order]]
         card_of = np.full(len(slots), -1, dtype=np.int64)
         card_of[slot_order[has_one]] = card_order[(first_card + rank)[has_one]]
-        is_left = np.ones(len(cards), dtype=bool)
-        is_left[card_of[card_of >= 0]] = False
-        without, left = np.flatnonzero(card_of < 0), np.flatnonzero(is_left)
-        both = min(len(without), len(left))
-        card_of[without[:both]] = left[:both]
+        if elsewhere:
+            is_left = np.ones(len(cards), dtype=bool)
+            is_left[card_of[card_of >= 0]] = False
+            without, left = np.flatnonzero(card_of < 0), np.flatnonzero(is_left)
+            both = min(len(without), len(left))
+            card_of[without[:both]] = left[:both]
         has_card = card_of >= 0
         return slots[has_card], card_of[has_card]
 
@@ -341,128 +355,195 @@ class _Table:
 
     # Partners.
 
-    def _propose(self, slots: Integers) -> None:
+    def _propose(self, slots: Integers, *, elsewhere: bool = True) -> None:
         """Fill open ``slots`` from a few partners of each sender whose cooldown is over."""
         slots = self._open(slots)
         if not len(slots) or not self.seats.any():
             return
-        senders, wanted = np.unique(self.senders[slots], return_counts=True)
+        senders, count = self._partners_to_ask(slots)
         start = self.bots[(uniforms(self._stream("partners"), senders) * len(self.bots)).astype(np.int64)]
-        # As many as a sender needs, in steps of two, so that few senders with many slots do not make all look up many.
-        doubling = np.ceil(np.log2(wanted)).astype(np.int64)
-        for step in np.unique(doubling):
-            like = doubling == step
-            known = self._history.some_of(senders[like], start[like], _PARTNERS << int(step))
-            known = known.sort_values(["sender_id", "bot_id"], ignore_index=True)
+        for step in np.unique(count):
+            like = count == step
+            known = self._history.some_of(senders[like], start[like], int(step))
             part = slots[np.isin(self.senders[slots], senders[like])]
-            self._match_partners(part, *self._of_answer(part, known), (PROBABILISTIC,))
+            self._match_partners(part, known, (PROBABILISTIC,), elsewhere=elsewhere)
+
+    def _partners_to_ask(self, slots: Integers) -> tuple[Integers, Integers]:
+        """Return the senders of ``slots``, and how many partners of each very likely serve the providers they ask.
+
+        Slots that ask different providers look among the same partners. The counts are rounded up to few distinct ones.
+        """
+        asks, slots_of_ask = np.unique(_pairs(self._row[slots], self._asked[slots]), return_counts=True)
+        asked = asks & 0xFFFF_FFFF
+        has_seat = np.bincount(self._provider[self.seats > 0], minlength=len(self._codes)) / np.bincount(self._provider)
+        of_one = np.minimum(_PER_PROVIDER / np.maximum(self._share * has_seat, 1e-9)[asked], _PARTNERS)
+        rows, first = np.unique(asks >> 32, return_index=True)
+        count = np.maximum.reduceat(of_one * slots_of_ask, first)
+        return self.senders[self._first[rows]], np.ceil(np.exp2(np.ceil(2 * np.log2(count)) / 2)).astype(np.int64)
 
     def _propose_exactly(self, slots: Integers) -> None:
         """Fill slots that nothing filled from all partners of their senders: the last resort, ``active``, at last."""
         slots = self._open(slots)
         if not len(slots) or not self.seats.any():
             return
+        tiers = (PROBABILISTIC, ACTIVE)
         if np.count_nonzero(self.seats) > _FEW_BOTS:
-            known = self._history.of_senders(np.unique(self.senders[slots]))
-            known = known.sort_values(["sender_id", "bot_id"], ignore_index=True)
-            self._match_partners(slots, *self._of_answer(slots, known), (PROBABILISTIC, ACTIVE))
+            self._match_partners(slots, self._history.of_senders(np.unique(self.senders[slots])), tiers)
             return
         for slot_of, bot_of, part in self._every_pair(slots):
             answer = self._history_of(slot_of, bot_of)
             have_met = answer["last_contact"].notna().to_numpy()
-            known = answer[have_met].reset_index(drop=True)
-            self._match_partners(part, slot_of[have_met], bot_of[have_met], known, (PROBABILISTIC, ACTIVE))
-
-    def _of_answer(self, slots: Integers, known: pd.DataFrame) -> tuple[Integers, Integers, pd.DataFrame]:
-        """Return the slot, the bot and the history of each row of an answer whose bot takes part in this plan."""
-        bot_of = np.searchsorted(self.bots, known["bot_id"].to_numpy())
-        takes_part = self.bots[np.minimum(bot_of, len(self.bots) - 1)] == known["bot_id"].to_numpy()
-        known, bot_of = known[takes_part].reset_index(drop=True), bot_of[takes_part]
-        senders, first = np.unique(self.senders[slots], return_index=True)
-        slot_of = slots[first[np.searchsorted(senders, known["sender_id"].to_numpy())]]
-        return slot_of, bot_of, known
+            pairs = {"sender_id": self.senders[slot_of[have_met]], "bot_id": self.bots[bot_of[have_met]]}
+            known = answer[have_met].assign(**pairs)
+            self._match_partners(part, known, tiers)
 
     def _match_partners(
-        self, slots: Integers, slot_of: Integers, bot_of: Integers, known: pd.DataFrame, tiers: tuple[str, ...]
+        self, slots: Integers, known: pd.DataFrame, tiers: tuple[str, ...], *, elsewhere: bool = True
     ) -> None:
-        age = pd.Timestamp(require_utc(self._hour)) - known["last_contact"]
-        age_h = age.dt.total_seconds().to_numpy(dtype=np.float64) / 3600
+        """Fill open ``slots`` from partners as the history answers, as far as they take part in this plan."""
+        bot_ids = known["bot_id"].to_numpy(dtype=np.int64)
+        bot_of = self._place.get_indexer(pd.Index(bot_ids))
+        takes_part = bot_of >= 0
+        slot_of = np.searchsorted(self.senders, known["sender_id"].to_numpy(dtype=np.int64))
         sent_7d = known["sent_7d"].to_numpy(dtype=np.int64)
+        age = self._age(known)
         refused = {
             "no_seat": self.seats[bot_of] == 0,
-            "same_day": age_h < SAME_DAY_H,
+            "same_day": age < np.timedelta64(SAME_DAY_H, "h"),
             "weekly_maximum": sent_7d >= self._policy.pair_weekly_maximum,
         }
-        is_cooling = age_h < self._policy.pair_cooldown_h
-        allowed = self._allowed(slot_of, bot_of) & ~np.logical_or.reduce(list(refused.values()))
+        is_cooling = age < np.timedelta64(self._policy.pair_cooldown_h, "h")
+        allowed = np.flatnonzero(takes_part & ~np.logical_or.reduce(list(refused.values())))
+        allowed = allowed[self._allowed(slot_of[allowed], bot_of[allowed])]
         if self._evidence is not None:
-            self._tell_groups(slot_of, bot_of)
-            self._tell_refused(slot_of, bot_of, refused | {"cooldown": is_cooling & allowed})
+            self._tell_groups(slot_of[takes_part], bot_of[takes_part])
+            cooling = is_cooling & np.isin(np.arange(len(known)), allowed)
+            self._tell_refused(slot_of, bot_of, {name: takes_part & is_so for name, is_so in refused.items()})
+            self._tell_refused(slot_of, bot_of, {"cooldown": cooling})
         for tier in tiers:
-            of_tier = allowed & (is_cooling if tier == ACTIVE else ~is_cooling)
-            self._match(slots, slot_of[of_tier], bot_of[of_tier], tier, sent_7d[of_tier])
+            of_tier = allowed[is_cooling[allowed] == (tier == ACTIVE)]
+            self._match(slots, slot_of[of_tier], bot_of[of_tier], tier, sent_7d[of_tier], elsewhere=elsewhere)
 
     def _match(
-        self, slots: Integers, slot_of: Integers, bot_of: Integers, tier: str, sent_7d: Integers | None = None
+        self,
+        slots: Integers,
+        slot_of: Integers,
+        bot_of: Integers,
+        tier: str,
+        sent_7d: Integers | None = None,
+        *,
+        elsewhere: bool = True,
     ) -> None:
         """Give open ``slots`` the candidates of their senders, ranked by exponential keys, while these have seats.
 
-        A candidate is a bot and any slot of its sender. Each round proposes to every open slot another candidate, first
-        of the provider that it asks, then of any.
+        A candidate is a bot and any slot of its sender, and allowed by the rules. Each round proposes to every open
+        slot another candidate, first of the provider that it asks, then, ``elsewhere``, of any.
         """
-        senders = self.senders[slot_of]
-        terms = {"bot": self._weights[bot_of], "headroom": self.seats[bot_of] / self._at_first[bot_of]}
+        free = self.seats[bot_of] > 0
+        row, bots = self._row[slot_of[free]], bot_of[free]
+        terms = {"bot": self._weights[bots], "headroom": self.seats[bots] / self._at_first[bots]}
         if sent_7d is not None:
-            terms["repeats"] = np.exp2(-sent_7d.astype(np.float64))
+            terms["repeats"] = np.exp2(-sent_7d[free].astype(np.float64))
         weight = np.prod(list(terms.values()), axis=0)
-        draw = uniforms(self._stream("pair"), senders, self.bots[bot_of])
-        key = -np.log(draw) / np.maximum(weight, np.finfo(np.float64).tiny)
-        order = np.lexsort((key, senders))
-        senders, bots = senders[order], bot_of[order]
-        for asks_provider in (True, False):
+        draw = uniforms(self._stream("pair"), self.senders[self._first[row]], self.bots[bots])
+        key = -np.log(draw) / weight
+        told = (row, bots, draw, key, terms)
+        for asks_provider in (True, False) if elsewhere else (True,):
+            group = row * len(self._codes) + self._provider[bots] if asks_provider else row
+            order = _by_group(group, key)
+            group, row, bots, key = group[order], row[order], bots[order], key[order]
             while True:
                 slots = self._open(slots)
-                places = np.flatnonzero((self.seats[bots] > 0) & ~self._has_met(senders, bots))
-                of_slot, of_place = self.senders[slots], senders[places]
-                if asks_provider:
-                    of_slot = _pairs(of_slot, self._asked[slots])
-                    of_place = _pairs(of_place, self._provider[bots[places]])
-                slot_order, place_order = np.argsort(of_slot, kind="stable"), np.argsort(of_place, kind="stable")
-                of_slot, of_place = of_slot[slot_order], of_place[place_order]
-                at = np.searchsorted(of_place, of_slot) + _rank_within(of_slot)
-                is_offered = at < np.searchsorted(of_place, of_slot, side="right")
+                wanted = self._row[slots]
+                wanted = wanted * len(self._codes) + self._asked[slots] if asks_provider else wanted
+                slot_order = np.argsort(wanted, kind="stable")
+                wanted = wanted[slot_order]
+                at = np.searchsorted(group, wanted) + _rank_within(wanted)
+                is_offered = at < np.searchsorted(group, wanted, side="right")
                 if not is_offered.any():
                     break
-                chosen, offered = slot_order[is_offered], bots[places[place_order[at[is_offered]]]]
+                chosen, at = slot_order[is_offered], at[is_offered]
                 back = np.argsort(chosen)
-                self._take(slots[chosen[back]], offered[back], tier)
+                chosen, at = slots[chosen[back]], at[back]
+                self._take(chosen, bots[at], tier)
+                is_left = self.seats[bots] > 0
+                is_left[at[self.bot[chosen] == bots[at]]] = False
+                is_left &= np.isin(np.arange(len(self._first)), self._row[self._open(slots)])[row]
+                group, row, bots, key = group[is_left], row[is_left], bots[is_left], key[is_left]
         if self._evidence is not None:
-            self._tell_choice(senders, bots, draw[order], weight[order], {k: v[order] for k, v in terms.items()})
+            self._tell_choice(tier, *told)
+
+    # Moving others.
+
+    def _make_room(self, slots: Integers) -> None:
+        """Fill open ``slots`` with bots of slots that can move, within their tier, to a bot with a free seat.
+
+        One such step is an augmenting path of length three in the matching of slots and seats. Filled slots are looked
+        at as far as their pairs stay few; in a large plan that is a sample, and next to nothing is open there.
+        """
+        free = np.flatnonzero(self.seats)
+        slots = self._open(slots)[: _PAIRS_FOR_ROOM // max(len(free), 1)]
+        if not len(slots) or not len(free):
+            return
+        filled = self.order[self.bot[self.order] >= 0][: _PAIRS_FOR_ROOM // max(len(slots), len(free))]
+        taken = np.unique(self.bot[filled])
+        slot_of, bot_of = np.repeat(slots, len(taken)), np.tile(taken, len(slots))
+        tier = self._tier_of(slot_of, bot_of)
+        wishes = pd.DataFrame({"slot": slot_of, "bot": bot_of, "tier": tier})[tier >= 0]
+        filled = filled[np.isin(self.bot[filled], wishes["bot"])]
+        mover, target = np.repeat(filled, len(free)), np.tile(free, len(filled))
+        is_move = self._tier_of(mover, target) == self.tier[mover]
+        moves = pd.DataFrame({"mover": mover, "bot": self.bot[mover], "target": target})[is_move]
+        while len(wishes) and len(moves):
+            ways = wishes.merge(moves.drop_duplicates("mover"), on="bot")
+            ways["sender"], ways["other"] = self._row[ways["slot"]], self._row[ways["mover"]]
+            for once in ("sender", "mover", "other", "target"):
+                ways = ways.drop_duplicates(once)
+            if ways.empty:
+                return
+            self.bot[ways["mover"]], self.bot[ways["slot"]] = ways["target"], ways["bot"]
+            self.tier[ways["slot"]] = ways["tier"]
+            self.seats[ways["target"]] -= 1
+            if self._evidence is not None:
+                self._tell_moves(ways)
+            wishes = wishes[self.bot[wishes["slot"]] < 0]
+            wishes = wishes[~self._has_met(self.senders[wishes["slot"]], wishes["bot"].to_numpy())]
+            moves = moves[(self.seats[moves["target"]] > 0) & (self.bot[moves["mover"]] == moves["bot"])]
+            moves = moves[~self._has_met(self.senders[moves["mover"]], moves["target"].to_numpy())]
+
+    def _tier_of(self, slots: Integers, bots: Integers) -> npt.NDArray[np.int8]:
+        """Return the place in `TIERS` of each pair as the history has it, -1 where a rule refuses it."""
+        tier = np.full(len(slots), -1, dtype=np.int8)
+        allowed = np.flatnonzero(self._allowed(slots, bots))
+        known = self._history_of(slots[allowed], bots[allowed])
+        age = self._age(known)
+        refused = (age < np.timedelta64(SAME_DAY_H, "h")) | (known["sent_7d"] >= self._policy.pair_weekly_maximum)
+        is_cooling = age < np.timedelta64(self._policy.pair_cooldown_h, "h")
+        tier[allowed] = np.select([np.isnat(age), refused, is_cooling], [0, -1, 2], default=1)
+        return tier
 
     # Taking a bot.
 
-    def _take(self, slots: Integers, bots: Integers, tier: str, *, asks_history: bool = False) -> int:
-        """Give slots the bots beside them where rules and seats allow it, the earlier slot first; return how many.
-
-        With ``asks_history`` pairs that had contact are refused.
-        """
+    def _take_virgins(self, slots: Integers, bots: Integers) -> int:
+        """Give slots the bots beside them where rules and seats allow it and they never met; return how many."""
         keep = np.flatnonzero(self._allowed(slots, bots))
-        keep = keep[np.sort(np.unique(_pairs(self.senders[slots[keep]], bots[keep]), return_index=True)[1])]
-        if asks_history:
-            have_met = self._history_of(slots[keep], bots[keep])["last_contact"].notna().to_numpy()
-            if self._evidence is not None:
-                self._tell_groups(slots, bots)
-                self._tell_refused(slots[keep], bots[keep], {"met_before": have_met})
-            keep = keep[~have_met]
-        by_bot = np.argsort(bots[keep], kind="stable")
-        rank = np.empty(len(keep), dtype=np.int64)
-        rank[by_bot] = _rank_within(bots[keep][by_bot])
-        keep = keep[rank < self.seats[bots[keep]]]
+        keep = keep[~pd.Index(_pairs(self.senders[slots[keep]], bots[keep])).duplicated()]
+        have_met = self._history_of(slots[keep], bots[keep])["last_contact"].notna().to_numpy()
+        if self._evidence is not None:
+            self._tell_groups(slots, bots)
+            self._tell_refused(slots[keep], bots[keep], {"met_before": have_met})
+        return self._take(slots[keep[~have_met]], bots[keep[~have_met]], VIRGIN)
+
+    def _take(self, slots: Integers, bots: Integers, tier: str) -> int:
+        """Give slots the bots beside them while these have seats, the earlier slot first; return how many."""
+        by_bot = np.argsort(bots, kind="stable")
+        rank = np.empty(len(bots), dtype=np.int64)
+        rank[by_bot] = _rank_within(bots[by_bot])
+        keep = rank < self.seats[bots]
         self.bot[slots[keep]] = bots[keep]
         self.tier[slots[keep]] = TIERS.index(tier)
         self.seats -= np.bincount(bots[keep], minlength=len(self.seats))
-        self._met = np.sort(np.concatenate([self._met, _pairs(self.senders[slots[keep]], bots[keep])]))
-        return len(keep)
+        return int(keep.sum())
 
     def _allowed(self, slots: Integers, bots: Integers) -> Mask:
         """Return which pairs share nothing and do not meet in this plan yet."""
@@ -472,19 +553,25 @@ class _Table:
         return allowed
 
     def _has_met(self, senders: Integers, bots: Integers) -> Mask:
-        if not len(self._met):
+        filled = np.flatnonzero(self.bot >= 0)
+        if not len(filled):
             return np.zeros(len(senders), dtype=bool)
-        wanted = _pairs(senders, bots)
-        at = np.minimum(np.searchsorted(self._met, wanted), len(self._met) - 1)
-        return np.asarray(self._met[at] == wanted)
+        met, wanted = np.sort(_pairs(self.senders[filled], self.bot[filled])), _pairs(senders, bots)
+        at = np.minimum(np.searchsorted(met, wanted), len(met) - 1)
+        return np.asarray(met[at] == wanted)
 
     def _history_of(self, slots: Integers, bots: Integers) -> pd.DataFrame:
         """Ask about pairs in the order of their ids, and return the answers in the order given."""
-        order = np.lexsort((bots, self.senders[slots]))
+        order = np.argsort(_pairs(self.senders[slots], bots))
         answer = self._history.of_pairs(self.senders[slots[order]], self.bots[bots[order]])
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
         return answer.take(back)
+
+    def _age(self, known: pd.DataFrame) -> npt.NDArray[np.timedelta64]:
+        """Return the time since the last contact, null without one."""
+        last_contact = known["last_contact"].dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
+        return np.asarray(np.datetime64(require_utc(self._hour).replace(tzinfo=None), "us") - last_contact)
 
     def _open(self, slots: Integers) -> Integers:
         return slots[self.bot[slots] < 0]
@@ -505,8 +592,10 @@ class _Table:
         asked = np.array([shares.get(int(code), 0.0) for code in self._codes]) if shares else free.astype(np.float64)
         wanted = asked if asked.any() else np.ones(len(self._codes))
         bounds = np.cumsum(wanted) / wanted.sum()
-        offset = uniforms(state(self._seed, "ask_provider"), self.senders, demand["ramp_day"].to_numpy(dtype=np.int64))
-        position = (offset + demand["nth"].to_numpy(dtype=np.int64) * _GOLDEN) % 1.0
+        self._share = wanted / wanted.sum()
+        offset = uniforms(state(self._seed, "ask_provider"), self.senders)
+        day = require_utc(self._hour).date().toordinal()
+        position = (offset + day * _PLASTIC + demand["nth"].to_numpy(dtype=np.int64) * _GOLDEN) % 1.0
         return np.minimum(np.searchsorted(bounds, position, side="right"), len(bounds) - 1)
 
     # Evidence: what happens to the witness. Nothing here may change a plan.
@@ -532,23 +621,31 @@ class _Table:
             )  # fmt: skip
 
     def _tell_choice(
-        self, senders: Integers, bots: Integers, draw: Floats, weight: Floats, terms: Mapping[str, Floats]
+        self, tier: str, row: Integers, bots: Integers, draw: Floats, key: Floats, terms: Mapping[str, Floats]
     ) -> None:
         """The candidate that the witness took, and its sender's others, best first."""
         evidence, bot = self._told, self.bot[self._witness]
-        own = np.flatnonzero(senders == self.senders[self._witness])
+        own = np.flatnonzero(row == self._row[self._witness])
+        own = own[np.argsort(key[own], kind="stable")]
         mine = own[bots[own] == bot]
         if evidence.bot_id is not None or bot < 0 or not len(mine):
             return
-        tier = TIERS[self.tier[self._witness]]
         self._tell_bot(
             bot, tier, {name: float(values[mine[0]]) for name, values in terms.items()}, float(draw[mine[0]])
         )
-        for other in own[~np.isin(bots[own], self.bot[self.senders == senders[mine[0]]])][: self._policy.runners_up]:
+        for other in own[~np.isin(bots[own], self.bot[self._row == row[mine[0]]])][: self._policy.runners_up]:
             evidence.runners_up.append(
-                {"bot_id": int(self.bots[bots[other]]), "weight": float(weight[other]), "draw": float(draw[other]),
-                 "key": float(-np.log(draw[other]) / weight[other])}
+                {"bot_id": int(self.bots[bots[other]]), "weight": float(-np.log(draw[other]) / key[other]),
+                 "draw": float(draw[other]), "key": float(key[other])}
             )  # fmt: skip
+
+    def _tell_moves(self, ways: pd.DataFrame) -> None:
+        """The bot that the witness moved to, or that another slot left to it."""
+        if self._witness in ways["slot"].to_numpy() or self._witness in ways["mover"].to_numpy():
+            bot, sender = int(self.bot[self._witness]), self.senders[[self._witness]]
+            draw = float(uniforms(self._stream("pair"), sender, self.bots[[bot]])[0])
+            self._tell_bot(bot, TIERS[self.tier[self._witness]], {"bot": float(self._weights[bot])}, draw)
+            self._told.runners_up.clear()
 
     def _tell_bot(self, bot: int, tier: str, terms: dict[str, float], draw: float) -> None:
         evidence = self._told
@@ -584,6 +681,12 @@ class _Table:
 def _pairs(first: Integers, second: Integers) -> Integers:
     """Return one number per pair; either is below 2**31."""
     return (first.astype(np.int64) << 32) | second.astype(np.int64)
+
+
+def _by_group(groups: Integers, keys: Floats) -> Integers:
+    """Return the order by group, and by key within; quicker than a sort by two keys."""
+    order = np.argsort(keys)
+    return np.asarray(order[np.argsort(groups[order] * len(order) + np.arange(len(order)))])
 
 
 def _rank_within(ordered: npt.NDArray[Any]) -> Integers:

@@ -147,19 +147,38 @@ def a_random_world(luck: random.Random) -> World:
     return slots, supply, pairs
 
 
-def test_nearly_as_many_slots_are_filled_as_by_the_reference() -> None:
-    """Over hundreds of worlds in which nearly everything is scarce: within one and a half percent together."""
+def test_as_many_slots_are_filled_as_by_the_reference() -> None:
+    """Q-B7: over hundreds of worlds in which nearly everything is scarce, within half a percent together."""
     ours = theirs = 0
     for number in range(300):
         luck = random.Random(number)  # noqa: S311 - worlds, not secrets
         world = a_random_world(luck)
         ours += len(select(*world, seed=number).picks)
         theirs += fill(*world, STANDARD, MONDAY_NOON, luck)
-    assert ours >= theirs * 0.985
+    assert ours >= theirs * 0.995
+
+
+def test_a_slot_without_a_bot_gets_one_that_another_slot_can_leave_for_a_free_seat() -> None:
+    """Q-B7: bot 1 is all that sender 1 may meet, and sender 2 may as well meet bot 2."""
+    slots, bots = [a_slot(1, domain=5), a_slot(2)], [a_bot(1, seats=1), a_bot(2, seats=1, domain=5)]
+    for seed in range(20):
+        selection = select(slots, bots, seed=seed)
+        assert selection.picks["bot_id"].tolist() == [1, 2]
+        evidence = select(slots, bots, seed=seed, witness=(2, 1)).evidence
+        assert evidence is not None
+        assert evidence.bot_id == 2
+
+
+def test_nobody_moves_to_another_tier_to_make_room() -> None:
+    """Q-B7: the sender that asked for a virgin bot keeps it, for all that its partner has a free seat."""
+    slots, bots = [a_slot(1, domain=5), a_slot(2)], [a_bot(1, seats=1), a_bot(2, seats=1, domain=5)]
+    pairs = [a_pair(2, 2, last_contact=MONDAY_NOON - timedelta(hours=30))]
+    moved = [select(slots, bots, pairs, ALWAYS_VIRGIN, seed=seed).picks for seed in range(20)]
+    assert {tuple(picks["tier"]) for picks in moved} == {("virgin",), ("virgin", "active")}
 
 
 def test_as_many_slots_are_filled_as_by_the_reference_in_larger_worlds() -> None:
-    """Within one percent, with seats for half, for all and for twice of the demand."""
+    """Q-B7: within half a percent, with seats for half, for all and for twice of the demand."""
     luck = random.Random(7)  # noqa: S311 - worlds, not secrets
     for seats in (1, 2, 4):
         slots = [a_slot(n, k, ramp_day=luck.randint(1, 40), domain=n % 10) for n in range(1, 61) for k in range(1, 5)]
@@ -171,7 +190,7 @@ def test_as_many_slots_are_filled_as_by_the_reference_in_larger_worlds() -> None
         ]
         ours = len(select(slots, bots, pairs).picks)
         theirs = max(fill(slots, bots, pairs, STANDARD, MONDAY_NOON, random.Random(n)) for n in range(3))  # noqa: S311
-        assert ours >= theirs * 0.99
+        assert ours >= theirs * 0.995
 
 
 @settings(max_examples=60, deadline=None)
@@ -306,6 +325,52 @@ def test_a_senders_partners_keep_to_the_shares_of_the_providers() -> None:
             hour = MONDAY_NOON + timedelta(days=day)
             seen.update(provider_of[bot] for bot in select(slots, bots, hour=hour, shares=shares).picks["bot_id"])
         assert all(abs(seen[provider] / 35 - share) <= 0.1 for provider, share in (shares | {3: 0.0}).items())
+
+
+@pytest.mark.parametrize("awake", [1.0, 0.6])
+def test_a_mature_senders_partners_keep_to_the_shares_whatever_partners_it_has(awake: float) -> None:
+    """B-F4: five mails a day for a week, of senders with fifty partners, most of them at the wrong providers."""
+    luck = random.Random(3)  # noqa: S311 - worlds, not secrets
+    provider_of = {n: luck.choice([0, 0, 0, 0, 1, 1, 1, 2, 2, 3]) for n in range(1, 801)}
+    pairs = [a_pair(sender, bot) for sender in range(1, 41) for bot in luck.sample(range(1, 801), 50)]
+    shares = {0: 0.25, 1: 0.25, 2: 0.25, 3: 0.25}
+    seen: Counter[tuple[int, int]] = Counter()
+    partners = 0
+    for day in range(7):
+        for nth in range(5):
+            bots = [a_bot(n, provider=provider_of[n], seats=2 * (luck.random() < awake)) for n in range(1, 801)]
+            slots = [a_slot(sender, 1, ramp_day=60, nth=nth) for sender in range(1, 41)]
+            hour = MONDAY_NOON + timedelta(days=day, hours=nth)
+            picks = select(slots, bots, pairs, hour=hour, shares=shares).picks
+            seen.update((pick["sender_id"], provider_of[pick["bot_id"]]) for pick in picks.to_dict("records"))
+            partners += int((picks["tier"] == "probabilistic").sum())
+    assert all(abs(seen[sender, provider] / 35 - 0.25) <= 0.1 for sender in range(1, 41) for provider in range(4))
+    assert partners > 0.4 * 40 * 35
+
+
+def test_an_hour_before_midnight_and_one_after_continue_one_sequence_of_providers() -> None:
+    """B-F4: the mails of one local day lie on two days of UTC."""
+    bots = [a_bot(n, provider=n % 3) for n in range(1, 301)]
+    evening = MONDAY_NOON + timedelta(hours=11)
+    seen: Counter[int] = Counter()
+    for day in range(7):
+        for nth in range(6):
+            hour = evening + timedelta(days=day, hours=nth // 3)
+            seen.update(select([a_slot(nth=nth)], bots, hour=hour, policy=ALWAYS_VIRGIN).picks["bot_id"] % 3)
+    assert all(abs(seen[provider] / 42 - 1 / 3) <= 0.1 for provider in range(3))
+
+
+def test_a_partner_whose_bot_lost_its_last_seat_to_another_tier_is_passed_over() -> None:
+    """Q-B7: its headroom is nothing then, and must not be divided by."""
+    bots = [a_bot(n, seats=1) for n in range(1, 31)]
+    slots = [a_slot(sender, ordinal, ramp_day=60) for sender in range(1, 9) for ordinal in range(1, 7)]
+    pairs = [
+        a_pair(sender, bot, last_contact=MONDAY_NOON - timedelta(hours=30 + 60 * ((sender + bot) % 2)))
+        for sender in range(1, 9)
+        for bot in range(1, 31)
+    ]
+    for seed in range(20):
+        assert len(select(slots, bots, pairs, seed=seed).picks) == 30
 
 
 def test_an_exhausted_provider_gives_way_to_another_one() -> None:

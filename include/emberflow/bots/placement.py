@@ -1,0 +1,70 @@
+"""Placement feedback: where mail lands in the junk folder, less of it is sent for a while (B-F8).
+
+Per recipient provider, the share of warm-up mail that was found in the inbox is compared with that of all providers
+together. A rate from few mails says little, so it is shrunk towards that of all, by beta-binomial shrinkage
+(D. Robinson, Introduction to Empirical Bayes, 2017): ``(inbox + m * all) / (inbox + junk + m)``. The quotient of the
+two is the provider's factor: 1 without evidence, and 1 everywhere when all place alike. It scales the share of partners
+that a sender should have there.
+
+The direction is our rule: junk placement is the receiver's no, and the answer is less mail, never more. The floor keeps
+some mail at every provider: without it there would be no evidence that placement has recovered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PlacementPolicy(BaseModel):
+    """How far placement moves the shares of providers.
+
+    ``pseudo_placements``
+        The weight of the common rate, in mails: 20, as in the placement component of the sender score (our rule).
+    ``least_factor``, ``greatest_factor``
+        0.5 and 1.5 (our rule): a provider loses or gains at most half of its share, before shares are made to sum to 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pseudo_placements: float = Field(default=20, gt=0, le=10_000)
+    least_factor: float = Field(default=0.5, gt=0, le=1)
+    greatest_factor: float = Field(default=1.5, ge=1, le=10)
+
+
+def placement_factors(placements: pd.DataFrame, policy: PlacementPolicy) -> pd.Series[float]:
+    """Return the factor of each provider, float64, with ``provider`` as index, in its order.
+
+    Columns in: ``provider`` int64, unique; ``inbox``, ``junk`` float64 or int64 >= 0, mails first found there within
+    the window that the caller chooses; they may be decayed.
+
+    Raises:
+        ValueError: a provider has two rows, or a negative count.
+    """
+    counts = placements.set_index("provider").sort_index()
+    if counts.index.has_duplicates or (counts[["inbox", "junk"]] < 0).any(axis=None):
+        raise ValueError("placements need one row per provider and counts of at least 0")
+    seen = counts["inbox"] + counts["junk"]
+    common = counts["inbox"].sum() / max(seen.sum(), 1e-9)
+    if common <= 0:
+        return pd.Series(1.0, index=counts.index, name="factor")
+    rate = (counts["inbox"] + policy.pseudo_placements * common) / (seen + policy.pseudo_placements)
+    return (rate / common).clip(policy.least_factor, policy.greatest_factor).rename("factor")
+
+
+def provider_shares(
+    bots: pd.DataFrame, factors: pd.Series[float], configured: Mapping[int, float] | None = None
+) -> dict[int, float]:
+    """Return which share of its partners a sender should have at each provider: ``shares`` of ``select_bots``.
+
+    Columns of ``bots``: ``provider`` int64; ``seats`` int64. Without ``configured`` shares a provider counts by its
+    seats. ``factors`` as of `placement_factors`; a provider without one keeps 1. The shares sum to 1; none without
+    seats at all.
+    """
+    seats = bots.groupby("provider")["seats"].sum().astype("float64")
+    base = seats if configured is None else pd.Series(configured, dtype="float64").reindex(seats.index).fillna(0.0)
+    wanted = base * factors.reindex(seats.index).fillna(1.0).to_numpy(dtype=np.float64)
+    return {int(str(code)): float(share) for code, share in (wanted / wanted.sum()).items()} if wanted.sum() > 0 else {}
