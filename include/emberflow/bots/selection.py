@@ -195,6 +195,7 @@ def select_bots(
     served = table.order[: table.seats.sum()]
     for slots in (served, table.order[len(served) :]):
         table.serve(slots)
+    table.make_room(table.order)
     return table.selection()
 
 
@@ -260,7 +261,6 @@ class _Table:
         self._propose(explorers)
         self._deal(others)
         self._propose_exactly(slots)
-        self._make_room(slots)
 
     def selection(self) -> Selection:
         """Return what came of it."""
@@ -475,7 +475,7 @@ class _Table:
 
     # Moving others.
 
-    def _make_room(self, slots: Integers) -> None:
+    def make_room(self, slots: Integers) -> None:
         """Fill open ``slots`` with bots of slots that can move, within their tier, to a bot with a free seat.
 
         One such step is an augmenting path of length three in the matching of slots and seats. Filled slots are looked
