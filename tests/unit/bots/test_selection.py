@@ -392,6 +392,18 @@ def test_over_a_fortnight_bots_share_the_load_by_their_seats() -> None:
     assert jain >= 0.98
 
 
+def test_over_a_fortnight_bots_with_seats_to_spare_share_the_load_by_their_weights() -> None:
+    """B-F10: Jain's index of load over weight."""
+    bots = [a_bot(n, seats=8, weight=1 + n % 2, provider=n // 2 % 2) for n in range(1, 41)]
+    load: Counter[int] = Counter()
+    for hour in range(14 * 9):
+        slots = [a_slot(sender, 1, nth=hour % 9) for sender in range(1, 61)]
+        picks = select(slots, bots, hour=MONDAY_NOON + timedelta(hours=hour), policy=ALWAYS_VIRGIN).picks
+        load.update(picks["bot_id"])
+    per_weight = [load[bot["bot_id"]] / bot["weight"] for bot in bots]
+    assert sum(per_weight) ** 2 / (len(per_weight) * sum(x * x for x in per_weight)) >= 0.98
+
+
 def test_bots_that_share_a_group_with_a_sender_do_not_count_for_it() -> None:
     """B-F9"""
     bots = frame(a_bot(1, domain=5), a_bot(2, domain=5, owner=7), a_bot(3, owner=7), a_bot(4))
