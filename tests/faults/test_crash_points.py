@@ -16,7 +16,7 @@ from tests.faults.kit.processes import Crew
 from tests.worlds import Sandbox, World, a_policy, a_world
 
 # What the slot says when the process is gone and its lease has lapsed, and how many mails the server may have taken.
-# After the dot both are right: a server may drop a message that it has read when its client vanishes (RFC 5321 4.1.1.10).
+# After the dot both are right: a server may drop what it has read when its client vanishes (RFC 5321 4.1.1.10).
 LEFT = {
     "after_claim": ("planned", {0}),
     "before_guard": ("planned", {0}),
