@@ -26,6 +26,7 @@ _INSTANTS = [
     "not_before",
     "born_at",
     "cooldown_until",
+    "planned_until",
     "last_contact",
     "received_at",
 ]
@@ -132,14 +133,16 @@ def a_bot(bot_id: int = 1, **changes: Any) -> Row:
         "domain": 9_000,
         "owner": -1,
         "ip_group": -1,
-        "provider": 1,
+        "cell": 1,
         "born_at": MONDAY_NOON - timedelta(days=100),
         "zone": "UTC",
         "interaction_limits": None,
         "cooldown_until": None,
+        "planned_until": None,
         "inbound_used": 0,
         "seats": 5,
-        "weight": 1.0,
+        "capacity": 1.0,
+        "rest": 1.0,
     }
     return row | changes
 

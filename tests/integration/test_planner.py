@@ -255,12 +255,54 @@ def test_without_an_active_sender_nothing_is_written_and_the_hour_stays_open(
     assert report.slots > 0
 
 
-def test_without_bots_the_wish_is_recorded_and_nothing_is_planned(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B7"""
-    world = a_world(database, sandbox, senders=1, bots=0, checks=False)
+def test_a_sender_whom_no_bot_may_serve_is_planned_nothing(database: Engine, sandbox: Sandbox) -> None:
+    """B-F9: and a sender whom one may serve a single mail, of five."""
+    policy = a_policy(ramp={"start": 5}, quota=STEADY, pacing=DENSE, selection={"minimum_bots": 8})
+    world = a_world(database, sandbox, senders=2, bots=1, policy=policy, checks=False)
+    alone, served = world.senders
+    both = [alone.mailbox_id, world.bots[0].mailbox_id]
+    world.change("update ops.mailboxes set owner = 'one client' where id = any(:ids)", ids=both)
     report = world.plan()
-    assert (report.outcome, report.bots, report.slots) == ("planned", 0, 0)
-    assert report.wanted > 0
+    assert (report.outcome, report.wanted, report.slots) == ("planned", 1, 1)
+    assert [slot["sender_id"] for slot in slots_of(world)] == [served.id]
+    quotas = world.rows("select sender_id, warmup_quota from ops.sender_days")
+    assert {row["sender_id"]: row["warmup_quota"] for row in quotas} == {alone.id: 0, served.id: 1}
+
+
+def test_a_provider_that_junks_the_mail_is_sent_less(database: Engine, sandbox: Sandbox) -> None:
+    """B-F8: half the bots are there, and a quarter of the mail goes there once dbt has counted; a replay knows why."""
+    policy = a_policy(ramp={"start": 10, "maximum": 10}, quota=STEADY, pacing=DENSE)
+    world = a_world(database, sandbox, senders=12, bots=60, policy=policy, checks=False)
+    world.change("update ops.mailboxes set provider = case when id % 2 = 0 then 'kind' else 'stern' end")
+    stern = {bot.id for bot in world.bots if bot.mailbox_id % 2}
+
+    def share_of_stern() -> float:
+        return sum(slot["bot_id"] in stern for slot in slots_of(world)) / len(slots_of(world))
+
+    world.plan()
+    assert share_of_stern() == pytest.approx(0.5, abs=0.05)
+
+    wipe_plans(world)
+    world.change("create schema if not exists marts")
+    world.change("create table marts.provider_placements (provider text, inbox float8, junk float8)")
+    world.change("insert into marts.provider_placements values ('kind', 500, 0), ('stern', 100, 400), ('other', 9, 9)")
+    world.plan()
+    assert share_of_stern() == pytest.approx(0.25, abs=0.05)
+    with database.connect() as connection:
+        assert planner.replay(connection, world.row("select id from ops.plan_runs")["id"]).is_same
+
+
+def test_configured_shares_of_providers_and_domains_are_kept(database: Engine, sandbox: Sandbox) -> None:
+    """B-F4"""
+    selection = {"provider_shares": {"kind": 0.8}, "domain_shares": {"elsewhere.test": 0.25}}
+    policy = a_policy(ramp={"start": 10, "maximum": 10}, quota=STEADY, pacing=DENSE, selection=selection)
+    world = a_world(database, sandbox, senders=12, bots=60, policy=policy, checks=False)
+    world.change("update ops.mailboxes set provider = case when id % 2 = 0 then 'kind' else 'stern' end")
+    world.change("update ops.mailboxes set address = id || '@elsewhere.test' where id % 3 = 0 and address like 'bot%'")
+    world.plan()
+    picked = [slot["to_mailbox_id"] for slot in slots_of(world)]
+    assert sum(mailbox_id % 2 == 0 for mailbox_id in picked) / len(picked) == pytest.approx(0.8, abs=0.05)
+    assert sum(mailbox_id % 3 == 0 for mailbox_id in picked) / len(picked) == pytest.approx(0.25, abs=0.05)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

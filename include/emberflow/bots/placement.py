@@ -4,7 +4,7 @@ Per recipient provider, the share of warm-up mail that was found in the inbox is
 together. A rate from few mails says little, so it is shrunk towards that of all, by beta-binomial shrinkage
 (D. Robinson, Introduction to Empirical Bayes, 2017): ``(inbox + m * all) / (inbox + junk + m)``. The quotient of the
 two is the provider's factor: 1 without evidence, and 1 everywhere when all place alike. It scales the share of partners
-that a sender should have there.
+that a sender should have there (`bots.mix`).
 
 The direction is our rule: junk placement is the receiver's no, and the answer is less mail, never more. The floor keeps
 some mail at every provider: without it there would be no evidence that placement has recovered.
@@ -12,9 +12,6 @@ some mail at every provider: without it there would be no evidence that placemen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,18 +50,3 @@ def placement_factors(placements: pd.DataFrame, policy: PlacementPolicy) -> pd.S
         return pd.Series(1.0, index=counts.index, name="factor")
     rate = (counts["inbox"] + policy.pseudo_placements * common) / (seen + policy.pseudo_placements)
     return (rate / common).clip(policy.least_factor, policy.greatest_factor).rename("factor")
-
-
-def provider_shares(
-    bots: pd.DataFrame, factors: pd.Series[float], configured: Mapping[int, float] | None = None
-) -> dict[int, float]:
-    """Return which share of its partners a sender should have at each provider: ``shares`` of ``select_bots``.
-
-    Columns of ``bots``: ``provider`` int64; ``seats`` int64. Without ``configured`` shares a provider counts by its
-    seats. ``factors`` as of `placement_factors`; a provider without one keeps 1. The shares sum to 1; none without
-    seats at all.
-    """
-    seats = bots.groupby("provider")["seats"].sum().astype("float64")
-    base = seats if configured is None else pd.Series(configured, dtype="float64").reindex(seats.index).fillna(0.0)
-    wanted = base * factors.reindex(seats.index).fillna(1.0).to_numpy(dtype=np.float64)
-    return {int(str(code)): float(share) for code, share in (wanted / wanted.sum()).items()} if wanted.sum() > 0 else {}

@@ -7,16 +7,17 @@ The candidates of a slot fall into three tiers by the history of the pair:
 ``active``          they had within the cooldown: the last resort, only when nobody else is left (B-F3).
 
 A seeded draw lets the slot ask ``virgin`` or ``probabilistic`` first. A tier without a free candidate falls through to
-the other one and then to ``active``; the tier asked and the tier used are both recorded. Each slot also asks a
-provider, by a sequence that keeps a sender's partners close to the providers' shares (B-F4). A slot that asks for a
-partner, and finds none at its provider, takes a virgin bot there before a partner elsewhere: else the partners that a
-sender happens to have would decide its mix.
+the other one and then to ``active``; the tier asked and the tier used are both recorded. Each slot also asks for a cell
+(a provider, or one of its greater domains: `bots.mix`), by a sequence that keeps a sender's partners close to the
+cells' shares (B-F4). A slot that asks for a partner, and finds none in its cell, takes a virgin bot there before a
+partner elsewhere: else the partners that a sender happens to have would decide its mix.
 
 **Virgin** bots are dealt. Every free seat of every bot is a card; the deck is shuffled by exponential keys -ln(u) / w,
 of which the smallest lies on top (Efraimidis and Spirakis, Information Processing Letters 97, 2006), so that a bot
-comes in proportion to weight and free seats. Each slot takes the next card of its provider; only the dealt pairs are
-looked up; cards that a rule rejects go back and are dealt again. When dealing hardly fills anything any more, the rest
-is solved exactly: all cards that are left for all slots that are open.
+comes in proportion to its weight, the second card of a bot as if it had rested half as long, the third a third. Each
+slot takes the next card of its cell; only the dealt pairs are looked up; cards that a rule rejects go back and are
+dealt again. When dealing hardly fills anything any more, the rest is solved exactly: all cards that are left for all
+slots that are open.
 
 **Probabilistic** and **active** bots are partners of the sender. A few are looked up from a random place on, ranked by
 exponential keys, and proposed; all partners only for senders for whom those did not do.
@@ -30,18 +31,20 @@ Cost: linear in slots and free seats; the pair table is asked about as many pair
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from emberflow.bots.history import History
+from emberflow.bots.rotation import SHARPNESS, WEIGHT_TERMS
 from emberflow.clock import require_utc
 from emberflow.randomness import state, uniforms
 
@@ -56,14 +59,15 @@ _PLASTIC = 0.569_840_290_998_053  # from day to day, so that days fill each othe
 _DEALS = 8
 _WORTH_DEALING = 0.3  # of the cards; below, the exact end is cheaper
 _PAIRS_AT_ONCE = 2_000_000
-_PER_PROVIDER = 2  # partners at the asked provider that a lookup should bring: 86 % bring one (Poisson)
-_PARTNERS = 16  # looked up per slot at most; a provider of less than a fifth cannot miss its share by ten points
+_PER_CELL = 2  # partners in the asked cell that a lookup should bring: 86 % bring one (Poisson)
+_PARTNERS = 16  # looked up per slot at most; a cell of less than a fifth cannot miss its share by ten points
 _PAIRS_FOR_ROOM = 50_000  # looked up to see who could move
 _FEW_BOTS = 200  # with a seat: asking about each is cheaper than reading all partners of a sender
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SelectionPolicy(BaseModel):
@@ -76,8 +80,9 @@ class SelectionPolicy(BaseModel):
         72 h and 3 contacts in 7 days (B-F3), as in Warmbly's partner choice (internal/tasks/email_task.go).
         The cooldown yields when no other bot is left, the weekly maximum never does. Not more than 3, because the
         pair table remembers the last three mails.
-    ``provider_shares``
-        Which share of a sender's partners is at which provider (B-F4). Empty: as the active bots are.
+    ``provider_shares``, ``domain_shares``
+        Which share of a sender's partners is at which provider and at which domain of bots, by name (B-F4). What is not
+        named shares the rest as its free seats do.
     ``minimum_bots``
         A sender that fewer bots may serve than this gets its quota times bots / minimum (B-F9): 8, the size at which
         a pair's cooldown of 72 h still leaves a few mails a day.
@@ -91,9 +96,17 @@ class SelectionPolicy(BaseModel):
     virgin_days: int = Field(default=14, ge=1, le=365)
     pair_cooldown_h: int = Field(default=72, ge=SAME_DAY_H, le=24 * 90)
     pair_weekly_maximum: int = Field(default=3, ge=1, le=3)
-    provider_shares: Mapping[str, float] = Field(default_factory=dict)
+    provider_shares: Mapping[str, Share] = Field(default_factory=dict)
+    domain_shares: Mapping[str, Share] = Field(default_factory=dict)
     minimum_bots: int = Field(default=8, ge=1, le=1000)
     runners_up: int = Field(default=3, ge=0, le=20)
+
+    @field_validator("provider_shares", "domain_shares")
+    @classmethod
+    def _shares_leave_nothing_negative(cls, shares: Mapping[str, float]) -> Mapping[str, float]:
+        if sum(shares.values()) > 1 + 1e-9:
+            raise ValueError(f"the shares add up to {sum(shares.values()):g}; they are parts of 1")
+        return shares
 
 
 @dataclass
@@ -108,7 +121,7 @@ class Evidence:
     """
 
     asked_tier: str
-    asked_provider: int
+    asked_cell: int
     tier: str | None = None
     bot_id: int | None = None
     draw: float | None = None
@@ -176,10 +189,11 @@ def select_bots(
     Columns in:
         ``demand``: ``sender_id``, ``ordinal`` int64, unique together; ``ramp_day`` int64; ``nth`` int64, how many
         warm-up mails of the day come before; ``domain``, ``owner``, ``ip_group`` int64, -1 for none.
-        ``bots``: ``bot_id`` int64, unique; ``provider`` int64; ``seats`` int64, shared by all senders; ``weight``
-        float > 0; ``domain``, ``owner``, ``ip_group`` likewise.
-    ``hour`` (UTC) names the draws, and ages of contacts are judged at it. ``shares`` are the providers' shares of a
-    sender's partners; without them, that of the seats.
+        ``bots``: ``bot_id`` int64, unique; ``cell`` int64 (`bots.mix`); ``seats`` int64, shared by all senders;
+        ``capacity``, ``rest`` float, whose product is the weight (`bots.rotation`); ``domain``, ``owner``,
+        ``ip_group`` likewise.
+    ``hour`` (UTC) names the draws, and ages of contacts are judged at it. ``shares`` are the cells' shares of a
+    sender's partners; without them, those of the seats.
 
     Guarantees: no bot gets more than its seats; a sender meets a bot at most once in the plan, never within 24 h of
     their last contact, never beyond the weekly maximum, and never one of its own domain, owner or IP group; a slot that
@@ -189,14 +203,23 @@ def select_bots(
     Raises:
         ValueError: a bot's weight is not positive.
     """
-    if not (bots["weight"] > 0).all():
-        raise ValueError(f"bots need a positive weight: {bots.loc[~(bots['weight'] > 0), 'bot_id'].tolist()}")
+    is_positive = (bots[list(WEIGHT_TERMS)] > 0).all(axis=1)
+    if not is_positive.all():
+        raise ValueError(f"bots need a positive weight: {bots.loc[~is_positive, 'bot_id'].tolist()}")
     table = _Table(demand, bots, history, policy, seed=seed, hour=hour, shares=shares, witness=witness)
     served = table.order[: table.seats.sum()]
     for slots in (served, table.order[len(served) :]):
         table.serve(slots)
     table.make_room(table.order)
     return table.selection()
+
+
+class _Deck(NamedTuple):
+    """One card per free seat: the place of its bot, its weight, and its key, the smallest on top."""
+
+    bots: Integers
+    weights: Floats
+    keys: Floats
 
 
 class _Table:
@@ -223,7 +246,8 @@ class _Table:
         self._place = pd.Index(self.bots)
         self.seats: Integers = bots["seats"].to_numpy(dtype=np.int64).copy()
         self._at_first = self.seats.copy()
-        self._weights: Floats = bots["weight"].to_numpy(dtype=np.float64)
+        self._terms = {term: bots[term].to_numpy(dtype=np.float64) for term in WEIGHT_TERMS}
+        self._weights: Floats = np.prod(list(self._terms.values()), axis=0)
         self._own = [demand[group].to_numpy(dtype=np.int64) for group in GROUPS]
         self._theirs = [bots[group].to_numpy(dtype=np.int64) for group in GROUPS]
 
@@ -237,8 +261,8 @@ class _Table:
         self.asks_virgin: Mask = uniforms(self._stream("ask_tier"), *names) < virgin_share(
             policy, demand["ramp_day"]
         ).to_numpy(dtype=np.float64)
-        self._provider = self._providers_of(bots)
-        self._asked = self._ask_providers(demand, shares)
+        self._cell = self._cells_of(bots)
+        self._asked = self._ask_cells(demand, shares)
 
         self.bot: Integers = np.full(len(demand), -1, dtype=np.int64)
         self.tier: npt.NDArray[np.int8] = np.full(len(demand), -1, dtype=np.int8)
@@ -281,38 +305,39 @@ class _Table:
     # The deck.
 
     def _deal(self, slots: Integers, *, elsewhere: bool = True) -> None:
-        """Fill open ``slots`` with virgin bots until none of them has one left, or a few times, at their provider."""
+        """Fill open ``slots`` with virgin bots until none of them has one left, or a few times, in their cell."""
         for deal in range(_DEALS):
             slots = self._open(slots)
             if not len(slots) or not self.seats.any():
                 return
-            cards, keys = self._shuffle(deal)
+            deck = self._shuffle(deal)
             # Later deals change who meets whom: else slots that no card fits would hold the others up.
             hands = slots if deal == 0 else slots[self._shuffled(slots, deal)]
-            chosen, at = self._hand_out(hands, cards, elsewhere=elsewhere)
-            taken = self._take_virgins(chosen, cards[at])
+            chosen, at = self._hand_out(hands, deck.bots, elsewhere=elsewhere)
+            taken = self._take_virgins(chosen, deck.bots[at])
             if self._evidence is not None:
-                self._tell_card(chosen, at, cards, keys)
+                self._tell_card(chosen, at, deck)
             if taken <= _WORTH_DEALING * len(chosen):
                 break
         if elsewhere:
             self._deal_exactly(self._open(slots))
 
-    def _shuffle(self, deal: int) -> tuple[Integers, Floats]:
-        """Return the bots of all free seats and the keys that put them in this order."""
+    def _shuffle(self, deal: int) -> _Deck:
+        """Return the cards of all free seats in the order of their keys."""
         bots = np.repeat(np.arange(len(self.bots)), self.seats)
-        seat = np.arange(len(bots)) - np.repeat(np.cumsum(self.seats) - self.seats, self.seats)
-        keys = -np.log(uniforms(self._stream("deck", deal), self.bots[bots], seat)) / self._weights[bots]
+        seat = np.arange(len(bots)) - np.repeat(np.cumsum(self.seats) - self._at_first, self.seats)
+        weights = self._weights[bots] / (1.0 + seat) ** SHARPNESS
+        keys = -np.log(uniforms(self._stream("deck", deal), self.bots[bots], seat)) / weights
         order = np.argsort(keys, kind="stable")
-        return bots[order], keys[order]
+        return _Deck(bots[order], weights[order], keys[order])
 
     def _shuffled(self, slots: Integers, deal: int) -> Integers:
         draws = uniforms(self._stream("hands", deal), self.senders[slots], self.ordinals[slots])
         return np.argsort(draws, kind="stable")
 
     def _hand_out(self, slots: Integers, cards: Integers, *, elsewhere: bool) -> tuple[Integers, Integers]:
-        """Return slots and the place of each one's card: of the provider it asks, else, ``elsewhere``, any left."""
-        wanted, offered = self._asked[slots], self._provider[cards]
+        """Return slots and the place of each one's card: of the cell it asks, else, ``elsewhere``, any left."""
+        wanted, offered = self._asked[slots], self._cell[cards]
         slot_order, card_order = np.argsort(wanted, kind="stable"), np.argsort(offered, kind="stable")
         rank = _rank_within(wanted[slot_order])
         first_card = np.searchsorted(offered[card_order], wanted[slot_order])
@@ -369,14 +394,14 @@ class _Table:
             self._match_partners(part, known, (PROBABILISTIC,), elsewhere=elsewhere)
 
     def _partners_to_ask(self, slots: Integers) -> tuple[Integers, Integers]:
-        """Return the senders of ``slots``, and how many partners of each very likely serve the providers they ask.
+        """Return the senders of ``slots``, and how many partners of each very likely serve the cells they ask.
 
-        Slots that ask different providers look among the same partners. The counts are rounded up to few distinct ones.
+        Slots that ask different cells look among the same partners. The counts are rounded up to few distinct ones.
         """
         asks, slots_of_ask = np.unique(_pairs(self._row[slots], self._asked[slots]), return_counts=True)
         asked = asks & 0xFFFF_FFFF
-        has_seat = np.bincount(self._provider[self.seats > 0], minlength=len(self._codes)) / np.bincount(self._provider)
-        of_one = np.minimum(_PER_PROVIDER / np.maximum(self._share * has_seat, 1e-9)[asked], _PARTNERS)
+        has_seat = np.bincount(self._cell[self.seats > 0], minlength=len(self._codes)) / np.bincount(self._cell)
+        of_one = np.minimum(_PER_CELL / np.maximum(self._share * has_seat, 1e-9)[asked], _PARTNERS)
         rows, first = np.unique(asks >> 32, return_index=True)
         count = np.maximum.reduceat(of_one * slots_of_ask, first)
         return self.senders[self._first[rows]], np.ceil(np.exp2(np.ceil(2 * np.log2(count)) / 2)).astype(np.int64)
@@ -437,25 +462,26 @@ class _Table:
         """Give open ``slots`` the candidates of their senders, ranked by exponential keys, while these have seats.
 
         A candidate is a bot and any slot of its sender, and allowed by the rules. Each round proposes to every open
-        slot another candidate, first of the provider that it asks, then, ``elsewhere``, of any.
+        slot another candidate, first of the cell that it asks, then, ``elsewhere``, of any.
         """
         free = self.seats[bot_of] > 0
         row, bots = self._row[slot_of[free]], bot_of[free]
-        terms = {"bot": self._weights[bots], "headroom": self.seats[bots] / self._at_first[bots]}
+        terms = {term: values[bots] for term, values in self._terms.items()}
+        terms["headroom"] = self.seats[bots] / self._at_first[bots]
         if sent_7d is not None:
             terms["repeats"] = np.exp2(-sent_7d[free].astype(np.float64))
         weight = np.prod(list(terms.values()), axis=0)
         draw = uniforms(self._stream("pair"), self.senders[self._first[row]], self.bots[bots])
         key = -np.log(draw) / weight
         told = (row, bots, draw, key, terms)
-        for asks_provider in (True, False) if elsewhere else (True,):
-            group = row * len(self._codes) + self._provider[bots] if asks_provider else row
+        for asks_cell in (True, False) if elsewhere else (True,):
+            group = row * len(self._codes) + self._cell[bots] if asks_cell else row
             order = _by_group(group, key)
             group, row, bots, key = group[order], row[order], bots[order], key[order]
             while True:
                 slots = self._open(slots)
                 wanted = self._row[slots]
-                wanted = wanted * len(self._codes) + self._asked[slots] if asks_provider else wanted
+                wanted = wanted * len(self._codes) + self._asked[slots] if asks_cell else wanted
                 slot_order = np.argsort(wanted, kind="stable")
                 wanted = wanted[slot_order]
                 at = np.searchsorted(group, wanted) + _rank_within(wanted)
@@ -581,43 +607,42 @@ class _Table:
     def _stream(self, purpose: str, *more: int) -> np.uint64:
         return state(self._seed, purpose, self._hour, *more)
 
-    def _providers_of(self, bots: pd.DataFrame) -> Integers:
-        self._codes, places = np.unique(bots["provider"].to_numpy(dtype=np.int64), return_inverse=True)
+    def _cells_of(self, bots: pd.DataFrame) -> Integers:
+        self._codes, places = np.unique(bots["cell"].to_numpy(dtype=np.int64), return_inverse=True)
         return places.reshape(-1)
 
-    def _ask_providers(self, demand: pd.DataFrame, shares: Mapping[int, float] | None) -> Integers:
+    def _ask_cells(self, demand: pd.DataFrame, shares: Mapping[int, float] | None) -> Integers:
         if not len(self._codes):
             return np.zeros(len(demand), dtype=np.int64)
-        free = np.bincount(self._provider, weights=self.seats, minlength=len(self._codes))
+        free = np.bincount(self._cell, weights=self.seats, minlength=len(self._codes))
         asked = np.array([shares.get(int(code), 0.0) for code in self._codes]) if shares else free.astype(np.float64)
         wanted = asked if asked.any() else np.ones(len(self._codes))
         bounds = np.cumsum(wanted) / wanted.sum()
         self._share = wanted / wanted.sum()
-        offset = uniforms(state(self._seed, "ask_provider"), self.senders)
+        offset = uniforms(state(self._seed, "ask_cell"), self.senders)
         day = require_utc(self._hour).date().toordinal()
         position = (offset + day * _PLASTIC + demand["nth"].to_numpy(dtype=np.int64) * _GOLDEN) % 1.0
         return np.minimum(np.searchsorted(bounds, position, side="right"), len(bounds) - 1)
 
     # Evidence: what happens to the witness. Nothing here may change a plan.
 
-    def _tell_card(self, slots: Integers, at: Integers, cards: Integers, keys: Floats) -> None:
+    def _tell_card(self, slots: Integers, at: Integers, deck: _Deck) -> None:
         """The card that the witness took, and the next of the deck that it might have had."""
         evidence, mine = self._told, np.flatnonzero(slots == self._witness)
         if evidence.bot_id is not None or not len(mine) or self.bot[self._witness] < 0:
             return
         place = int(at[mine[0]])
-        bot = cards[place]
-        self._tell_bot(
-            bot, VIRGIN, {"bot": float(self._weights[bot])}, float(np.exp(-keys[place] * self._weights[bot]))
-        )
-        later = np.setdiff1d(np.arange(place + 1, len(cards)), at)
-        later = later[self._allowed(np.full(len(later), self._witness), cards[later])]
-        _, first = np.unique(cards[later], return_index=True)
+        bot, weight = int(deck.bots[place]), float(deck.weights[place])
+        terms = self._terms_of(bot) | {"turn": weight / float(self._weights[bot])}
+        self._tell_bot(bot, VIRGIN, terms, float(np.exp(-deck.keys[place] * weight)))
+        later = np.setdiff1d(np.arange(place + 1, len(deck.bots)), at)
+        later = later[self._allowed(np.full(len(later), self._witness), deck.bots[later])]
+        _, first = np.unique(deck.bots[later], return_index=True)
         for other in later[np.sort(first)][: self._policy.runners_up].tolist():
-            weight = float(self._weights[cards[other]])
+            weight, key = float(deck.weights[other]), float(deck.keys[other])
             evidence.runners_up.append(
-                {"bot_id": int(self.bots[cards[other]]), "weight": weight, "key": float(keys[other]),
-                 "draw": float(np.exp(-keys[other] * weight))}
+                {"bot_id": int(self.bots[deck.bots[other]]), "weight": weight, "key": key,
+                 "draw": math.exp(-key * weight)}
             )  # fmt: skip
 
     def _tell_choice(
@@ -644,8 +669,11 @@ class _Table:
         if self._witness in ways["slot"].to_numpy() or self._witness in ways["mover"].to_numpy():
             bot, sender = int(self.bot[self._witness]), self.senders[[self._witness]]
             draw = float(uniforms(self._stream("pair"), sender, self.bots[[bot]])[0])
-            self._tell_bot(bot, TIERS[self.tier[self._witness]], {"bot": float(self._weights[bot])}, draw)
+            self._tell_bot(bot, TIERS[self.tier[self._witness]], self._terms_of(bot), draw)
             self._told.runners_up.clear()
+
+    def _terms_of(self, bot: int) -> dict[str, float]:
+        return {term: float(values[bot]) for term, values in self._terms.items()}
 
     def _tell_bot(self, bot: int, tier: str, terms: dict[str, float], draw: float) -> None:
         evidence = self._told

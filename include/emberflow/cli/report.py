@@ -225,7 +225,7 @@ def _show_evidence(explanation: Explanation, evidence: Evidence) -> None:
     refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in evidence.rejected.items())
     again = "computed again, and equal to" if explanation.is_replayed else "computed again, but it DIFFERS from"
     table(
-        f"Selection: asked {evidence.asked_tier}, used {evidence.tier}{fell}",
+        f"Selection: asked {evidence.asked_tier} at {explanation.asked_at}, used {evidence.tier}{fell}",
         ("place", "bot", "weight", "draw", "key = -ln(draw) / weight"),
         rows,
         caption=f"weight of the chosen one: {terms}\nrefused before: {refused or 'nobody'}\n{again} the written plan",

@@ -55,6 +55,16 @@ _SLOTS_OF_HOUR = text("""
     order by slots.target_time, slots.id
 """)
 
+_CELL = text("""
+    select
+        (select min(provider) from ops.mailboxes where hashtextextended(provider, 0) = :provider) as provider,
+        (
+            select min(split_part(address, '@', 2))
+            from ops.mailboxes
+            where hashtextextended(split_part(address, '@', 2), 0) = :domain
+        ) as domain
+""")
+
 _ADDRESSES = text("""
     select bots.id, mailboxes.address
     from ops.bots inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
@@ -67,12 +77,14 @@ class Explanation:
     """A slot's row, the evidence for its bot and its events, oldest first.
 
     ``evidence`` is computed again from what the plan was computed from; None for replies, which choose nobody.
-    ``is_replayed`` says whether that computation gave the very plan that was written.
+    ``is_replayed`` says whether that computation gave the very plan that was written. ``asked_at`` names the provider,
+    and the domain if one alone, at which the slot asked for a bot.
     """
 
     slot: RowMapping
     evidence: Evidence | None
     is_replayed: bool | None
+    asked_at: str | None
     bot_addresses: Mapping[int, str]
     events: Sequence[RowMapping]
 
@@ -88,7 +100,7 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
         raise EmberflowError(f"there is no slot {slot_id}; `emberflow plan show` lists the slots of an hour")
     events = connection.execute(_EVENTS, {"id": slot_id}).mappings().all()
     if slot["plan_run_id"] is None:
-        return Explanation(slot, None, None, {}, events)
+        return Explanation(slot, None, None, None, {}, events)
     again = replay(
         connection, slot["plan_run_id"], witness=(slot["sender_id"], planned_ordinal(slot["idempotency_key"]))
     )
@@ -102,7 +114,10 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
         evidence.runners_up = [other for other in evidence.runners_up if other["bot_id"] not in met]
     named = [slot["bot_id"], *(other["bot_id"] for other in evidence.runners_up)]
     addresses = {row.id: row.address for row in connection.execute(_ADDRESSES, {"ids": named})}
-    return Explanation(slot, evidence, again.is_same, addresses, events)
+    cell = again.plan.cells.iloc[evidence.asked_cell]
+    asked = connection.execute(_CELL, {"provider": int(cell["provider"]), "domain": int(cell["domain"])}).one()
+    asked_at = ", ".join(name for name in asked if name is not None)
+    return Explanation(slot, evidence, again.is_same, asked_at, addresses, events)
 
 
 def planned_hours(connection: Connection, limit: int = 24) -> Sequence[RowMapping]:

@@ -16,6 +16,9 @@ import pandas as pd
 
 from emberflow.bots.history import History
 from emberflow.bots.limits import available_seats
+from emberflow.bots.mix import partner_mix
+from emberflow.bots.placement import placement_factors
+from emberflow.bots.rotation import turn_terms
 from emberflow.bots.selection import Selection, SelectionPolicy, eligible_bots, select_bots
 from emberflow.clock import HOUR
 from emberflow.queue_manager.plan_inputs import PlanInputs, sha256
@@ -32,13 +35,15 @@ class Plan:
 
     ``day``: one row per active sender, with the columns of ``PlanInputs.senders`` and those of ``open_windows``,
     ``planning_span`` and ``daily_quota``, and ``wanted`` int64, the slots that it asks for in this hour.
-    ``bots``: the columns of ``PlanInputs.bots`` and of ``available_seats``.
+    ``bots``: the columns of ``PlanInputs.bots``, ``available_seats`` and ``turn_terms``, and ``cell`` int64.
+    ``cells``: as of ``partner_mix``.
     ``slots``: ``sender_id``, ``ordinal``, ``bot_id`` int64; ``asked_tier``, ``tier`` Categorical; ``target_time``
     datetime64[us, UTC]; ``gap_s`` int64. By sender and ordinal.
     """
 
     day: pd.DataFrame
     bots: pd.DataFrame
+    cells: pd.DataFrame
     selection: Selection
     slots: pd.DataFrame
 
@@ -69,21 +74,27 @@ def compute(
     on_phase("quota")
 
     seats = available_seats(inputs.bots, inputs.start, policy.bots)
-    bots = _beside(inputs.bots, seats).assign(weight=1.0)
-    selection = select_bots(_demand(day), bots, history, policy.selection, seed=seed, hour=hour, witness=witness)
+    bots = _beside(inputs.bots, seats)
+    factors = placement_factors(inputs.providers[["provider", "inbox", "junk"]], policy.placement)
+    mix = partner_mix(bots, inputs.providers.assign(factor=factors.to_numpy()), inputs.domains)
+    bots = _beside(bots, turn_terms(bots, inputs.start, policy.bots)).assign(cell=mix.cell)
+    shares = dict(enumerate(mix.cells["share"].tolist()))
+    selection = select_bots(
+        _demand(day), bots, history, policy.selection, seed=seed, hour=hour, shares=shares, witness=witness
+    )
     on_phase("select")
 
     times = pace(selection.picks[["sender_id", "ordinal"]], day, policy.pacing, seed, hour)
     slots = selection.picks.merge(times, on=["sender_id", "ordinal"], validate="one_to_one")
     on_phase("pace")
-    return Plan(day, bots, selection, slots)
+    return Plan(day, bots, mix.cells, selection, slots)
 
 
 def _within_the_pool(day: pd.DataFrame, bots: pd.DataFrame, policy: SelectionPolicy) -> pd.DataFrame:
-    """Shrink the quotas of senders whom too few bots may serve (B-F9), to one mail at least."""
+    """Shrink the quotas of senders whom too few bots may serve (B-F9), to one mail while there is one such bot."""
     eligible = eligible_bots(day, bots).to_numpy()
     quota = day["warmup_quota"].to_numpy()
-    shrunk = np.maximum(quota * eligible // policy.minimum_bots, np.minimum(quota, 1))
+    shrunk = np.maximum(quota * eligible // policy.minimum_bots, np.minimum(quota, np.minimum(eligible, 1)))
     return day.assign(eligible_bots=eligible, warmup_quota=np.where(eligible < policy.minimum_bots, shrunk, quota))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,7 +117,14 @@ _SCORES: Final = """
     from marts.sender_scores
     where model_version = %(model)s
 """
+_PLACEMENTS: Final = "select hashtextextended(provider, 0) as provider, inbox, junk from marts.provider_placements"
+_TARGETS: Final = """
+    select hashtextextended(key, 0) as code, value::double precision as target
+    from jsonb_each_text(%(targets)s::jsonb)
+    order by code
+"""
 _ZONES: Final = text("select distinct hashtextextended(zone, 0) as code, zone from ops.mailboxes order by code")
+_PACKED: Final = ("senders", "bots", "providers", "domains")
 _COMPRESSION: Final = 1  # the quickest: ids and instants in order shrink to a third at any level
 
 
@@ -132,7 +140,12 @@ class PlanInputs:
     ``warmup_used``, ``cold_used``, ``total_used`` int64, made or planned today.
 
     ``bots``, by ``bot_id``: ``mailbox_id``, the groups and ``zone`` likewise; ``provider`` int64; ``born_at``,
-    ``cooldown_until`` datetime64[us, UTC]; ``interaction_limits`` float64 (null: none); ``inbound_used`` int64.
+    ``cooldown_until``, ``planned_until`` (the latest task that is planned; null: none) datetime64[us, UTC];
+    ``interaction_limits`` float64 (null: none); ``inbound_used`` int64.
+
+    ``providers``, of which something is known, by ``provider`` int64: ``inbox``, ``junk`` float64, where warm-up mail
+    was found, decayed; ``target`` float64, the configured share (null: none). ``domains`` likewise: ``domain``,
+    ``target``.
 
     ``planned``, the open slots: ``sender_id``, ``bot_id`` int64; ``is_first`` bool; ``target_time``. Their contacts
     are part of the pairs' history, so they are not packed.
@@ -145,6 +158,8 @@ class PlanInputs:
     seed: int
     senders: pd.DataFrame
     bots: pd.DataFrame
+    providers: pd.DataFrame
+    domains: pd.DataFrame
     planned: pd.DataFrame
 
 
@@ -168,13 +183,14 @@ def read(
     )
     bots = _with_open_inbound(bots, uncounted).assign(zone=_named(bots["zone"], zones))
     planned = slots.loc[slots["bot_id"] > 0, ["sender_id", "bot_id", "is_first", "target_time"]]
-    return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, planned)
+    providers, domains = _providers(connection, policy), _targets(connection, "domain", policy.selection.domain_shares)
+    return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, providers, domains, planned)
 
 
 def digest(inputs: PlanInputs, answers: list[pd.DataFrame]) -> str:
     """Return the SHA-256 of everything that decides a plan: equal digests, equal plans (Q-F1)."""
     named = f"{inputs.hour.isoformat()} {inputs.start.isoformat()} {inputs.policy_id} {inputs.seed}"
-    return sha256(named, inputs.senders, inputs.bots, *answers)
+    return sha256(named, *_frames(inputs).values(), *answers)
 
 
 def sha256(name: str, *frames: pd.DataFrame) -> str:
@@ -188,9 +204,8 @@ def sha256(name: str, *frames: pd.DataFrame) -> str:
 
 
 def pack(inputs: PlanInputs, answers: list[pd.DataFrame]) -> bytes:
-    """Return senders, bots and the answers about pairs as one compressed archive of arrays."""
-    frames = {"senders": inputs.senders, "bots": inputs.bots}
-    frames |= {f"answer {number}": answer for number, answer in enumerate(answers)}
+    """Return the inputs and the answers about pairs as one compressed archive of arrays."""
+    frames = _frames(inputs) | {f"answer {number}": answer for number, answer in enumerate(answers)}
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -209,10 +224,14 @@ def unpack(
         for key in archive.files:
             name, _, column = key.partition("/")
             frames.setdefault(name, {})[column] = archive[key]
-    answers = [_frame(frames[f"answer {number}"]) for number in range(len(frames) - 2)]
+    parts = {name: _frame(frames[name]) for name in _PACKED}
+    answers = [_frame(frames[f"answer {number}"]) for number in range(len(frames) - len(parts))]
     nothing = pd.DataFrame({"sender_id": [], "bot_id": [], "is_first": [], "target_time": []})
-    senders, bots = _frame(frames["senders"]), _frame(frames["bots"])
-    return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, nothing), answers
+    return PlanInputs(hour, start, policy_id, policy, seed, **parts, planned=nothing), answers
+
+
+def _frames(inputs: PlanInputs) -> dict[str, pd.DataFrame]:
+    return {name: getattr(inputs, name) for name in _PACKED}
 
 
 def _with_open_mail(senders: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
@@ -238,7 +257,8 @@ def _with_open_inbound(bots: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
     known = inbound.assign(place=place)[place >= 0]
     today = known[known["bot_day"].to_numpy() == bots["local_day"].to_numpy()[known["place"]]]
     used = bots["inbound_sent"] + np.bincount(today["place"], minlength=len(bots))
-    return bots.drop(columns=["inbound_sent", "local_day"]).assign(inbound_used=used)
+    planned_until = pd.DatetimeIndex(_latest(len(bots), known["place"], known["target_time"]), tz="UTC")
+    return bots.drop(columns=["inbound_sent", "local_day"]).assign(inbound_used=used, planned_until=planned_until)
 
 
 def _places(ids: pd.Series[int], wanted: pd.Series[int]) -> Any:
@@ -256,9 +276,29 @@ def _named(codes: pd.Series[int], names: pd.DataFrame) -> Any:
     return pd.Categorical.from_codes(_places(names["code"], codes), pd.Index(names["zone"]))
 
 
+def _providers(connection: Connection, policy: Policy) -> pd.DataFrame:
+    targets = _targets(connection, "provider", policy.selection.provider_shares)
+    placements = pd.DataFrame({"provider": [], "inbox": [], "junk": []}).astype({"provider": "int64"})
+    if _has(connection, "marts.provider_placements"):
+        placements = read_numbers(connection, _PLACEMENTS)
+    known = placements.merge(targets, on="provider", how="outer").sort_values("provider", ignore_index=True)
+    return known.fillna({"inbox": 0.0, "junk": 0.0}).astype({"inbox": "float64", "junk": "float64"})
+
+
+def _targets(connection: Connection, key: str, shares: Mapping[str, float]) -> pd.DataFrame:
+    """Return configured shares by the hash of what they name."""
+    found = read_numbers(connection, _TARGETS, targets=json.dumps(dict(shares)))
+    return found.rename(columns={"code": key})
+
+
+def _has(connection: Connection, mart: str) -> bool:
+    """Return whether dbt has made it yet."""
+    return connection.execute(select(func.to_regclass(mart))).scalar_one() is not None
+
+
 def _scores(connection: Connection, policy: Policy) -> pd.DataFrame:
     """Return the scores that dbt computed last; before its first run nobody has one."""
-    if connection.execute(select(func.to_regclass("marts.sender_scores"))).scalar_one() is None:
+    if not _has(connection, "marts.sender_scores"):
         return pd.DataFrame(columns=["sender_id", *_SCORE_COLUMNS], dtype="float64").astype({"sender_id": "int64"})
     return read_numbers(connection, _SCORES, model=policy.reputation.model)
 

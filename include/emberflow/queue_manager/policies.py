@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, func, select, update
 
 from emberflow.bots.limits import BotPolicy
+from emberflow.bots.placement import PlacementPolicy
 from emberflow.bots.replies import ReplyPolicy
 from emberflow.bots.selection import SelectionPolicy
 from emberflow.database.tables import policies
@@ -127,6 +128,7 @@ class Policy(BaseModel):
     pacing: PacingPolicy = PacingPolicy()
     bots: BotPolicy = BotPolicy()
     selection: SelectionPolicy = SelectionPolicy()
+    placement: PlacementPolicy = PlacementPolicy()
     replies: ReplyPolicy = ReplyPolicy()
     queue: QueuePolicy = QueuePolicy()
     caps: CapPolicy = CapPolicy()

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emberflow.bots.history import PairsInMemory
-from emberflow.bots.placement import PlacementPolicy, placement_factors, provider_shares
+from emberflow.bots.mix import partner_mix
+from emberflow.bots.placement import PlacementPolicy, placement_factors
 from emberflow.bots.selection import SelectionPolicy, select_bots
 from tests.builders import MONDAY_NOON, a_bot, a_pair, a_slot, frame
 
@@ -60,33 +61,20 @@ def test_one_more_junked_mail_never_raises_a_providers_factor(
         assert after.iloc[place] <= before.iloc[place] + 1e-9
 
 
-@given(counts)
-def test_shares_sum_to_one_and_follow_seats_where_placement_is_equal(rows: list[tuple[int, int]]) -> None:
-    bots = frame(*(a_bot(n, provider=n, seats=n) for n in range(1, 7)))
-    shares = provider_shares(bots, placement_factors(placed(*rows), STANDARD))
-    assert sum(shares.values()) == pytest.approx(1)
-    even = provider_shares(bots, placement_factors(placed((9, 1), (9, 1)), STANDARD))
-    assert even == pytest.approx({n: n / 21 for n in range(1, 7)})
-
-
-def test_configured_shares_are_scaled_and_providers_without_bots_get_none() -> None:
-    """B-F4, B-F8"""
-    bots = frame(a_bot(1, provider=1), a_bot(2, provider=2))
-    factors = pd.Series({1: 1.0, 2: 0.5})
-    assert provider_shares(bots, factors, {1: 0.5, 2: 0.3, 9: 0.2}) == pytest.approx({1: 0.5 / 0.65, 2: 0.15 / 0.65})
-    assert provider_shares(bots.assign(seats=0), factors) == {}
-
-
 def test_senders_meet_fewer_bots_of_a_provider_that_junks_their_mail() -> None:
     """B-F8"""
-    bots = frame(*(a_bot(n, provider=1 + n % 2, seats=2) for n in range(1, 401)))
-    shares = provider_shares(bots, placement_factors(placed((500, 0), (200, 300)), STANDARD))
+    bots = frame(*(a_bot(n, provider=1 + n % 2, domain=n, seats=2, inbound_cap=2) for n in range(1, 401)))
+    factors = placement_factors(placed((500, 0), (200, 300)), STANDARD)
+    providers = factors.reset_index().assign(target=float("nan"))
+    mix = partner_mix(bots, providers, pd.DataFrame({"domain": [], "target": []}))
+    shares = dict(enumerate(mix.cells["share"]))
+    bots = bots.assign(cell=mix.cell)
     demand = frame(*(a_slot(n) for n in range(1, 401)))
     history = PairsInMemory(frame(a_pair()).iloc[:0])
     picks = select_bots(demand, bots, history, SelectionPolicy(), seed=1, hour=MONDAY_NOON, shares=shares).picks
     met = Counter((1 + picks["bot_id"] % 2).tolist())
-    assert met[2] / 400 == pytest.approx(shares[2], abs=0.06)
-    assert shares[2] < 0.32
+    assert met[2] / 400 == pytest.approx(shares[1], abs=0.06)
+    assert shares[1] < 0.32
 
 
 @pytest.mark.parametrize("rows", [[(1, 1), (1, 1)], [(-1, 1), (1, 1)]], ids=["two rows", "negative"])

@@ -66,9 +66,9 @@ def worlds(draw: st.DrawFn) -> World:
             n,
             domain=draw(groups),
             owner=draw(groups),
-            provider=draw(st.integers(1, 3)),
+            cell=draw(st.integers(1, 3)),
             seats=draw(st.integers(0, 3)),
-            weight=draw(st.floats(0.1, 9)),
+            capacity=draw(st.floats(0.1, 9)),
         )
         for n in range(1, n_bots + 1)
     ]
@@ -135,8 +135,7 @@ def a_random_world(luck: random.Random) -> World:
         for ordinal in range(1, luck.randint(1, 4) + 1)
     ]
     supply = [
-        a_bot(n, domain=group(), owner=group(), provider=n % 3, seats=luck.randint(0, seats))
-        for n in range(1, bots + 1)
+        a_bot(n, domain=group(), owner=group(), cell=n % 3, seats=luck.randint(0, seats)) for n in range(1, bots + 1)
     ]
     pairs = [
         a_pair(s, b, sent_7d=luck.randint(0, 4), last_contact=MONDAY_NOON - timedelta(hours=luck.randint(0, 200)))
@@ -182,7 +181,7 @@ def test_as_many_slots_are_filled_as_by_the_reference_in_larger_worlds() -> None
     luck = random.Random(7)  # noqa: S311 - worlds, not secrets
     for seats in (1, 2, 4):
         slots = [a_slot(n, k, ramp_day=luck.randint(1, 40), domain=n % 10) for n in range(1, 61) for k in range(1, 5)]
-        bots = [a_bot(n, seats=seats, domain=n % 14, provider=n % 3) for n in range(1, 121)]
+        bots = [a_bot(n, seats=seats, domain=n % 14, cell=n % 3) for n in range(1, 121)]
         pairs = [
             a_pair(n, b, sent_7d=luck.randint(0, 3), last_contact=MONDAY_NOON - timedelta(hours=luck.randint(0, 300)))
             for n in range(1, 61)
@@ -300,11 +299,12 @@ def test_when_seats_are_scarce_every_seat_is_used_and_young_senders_do_not_take_
     assert 30 <= (picks["sender_id"] <= 50).sum() <= 50
 
 
-def test_bots_are_drawn_in_proportion_to_weights_and_seats() -> None:
-    bots = [a_bot(1, weight=3.0, seats=1), a_bot(2, weight=1.0, seats=1), a_bot(3, weight=1.0, seats=2)]
+def test_bots_are_drawn_in_proportion_to_their_weights() -> None:
+    """B-F10: a second seat counts as if the bot had rested half as long, a quarter."""
+    bots = [a_bot(1, capacity=1.5, rest=2.0, seats=1), a_bot(2, seats=1), a_bot(3, seats=2)]
     drawn = Counter(only(select([a_slot(n)], bots, seed=n))["bot_id"] for n in range(700))
-    assert drawn[1] / 700 == pytest.approx(3 / 6, abs=0.06)
-    assert drawn[3] / 700 == pytest.approx(2 / 6, abs=0.06)
+    assert drawn[1] / 700 == pytest.approx(3 / 5.25, abs=0.06)
+    assert drawn[3] / 700 == pytest.approx(1.25 / 5.25, abs=0.06)
 
 
 def test_a_repeated_partner_loses_weight() -> None:
@@ -315,9 +315,9 @@ def test_a_repeated_partner_loses_weight() -> None:
 
 def test_a_senders_partners_keep_to_the_shares_of_the_providers() -> None:
     """B-F4: within ten points over seven days of five mails."""
-    bots = [a_bot(n, provider=n % 4, seats=5) for n in range(1, 201)]
+    bots = [a_bot(n, cell=n % 4, seats=5) for n in range(1, 201)]
     shares = {0: 0.5, 1: 0.3, 2: 0.2}
-    provider_of = {bot["bot_id"]: bot["provider"] for bot in bots}
+    provider_of = {bot["bot_id"]: bot["cell"] for bot in bots}
     for sender in range(1, 21):
         seen: Counter[int] = Counter()
         for day in range(7):
@@ -338,7 +338,7 @@ def test_a_mature_senders_partners_keep_to_the_shares_whatever_partners_it_has(a
     partners = 0
     for day in range(7):
         for nth in range(5):
-            bots = [a_bot(n, provider=provider_of[n], seats=2 * (luck.random() < awake)) for n in range(1, 801)]
+            bots = [a_bot(n, cell=provider_of[n], seats=2 * (luck.random() < awake)) for n in range(1, 801)]
             slots = [a_slot(sender, 1, ramp_day=60, nth=nth) for sender in range(1, 41)]
             hour = MONDAY_NOON + timedelta(days=day, hours=nth)
             picks = select(slots, bots, pairs, hour=hour, shares=shares).picks
@@ -350,7 +350,7 @@ def test_a_mature_senders_partners_keep_to_the_shares_whatever_partners_it_has(a
 
 def test_an_hour_before_midnight_and_one_after_continue_one_sequence_of_providers() -> None:
     """B-F4: the mails of one local day lie on two days of UTC."""
-    bots = [a_bot(n, provider=n % 3) for n in range(1, 301)]
+    bots = [a_bot(n, cell=n % 3) for n in range(1, 301)]
     evening = MONDAY_NOON + timedelta(hours=11)
     seen: Counter[int] = Counter()
     for day in range(7):
@@ -375,33 +375,8 @@ def test_a_partner_whose_bot_lost_its_last_seat_to_another_tier_is_passed_over()
 
 def test_an_exhausted_provider_gives_way_to_another_one() -> None:
     """B-F4"""
-    bots = [a_bot(1, provider=1, seats=0), a_bot(2, provider=2)]
+    bots = [a_bot(1, cell=1, seats=0), a_bot(2, cell=2)]
     assert only(select([a_slot()], bots, shares={1: 1.0}))["bot_id"] == 2
-
-
-def test_over_a_fortnight_bots_share_the_load_by_their_seats() -> None:
-    """B-F10: Jain's index of load over seats."""
-    bots = [a_bot(n, seats=1 + n % 3, provider=n % 2) for n in range(1, 41)]
-    load: Counter[int] = Counter()
-    for hour in range(14 * 9):
-        slots = [a_slot(sender, 1, ramp_day=1 + hour // 9) for sender in range(1, 31)]
-        picks = select(slots, bots, hour=MONDAY_NOON + timedelta(hours=hour), policy=ALWAYS_VIRGIN).picks
-        load.update(picks["bot_id"])
-    per_seat = [load[bot["bot_id"]] / bot["seats"] for bot in bots]
-    jain = sum(per_seat) ** 2 / (len(per_seat) * sum(x * x for x in per_seat))
-    assert jain >= 0.98
-
-
-def test_over_a_fortnight_bots_with_seats_to_spare_share_the_load_by_their_weights() -> None:
-    """B-F10: Jain's index of load over weight."""
-    bots = [a_bot(n, seats=8, weight=1 + n % 2, provider=n // 2 % 2) for n in range(1, 41)]
-    load: Counter[int] = Counter()
-    for hour in range(14 * 9):
-        slots = [a_slot(sender, 1, nth=hour % 9) for sender in range(1, 61)]
-        picks = select(slots, bots, hour=MONDAY_NOON + timedelta(hours=hour), policy=ALWAYS_VIRGIN).picks
-        load.update(picks["bot_id"])
-    per_weight = [load[bot["bot_id"]] / bot["weight"] for bot in bots]
-    assert sum(per_weight) ** 2 / (len(per_weight) * sum(x * x for x in per_weight)) >= 0.98
 
 
 def test_bots_that_share_a_group_with_a_sender_do_not_count_for_it() -> None:
@@ -461,7 +436,7 @@ def test_nothing_asked_or_nobody_there_is_an_empty_plan_with_the_same_columns() 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
 def test_a_bot_without_a_positive_weight_is_refused_by_name(weight: float) -> None:
     with pytest.raises(ValueError, match=r"bots need a positive weight: \[7\]"):
-        select([a_slot()], [a_bot(), a_bot(7, weight=weight)])
+        select([a_slot()], [a_bot(), a_bot(7, capacity=weight)])
 
 
 def test_a_weekly_maximum_beyond_what_is_remembered_is_refused() -> None:

@@ -1,0 +1,68 @@
+"""Rotation: bots take turns, each in proportion to its cap (B-F10).
+
+How much a bot is due is its cap times its waking hours since its last task. The chance of its card grows with the
+square of that, so that its intervals follow a Weibull distribution of shape 3, whose spread is 0.36 of their mean where
+pure chance has 1: loads are fair after a few mails per bot already, and a bot that has just been busy is unlikely, not
+impossible. Hours asleep do not count: else everybody would be due in the morning, whatever its cap.
+
+Nothing has to be counted for it: the end of a bot's pause tells when its last task was.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from emberflow.bots.limits import BotPolicy, seconds_of_day
+from emberflow.clock import require_utc
+
+SHARPNESS: Final = 2
+WEIGHT_TERMS: Final = ("capacity", "rest")
+_DAY_S = 86_400
+_LONGEST_S, _SHORTEST_S = 14 * _DAY_S, 60
+
+
+def turn_terms(bots: pd.DataFrame, at: datetime, policy: BotPolicy) -> pd.DataFrame:
+    """Return the terms of each bot's weight in `select_bots`, on ``bots``' index.
+
+    Columns in: ``inbound_cap`` int64, as of `available_seats`; ``zone`` str or Categorical, IANA name; ``born_at``
+    datetime64[us, UTC]; ``cooldown_until`` and ``planned_until``, the last task that it is planned for,
+    datetime64[us, UTC] or null.
+
+    Columns out: ``capacity`` float64, the cap as a share of ``daily_inbound_cap``, above 0; ``rest`` float64, the
+    square of capacity times the waking hours of the last 14 days since the last task, a minute at least. A bot without
+    any task counts from its birth. The clock's hours are those of the offset from UTC at ``at``.
+    """
+    now = pd.Timestamp(require_utc(at))
+    finished = bots["cooldown_until"] - pd.Timedelta(seconds=policy.cooldown_s)
+    latest = finished.fillna(bots["born_at"])
+    latest = latest.where(~(bots["planned_until"] > latest), bots["planned_until"])
+    now_s = int(now.timestamp())
+    latest_s = latest.dt.tz_localize(None).to_numpy("datetime64[s]").astype(np.int64)
+    offset_s = _offsets(bots["zone"], now)
+    since_s = np.maximum(latest_s, now_s - _LONGEST_S)
+    awake_s = _awake_until(now_s + offset_s, policy) - _awake_until(since_s + offset_s, policy)
+    awake_s = np.maximum(awake_s, _SHORTEST_S)
+    capacity = np.maximum(bots["inbound_cap"].to_numpy(), 1) / policy.daily_inbound_cap
+    return pd.DataFrame({"capacity": capacity, "rest": (capacity * awake_s / 3600) ** SHARPNESS}, index=bots.index)
+
+
+def _awake_until(local_s: npt.NDArray[np.int64], policy: BotPolicy) -> npt.NDArray[np.int64]:
+    """Return how many waking seconds lie between the epoch and these moments of a wall clock."""
+    opens, closes = seconds_of_day(policy.wake_start), seconds_of_day(policy.wake_end, closing=True)
+    days, second = np.divmod(local_s, _DAY_S)
+    return np.asarray(days * (closes - opens) + np.clip(second - opens, 0, closes - opens))
+
+
+def _offsets(zones: pd.Series[Any], now: pd.Timestamp) -> npt.NDArray[np.int64]:
+    named = pd.Categorical(zones)
+    offsets = [_seconds_east(now.tz_convert(zone)) for zone in named.categories]
+    return np.asarray(np.array(offsets, dtype=np.int64)[named.codes])
+
+
+def _seconds_east(local: pd.Timestamp) -> int:
+    return int((local.tz_localize(None) - local.tz_convert("UTC").tz_localize(None)).total_seconds())
