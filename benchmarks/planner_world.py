@@ -147,12 +147,12 @@ def _text(values: pd.Series[Any], prefix: bytes) -> tuple[npt.NDArray[np.uint8],
     if isinstance(values.dtype, pd.CategoricalDtype):
         data, sizes = _text(values.cat.categories.to_series(), prefix)
         return data[values.cat.codes], sizes[values.cat.codes]
-    encoded = np.array([prefix + value.encode() for value in values.fillna("").tolist()])
+    encoded = np.array([prefix + value.encode() for value in values.fillna("").tolist()], dtype="S")
     return _bytes(encoded), np.char.str_len(encoded)
 
 
 def _bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), values.dtype.itemsize)
 
 
 def _drop_indexes(cursor: Any, name: str) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from benchmarks import planner as bench
-from benchmarks.planner_world import forget_plan, load, partitions
+from benchmarks.planner_world import binary_rows, forget_plan, load, partitions
 from benchmarks.world import some_settings
 from emberflow.clock import ManualClock
 from emberflow.database.tables import metadata
@@ -125,3 +125,11 @@ def test_a_scarce_world_has_exactly_the_seats_that_are_left_to_it(loaded: Engine
 
     assert read(engine, "select count(*) as slots from ops.scheduled_tasks")["slots"].item() == 25
     assert bench.faults(engine, bench.a_policy()) == []
+
+
+def test_a_piece_of_a_table_without_rows_is_a_stream_without_rows() -> None:
+    """D-F9: of the large world, the first pieces of pairs are older than the placements that are kept."""
+    none = WORLD.placements(next(iter(WORLD.pairs())).iloc[:0])
+    stream = binary_rows(none, metadata.tables["ops.mail_events"])
+    assert none.empty
+    assert stream == binary_rows(none.iloc[:, :1], metadata.tables["ops.mail_events"])

@@ -1,7 +1,7 @@
 """What senders and bots had to do with each other: the questions that selection asks, and an answer from memory.
 
 The pair table may hold fifty million rows, of which one hour concerns a few hundred thousand. So selection never takes
-the table: it asks about the pairs that it has dealt, about a few partners of a sender, and about all partners of the
+the table: it asks about the pairs that it has dealt, who a few partners of a sender are, and about all partners of the
 few senders for whom that was not enough. ``emberflow.queue_manager.pair_history`` answers from PostgreSQL.
 """
 
@@ -26,14 +26,17 @@ class History(Protocol):
     def of_pairs(self, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:
         """Return ``last_contact`` and ``sent_7d`` of each pair, in the order asked; cheapest in the order of ids."""
 
-    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, count: int) -> pd.DataFrame:
-        """Return up to ``count`` partners per sender in the order of bot_id, from ``from_bot_ids`` on and around once.
+    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, counts: Integers) -> pd.DataFrame:
+        """Return up to so many partners per sender in the order of bot_id, from ``from_bot_ids`` on and around once.
 
-        Columns: ``sender_id``, ``bot_id``, ``last_contact``, ``sent_7d``; rows in any order.
+        Columns: ``sender_id``, ``bot_id`` int64; rows in any order.
         """
 
     def of_senders(self, sender_ids: Integers) -> pd.DataFrame:
-        """Return all partners of the senders, in the columns of `some_of`: hundreds of rows each."""
+        """Return all partners of the senders with their contacts: hundreds of rows each.
+
+        Columns: ``sender_id``, ``bot_id``, ``last_contact``, ``sent_7d``; rows in any order.
+        """
 
 
 class PairsInMemory:
@@ -49,13 +52,14 @@ class PairsInMemory:
         answer["sent_7d"] = answer["sent_7d"].fillna(0).astype("int64")
         return answer[["last_contact", "sent_7d"]]
 
-    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, count: int) -> pd.DataFrame:
+    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, counts: Integers) -> pd.DataFrame:
         """Take so many partners of each."""
-        starts = pd.DataFrame({"sender_id": sender_ids, "first": from_bot_ids})
+        starts = pd.DataFrame({"sender_id": sender_ids, "first": from_bot_ids, "count": counts})
         known = self._pairs.merge(starts, on="sender_id")
         known = known.assign(is_before=known["bot_id"] < known["first"])
-        known = known.sort_values(["sender_id", "is_before", "bot_id"]).groupby("sender_id").head(count)
-        return known.drop(columns=["first", "is_before"]).reset_index(drop=True)
+        known = known.sort_values(["sender_id", "is_before", "bot_id"])
+        known = known[known.groupby("sender_id").cumcount() < known["count"]]
+        return known[["sender_id", "bot_id"]].reset_index(drop=True)
 
     def of_senders(self, sender_ids: Integers) -> pd.DataFrame:
         """Take all of them."""

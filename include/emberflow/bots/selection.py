@@ -19,8 +19,8 @@ slot takes the next card of its cell; only the dealt pairs are looked up; cards 
 dealt again. When dealing hardly fills anything any more, the rest is solved exactly: all cards that are left for all
 slots that are open.
 
-**Probabilistic** and **active** bots are partners of the sender. A few are looked up from a random place on, ranked by
-exponential keys, and proposed; all partners only for senders for whom those did not do.
+**Probabilistic** and **active** bots are partners of the sender. A few are listed from a random place on and ranked by
+exponential keys; the best are looked up and proposed. All partners only for senders for whom those did not do.
 
 Slots are served in rounds: everybody's first, in a seeded order, then everybody's second. When there are fewer seats
 than slots, those at the end of the order wait until the others are served. Every draw is addressed by what it is about,
@@ -36,6 +36,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import combinations
 from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
@@ -60,6 +61,7 @@ _DEALS = 8
 _WORTH_DEALING = 0.3  # of the cards; below, the exact end is cheaper
 _PAIRS_AT_ONCE = 2_000_000
 _PER_CELL = 2  # partners in the asked cell that a lookup should bring: 86 % bring one (Poisson)
+_PROPOSALS = 4  # partners per slot whose history is asked, one after the other: few of them are in their cooldown
 _PARTNERS = 16  # looked up per slot at most; a cell of less than a fifth cannot miss its share by ten points
 _PAIRS_FOR_ROOM = 50_000  # looked up to see who could move
 _FEW_BOTS = 200  # with a seat: asking about each is cheaper than reading all partners of a sender
@@ -155,22 +157,23 @@ def virgin_share(policy: SelectionPolicy, ramp_day: pd.Series[int]) -> pd.Series
 def eligible_bots(senders: pd.DataFrame, bots: pd.DataFrame) -> pd.Series[int]:
     """Return how many of ``bots`` share neither domain, owner nor IP group with each sender, on ``senders``' index.
 
-    Columns of both: ``domain``, ``owner``, ``ip_group`` int64, -1 for none. Cost: linear in either, plus senders'
-    distinct groups x bots where a group is shared at all.
+    Columns of both: ``domain``, ``owner``, ``ip_group`` int64, -1 for none. Counted by inclusion and exclusion: those
+    of its domain, of its owner and of its IP group, less those of two of them, and again those of all three. Cost:
+    linear in senders and bots.
     """
-    own = senders[list(GROUPS)].to_numpy(dtype=np.int64)
-    theirs = bots[list(GROUPS)].to_numpy(dtype=np.int64)
-    is_shared = np.zeros(own.shape, dtype=bool)
-    for place in range(len(GROUPS)):
-        is_shared[:, place] = (own[:, place] != -1) & np.isin(own[:, place], theirs[:, place])
-    counts = np.full(len(senders), len(bots), dtype=np.int64)
-    touched = np.flatnonzero(is_shared.any(axis=1))
-    distinct, inverse = np.unique(np.where(is_shared, own, -1)[touched], axis=0, return_inverse=True)
-    excluded = np.array(
-        [((theirs == groups) & (groups != -1)).any(axis=1).sum() for groups in distinct], dtype=np.int64
-    )
-    counts[touched] -= excluded[inverse.reshape(-1)] if len(distinct) else 0
-    return pd.Series(counts, index=senders.index, name="eligible_bots")
+    own, theirs = senders[list(GROUPS)], bots[list(GROUPS)]
+    own = own.where((own != -1) & pd.concat([own[group].isin(theirs[group]) for group in GROUPS], axis=1), -1)
+    theirs = theirs[
+        pd.concat([theirs[group].isin(own[group]) & (theirs[group] != -1) for group in GROUPS], axis=1).any(axis=1)
+    ]
+    excluded = np.zeros(len(own), dtype=np.int64)
+    if len(theirs):
+        for size in range(1, len(GROUPS) + 1):
+            for groups in combinations(GROUPS, size):
+                counts = theirs[(theirs[list(groups)] != -1).all(axis=1)].groupby(list(groups)).size().rename("count")
+                found = own[list(groups)].merge(counts, how="left", left_on=list(groups), right_index=True)["count"]
+                excluded += (-1) ** (size + 1) * found.fillna(0).to_numpy(dtype=np.int64)
+    return pd.Series(len(bots) - excluded, index=senders.index, name="eligible_bots")
 
 
 def select_bots(
@@ -385,18 +388,64 @@ class _Table:
         slots = self._open(slots)
         if not len(slots) or not self.seats.any():
             return
-        senders, count = self._partners_to_ask(slots)
+        senders, counts = self._partners_to_ask(slots)
         start = self.bots[(uniforms(self._stream("partners"), senders) * len(self.bots)).astype(np.int64)]
-        for step in np.unique(count):
-            like = count == step
-            known = self._history.some_of(senders[like], start[like], int(step))
-            part = slots[np.isin(self.senders[slots], senders[like])]
-            self._match_partners(part, known, (PROBABILISTIC,), elsewhere=elsewhere)
+        slot_of, bot_of, key = self._ranked_partners(self._history.some_of(senders, start, counts))
+        group = self._group_of(self._row[slot_of], self._cell[bot_of], elsewhere=elsewhere)
+        known = pd.DataFrame({"group": [], "key": [], "sent_7d": []})
+        for proposal in range(_PROPOSALS):
+            slots = self._open(slots)
+            is_next = self._is_next(self._group_of(self._row[slots], self._asked[slots], elsewhere=elsewhere), group)
+            if not is_next.any() and known.empty:
+                return
+            pairs = {"sender_id": self.senders[slot_of[is_next]], "bot_id": self.bots[bot_of[is_next]]}
+            asked = self._history_of(slot_of[is_next], bot_of[is_next]).assign(**pairs)
+            known = pd.concat([known, asked.assign(group=group[is_next], key=key[is_next])], ignore_index=True)
+            slot_of, bot_of, group, key = slot_of[~is_next], bot_of[~is_next], group[~is_next], key[~is_next]
+            # Repeated contact only lowers a partner's rank: who stays ahead of all that were not looked up is chosen.
+            is_ahead = (known["key"] * np.exp2(known["sent_7d"])).to_numpy() <= _least_of(group, key, known["group"])
+            is_ahead |= proposal == _PROPOSALS - 1
+            self._match_partners(slots, known[is_ahead], (PROBABILISTIC,), elsewhere=elsewhere)
+            known = known[~is_ahead]
+
+    def _ranked_partners(self, found: pd.DataFrame) -> tuple[Integers, Integers, Floats]:
+        """Return the pairs of ``found`` that may meet in this plan, best first by their keys as far as these are known.
+
+        Of each pair any slot of the sender, and the bot.
+        """
+        bot_of = self._place.get_indexer(pd.Index(found["bot_id"].to_numpy(dtype=np.int64)))
+        slot_of = np.searchsorted(self.senders, found["sender_id"].to_numpy(dtype=np.int64))[bot_of >= 0]
+        bot_of = bot_of[bot_of >= 0]
+        has_seat = self.seats[bot_of] > 0
+        if self._evidence is not None:
+            self._tell_groups(slot_of, bot_of)
+            self._tell_refused(slot_of, bot_of, {"no_seat": ~has_seat})
+        keep = np.flatnonzero(has_seat)
+        keep = keep[self._allowed(slot_of[keep], bot_of[keep])]
+        slot_of, bot_of = slot_of[keep], bot_of[keep]
+        weight = self._weights[bot_of] * self.seats[bot_of] / self._at_first[bot_of]
+        key = -np.log(uniforms(self._stream("pair"), self.senders[slot_of], self.bots[bot_of])) / weight
+        order = np.argsort(key, kind="stable")
+        return slot_of[order], bot_of[order], key[order]
+
+    def _group_of(self, row: Integers, cell: Integers, *, elsewhere: bool) -> Integers:
+        return row if elsewhere else row * len(self._codes) + cell
+
+    def _is_next(self, wanted: Integers, group: Integers) -> Mask:
+        """Return which of the ranked pairs, by ``group``, to look up next: as many of each as slots want."""
+        if not len(wanted) or not len(group):
+            return np.zeros(len(group), dtype=bool)
+        asking, asks = np.unique(wanted, return_counts=True)
+        at = np.minimum(np.searchsorted(asking, group), len(asking) - 1)
+        order = np.argsort(group, kind="stable")
+        rank = np.empty(len(group), dtype=np.int64)
+        rank[order] = _rank_within(group[order])
+        return np.asarray((asking[at] == group) & (rank < asks[at]))
 
     def _partners_to_ask(self, slots: Integers) -> tuple[Integers, Integers]:
         """Return the senders of ``slots``, and how many partners of each very likely serve the cells they ask.
 
-        Slots that ask different cells look among the same partners. The counts are rounded up to few distinct ones.
+        Slots that ask different cells look among the same partners.
         """
         asks, slots_of_ask = np.unique(_pairs(self._row[slots], self._asked[slots]), return_counts=True)
         asked = asks & 0xFFFF_FFFF
@@ -404,7 +453,7 @@ class _Table:
         of_one = np.minimum(_PER_CELL / np.maximum(self._share * has_seat, 1e-9)[asked], _PARTNERS)
         rows, first = np.unique(asks >> 32, return_index=True)
         count = np.maximum.reduceat(of_one * slots_of_ask, first)
-        return self.senders[self._first[rows]], np.ceil(np.exp2(np.ceil(2 * np.log2(count)) / 2)).astype(np.int64)
+        return self.senders[self._first[rows]], np.ceil(count).astype(np.int64)
 
     def _propose_exactly(self, slots: Integers) -> None:
         """Fill slots that nothing filled from all partners of their senders: the last resort, ``active``, at last."""
@@ -715,6 +764,15 @@ def _by_group(groups: Integers, keys: Floats) -> Integers:
     """Return the order by group, and by key within; quicker than a sort by two keys."""
     order = np.argsort(keys)
     return np.asarray(order[np.argsort(groups[order] * len(order) + np.arange(len(order)))])
+
+
+def _least_of(groups: Integers, keys: Floats, wanted: pd.Series[int]) -> Floats:
+    """Return the least key in each wanted group, infinity where there is none; ``keys`` ascend."""
+    present, first = np.unique(groups, return_index=True)
+    if not len(present):
+        return np.full(len(wanted), np.inf)
+    at = np.minimum(np.searchsorted(present, wanted), len(present) - 1)
+    return np.where(present[at] == wanted, keys[first[at]], np.inf)
 
 
 def _rank_within(ordered: npt.NDArray[Any]) -> Integers:

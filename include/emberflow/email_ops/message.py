@@ -135,9 +135,10 @@ def message_ids_for(
     # ECB because every block is another one: it serves as a keyed permutation here, not to hide a text.
     permutation = Cipher(algorithms.AES(derived), modes.ECB()).encryptor()  # noqa: S305
     secret = (permutation.update(blocks.tobytes()) + permutation.finalize()).hex()
+    prefix = f"<{hour:%Y%m%d%H}."
     named = zip(sender_ids.tolist(), ordinals.tolist(), domains, strict=True)
     return [
-        f"<{hour:%Y%m%d%H}.{sender:010d}{ordinal:03d}.{secret[32 * place : 32 * place + 32]}@{domain}>"
+        f"{prefix}{sender:010d}{ordinal:03d}.{secret[32 * place : 32 * place + 32]}@{domain}>"
         for place, (sender, ordinal, domain) in enumerate(named)
     ]
 

@@ -24,7 +24,7 @@ from emberflow.database.bulk import copy_numbers, read_numbers
 Integers = npt.NDArray[np.int64]
 
 _ASKED: Final = text("""
-    create temporary table asked (place integer, sender_id bigint, bot_id bigint) on commit drop
+    create temporary table asked (place integer, sender_id bigint, bot_id bigint, partners integer) on commit drop
 """)
 _EMPTY: Final = text("truncate asked")
 _NESTED_LOOP: Final = text("""
@@ -45,28 +45,29 @@ _OF_PAIRS: Final = f"""
     from asked
     inner join ops.bot_sender_interactions as pairs using (sender_id, bot_id)
 """  # noqa: S608 - a constant of this module
-_SOME_OF: Final = f"""
-    select asked.sender_id, partners.*
+# Ids alone, so that the primary key answers without the table.
+_SOME_OF: Final = """
+    select asked.sender_id, partners.bot_id
     from asked
     cross join lateral (
         (
-            select pairs.bot_id, {_CONTACTS}
+            select pairs.bot_id
             from ops.bot_sender_interactions as pairs
             where pairs.sender_id = asked.sender_id and pairs.bot_id >= asked.bot_id
             order by pairs.bot_id
-            limit %(count)s
+            limit asked.partners
         )
         union all
         (
-            select pairs.bot_id, {_CONTACTS}
+            select pairs.bot_id
             from ops.bot_sender_interactions as pairs
             where pairs.sender_id = asked.sender_id and pairs.bot_id < asked.bot_id
             order by pairs.bot_id
-            limit %(count)s
+            limit asked.partners
         )
-        limit %(count)s
+        limit asked.partners
     ) as partners
-"""  # noqa: S608 - a constant of this module
+"""
 _OF_SENDERS: Final = f"""
     select asked.sender_id, pairs.bot_id, {_CONTACTS}
     from asked
@@ -108,25 +109,28 @@ class PairHistory:
         answer = pd.DataFrame({"last_contact": pd.DatetimeIndex(last_contact, tz="UTC"), "sent_7d": sent_7d})
         return self._with_planned(answer, sender_ids, bot_ids)
 
-    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, count: int) -> pd.DataFrame:
-        """Return up to ``count`` partners per sender in the order of bot_id, from ``from_bot_ids`` on and around once.
+    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, counts: Integers) -> pd.DataFrame:
+        """Return up to so many partners per sender in the order of bot_id, from ``from_bot_ids`` on and around once.
 
-        Columns: ``sender_id``, ``bot_id``, ``last_contact``, ``sent_7d``, in any order of rows. Partners with whom
-        contact is only planned are not among them. Cost: one range of the primary key per sender.
+        Columns: ``sender_id``, ``bot_id``, in any order of rows. Partners with whom contact is only planned are not
+        among them. Cost: one or two ranges of the primary key per sender.
         """
-        found = self._ask(_SOME_OF, count=count, sender_id=sender_ids, bot_id=from_bot_ids)
-        return self._with_planned(found, found["sender_id"].to_numpy(), found["bot_id"].to_numpy())
+        counts = counts.astype(np.int32)
+        return self._ask(_SOME_OF, sender_id=sender_ids, bot_id=from_bot_ids, partners=counts)
 
     def of_senders(self, sender_ids: Integers) -> pd.DataFrame:
-        """Return all partners of the senders, in the columns of `some_of`. Cost: all their rows."""
+        """Return all partners of the senders: ``sender_id``, ``bot_id``, ``last_contact``, ``sent_7d``.
+
+        Cost: all their rows.
+        """
         found = self._ask(_OF_SENDERS, sender_id=sender_ids)
         return self._with_planned(found, found["sender_id"].to_numpy(), found["bot_id"].to_numpy())
 
-    def _ask(self, query: str, *, count: int = 0, **keys: npt.NDArray[Any]) -> pd.DataFrame:
+    def _ask(self, query: str, **keys: npt.NDArray[Any]) -> pd.DataFrame:
         self._connection.execute(_EMPTY)
         copy_numbers(self._connection, "asked", pd.DataFrame(keys))
         self._connection.execute(_NESTED_LOOP, {"state": "off"})
-        answer = read_numbers(self._connection, query, since=self._since, count=count)
+        answer = read_numbers(self._connection, query, since=self._since)
         self._connection.execute(_NESTED_LOOP, {"state": "on"})
         return answer
 
@@ -154,9 +158,9 @@ class Recorder:
         """Ask, and keep the answer."""
         return self._keep(self._history.of_pairs(sender_ids, bot_ids))
 
-    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, count: int) -> pd.DataFrame:
+    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, counts: Integers) -> pd.DataFrame:
         """Ask, and keep the answer."""
-        return self._keep(self._history.some_of(sender_ids, from_bot_ids, count))
+        return self._keep(self._history.some_of(sender_ids, from_bot_ids, counts))
 
     def of_senders(self, sender_ids: Integers) -> pd.DataFrame:
         """Ask, and keep the answer."""
@@ -177,7 +181,7 @@ class Replay:
         """Answer as then."""
         return next(self._answers)
 
-    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, count: int) -> pd.DataFrame:
+    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, counts: Integers) -> pd.DataFrame:
         """Answer as then."""
         return next(self._answers)
 

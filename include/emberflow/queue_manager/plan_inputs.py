@@ -57,6 +57,8 @@ _GROUPS: Final = """
         coalesce(mailboxes.egress_ip_id, -1) as ip_group
 """
 
+# A subquery with an offset stays one: each row's day is probed by its key. As plain joins they become hash joins, which
+# read every day that ever was.
 _SENDERS: Final = f"""
     select
         senders.id as sender_id,
@@ -74,7 +76,12 @@ _SENDERS: Final = f"""
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
     cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day) as here
-    left join ops.sender_days as today on today.sender_id = senders.id and today.local_day = here.local_day
+    left join lateral (
+        select days.warmup_sent, days.reply_sent, days.cold_sent
+        from ops.sender_days as days
+        where days.sender_id = senders.id and days.local_day = here.local_day
+        offset 0
+    ) as today on true
     left join lateral (
         select earlier.local_day, earlier.ramp_day, earlier.ramp_row, earlier.ramp_volume
         from ops.sender_days as earlier
@@ -106,7 +113,12 @@ _BOTS: Final = f"""
     from ops.bots
     inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
     cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day) as here
-    left join ops.bot_days as today on today.bot_id = bots.id and today.local_day = here.local_day
+    left join lateral (
+        select days.inbound_sent
+        from ops.bot_days as days
+        where days.bot_id = bots.id and days.local_day = here.local_day
+        offset 0
+    ) as today on true
     where bots.status = 'active'
     order by bots.id
 """  # noqa: S608 - constants of this module

@@ -36,9 +36,7 @@ from emberflow.queue_manager.slots import Priority
 from emberflow.randomness import state, uniforms
 from emberflow.settings import Settings
 
-_IDS: Final = """
-    select nextval(pg_get_serial_sequence('ops.scheduled_tasks', 'id')) as id from generate_series(1, %(count)s)
-"""
+_IDS: Final = "select nextval('ops.scheduled_tasks_id_seq'::regclass) as id from generate_series(1, %(count)s)"
 _DOMAINS: Final = text("""
     select distinct hashtextextended(split_part(address, '@', 2), 0) as code, split_part(address, '@', 2) as domain
     from ops.senders
@@ -53,7 +51,7 @@ _TASK_COLUMNS: Final = (
     "id", "priority_level", "task_type", "turn", "policy_id", "plan_run_id", "sender_id", "bot_id", "from_mailbox_id",
     "to_mailbox_id", "gap_s", "local_day", "target_time", "payload", "idempotency_key", "message_id",
 )  # fmt: skip
-_ROWS_AT_ONCE: Final = 20_000  # some 8 MB of text
+_ROWS_AT_ONCE: Final = 5_000  # some 2 MB of text: the server takes one piece in while the next is spelled
 
 _DAY_COLUMNS: Final = (
     "sender_id", "local_day", "ramp_day", "ramp_row", "ramp_volume", "score", "health_multiplier", "daily_factor",

@@ -38,13 +38,13 @@ def test_each_pair_is_answered_where_it_was_asked(pairs: list[Row], asked: list[
     assert answer["last_contact"].isna().tolist() == [key not in known for key in asked]
 
 
-@given(histories(), st.dictionaries(ids, ids, min_size=1), st.integers(1, 7))
+@given(histories(), st.dictionaries(ids, st.tuples(ids, st.integers(1, 7)), min_size=1))
 def test_some_partners_start_at_the_bot_named_and_go_around_once(
-    pairs: list[Row], start: dict[int, int], count: int
+    pairs: list[Row], start: dict[int, tuple[int, int]]
 ) -> None:
-    senders, firsts = np.array(list(start.items()), dtype=np.int64).T
-    answer = PairsInMemory(frame(*pairs)).some_of(senders, firsts, count)
-    for sender, first in start.items():
+    firsts, counts = np.array(list(start.values()), dtype=np.int64).T
+    answer = PairsInMemory(frame(*pairs)).some_of(np.array(list(start), dtype=np.int64), firsts, counts)
+    for sender, (first, count) in start.items():
         partners = sorted(pair["bot_id"] for pair in pairs if pair["sender_id"] == sender)
         around = [bot for bot in partners if bot >= first] + [bot for bot in partners if bot < first]
         assert sorted(answer.loc[answer["sender_id"] == sender, "bot_id"]) == sorted(around[:count])

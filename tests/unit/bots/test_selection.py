@@ -386,6 +386,22 @@ def test_bots_that_share_a_group_with_a_sender_do_not_count_for_it() -> None:
     assert eligible_bots(senders, bots).tolist() == [2, 2, 1, 4]
 
 
+many_groups = st.lists(st.tuples(groups, groups, groups), min_size=1, max_size=12)
+
+
+@given(many_groups, many_groups)
+def test_eligible_bots_are_counted_as_one_would_count_them(
+    mine: list[tuple[int, int, int]], theirs: list[tuple[int, int, int]]
+) -> None:
+    """B-F9"""
+    names = ("domain", "owner", "ip_group")
+    senders, bots = (pd.DataFrame(rows, columns=names) for rows in (mine, theirs))
+    counted = [
+        sum(not any(a == b != -1 for a, b in zip(sender, bot, strict=True)) for bot in theirs) for sender in mine
+    ]
+    assert eligible_bots(senders, bots).tolist() == counted
+
+
 @settings(max_examples=60, deadline=None)
 @given(worlds(), st.integers(0, 2**40))
 def test_asking_for_evidence_changes_no_plan_and_the_evidence_fits_it(world: World, seed: int) -> None:
