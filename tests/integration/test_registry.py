@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from emberflow.errors import ConfigurationError, EmberflowError, ImportRejectedE
 from emberflow.queue_manager import registry
 from emberflow.queue_manager.policies import put_in_force
 from emberflow.settings import Settings
-from tests.worlds import PASSWORD, Sandbox, World, a_file, a_policy, a_row, a_world, some_settings
+from tests.worlds import NOON, PASSWORD, Sandbox, World, a_file, a_policy, a_row, a_world, some_settings
 
 OWNED = registry.Attestation("an operator", "our own domain")
 
@@ -308,8 +309,24 @@ def test_columns_are_recognised_by_name_in_any_order_and_case(
     with database.connect() as connection:
         row = connection.execute(text("select * from ops.mailboxes")).one()
     assert row.address == row.username == "ann@north.test"
-    assert (row.display_name, row.provider, row.zone) == ("ann", "north.test", "UTC")
+    assert (row.display_name, row.provider, row.zone, row.owner) == ("ann", "north.test", "UTC", None)
     assert (row.smtp_port, row.smtp_tls, row.imap_port, row.imap_tls) == (587, "starttls", 993, "implicit")
+
+
+def test_a_sender_and_a_bot_of_one_owner_as_imported_never_meet(database: Engine, sandbox: Sandbox) -> None:
+    """S-B1, B-B1: of two owners they do."""
+    world = a_world(database, sandbox, 0, 0, checks=False)
+    senders = [a_row(f"{name}@north.test", sandbox, owner=owner) for name, owner in (("ann", "Acme"), ("bob", "Bolt"))]
+    registry.import_senders(database, a_file(sandbox.directory, senders), world.settings)
+    bots = [a_row("bot@south.test", sandbox, owner=" Acme ", born_at=(NOON - timedelta(days=99)).isoformat())]
+    attestation = registry.Attestation("an operator", "by contract")
+    registry.import_bots(database, a_file(sandbox.directory, bots), attestation, world.settings)
+    world.change("update ops.mailboxes set check_passed = true, checked_at = clock_timestamp()")
+    world.change("update ops.senders set state = 'active', state_reason = null, state_remedy = null")
+    world.change("update ops.bots set status = 'active', status_reason = null")
+    assert world.plan().slots == 1
+    found = world.row("select address from ops.slots inner join ops.mailboxes on mailboxes.id = from_mailbox_id")
+    assert found["address"] == "bob@north.test"
 
 
 def test_an_address_that_stands_twice_in_a_file_is_refused(

@@ -64,6 +64,7 @@ class MailboxRow(BaseModel):
     auth_method: Literal["password", "xoauth2"] = "password"
     display_name: Annotated[str, Field(max_length=100), AfterValidator(_name)] = ""
     provider: str = ""
+    owner: Annotated[str, Field(max_length=100)] | None = None
     zone: Annotated[str, AfterValidator(_zone)] = "UTC"
 
 
