@@ -38,6 +38,7 @@ def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
         assert evidence.weight == pytest.approx(math.prod(evidence.terms.values()))
         assert evidence.key == pytest.approx(-math.log(evidence.draw) / evidence.weight)
         assert all(other["key"] >= evidence.key for other in evidence.runners_up)
+        assert told.asked_at == world.bots[0].address.partition("@")[2]
         named = {slot["bot_id"], *(other["bot_id"] for other in evidence.runners_up)}
         assert set(told.bot_addresses) == named
         assert set(told.bot_addresses.values()) <= {bot.address for bot in world.bots}

@@ -118,8 +118,8 @@ class Evidence:
     ``weight`` is the product of ``terms``, ``key`` is -ln(``draw``) / ``weight``; all None when unfilled. ``rejected``
     counts the bots that its sender was dealt or proposed until then, by the rule that refused them: ``own_domain``,
     ``own_owner``, ``own_ip_group``, ``met_in_this_plan``, ``met_before`` (dealt as virgin), ``no_seat``, ``same_day``,
-    ``weekly_maximum``, ``cooldown``. ``runners_up`` have bot_id, draw, weight and key; in the virgin tier they are the
-    next cards of the deck, whose history nobody asked.
+    ``weekly_maximum``, ``cooldown``. ``runners_up`` have bot_id, draw, weight and key. In the virgin tier they are the
+    next cards of the deck, among partners also those that would have been looked up next: nobody asked their history.
     """
 
     asked_tier: str
@@ -406,6 +406,8 @@ class _Table:
             is_ahead = (known["key"] * np.exp2(known["sent_7d"])).to_numpy() <= _least_of(group, key, known["group"])
             is_ahead |= proposal == _PROPOSALS - 1
             self._match_partners(slots, known[is_ahead], (PROBABILISTIC,), elsewhere=elsewhere)
+            if self._evidence is not None:
+                self._tell_next_partners(slot_of, bot_of, elsewhere=elsewhere)
             known = known[~is_ahead]
 
     def _ranked_partners(self, found: pd.DataFrame) -> tuple[Integers, Integers, Floats]:
@@ -712,6 +714,26 @@ class _Table:
                 {"bot_id": int(self.bots[bots[other]]), "weight": float(-np.log(draw[other]) / key[other]),
                  "draw": float(draw[other]), "key": float(key[other])}
             )  # fmt: skip
+
+    def _tell_next_partners(self, slot_of: Integers, bot_of: Integers, *, elsewhere: bool) -> None:
+        """The ranked partners of the witness's sender that were not looked up, because a better one took the slot."""
+        evidence = self._told
+        is_rival = (self._row[slot_of] == self._row[self._witness]) & (self.seats[bot_of] > 0)
+        if not elsewhere:
+            is_rival &= self._cell[bot_of] == self._asked[self._witness]
+        missing = self._policy.runners_up - len(evidence.runners_up)
+        if evidence.bot_id is None or evidence.tier != PROBABILISTIC or missing <= 0:
+            return
+        named = {other["bot_id"] for other in evidence.runners_up}
+        met = set(self.bots[self.bot[(self._row == self._row[self._witness]) & (self.bot >= 0)]].tolist())
+        others = [bot for bot in bot_of[is_rival].tolist() if int(self.bots[bot]) not in named | met][:missing]
+        for bot in others:
+            draw = float(uniforms(self._stream("pair"), self.senders[[self._witness]], self.bots[[bot]])[0])
+            weight = float(self._weights[bot] * self.seats[bot] / self._at_first[bot])
+            evidence.runners_up.append(
+                {"bot_id": int(self.bots[bot]), "weight": weight, "draw": draw, "key": -math.log(draw) / weight}
+            )
+        evidence.runners_up.sort(key=lambda other: float(other["key"]))
 
     def _tell_moves(self, ways: pd.DataFrame) -> None:
         """The bot that the witness moved to, or that another slot left to it."""

@@ -114,9 +114,10 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
         evidence.runners_up = [other for other in evidence.runners_up if other["bot_id"] not in met]
     named = [slot["bot_id"], *(other["bot_id"] for other in evidence.runners_up)]
     addresses = {row.id: row.address for row in connection.execute(_ADDRESSES, {"ids": named})}
-    cell = again.plan.cells.iloc[evidence.asked_cell]
-    asked = connection.execute(_CELL, {"provider": int(cell["provider"]), "domain": int(cell["domain"])}).one()
-    asked_at = ", ".join(name for name in asked if name is not None)
+    # Column by column: a row of the frame would be floats, in which the hashes lose digits.
+    codes = {name: int(again.plan.cells[name].iloc[evidence.asked_cell]) for name in ("provider", "domain")}
+    asked = connection.execute(_CELL, codes).one()
+    asked_at = ", ".join(dict.fromkeys(name for name in asked if name is not None))
     return Explanation(slot, evidence, again.is_same, asked_at, addresses, events)
 
 
