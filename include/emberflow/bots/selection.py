@@ -218,11 +218,50 @@ def select_bots(
 
 
 class _Deck(NamedTuple):
-    """One card per free seat: the place of its bot, its weight, and its key, the smallest on top."""
+    """One card per seat: its bot's place, which of the bot's turns it is, its weight, and its key, smallest on top."""
 
     bots: Integers
+    turns: Integers
     weights: Floats
     keys: Floats
+
+
+class _Ranked:
+    """Partners by group (a sender, or a sender and a cell), best first, and how far each group was looked up."""
+
+    def __init__(self, slots: Integers, bots: Integers, groups: Integers, keys: Floats) -> None:
+        self.slots, self.bots, self.groups, self.keys = slots, bots, groups, keys
+        self._present, self._next = np.unique(groups, return_index=True)
+        self._ends = np.append(self._next[1:], len(groups))
+
+    def take(self, wanted: Integers) -> Integers:
+        """Return the places of the next partners: as many of each group as it stands in ``wanted``."""
+        asking, asks = np.unique(wanted, return_counts=True)
+        at, is_present = self._find(asking)
+        at, asks = at[is_present], asks[is_present]
+        first = self._next[at].copy()
+        self._next[at] = np.minimum(first + asks, self._ends[at])
+        counts = self._next[at] - first
+        return np.asarray(np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum()))
+
+    def next_key(self, groups: Integers) -> Floats:
+        """Return the key of the next partner of each group, infinity where all were taken."""
+        at, is_present = self._find(groups)
+        is_present[is_present] = self._next[at[is_present]] < self._ends[at[is_present]]
+        keys = np.full(len(groups), np.inf)
+        keys[is_present] = self.keys[self._next[at[is_present]]]
+        return keys
+
+    def rest(self, group: int) -> Integers:
+        """Return the places of the partners of one group that were not taken."""
+        at, is_present = self._find(np.array([group], dtype=np.int64))
+        return np.arange(self._next[at[0]], self._ends[at[0]]) if is_present[0] else np.empty(0, dtype=np.int64)
+
+    def _find(self, groups: Integers) -> tuple[Integers, Mask]:
+        if not len(self._present):
+            return np.zeros(len(groups), dtype=np.int64), np.zeros(len(groups), dtype=bool)
+        at = np.minimum(np.searchsorted(self._present, groups), len(self._present) - 1)
+        return at, np.asarray(self._present[at] == groups)
 
 
 class _Table:
@@ -267,6 +306,7 @@ class _Table:
         self._cell = self._cells_of(bots)
         self._asked = self._ask_cells(demand, shares)
 
+        self._deck = self._shuffle()
         self.bot: Integers = np.full(len(demand), -1, dtype=np.int64)
         self.tier: npt.NDArray[np.int8] = np.full(len(demand), -1, dtype=np.int8)
         self._witness = -1
@@ -313,8 +353,8 @@ class _Table:
             slots = self._open(slots)
             if not len(slots) or not self.seats.any():
                 return
-            deck = self._shuffle(deal)
-            # Later deals change who meets whom: else slots that no card fits would hold the others up.
+            deck = self._cards()
+            # Later deals change who gets which card: else slots that no card fits would hold the others up.
             hands = slots if deal == 0 else slots[self._shuffled(slots, deal)]
             chosen, at = self._hand_out(hands, deck.bots, elsewhere=elsewhere)
             taken = self._take_virgins(chosen, deck.bots[at])
@@ -325,14 +365,23 @@ class _Table:
         if elsewhere:
             self._deal_exactly(self._open(slots))
 
-    def _shuffle(self, deal: int) -> _Deck:
-        """Return the cards of all free seats in the order of their keys."""
+    def _shuffle(self) -> _Deck:
+        """Return a card per seat, in the order of their keys.
+
+        The first card of a bot is the likeliest, so that the first ones of all bots come before second ones.
+        """
         bots = np.repeat(np.arange(len(self.bots)), self.seats)
-        seat = np.arange(len(bots)) - np.repeat(np.cumsum(self.seats) - self._at_first, self.seats)
-        weights = self._weights[bots] / (1.0 + seat) ** SHARPNESS
-        keys = -np.log(uniforms(self._stream("deck", deal), self.bots[bots], seat)) / weights
+        turns = np.arange(len(bots)) - np.repeat(np.cumsum(self.seats) - self.seats, self.seats)
+        weights = self._weights[bots] / (1.0 + turns) ** SHARPNESS
+        keys = -np.log(uniforms(self._stream("deck"), self.bots[bots], turns)) / weights
         order = np.argsort(keys, kind="stable")
-        return _Deck(bots[order], weights[order], keys[order])
+        return _Deck(bots[order], turns[order], weights[order], keys[order])
+
+    def _cards(self) -> _Deck:
+        """Return the cards of the seats that are free: a bot that got mail has as many fewer, of its first turns."""
+        bots, turns, weights, keys = self._deck
+        is_free = turns >= (self._at_first - self.seats)[bots]
+        return _Deck(bots[is_free], turns[is_free], weights[is_free], keys[is_free])
 
     def _shuffled(self, slots: Integers, deal: int) -> Integers:
         draws = uniforms(self._stream("hands", deal), self.senders[slots], self.ordinals[slots])
@@ -390,31 +439,28 @@ class _Table:
             return
         senders, counts = self._partners_to_ask(slots)
         start = self.bots[(uniforms(self._stream("partners"), senders) * len(self.bots)).astype(np.int64)]
-        slot_of, bot_of, key = self._ranked_partners(self._history.some_of(senders, start, counts))
-        group = self._group_of(self._row[slot_of], self._cell[bot_of], elsewhere=elsewhere)
+        ranked = self._ranked_partners(slots, self._history.some_of(senders, start, counts), elsewhere=elsewhere)
         known = pd.DataFrame({"group": [], "key": [], "sent_7d": []})
         for proposal in range(_PROPOSALS):
             slots = self._open(slots)
-            is_next = self._is_next(self._group_of(self._row[slots], self._asked[slots], elsewhere=elsewhere), group)
-            if not is_next.any() and known.empty:
+            next_ones = ranked.take(self._group_of(self._row[slots], self._asked[slots], elsewhere=elsewhere))
+            if not len(next_ones) and known.empty:
                 return
-            pairs = {"sender_id": self.senders[slot_of[is_next]], "bot_id": self.bots[bot_of[is_next]]}
-            asked = self._history_of(slot_of[is_next], bot_of[is_next]).assign(**pairs)
-            known = pd.concat([known, asked.assign(group=group[is_next], key=key[is_next])], ignore_index=True)
-            slot_of, bot_of, group, key = slot_of[~is_next], bot_of[~is_next], group[~is_next], key[~is_next]
+            slot_of, bot_of = ranked.slots[next_ones], ranked.bots[next_ones]
+            pairs = {"sender_id": self.senders[slot_of], "bot_id": self.bots[bot_of]}
+            ranks = {"group": ranked.groups[next_ones], "key": ranked.keys[next_ones]}
+            known = pd.concat([known, self._history_of(slot_of, bot_of).assign(**pairs, **ranks)], ignore_index=True)
             # Repeated contact only lowers a partner's rank: who stays ahead of all that were not looked up is chosen.
-            is_ahead = (known["key"] * np.exp2(known["sent_7d"])).to_numpy() <= _least_of(group, key, known["group"])
+            rank = (known["key"] * np.exp2(known["sent_7d"])).to_numpy(dtype=np.float64)
+            is_ahead = rank <= ranked.next_key(known["group"].to_numpy(dtype=np.int64))
             is_ahead |= proposal == _PROPOSALS - 1
             self._match_partners(slots, known[is_ahead], (PROBABILISTIC,), elsewhere=elsewhere)
             if self._evidence is not None:
-                self._tell_next_partners(slot_of, bot_of, elsewhere=elsewhere)
+                self._tell_next_partners(ranked, elsewhere=elsewhere)
             known = known[~is_ahead]
 
-    def _ranked_partners(self, found: pd.DataFrame) -> tuple[Integers, Integers, Floats]:
-        """Return the pairs of ``found`` that may meet in this plan, best first by their keys as far as these are known.
-
-        Of each pair any slot of the sender, and the bot.
-        """
+    def _ranked_partners(self, slots: Integers, found: pd.DataFrame, *, elsewhere: bool) -> _Ranked:
+        """Return the pairs of ``found`` that ``slots`` ask for and that may meet, best first as far as is known."""
         bot_of = self._place.get_indexer(pd.Index(found["bot_id"].to_numpy(dtype=np.int64)))
         slot_of = np.searchsorted(self.senders, found["sender_id"].to_numpy(dtype=np.int64))[bot_of >= 0]
         bot_of = bot_of[bot_of >= 0]
@@ -422,27 +468,19 @@ class _Table:
         if self._evidence is not None:
             self._tell_groups(slot_of, bot_of)
             self._tell_refused(slot_of, bot_of, {"no_seat": ~has_seat})
-        keep = np.flatnonzero(has_seat)
+        asked = np.unique(self._group_of(self._row[slots], self._asked[slots], elsewhere=elsewhere))
+        group = self._group_of(self._row[slot_of], self._cell[bot_of], elsewhere=elsewhere)
+        is_asked = asked[np.minimum(np.searchsorted(asked, group), len(asked) - 1)] == group
+        keep = np.flatnonzero(has_seat & is_asked)
         keep = keep[self._allowed(slot_of[keep], bot_of[keep])]
-        slot_of, bot_of = slot_of[keep], bot_of[keep]
+        slot_of, bot_of, group = slot_of[keep], bot_of[keep], group[keep]
         weight = self._weights[bot_of] * self.seats[bot_of] / self._at_first[bot_of]
         key = -np.log(uniforms(self._stream("pair"), self.senders[slot_of], self.bots[bot_of])) / weight
-        order = np.argsort(key, kind="stable")
-        return slot_of[order], bot_of[order], key[order]
+        order = _by_group(group, key)
+        return _Ranked(slot_of[order], bot_of[order], group[order], key[order])
 
     def _group_of(self, row: Integers, cell: Integers, *, elsewhere: bool) -> Integers:
         return row if elsewhere else row * len(self._codes) + cell
-
-    def _is_next(self, wanted: Integers, group: Integers) -> Mask:
-        """Return which of the ranked pairs, by ``group``, to look up next: as many of each as slots want."""
-        if not len(wanted) or not len(group):
-            return np.zeros(len(group), dtype=bool)
-        asking, asks = np.unique(wanted, return_counts=True)
-        at = np.minimum(np.searchsorted(asking, group), len(asking) - 1)
-        order = np.argsort(group, kind="stable")
-        rank = np.empty(len(group), dtype=np.int64)
-        rank[order] = _rank_within(group[order])
-        return np.asarray((asking[at] == group) & (rank < asks[at]))
 
     def _partners_to_ask(self, slots: Integers) -> tuple[Integers, Integers]:
         """Return the senders of ``slots``, and how many partners of each very likely serve the cells they ask.
@@ -715,18 +753,19 @@ class _Table:
                  "draw": float(draw[other]), "key": float(key[other])}
             )  # fmt: skip
 
-    def _tell_next_partners(self, slot_of: Integers, bot_of: Integers, *, elsewhere: bool) -> None:
-        """The ranked partners of the witness's sender that were not looked up, because a better one took the slot."""
+    def _tell_next_partners(self, ranked: _Ranked, *, elsewhere: bool) -> None:
+        """The partners of the witness's sender that were not looked up, because a better one took the slot."""
         evidence = self._told
-        is_rival = (self._row[slot_of] == self._row[self._witness]) & (self.seats[bot_of] > 0)
-        if not elsewhere:
-            is_rival &= self._cell[bot_of] == self._asked[self._witness]
+        at = slice(self._witness, self._witness + 1)
+        rest = ranked.rest(int(self._group_of(self._row[at], self._asked[at], elsewhere=elsewhere)[0]))
+        rivals = ranked.bots[rest]
+        rivals = rivals[self.seats[rivals] > 0]
         missing = self._policy.runners_up - len(evidence.runners_up)
         if evidence.bot_id is None or evidence.tier != PROBABILISTIC or missing <= 0:
             return
         named = {other["bot_id"] for other in evidence.runners_up}
         met = set(self.bots[self.bot[(self._row == self._row[self._witness]) & (self.bot >= 0)]].tolist())
-        others = [bot for bot in bot_of[is_rival].tolist() if int(self.bots[bot]) not in named | met][:missing]
+        others = [bot for bot in rivals.tolist() if int(self.bots[bot]) not in named | met][:missing]
         for bot in others:
             draw = float(uniforms(self._stream("pair"), self.senders[[self._witness]], self.bots[[bot]])[0])
             weight = float(self._weights[bot] * self.seats[bot] / self._at_first[bot])
@@ -786,15 +825,6 @@ def _by_group(groups: Integers, keys: Floats) -> Integers:
     """Return the order by group, and by key within; quicker than a sort by two keys."""
     order = np.argsort(keys)
     return np.asarray(order[np.argsort(groups[order] * len(order) + np.arange(len(order)))])
-
-
-def _least_of(groups: Integers, keys: Floats, wanted: pd.Series[int]) -> Floats:
-    """Return the least key in each wanted group, infinity where there is none; ``keys`` ascend."""
-    present, first = np.unique(groups, return_index=True)
-    if not len(present):
-        return np.full(len(wanted), np.inf)
-    at = np.minimum(np.searchsorted(present, wanted), len(present) - 1)
-    return np.where(present[at] == wanted, keys[first[at]], np.inf)
 
 
 def _rank_within(ordered: npt.NDArray[Any]) -> Integers:
