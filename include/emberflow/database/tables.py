@@ -25,6 +25,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
@@ -225,11 +226,14 @@ bot_days = Table(
     Column("reply_sent", Integer, nullable=False, server_default="0"),
 )
 
+# A sender's partners are scattered over the table, a few in each of its pages, but lie side by side in the key. So the
+# key holds what planning asks about them, and is vacuumed early, because only pages that are known to hold nothing
+# else than what everybody sees need not be looked at.
 bot_sender_interactions = Table(
     "bot_sender_interactions",
     metadata,
-    Column("sender_id", BigInteger, ForeignKey(senders.c.id), primary_key=True),
-    Column("bot_id", BigInteger, ForeignKey(bots.c.id), primary_key=True),
+    Column("sender_id", BigInteger, ForeignKey(senders.c.id)),
+    Column("bot_id", BigInteger, ForeignKey(bots.c.id)),
     Column(
         "interaction_type",
         Text,
@@ -245,7 +249,11 @@ bot_sender_interactions = Table(
     Column("sent_at_1", DateTime(timezone=True), comment="the pair's latest first mail; a reply is none"),
     Column("sent_at_2", DateTime(timezone=True), comment="the first mail before that"),
     Column("sent_at_3", DateTime(timezone=True), comment="and the one before: no pair has more than three in a week"),
+    PrimaryKeyConstraint(
+        "sender_id", "bot_id", postgresql_include=["last_contact", "sent_at_1", "sent_at_2", "sent_at_3"]
+    ),
     _one_of("tier", TIERS),
+    postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_insert_scale_factor": "0.02"},
 )
 
 policies = Table(

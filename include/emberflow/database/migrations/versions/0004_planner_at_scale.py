@@ -3,7 +3,8 @@
 ``scheduled_tasks`` and ``slot_states`` lose the foreign keys that were probed row by row, and the indexes that only
 grew; rows that they name cannot be deleted instead. Whoever writes a slot also opens its state (``store.add`` and the
 planner), so the trigger that did it goes. ``bot_sender_interactions`` remembers the last three first mails of a pair,
-from which the seven-day maximum is judged without counting slots. ``decisions`` gives way to ``plan_inputs``: a
+from which the seven-day maximum is judged without counting slots, and its key holds what planning asks about a pair, so
+that a sender's partners are read from a page or two instead of from a page each. ``decisions`` gives way to ``plan_inputs``: a
 decision is computed again from them. Tables match ``emberflow.database.tables``.
 """
 
@@ -94,6 +95,13 @@ def upgrade() -> None:
             "bot_sender_interactions", sa.Column(column, sa.DateTime(timezone=True), comment=comment), schema="ops"
         )
     op.execute(_FILL_SENT_AT)
+    op.execute(
+        "alter table ops.bot_sender_interactions "
+        "drop constraint pk_bot_sender_interactions, "
+        "add constraint pk_bot_sender_interactions primary key (sender_id, bot_id) "
+        "include (last_contact, sent_at_1, sent_at_2, sent_at_3), "
+        "set (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.02)"
+    )
     op.add_column(
         "sender_days",
         sa.Column(
@@ -235,6 +243,12 @@ def downgrade() -> None:
             referent_schema="ops",
         )
 
+    op.execute(
+        "alter table ops.bot_sender_interactions "
+        "drop constraint pk_bot_sender_interactions, "
+        "add constraint pk_bot_sender_interactions primary key (sender_id, bot_id), "
+        "reset (autovacuum_vacuum_scale_factor, autovacuum_vacuum_insert_scale_factor)"
+    )
     for column in ("sent_at_3", "sent_at_2", "sent_at_1"):
         op.drop_column("bot_sender_interactions", column, schema="ops")
     for column in ("cold_quota", "ramp_row"):
