@@ -11,6 +11,7 @@ OOPSLA 2014), vectorised over uint64; the stream's name is hashed into its start
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 
 import numpy as np
@@ -25,8 +26,22 @@ Name = str | int | date | datetime
 
 def state(seed: int, *names: Name) -> np.uint64:
     """Return the 64-bit starting state of the stream called ``names`` under ``seed``."""
-    text = "\x1f".join([str(seed), *(_spell(name) for name in names)])
-    return np.uint64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
+    return np.uint64(_integer(hashlib.sha256(_joined([seed, *names]))))
+
+
+def states(seed: int, *names: Name) -> Callable[..., int]:
+    """Return a function of more names that returns ``int(state(seed, *names, *more))``.
+
+    What the streams' names have in common is spelled and hashed once: for an entity that draws many times.
+    """
+    begun = hashlib.sha256(_joined([seed, *names, ""]))
+
+    def of(*more: Name) -> int:
+        stream = begun.copy()
+        stream.update(_joined(more))
+        return _integer(stream)
+
+    return of
 
 
 def uniforms(start: np.uint64, *entities: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -45,6 +60,14 @@ def uniforms(start: np.uint64, *entities: npt.ArrayLike) -> npt.NDArray[np.float
 def generator(seed: int, *names: Name) -> np.random.Generator:
     """Return a NumPy generator for the stream called ``names``, for draws that have no row to name them."""
     return np.random.Generator(np.random.PCG64(int(state(seed, *names))))
+
+
+def _joined(names: Sequence[Name]) -> bytes:
+    return "\x1f".join(map(_spell, names)).encode()
+
+
+def _integer(stream: hashlib._Hash) -> int:
+    return int.from_bytes(stream.digest()[:8], "big")
 
 
 def _spell(name: Name) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.randomness import generator, state, uniforms
+from emberflow.randomness import generator, state, states, uniforms
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ids = st.lists(st.integers(min_value=-(2**62), max_value=2**62), min_size=1, max_size=50)
@@ -56,6 +56,17 @@ def test_streams_of_different_names_are_different(names: tuple[int, str]) -> Non
     """Q-F1"""
     seed, *rest = names
     assert state(seed, *rest) != state(1, "purpose")
+
+
+names_of_streams = st.lists(st.one_of(st.text(max_size=5), st.integers(), st.dates()), max_size=3)
+
+
+@given(st.integers(), names_of_streams, names_of_streams.filter(bool))
+def test_what_names_have_in_common_may_be_hashed_once(
+    seed: int, common: list[str | int | date], more: list[str | int | date]
+) -> None:
+    """Q-F1"""
+    assert states(seed, *common)(*more) == int(state(seed, *common, *more))
 
 
 def test_the_order_of_keys_names_another_row() -> None:

@@ -23,10 +23,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import ErrorDetails
 
 from emberflow.errors import ConfigurationError
-from emberflow.randomness import Name, state
+from emberflow.randomness import Name, states
 
 BUILT_IN = Path(__file__).with_name("scripts")
 
+_PURPOSE = "content"  # of every draw
 _NAMES = frozenset({"to_name", "from_name"})
 _SLOT = re.compile(r"\{([A-Za-z][a-z0-9_]*)\}")
 # Mail programs turn `shop.example` into a link by themselves, so a dot within a word counts as one.
@@ -98,7 +99,8 @@ class Scripts:
 
     def choose_script(self, seed: int, *key: Name) -> str:
         """Return the id of the script that the conversation ``key`` follows; all are equally likely."""
-        return _draw(sorted(self.by_id), seed, *key, "script")
+        ids = sorted(self.by_id)
+        return ids[states(seed, _PURPOSE, *key)("script") % len(ids)]
 
     def turns(self, script_id: str) -> int:
         """Return how many turns a script has (turn 1 is the sender's first mail); 0 if there is no such script."""
@@ -120,13 +122,18 @@ class Scripts:
         script = self.by_id[script_id]
         if not 1 <= turn <= len(script.turns):
             raise ValueError(f"script {script_id} has turns 1 to {len(script.turns)}, not {turn}")
-        values = {slot: _draw(lines, seed, *key, "slot", slot) for slot, lines in script.slots.items()}
+        stream = states(seed, _PURPOSE, *key)
+
+        def draw(choices: Sequence[str], *names: Name) -> str:
+            return choices[stream(*names) % len(choices)]
+
+        values = {slot: draw(lines, "slot", slot) for slot, lines in script.slots.items()}
         values |= {"from_name": _first_name(from_name), "to_name": _first_name(to_name) or "there"}
-        subject = _fill(_draw(script.subjects, seed, *key, "subject"), values)
+        subject = _fill(draw(script.subjects, "subject"), values)
         parts = [
-            _draw(script.openings, seed, *key, "opening", turn),
-            _draw(script.turns[turn - 1], seed, *key, "turn", turn),
-            f"{_draw(script.closings, seed, *key, 'closing', turn)}\n{{from_name}}",
+            draw(script.openings, "opening", turn),
+            draw(script.turns[turn - 1], "turn", turn),
+            f"{draw(script.closings, 'closing', turn)}\n{{from_name}}",
         ]
         body = _fill("\n\n".join(parts), values).rstrip() + "\n"
         return (subject if turn == 1 else f"Re: {subject}"), body
@@ -283,10 +290,6 @@ def _line(node: yaml.Node | None, location: Location) -> int:
         else:
             break
     return line
-
-
-def _draw(choices: Sequence[str], seed: int, *names: Name) -> str:
-    return choices[int(state(seed, "content", *names)) % len(choices)]
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
