@@ -4,8 +4,8 @@
 grew; rows that they name cannot be deleted instead. Whoever writes a slot also opens its state (``store.add`` and the
 planner), so the trigger that did it goes. ``bot_sender_interactions`` remembers the last three first mails of a pair,
 from which the seven-day maximum is judged without counting slots, and its key holds what planning asks about a pair, so
-that a sender's partners are read from a page or two instead of from a page each. ``decisions`` gives way to ``plan_inputs``: a
-decision is computed again from them. Tables match ``emberflow.database.tables``.
+that a sender's partners are read from a page or two instead of from a page each. ``decisions`` gives way to
+``plan_inputs``: a decision is computed again from them. Tables match ``emberflow.database.tables``.
 """
 
 from __future__ import annotations
