@@ -4,7 +4,7 @@ For every active sender: today's quota (ramp x health x daily factor, minus what
 of its window; bots with free seats; selection virgin -> probabilistic -> active pool; target times to the second.
 The result is written as slots of `ops.scheduled_tasks`. **Nothing is sent here**; `dispatch` does that.
 
-- **Reads** `ops.senders`, `ops.bots`, `ops.bot_sender_interactions`, `marts.sender_scores`
+- **Reads** `ops.senders`, `ops.bots`, `ops.bot_sender_interactions`, `marts.sender_scores`, `marts.provider_placements`
 - **Writes** `ops.plan_runs`, `ops.plan_inputs`, `ops.sender_days`, `ops.scheduled_tasks`
 - **Partition** the UTC hour that is planned. Running an hour again, or clearing the task, changes nothing: the hour
   has one row in `ops.plan_runs`. A backfill of hours that are over records them as `past` and plans no slot.
