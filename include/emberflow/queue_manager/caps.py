@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, text
 
 from emberflow.clock import HOUR, floor_hour
+from emberflow.database import prepared
 from emberflow.database.bulk import rows_as_json
 
 HOURS_KEPT = 25
@@ -108,7 +109,7 @@ class Counters:
         """Write what was changed; the rows are still locked by this transaction."""
         rows = [{**key._asdict(), "per_hour": self._per_hour[key]} for key in sorted(self._changed)]
         if rows:
-            connection.execute(_STORE, {"rows": rows_as_json(rows), "hour": self._hour})
+            prepared.execute(connection, _STORE, {"rows": rows_as_json(rows), "hour": self._hour})
 
 
 _OPEN = text("""
@@ -140,10 +141,10 @@ def lock(connection: Connection, keys: Iterable[CounterKey], now: datetime) -> C
     hour = floor_hour(now)
     distinct = sorted(set(keys))
     wanted = rows_as_json(key._asdict() for key in distinct)
-    rows = connection.execute(_LOCK, {"keys": wanted}).all()
+    rows = prepared.execute(connection, _LOCK, {"keys": wanted}).all()
     if len(rows) < len(distinct):
         connection.execute(_OPEN, {"keys": wanted, "hour": hour, "kept": HOURS_KEPT})
-        rows = connection.execute(_LOCK, {"keys": wanted}).all()
+        rows = prepared.execute(connection, _LOCK, {"keys": wanted}).all()
     # A worker whose clock is behind counts into the newest hour that is known: never too little for a cap.
     newest = max([hour, *(row.hour for row in rows)])
     return Counters(newest, {CounterKey(row.scope, row.key): _as_of(row.per_hour, row.hour, newest) for row in rows})

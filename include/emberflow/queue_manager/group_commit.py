@@ -20,6 +20,8 @@ from typing import Generic, Self, TypeVar
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from emberflow.database.prepared import keep_plans
+
 log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
@@ -153,6 +155,7 @@ class GroupCommit(Generic[Request, Result]):
             if not self._is_durable:
                 connection.execute(text("set synchronous_commit = off"))
             connection.commit()
+            keep_plans(connection)
             self._connection = connection
         return self._connection
 

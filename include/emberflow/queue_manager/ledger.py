@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from emberflow.database import prepared
 from emberflow.database.bulk import rows_as_json
 from emberflow.email_ops.smtp import Attempt
 from emberflow.queue_manager.slots import Slot
@@ -233,7 +234,7 @@ def record(
     )
     new = [_mail(mail) for key, mail in by_key.items() if key in told and not mail.slot.is_cold]
     if new:
-        connection.execute(_FOLLOW_UP, {"mails": rows_as_json(new), "cooldown_s": cooldown_s})
+        prepared.execute(connection, _FOLLOW_UP, {"mails": rows_as_json(new), "cooldown_s": cooldown_s})
 
 
 def close_conversation(connection: Connection, slot: Slot) -> None:
@@ -264,7 +265,7 @@ def _append(connection: Connection, events: Sequence[Mapping[str, Any]]) -> set[
     """Append events and return the natural keys of those that were new."""
     if not events:
         return set()
-    return set(connection.execute(_APPEND, {"events": rows_as_json(events)}).scalars())
+    return set(prepared.execute(connection, _APPEND, {"events": rows_as_json(events)}).scalars())
 
 
 def _event(

@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.dialects.postgresql import insert
 
+from emberflow.database import prepared
 from emberflow.database.bulk import rows_as_json
 from emberflow.database.tables import scheduled_tasks
 from emberflow.queue_manager.slots import COLUMNS, Priority, Slot
@@ -394,7 +395,7 @@ def finish(connection: Connection, ends: Sequence[End]) -> set[int]:
         }
         for end in ends
     )
-    return set(connection.execute(_FINISH, {"ends": rows}).scalars())
+    return set(prepared.execute(connection, _FINISH, {"ends": rows}).scalars())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection, RowMapping, text
 
+from emberflow.database import prepared
 from emberflow.email_ops.addresses import AddressError, domain_of, normalise
 from emberflow.errors import EmberflowError, ImportRejectedError, RowProblem
 from emberflow.queue_manager import ledger
@@ -146,7 +147,8 @@ def suppressed(connection: Connection, addresses: Sequence[str]) -> dict[str, st
     covering = [
         (address, target, distance) for address in addresses for distance, target in enumerate(_covering(address))
     ]
-    rows = connection.execute(
+    rows = prepared.execute(
+        connection,
         _SUPPRESSED,
         {
             "addresses": [address for address, _, _ in covering],
