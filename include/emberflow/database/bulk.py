@@ -45,6 +45,9 @@ _KINDS: Final[Mapping[int, _Kind]] = {
     1184: _INSTANT,
 }
 
+# Columns by statement and types of its parameters, as the server told them: few statements, and constants of modules.
+_described: dict[tuple[object, ...], Mapping[str, _Kind]] = {}
+
 
 def read_numbers(connection: Connection, query: str, **parameters: Any) -> pd.DataFrame:
     """Run ``query`` (psycopg's ``%(name)s`` placeholders) and return its columns by name.
@@ -57,8 +60,11 @@ def read_numbers(connection: Connection, query: str, **parameters: Any) -> pd.Da
     """
     with closing(connection.connection.cursor()) as cursor:
         filled = cursor.mogrify(query, parameters).decode()
-        cursor.execute(f"select * from ({filled}) as described limit 0")  # noqa: S608 - the caller's own statement
-        kinds = {column[0]: _kind(column[0], cast(int, column[1])) for column in cursor.description}
+        asked = (query, *(type(value) for value in parameters.values()))
+        if asked not in _described:
+            cursor.execute(f"select * from ({filled}) as described limit 0")  # noqa: S608 - the caller's own statement
+            _described[asked] = {column[0]: _kind(column[0], cast(int, column[1])) for column in cursor.description}
+        kinds = _described[asked]
         listed = ", ".join(
             f'"{name}"' if kind.null is None else f'coalesce("{name}", {kind.null}::{kind.name}) as "{name}"'
             for name, kind in kinds.items()

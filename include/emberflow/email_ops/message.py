@@ -134,11 +134,11 @@ def message_ids_for(
     # ECB because every block is another one: it serves as a keyed permutation here, not to hide a text.
     permutation = Cipher(algorithms.AES(derived), modes.ECB()).encryptor()  # noqa: S305
     secret = (permutation.update(blocks.tobytes()) + permutation.finalize()).hex()
-    prefix = f"<{hour:%Y%m%d%H}."
-    named = zip(sender_ids.tolist(), ordinals.tolist(), domains, strict=True)
+    spelled = f"{hour:%Y%m%d%H}"
+    named = zip(sender_ids.tolist(), ordinals.tolist(), domains, range(0, len(secret), 32), strict=True)
     return [
-        f"{prefix}{sender:010d}{ordinal:03d}.{secret[32 * place : 32 * place + 32]}@{domain}>"
-        for place, (sender, ordinal, domain) in enumerate(named)
+        f"<{spelled}.{sender:010d}{ordinal:03d}.{secret[at : at + 32]}@{domain}>"
+        for sender, ordinal, domain, at in named
     ]
 
 

@@ -26,13 +26,18 @@ Integers = npt.NDArray[np.int64]
 _ASKED: Final = text("""
     create temporary table asked (place integer, sender_id bigint, bot_id bigint, partners integer) on commit drop
 """)
-_EMPTY: Final = text("truncate asked")
-_NESTED_LOOP: Final = text("""
-    select
-        set_config('enable_hashjoin', :state, true),
-        set_config('enable_mergejoin', :state, true),
-        set_config('enable_seqscan', :state, true),
-        set_config('enable_bitmapscan', :state, true)
+_BEGIN: Final = text("""
+    truncate asked;
+    set local enable_hashjoin = off;
+    set local enable_mergejoin = off;
+    set local enable_seqscan = off;
+    set local enable_bitmapscan = off
+""")
+_END: Final = text("""
+    set local enable_hashjoin = on;
+    set local enable_mergejoin = on;
+    set local enable_seqscan = on;
+    set local enable_bitmapscan = on
 """)
 _CONTACTS: Final = """
     pairs.last_contact,
@@ -127,11 +132,10 @@ class PairHistory:
         return self._with_planned(found, found["sender_id"].to_numpy(), found["bot_id"].to_numpy())
 
     def _ask(self, query: str, **keys: npt.NDArray[Any]) -> pd.DataFrame:
-        self._connection.execute(_EMPTY)
+        self._connection.execute(_BEGIN)
         copy_numbers(self._connection, "asked", pd.DataFrame(keys))
-        self._connection.execute(_NESTED_LOOP, {"state": "off"})
         answer = read_numbers(self._connection, query, since=self._since)
-        self._connection.execute(_NESTED_LOOP, {"state": "on"})
+        self._connection.execute(_END)
         return answer
 
     def _with_planned(self, answer: pd.DataFrame, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:

@@ -135,7 +135,11 @@ _TARGETS: Final = """
     from jsonb_each_text(%(targets)s::jsonb)
     order by code
 """
-_ZONES: Final = text("select distinct hashtextextended(zone, 0) as code, zone from ops.mailboxes order by code")
+_ZONES: Final = text("""
+    select hashtextextended(zone, 0) as code, zone
+    from (select distinct zone from ops.mailboxes) as zones
+    order by code
+""")
 _PACKED: Final = ("senders", "bots", "providers", "domains")
 _COMPRESSION: Final = 1  # the quickest: ids and instants in order shrink to a third at any level
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -38,9 +39,12 @@ from emberflow.settings import Settings
 
 _IDS: Final = "select nextval('ops.scheduled_tasks_id_seq'::regclass) as id from generate_series(1, %(count)s)"
 _DOMAINS: Final = text("""
-    select distinct hashtextextended(split_part(address, '@', 2), 0) as code, split_part(address, '@', 2) as domain
-    from ops.senders
-    inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
+    select hashtextextended(domain, 0) as code, domain
+    from (
+        select distinct split_part(address, '@', 2) as domain
+        from ops.senders
+        inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
+    ) as domains
 """)
 _ADDRESSES: Final = text("""
     select senders.id, mailboxes.address
@@ -51,7 +55,7 @@ _TASK_COLUMNS: Final = (
     "id", "priority_level", "task_type", "turn", "policy_id", "plan_run_id", "sender_id", "bot_id", "from_mailbox_id",
     "to_mailbox_id", "gap_s", "local_day", "target_time", "payload", "idempotency_key", "message_id",
 )  # fmt: skip
-_ROWS_AT_ONCE: Final = 5_000  # some 2 MB of text: the server takes one piece in while the next is spelled
+_ROWS_AT_ONCE: Final = 500  # some 140 kB of text: what a socket takes without waiting for the server
 
 _DAY_COLUMNS: Final = (
     "sender_id", "local_day", "ramp_day", "ramp_row", "ramp_volume", "score", "health_multiplier", "daily_factor",
@@ -127,7 +131,7 @@ def plan_hour(
 ) -> PlanReport:
     """Plan the UTC hour that starts at ``hour`` and write its slots, once.
 
-    ``on_phase`` hears the name of each phase and the seconds that it took.
+    ``on_phase`` hears the name of each phase and the seconds that it took; of one that goes on later, each part.
 
     Raises:
         ValueError: ``hour`` is not the start of an hour.
@@ -150,10 +154,14 @@ def plan_hour(
         ended("read")
         history = Recorder(PairHistory(connection, hour, inputs.planned))
         plan = compute(inputs, history, on_phase=ended)
-        report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, inputs, history.answers)
-        ended("keep")
-        _write_days(connection, plan.day)
-        ended("write_days")
+        with ThreadPoolExecutor(max_workers=1) as aside:
+            packed = aside.submit(plan_inputs.pack, inputs, history.answers)  # while the database writes
+            report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, inputs, history.answers)
+            ended("keep")
+            _write_days(connection, plan.day)
+            ended("write_days")
+            connection.execute(packed_inputs.insert().values(plan_run_id=report.plan_run_id, body=packed.result()))
+            ended("keep")
         _write_slots(connection, plan, report, force, settings)
         ended("write_slots")
     ended("commit")
@@ -281,9 +289,6 @@ def _write_run(
             "slots": len(plan.slots),
         }
     run_id: int = connection.execute(plan_runs.insert().values(row).returning(plan_runs.c.id)).scalar_one()
-    if inputs is not None and answers is not None:
-        body = plan_inputs.pack(inputs, answers)
-        connection.execute(packed_inputs.insert().values(plan_run_id=run_id, body=body))
     return _report({"id": run_id, **row}, was_planned_before=False)
 
 
@@ -336,26 +341,39 @@ def _task_lines(
     hour = f"{report.hour:%Y-%m-%dT%H}"
     scripts = load_scripts(settings.scripts_dir or BUILT_IN)
     names = sorted(scripts.by_id)
+    stream = state(settings.seed, "script", report.hour)
     same = f"{int(Priority.WARMUP)}\twarmup\t1\t{force.policy_id}\t{report.plan_run_id}"
+    asked, tier = slots["asked_tier"].cat, slots["tier"].cat
+    payloads = [
+        f'{{"script": "{script}", "tier": "{used}", "asked_tier": "{first}"}}'
+        for first in asked.categories
+        for used in tier.categories
+        for script in names
+    ]
+    tiers = asked.codes.to_numpy(np.int64) * len(tier.categories) + tier.codes.to_numpy(np.int64)
+    numbers = (
+        states["slot_id"].to_numpy(), slots["sender_id"].to_numpy(), slots["bot_id"].to_numpy(),
+        states["from_mailbox_id"].to_numpy(), to_mailbox_ids, slots["gap_s"].to_numpy(), slots["ordinal"].to_numpy(),
+    )  # fmt: skip
+    senders, ordinals = numbers[1], numbers[-1]
+    days = states["local_day"].to_numpy("datetime64[D]")
+    targets = slots["target_time"].dt.tz_localize(None).to_numpy("datetime64[s]")
+    named = domains.to_numpy()
     for first in range(0, len(slots), _ROWS_AT_ONCE):
         piece = slice(first, first + _ROWS_AT_ONCE)
-        part, at = slots.iloc[piece], states.iloc[piece]
-        senders, ordinals = part["sender_id"].to_numpy(), part["ordinal"].to_numpy()
-        draw = uniforms(state(settings.seed, "script", report.hour), senders, ordinals)
-        message_ids = message_ids_for(report.hour, senders, ordinals, domains.iloc[piece].tolist(), signing_key)
+        draw = uniforms(stream, senders[piece], ordinals[piece])
         rows = zip(
-            at["slot_id"].tolist(), senders.tolist(), part["bot_id"].tolist(), at["from_mailbox_id"].tolist(),
-            to_mailbox_ids[piece].tolist(), part["gap_s"].tolist(),
-            np.datetime_as_string(at["local_day"].to_numpy("datetime64[D]")).tolist(),
-            np.datetime_as_string(part["target_time"].dt.tz_localize(None).to_numpy("datetime64[s]")).tolist(),
-            (draw * len(names)).astype(np.int64).tolist(), part["asked_tier"].tolist(), part["tier"].tolist(),
-            ordinals.tolist(), message_ids, strict=True,
-        )  # fmt: skip
+            *(column[piece].tolist() for column in numbers),
+            np.datetime_as_string(days[piece]).tolist(),
+            np.datetime_as_string(targets[piece]).tolist(),
+            (tiers[piece] * len(names) + (draw * len(names)).astype(np.int64)).tolist(),
+            message_ids_for(report.hour, senders[piece], ordinals[piece], named[piece].tolist(), signing_key),
+            strict=True,
+        )
         yield "".join(
-            f"{slot}\t{same}\t{sender}\t{bot}\t{box}\t{to}\t{gap}\t{day}\t{target}+00\t"
-            f'{{"script": "{names[script]}", "tier": "{tier}", "asked_tier": "{asked}"}}\t'
+            f"{slot}\t{same}\t{sender}\t{bot}\t{box}\t{to}\t{gap}\t{day}\t{target}+00\t{payloads[said]}\t"
             f"warmup:{hour}:{sender:010d}:{ordinal:03d}\t{message_id}\n"
-            for slot, sender, bot, box, to, gap, day, target, script, asked, tier, ordinal, message_id in rows
+            for slot, sender, bot, box, to, gap, ordinal, day, target, said, message_id in rows
         )
 
 
