@@ -204,7 +204,7 @@ def select_bots(
     had no bot at all.
 
     Raises:
-        ValueError: a bot's weight is not positive.
+        ValueError: a bot's weight is not positive, or there are 65,536 cells or more.
     """
     is_positive = (bots[list(WEIGHT_TERMS)] > 0).all(axis=1)
     if not is_positive.all():
@@ -353,13 +353,14 @@ class _Table:
             slots = self._open(slots)
             if not len(slots) or not self.seats.any():
                 return
-            deck = self._cards()
+            cards = self._free_cards()
+            bots = self._deck.bots[cards]
             # Later deals change who gets which card: else slots that no card fits would hold the others up.
             hands = slots if deal == 0 else slots[self._shuffled(slots, deal)]
-            chosen, at = self._hand_out(hands, deck.bots, elsewhere=elsewhere)
-            taken = self._take_virgins(chosen, deck.bots[at])
+            chosen, at = self._hand_out(hands, bots, elsewhere=elsewhere)
+            taken = self._take_virgins(chosen, bots[at])
             if self._evidence is not None:
-                self._tell_card(chosen, at, deck)
+                self._tell_card(chosen, cards[at], cards)
             if taken <= _WORTH_DEALING * len(chosen):
                 break
         if elsewhere:
@@ -377,11 +378,9 @@ class _Table:
         order = np.argsort(keys, kind="stable")
         return _Deck(bots[order], turns[order], weights[order], keys[order])
 
-    def _cards(self) -> _Deck:
-        """Return the cards of the seats that are free: a bot that got mail has as many fewer, of its first turns."""
-        bots, turns, weights, keys = self._deck
-        is_free = turns >= (self._at_first - self.seats)[bots]
-        return _Deck(bots[is_free], turns[is_free], weights[is_free], keys[is_free])
+    def _free_cards(self) -> Integers:
+        """Return the places of the cards that are left: a bot that got mail has as many fewer, of its first turns."""
+        return np.flatnonzero(self._deck.turns >= (self._at_first - self.seats)[self._deck.bots])
 
     def _shuffled(self, slots: Integers, deal: int) -> Integers:
         draws = uniforms(self._stream("hands", deal), self.senders[slots], self.ordinals[slots])
@@ -389,7 +388,8 @@ class _Table:
 
     def _hand_out(self, slots: Integers, cards: Integers, *, elsewhere: bool) -> tuple[Integers, Integers]:
         """Return slots and the place of each one's card: of the cell it asks, else, ``elsewhere``, any left."""
-        wanted, offered = self._asked[slots], self._cell[cards]
+        # Of two bytes, because NumPy sorts these in linear time.
+        wanted, offered = self._asked[slots].astype(np.uint16), self._cell[cards].astype(np.uint16)
         slot_order, card_order = np.argsort(wanted, kind="stable"), np.argsort(offered, kind="stable")
         rank = _rank_within(wanted[slot_order])
         first_card = np.searchsorted(offered[card_order], wanted[slot_order])
@@ -698,6 +698,8 @@ class _Table:
 
     def _cells_of(self, bots: pd.DataFrame) -> Integers:
         self._codes, places = np.unique(bots["cell"].to_numpy(dtype=np.int64), return_inverse=True)
+        if len(self._codes) > np.iinfo(np.uint16).max:
+            raise ValueError(f"there are {len(self._codes)} cells; a plan deals with {np.iinfo(np.uint16).max} at most")
         return places.reshape(-1)
 
     def _ask_cells(self, demand: pd.DataFrame, shares: Mapping[int, float] | None) -> Integers:
@@ -715,16 +717,16 @@ class _Table:
 
     # Evidence: what happens to the witness. Nothing here may change a plan.
 
-    def _tell_card(self, slots: Integers, at: Integers, deck: _Deck) -> None:
+    def _tell_card(self, slots: Integers, at: Integers, cards: Integers) -> None:
         """The card that the witness took, and the next of the deck that it might have had."""
-        evidence, mine = self._told, np.flatnonzero(slots == self._witness)
+        deck, evidence, mine = self._deck, self._told, np.flatnonzero(slots == self._witness)
         if evidence.bot_id is not None or not len(mine) or self.bot[self._witness] < 0:
             return
         place = int(at[mine[0]])
         bot, weight = int(deck.bots[place]), float(deck.weights[place])
         terms = self._terms_of(bot) | {"turn": weight / float(self._weights[bot])}
         self._tell_bot(bot, VIRGIN, terms, float(np.exp(-deck.keys[place] * weight)))
-        later = np.setdiff1d(np.arange(place + 1, len(deck.bots)), at)
+        later = np.setdiff1d(cards[cards > place], at)
         later = later[self._allowed(np.full(len(later), self._witness), deck.bots[later])]
         _, first = np.unique(deck.bots[later], return_index=True)
         for other in later[np.sort(first)][: self._policy.runners_up].tolist():
