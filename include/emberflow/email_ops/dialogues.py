@@ -41,6 +41,7 @@ class Dialogues(Generic[Key]):
         self._steps: dict[Key, tuple[Session, Steps[Attempt | None]]] = {}
         self._listening: dict[int, tuple[Key, float]] = {}
         self._events: list[tuple[Key, Ended | None]] = []
+        self._is_woken = False
         self._poll = select.poll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._wake, select.POLLIN)
@@ -69,6 +70,9 @@ class Dialogues(Generic[Key]):
 
     def wake(self) -> None:
         """End the present or the next :meth:`turn` at once."""
+        if self._is_woken:
+            return  # who called before did it; a group of answers is one step to the kernel
+        self._is_woken = True
         with suppress(BlockingIOError):
             os.eventfd_write(self._wake, 1)
 
@@ -81,6 +85,8 @@ class Dialogues(Generic[Key]):
         for number, _ in self._poll.poll(max(wait_s, 0.0) * 1000):
             if number == self._wake:
                 os.eventfd_read(self._wake)
+                # Only now: what was asked for until here is seen by whoever called this turn, after it.
+                self._is_woken = False
             else:
                 self._go_on(self._hear(number))
         now = time.monotonic()
