@@ -17,7 +17,7 @@ CrashPoint = Literal[
     "before_guard",  # MAIL and RCPT were accepted
     "after_guard",  # the slot is `submitting`, DATA was not written
     "after_data",  # the server answered 354
-    "before_dot",  # the content is on the wire, the dot is not
+    "before_dot",  # the dot is not on the wire; content is if it is too long for one write with the dot
     "after_dot",  # the dot is on the wire, its answer was not read
     "after_reply",  # the answer was read, nothing was recorded
     "before_record_commit",  # everything was recorded, nothing was committed

@@ -48,6 +48,12 @@ Scope = Literal["message", "mailbox", "host"]
 # Large providers close a connection after 20 to 100 messages, most after 50 (KumoMTA's shaping table).
 MESSAGES_PER_CONNECTION = 50
 
+_DOT = b".\r\n"
+# Content that goes out with its dot as one TLS record of at most 16 KiB, and in one step: on a connection where
+# everything else was answered, the kernel takes in so much at once, so nothing can pass between the question whose the
+# message still is and the dot.
+_ONE_WRITE_BYTES = 8192
+
 LEASE_ENDED = "the lease ended before the message was complete"
 
 _ENHANCED_CODE = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
@@ -341,16 +347,25 @@ class SmtpConnection:
             return failed
         reach("after_data")
         session.wait_at_most(self._timeouts.data_block)
+        rest = _DOT
         try:
             session.require_silence()
-            session.send(body)
+            if len(body) > _ONE_WRITE_BYTES:
+                session.send(body)
+            else:
+                rest = body + _DOT
         except OSError as error:
             return self._lost("data", error)
         reach("before_dot")
         if self._elapsed() >= owned_until:
             return self._lapsed()
         try:
-            session.send(b".\r\n")
+            session.send(rest)
+        except OSError as error:
+            # Of a TLS record that was not written whole the server can read nothing: what was in it with the dot
+            # has not arrived either. A dot alone may have left before the error was seen.
+            return self._lost("data", error) if rest is not _DOT else self._lost("eod", error, "uncertain")
+        try:
             reach("after_dot")
             session.wait_at_most(self._timeouts.end_of_data)
             code, text = yield from session.reply()

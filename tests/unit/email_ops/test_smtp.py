@@ -451,7 +451,7 @@ def test_with_pipelining_mail_and_rcpt_are_one_write_and_data_is_still_asked_for
         )
     assert attempt.outcome == "sent"
     envelope = "MAIL FROM:<ann@north.test> SIZE=22\r\nRCPT TO:<bo@south.test>\r\n"
-    assert written[:5] == [envelope, "the guard", "DATA\r\n", MESSAGE, b".\r\n"]
+    assert written[:4] == [envelope, "the guard", "DATA\r\n", MESSAGE + b".\r\n"]
 
 
 def test_a_refused_sender_is_reported_even_if_the_server_takes_the_recipient(authority: Authority) -> None:
@@ -544,6 +544,51 @@ def test_time_that_passes_outside_the_lease_stops_no_message(
     first, _ = deliver_with_a_pause(server, authority, monkeypatch, Elapsed(point, jump))
     assert first.outcome == "sent"
     assert len(server.accepted) == 2
+
+
+LONG = b"Subject: long\r\n\r\n" + b"a line of this long message\r\n" * 1000
+
+
+@pytest.mark.parametrize("message", [MESSAGE, LONG])
+def test_only_content_that_is_too_long_for_one_write_leaves_before_its_dot(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, message: bytes
+) -> None:
+    """RFC 5321 4.1.1.4: whichever way it goes out, a lease that ends before the dot ends without a message."""
+    server = FaultySmtpServer(authority.server_context())
+    elapsed = Elapsed("before_dot", LEASE_S)
+    written: list[bytes | str] = []
+    send_all = Session.send
+    monkeypatch.setattr(Session, "send", lambda session, s: written.append(s) or send_all(session, s))
+    monkeypatch.setattr(crash_points, "on_reach", elapsed.reach)
+    with server.running() as port:
+        trusted = {"localhost": authority.ca_file}
+        with SmtpConnection(an_access(smtp_port=port), "sandbox", trusted, PATIENT, elapsed=elapsed) as connection:
+            late = connection.deliver(message, "ann@north.test", "bo@south.test", before_data=lambda: LEASE_S)
+            assert judged(late) == ("transient", "data", "message", None)
+            assert (written[-1] == message) == (message == LONG)
+            monkeypatch.setattr(crash_points, "on_reach", lambda _: None)
+            assert send(connection, message).outcome == "sent"
+    assert server.accepted == [message]
+
+
+@pytest.mark.parametrize(("message", "known"), [(MESSAGE, ("transient", "data")), (LONG, ("uncertain", "eod"))])
+def test_a_dot_whose_write_failed_did_not_arrive_if_its_record_held_content_too(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, message: bytes, known: tuple[str, str]
+) -> None:
+    """Q-F4: what was cut off within a TLS record cannot be read by anybody."""
+    send_all = Session.send
+
+    def lose_the_dot(session: Session, s: bytes | str) -> None:
+        if isinstance(s, bytes) and s.endswith(b".\r\n") and server.commands[-1] == "DATA":
+            raise ConnectionResetError("gone")
+        send_all(session, s)
+
+    monkeypatch.setattr(Session, "send", lose_the_dot)
+    server = FaultySmtpServer(authority.server_context())
+    with a_connection(server, authority) as connection:
+        attempt = send(connection, message)
+    assert (attempt.outcome, attempt.stage) == known
+    assert server.accepted == []
 
 
 ZOMBIE = """
