@@ -1,17 +1,21 @@
 """``bench claim``: how fast slots are claimed and finished, and whether a million finished ones slow it down.
 
-One process claims due slots in batches (``store.claim``, one transaction) and records their ends (``store.finish``,
+A process claims due slots in batches (``store.claim``, one transaction) and records their ends (``store.finish``,
 one transaction). The guarded step between the two belongs to ``bench dispatch``; so the slots end as ``failed``, the
-one end that needs no submission, and whose row is written like any other. Lanes take turns, as in the product.
+one end that needs no submission, and whose row is written like any other. As in the product there is one process per
+lane; beside that, one process serves all lanes in turn.
 
-Peers do the same on the same server, each through its own library: see ``queue_peers.py``.
+Peers do the same on the same server, each through its own library, with as many processes: see ``queue_peers.py``.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
 
 from sqlalchemy import Engine, make_url, text
 
@@ -28,26 +32,33 @@ from benchmarks.servers import (
 )
 from emberflow.clock import SystemClock
 from emberflow.database.embedded import EmbeddedPostgres
+from emberflow.database.engine import connect
 from emberflow.queue_manager import store
-from emberflow.queue_manager.policies import Policy, shipped
+from emberflow.queue_manager.policies import Policy, in_force, shipped
 
-BATCHES = (100, 1000)
+# Batch and whether each lane has a process of its own, by the end of the figure's name; the first is the product's.
+VARIANTS = {"": (1000, True), "_one_process": (1000, False), "_one_process_batch_100": (100, False)}
 SLOTS = 100_000
 FINISHED = 1_000_000
 ROUNDS = 3
 SENDERS, BOTS = 1000, 2000
 LEASE_S = 600
+_START_S = 60
 TARGETS = (Target("claims_per_s", "at_least", 20_000), Target("ratio_after_1m", "at_least", 0.8))
 
-# Jobs per round: about ten seconds of each, so that no peer is judged by its first second.
+# Batch, jobs per round, and whether as many processes as we have lanes drain the queue, or one.
 _PEERS = {
-    "procrastinate (one by one)": ("procrastinate", 1, 3_000),
-    "pgqueuer (batch 10)": ("pgqueuer", 10, 20_000),
-    "pgqueuer (batch 100)": ("pgqueuer", 100, 40_000),
-    "pgqueuer (batch 1000)": ("pgqueuer", 1000, 40_000),
-    "pgmq (batch 100)": ("pgmq", 100, 100_000),
-    "pgmq (batch 1000)": ("pgmq", 1000, 100_000),
+    "procrastinate (one by one)": ("procrastinate", 1, 3_000, True),
+    "pgqueuer (batch 10)": ("pgqueuer", 10, 20_000, True),
+    "pgqueuer (batch 100)": ("pgqueuer", 100, 40_000, True),
+    "pgqueuer (batch 1000)": ("pgqueuer", 1000, 40_000, True),
+    "pgqueuer (batch 1000, one process)": ("pgqueuer", 1000, 40_000, False),
+    "pgmq (batch 100)": ("pgmq", 100, 100_000, True),
+    "pgmq (batch 1000)": ("pgmq", 1000, 100_000, True),
+    "pgmq (batch 1000, one process)": ("pgmq", 1000, 100_000, False),
 }
+
+_processes = get_context("spawn")
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def run(report: Report) -> Result:
     """Measure; about five minutes, and one more the first time, when peers are installed."""
     policy = world.a_policy(lanes=shipped("standard").dispatch.lanes)
     settings = {
-        "slots per round": SLOTS, "batch": BATCHES[-1], "lanes": policy.dispatch.lanes, "senders": SENDERS,
+        "slots per round": SLOTS, "batch": VARIANTS[""][0], "lanes": policy.dispatch.lanes, "senders": SENDERS,
         "bots": BOTS, "finished slots": FINISHED,
     }  # fmt: skip
     result = Result("claim", settings, TARGETS)
@@ -87,11 +98,11 @@ def run(report: Report) -> Result:
         report(f"finishing {FINISHED:,} slots")
         queue.empty()
         for _ in range(FINISHED // SLOTS):
-            queue.round(BATCHES[-1])
+            queue.round("")
         after = []
         for number in range(ROUNDS):
             report(f"emberflow with {FINISHED:,} finished slots, round {number + 1}")
-            after.append(queue.round(BATCHES[-1]))
+            after.append(queue.round(""))
     _summarise(result, ours, after, theirs)
     return result
 
@@ -101,6 +112,7 @@ class _Queue:
 
     def __init__(self, engine: Engine, server: EmbeddedPostgres, policy: Policy) -> None:
         self._engine = engine
+        self._url = engine.url.render_as_string(hide_password=False)
         self._server = server
         self._policy = policy
 
@@ -109,66 +121,83 @@ class _Queue:
         with self._engine.begin() as connection:
             connection.execute(text("truncate ops.scheduled_tasks, ops.slot_states"))
 
-    def round(self, batch: int) -> Round:
+    def round(self, variant: str) -> Round:
         """Add due slots, then claim and finish all of them; they stay in the table, with their dead versions."""
         world.add_slots(self._engine, SLOTS, batch=str(time.time_ns()), now=SystemClock().now())
         world.analyze(self._engine)
-        server_cpu, cpu, started = _server_cpu_s(self._server), time.process_time(), time.perf_counter()
-        done = self._claim_and_finish(batch)
-        seconds = time.perf_counter() - started
-        cpu = time.process_time() - cpu
+        batch, is_parted = VARIANTS[variant]
+        lanes = list(range(self._policy.dispatch.lanes))
+        started, ended = _processes.Barrier(len(lanes) * is_parted + 2 - is_parted), _processes.SimpleQueue()
+        served = [[lane] for lane in lanes] if is_parted else [lanes]
+        workers = [
+            _processes.Process(target=_serve, args=(self._url, own, len(lanes), batch, started, ended))
+            for own in served
+        ]
+        for worker in workers:
+            worker.start()
+        started.wait(_START_S)
+        server_cpu, since = _server_cpu_s(self._server), time.perf_counter()
+        found = [ended.get() for _ in workers]
+        seconds = time.perf_counter() - since
+        server_cpu = _server_cpu_s(self._server) - server_cpu
+        for worker in workers:
+            worker.join()
+        done = sum(count for count, _ in found)
         if done != SLOTS:
             raise RuntimeError(f"{done} slots were claimed and finished instead of {SLOTS}")
-        return Round(done, seconds, cpu, _server_cpu_s(self._server) - server_cpu)
+        return Round(done, seconds, sum(cpu_s for _, cpu_s in found), server_cpu)
 
-    def _claim_and_finish(self, batch: int) -> int:
-        clock = SystemClock()
-        lanes = self._policy.dispatch.lanes
-        done, empty, lane = 0, 0, 0
-        while empty < lanes:
-            with self._engine.begin() as connection:
-                slots = store.claim(
-                    connection, lane=lane, lanes=lanes, now=clock.now(), limit=batch, lease_s=LEASE_S,
-                    policy=self._policy.queue,
-                )  # fmt: skip
-            if slots:
-                ends = [store.End(slot, "failed", reason="benchmark") for slot in slots]
-                with self._engine.begin() as connection:
-                    done += len(store.finish(connection, ends))
-            empty = 0 if slots else empty + 1
-            lane = (lane + 1) % lanes
-        return done
+
+def _serve(url: str, own: Sequence[int], lanes: int, batch: int, started: Any, ended: Any) -> None:
+    """Claim and finish what is due in a process's own lanes, in turn, from when all processes are connected."""
+    engine, clock = connect(url), SystemClock()
+    with engine.begin() as connection:
+        policy = in_force(connection).policy.queue
+    started.wait(_START_S)
+    cpu, done, empty, turn = time.process_time(), 0, 0, 0
+    while empty < len(own):
+        with engine.begin() as connection:
+            slots = store.claim(
+                connection, lane=own[turn], lanes=lanes, now=clock.now(), limit=batch, lease_s=LEASE_S, policy=policy
+            )
+        if slots:
+            ends = [store.End(slot, "failed", reason="benchmark") for slot in slots]
+            with engine.begin() as connection:
+                done += len(store.finish(connection, ends))
+        empty = 0 if slots else empty + 1
+        turn = (turn + 1) % len(own)
+    ended.put((done, time.process_time() - cpu))
 
 
 def _side_by_side(
     queue: _Queue, server: EmbeddedPostgres, result: Result, report: Report
-) -> tuple[dict[int, list[Round]], dict[str, list[Round]]]:
+) -> tuple[dict[str, list[Round]], dict[str, list[Round]]]:
     """Let everybody take turns; a peer that fails is left out from then on, with the reason in ``result``."""
-    ours: dict[int, list[Round]] = {batch: [] for batch in BATCHES}
+    lanes = int(result.settings["lanes"])
+    ours: dict[str, list[Round]] = {variant: [] for variant in VARIANTS}
     theirs: dict[str, list[Round]] = {name: [] for name in _PEERS}
     for number in range(ROUNDS):
-        for batch in BATCHES:
-            report(f"emberflow (batch {batch}), round {number + 1} of {ROUNDS}")
+        for variant, rounds in ours.items():
+            report(f"emberflow{variant.replace('_', ' ')}, round {number + 1} of {ROUNDS}")
             queue.empty()
-            ours[batch].append(queue.round(batch))
+            rounds.append(queue.round(variant))
         for name, rounds in theirs.items():
             if name in result.unmeasured:
                 continue
             report(f"{name}, round {number + 1} of {ROUNDS}")
             try:
-                rounds.append(_peer_round(server, name))
+                rounds.append(_peer_round(server, name, lanes))
             except PeerError as error:
                 result.unmeasured[name] = str(error)
     return ours, theirs
 
 
 def _summarise(
-    result: Result, ours: dict[int, list[Round]], after: list[Round], theirs: dict[str, list[Round]]
+    result: Result, ours: dict[str, list[Round]], after: list[Round], theirs: dict[str, list[Round]]
 ) -> None:
-    for batch, rounds in ours.items():
-        name = "claims_per_s" if batch == BATCHES[-1] else f"claims_per_s_batch_{batch}"
-        result.figures[name] = Figure.of([found.per_s for found in rounds])
-    before = ours[BATCHES[-1]]
+    for variant, rounds in ours.items():
+        result.figures[f"claims_per_s{variant}"] = Figure.of([found.per_s for found in rounds])
+    before = ours[""]
     ratios = [late.per_s / early.per_s for early, late in zip(before, after, strict=True)]
     result.figures["claims_per_s_after_1m"] = Figure.of([found.per_s for found in after])
     result.figures["ratio_after_1m"] = Figure.of(ratios)
@@ -180,14 +209,18 @@ def _summarise(
             result.peers[name] = {"claims_per_s": Figure.of([found.per_s for found in rounds]), **_cpu(rounds)}
 
 
-def _peer_round(server: EmbeddedPostgres, name: str) -> Round:
-    peer, batch, count = _PEERS[name]
+def _peer_round(server: EmbeddedPostgres, name: str, lanes: int) -> Round:
+    peer, batch, count, is_parted = _PEERS[name]
     database = f"peer_{peer}"
     server.create_database(database)
     options = {
-        "count": count, "batch": batch, "host": make_url(server.url(database)).query["host"], "database": database,
+        "count": count,
+        "batch": batch,
+        "processes": lanes if is_parted else 1,
+        "host": make_url(server.url(database)).query["host"],
+        "database": database,
         "server_pid": server.pid(),
-    }  # fmt: skip
+    }
     found = run_worker([str(python_for_peers()), "-m", "benchmarks.queue_peers", peer, json.dumps(options)])
     return Round(count, found["seconds"], found["cpu_s"], found["server_cpu_s"])
 
