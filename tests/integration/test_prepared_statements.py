@@ -23,7 +23,7 @@ _RATIO = text("select 1 / cast(:divisor as integer) as ratio")
 
 def remainders(connection: Connection) -> list[tuple[int, datetime, str]]:
     values = {"divisor": 3, "numbers": [5, 3], "moment": NOON}
-    return [tuple(row) for row in prepared.execute(connection, _REMAINDERS, values)]
+    return [tuple(row) for row in prepared.rows_of(connection, _REMAINDERS, values)]
 
 
 def prepared_statements(connection: Connection) -> int:
@@ -47,9 +47,10 @@ def test_a_statement_that_failed_is_still_prepared_in_the_next_transaction(bare_
         connection.detach()
         prepared.keep_plans(connection)
         with pytest.raises(DataError), connection.begin():
-            prepared.execute(connection, _RATIO, {"divisor": 0})
+            prepared.rows_of(connection, _RATIO, {"divisor": 0})
         with connection.begin():
-            assert prepared.execute(connection, _RATIO, {"divisor": 1}).scalar_one() == 1
+            [row] = prepared.rows_of(connection, _RATIO, {"divisor": 1})
+            assert row.ratio == 1
 
 
 def test_connections_of_the_pool_prepare_nothing_and_those_of_group_commits_do(bare_database: Engine) -> None:

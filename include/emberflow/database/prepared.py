@@ -1,21 +1,26 @@
 """Statements that a session parses and plans once, however often it runs them.
 
 For a statement of many parts over a few dozen rows, reading and planning it costs PostgreSQL more than running it, and
-SQLAlchemy's way to the driver costs us as much again. A thread that has a connection of its own, never goes back to the
-pool with it, and repeats a few statements says so once (:func:`keep_plans`); what it runs by :func:`execute` from then
-on is prepared in that session. On every other connection, :func:`execute` is ``connection.execute``.
+SQLAlchemy's way to the driver costs us more than the driver itself. A thread that has a connection of its own, never
+goes back to the pool with it, and repeats a few statements says so once (:func:`keep_plans`); what it runs by
+:func:`rows_of` from then on is prepared in that session and given to the driver as it is. On every other connection it
+is ``connection.execute``.
 
 A plan is made anew when the statistics of its tables are (PostgreSQL documentation, PREPARE, Notes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, CursorResult, TextClause
+from psycopg2 import Error
+from psycopg2.extras import NamedTupleCursor
+from sqlalchemy import Connection, TextClause
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError
 
 _KEPT: Final = "prepared statements"  # in the `info` of a connection: the names of those that its session knows
 
@@ -25,16 +30,32 @@ def keep_plans(connection: Connection) -> None:
     connection.info[_KEPT] = set()
 
 
-def execute(connection: Connection, statement: TextClause, parameters: Mapping[str, Any]) -> CursorResult[Any]:
-    """Run a statement that is a constant of its module, with plain values that need no type of SQLAlchemy's."""
+def rows_of(connection: Connection, statement: TextClause, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    """Run a statement that is a constant of its module and return its rows, whose columns are attributes.
+
+    ``parameters`` are plain values, of the types that the driver knows. Errors are SQLAlchemy's on every connection.
+    """
     kept: set[str] | None = connection.info.get(_KEPT)
     if kept is None:
-        return connection.execute(statement, parameters)
+        found = connection.execute(statement, parameters)
+        return found.all() if found.returns_rows else []
     name, prepare, run = _prepared(statement)
     if name not in kept:
         connection.exec_driver_sql(prepare)
         kept.add(name)
-    return connection.exec_driver_sql(run, dict(parameters))
+    dialect: Any = connection.dialect
+    driver: Any = connection.connection
+    with closing(driver.cursor(cursor_factory=NamedTupleCursor)) as cursor:
+        try:
+            cursor.execute(run, parameters)
+            return [] if cursor.description is None else cursor.fetchall()
+        except Error as error:
+            is_lost = dialect.is_disconnect(error, driver.dbapi_connection, cursor)
+            if is_lost:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                run, parameters, error, Error, connection_invalidated=is_lost, dialect=dialect
+            ) from error
 
 
 @lru_cache(maxsize=256)

@@ -169,7 +169,7 @@ def record(
         The breakers that opened, or stay open for longer, because of these outcomes.
     """
     failing = {key for keys, verdict in outcomes if verdict is not None for key in _blamed(keys, verdict)}
-    known = _breakers(prepared.execute(connection, _READ_FAILING, {"keys": _all_keys(keys for keys, _ in outcomes)}))
+    known = _breakers(prepared.rows_of(connection, _READ_FAILING, {"keys": _all_keys(keys for keys, _ in outcomes)}))
     touched = sorted(failing | known.keys())
     if not touched:
         return {}

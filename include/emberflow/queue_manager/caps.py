@@ -109,7 +109,7 @@ class Counters:
         """Write what was changed; the rows are still locked by this transaction."""
         rows = [{**key._asdict(), "per_hour": self._per_hour[key]} for key in sorted(self._changed)]
         if rows:
-            prepared.execute(connection, _STORE, {"rows": rows_as_json(rows), "hour": self._hour})
+            prepared.rows_of(connection, _STORE, {"rows": rows_as_json(rows), "hour": self._hour})
 
 
 _OPEN = text("""
@@ -141,10 +141,10 @@ def lock(connection: Connection, keys: Iterable[CounterKey], now: datetime) -> C
     hour = floor_hour(now)
     distinct = sorted(set(keys))
     wanted = rows_as_json(key._asdict() for key in distinct)
-    rows = prepared.execute(connection, _LOCK, {"keys": wanted}).all()
+    rows = prepared.rows_of(connection, _LOCK, {"keys": wanted})
     if len(rows) < len(distinct):
         connection.execute(_OPEN, {"keys": wanted, "hour": hour, "kept": HOURS_KEPT})
-        rows = prepared.execute(connection, _LOCK, {"keys": wanted}).all()
+        rows = prepared.rows_of(connection, _LOCK, {"keys": wanted})
     # A worker whose clock is behind counts into the newest hour that is known: never too little for a cap.
     newest = max([hour, *(row.hour for row in rows)])
     return Counters(newest, {CounterKey(row.scope, row.key): _as_of(row.per_hour, row.hour, newest) for row in rows})

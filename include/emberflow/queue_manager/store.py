@@ -395,7 +395,7 @@ def finish(connection: Connection, ends: Sequence[End]) -> set[int]:
         }
         for end in ends
     )
-    return set(prepared.execute(connection, _FINISH, {"ends": rows}).scalars())
+    return {row.slot_id for row in prepared.rows_of(connection, _FINISH, {"ends": rows})}
 
 
 @dataclass(frozen=True)

@@ -238,10 +238,10 @@ def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now
 def _look(connection: Connection, slots: Sequence[Slot], now: datetime) -> tuple[list[Facts], Ledgers, bool]:
     """Lock and read what the decision rests on; slots that are not held any more are left out."""
     held = rows_as_json({"id": slot.id, "token": slot.lease_token} for slot in slots)
-    rows = {row.id: row for row in prepared.execute(connection, _FACTS, {"held": held})}
+    rows = {row.id: row for row in prepared.rows_of(connection, _FACTS, {"held": held})}
     mine = [slot for slot in slots if slot.id in rows]
     routes = {slot.id: _route(rows[slot.id]) for slot in mine}
-    around = prepared.execute(connection, _CIRCUMSTANCES, {"now": now}).one()
+    [around] = prepared.rows_of(connection, _CIRCUMSTANCES, {"now": now})
     blocked = dict(zip(around.open_breakers, around.open_until, strict=True))
     forbidden = suppressed(connection, sorted({route.recipient_address for route in routes.values()}))
     facts = [_facts(slot, rows[slot.id], routes[slot.id], forbidden, blocked) for slot in mine]
@@ -288,7 +288,7 @@ def _lock(connection: Connection, facts: Sequence[Facts], pauses: dict[int, date
         (row.sender_id, row.local_day): SenderDay(
             row.warmup_quota, row.total_quota, row.warmup_sent, row.reply_sent, row.cold_sent
         )
-        for row in prepared.execute(connection, _SENDER_DAYS, {"days": _days("sender_id", sender_keys)})
+        for row in prepared.rows_of(connection, _SENDER_DAYS, {"days": _days("sender_id", sender_keys)})
     }
     bot_days = _bot_days(connection, bot_keys)
     if len(bot_days) < len(bot_keys):
@@ -301,7 +301,7 @@ def _lock(connection: Connection, facts: Sequence[Facts], pauses: dict[int, date
 def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, date], BotDay]:
     return {
         (row.bot_id, row.local_day): BotDay(row.inbound_sent, row.reply_sent)
-        for row in prepared.execute(connection, _BOT_DAYS, {"days": _days("bot_id", keys)})
+        for row in prepared.rows_of(connection, _BOT_DAYS, {"days": _days("bot_id", keys)})
     }
 
 
@@ -314,7 +314,7 @@ def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *,
     bot_days = [_day("bot_id", key) | vars(ledgers.bot_days[key]) for key in sorted(ledgers.changed_bot_days)]
     sending = sorted({slot.from_mailbox_id for slot in allowed})
     ledgers.counters.store(connection)
-    prepared.execute(
+    prepared.rows_of(
         connection,
         _SUBMIT,
         {

@@ -147,7 +147,7 @@ def suppressed(connection: Connection, addresses: Sequence[str]) -> dict[str, st
     covering = [
         (address, target, distance) for address in addresses for distance, target in enumerate(_covering(address))
     ]
-    rows = prepared.execute(
+    rows = prepared.rows_of(
         connection,
         _SUPPRESSED,
         {
