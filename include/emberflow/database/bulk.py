@@ -117,13 +117,16 @@ def copy_lines(connection: Connection, table: str, columns: Iterable[str], piece
 
 def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return rows as one parameter for ``jsonb_to_recordset``; instants and days become ISO 8601 text."""
-    return json.dumps(list(rows), default=_iso)
+    return _JSON.encode(list(rows))
 
 
 def _iso(value: object) -> str:
     if isinstance(value, date):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no place in a row of JSON")
+
+
+_JSON: Final = json.JSONEncoder(default=_iso, check_circular=False, separators=(",", ":"))
 
 
 class _Sink:
