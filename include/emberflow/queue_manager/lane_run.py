@@ -26,15 +26,13 @@ from sqlalchemy.exc import OperationalError
 
 from emberflow.clock import Clock
 from emberflow.crash_points import reach
-from emberflow.email_ops.addresses import AddressError, domain_of
+from emberflow.email_ops.addresses import AddressError
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.dialogues import Dialogues, Ended
 from emberflow.email_ops.egress import Mode
-from emberflow.email_ops.message import OutgoingMessage, UnsafeMessageError, build
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
-from emberflow.email_ops.tokens import sign
 from emberflow.errors import EgressRefusedError
-from emberflow.queue_manager import breakers, egress, store, submission
+from emberflow.queue_manager import breakers, egress, slot_message, store, submission
 from emberflow.queue_manager.connection_slots import ConnectionSlots, Lease
 from emberflow.queue_manager.group_commit import GroupCommit
 from emberflow.queue_manager.guard import Refusal, Route
@@ -222,7 +220,7 @@ class LaneRun:
                 if slot.id not in refused and not self._boxes.keys() >= _mailboxes_of(slot)
             }
             usable = [slot for slot in slots if slot.id not in refused]
-            keys = {slot.id: breaker_keys(slot, self._route(slot)) for slot in usable}
+            keys = {slot.id: breaker_keys(slot, slot_message.route_of(slot, self._boxes)) for slot in usable}
             blocked = breakers.admit(connection, keys, self._clock.now(), self._policy.breakers)
         reach("after_claim")
         for reason in opened.unreadable.values():
@@ -331,11 +329,10 @@ class LaneRun:
         del self._waiting[mailbox_id]
 
     def _begin(self, slot: Slot) -> None:
-        sender = self._boxes[slot.from_mailbox_id]
-        route = self._route(slot)
+        route = slot_message.route_of(slot, self._boxes)
         try:
-            subject, message = self._message(slot, sender, route.recipient_address)
-        except (UnsafeMessageError, AddressError, KeyError, ValueError) as error:
+            subject, message = slot_message.write(slot, self._boxes, self._scripts, self._settings)
+        except slot_message.UNWRITABLE as error:
             self._tell_unbuilt(slot, route, error)
             return
         mail = self._mails[slot.id] = _Mail(slot, route, subject, message)
@@ -445,33 +442,6 @@ class LaneRun:
         with self._held_lock:
             self._held.pop(slot.id, None)
 
-    def _message(self, slot: Slot, sender: Mailbox, recipient: str) -> tuple[str, bytes]:
-        if slot.bot_id is None or slot.to_mailbox_id is None:
-            raise ValueError("cold mail has no builder in this version")
-        payload = slot.payload
-        subject, body = self._scripts.render(
-            payload["script"],
-            slot.turn,
-            seed=self._settings.seed,
-            key=(slot.thread,),
-            from_name=sender.display_name,
-            to_name=self._boxes[slot.to_mailbox_id].display_name,
-        )
-        message = OutgoingMessage(
-            message_id=slot.message_id,
-            from_address=sender.access.address,
-            from_name=sender.display_name,
-            to_address=recipient,
-            subject=subject,
-            body=body,
-            date=slot.target_time,
-            in_reply_to=payload.get("in_reply_to"),
-            references=tuple(payload.get("references", ())),
-            token=sign(self._settings.require_token_keys(), slot.id, slot.sender_id, slot.bot_id, slot.turn),
-            auto_reply=not slot.goes_to_bot,
-        )
-        return subject, build(message)
-
     def _place(self, sender: Mailbox) -> Lease:
         """Take a place at the mailbox's host, and a login of its egress address; in an opener's thread."""
         now = self._clock.now()
@@ -492,24 +462,6 @@ class LaneRun:
             self._report_back(None, self._close_idle_lines)
             time.sleep(_PLACE_PAUSE_S)
         raise _RefusedError(Refusal("connection_limit", now + timedelta(seconds=_PLACE_RETRY_S)))
-
-    def _route(self, slot: Slot) -> Route:
-        sender = self._boxes[slot.from_mailbox_id]
-        if slot.to_mailbox_id is not None:
-            recipient = self._boxes[slot.to_mailbox_id]
-            address, provider = recipient.access.address, recipient.provider
-        elif slot.to_address is not None:
-            address, provider = slot.to_address, domain_of(slot.to_address)
-        else:
-            raise RuntimeError(f"slot {slot.id} names no recipient")
-        return Route(
-            smtp_host=sender.access.smtp_host,
-            sender_provider=sender.provider,
-            sender_domain=domain_of(sender.access.address),
-            recipient_address=address,
-            recipient_provider=provider,
-            egress_address=sender.access.source_address,
-        )
 
     def _later(self, reason: str) -> Refusal:
         """Keep a slot that cannot be sent as things are set up, without stopping the others of its lane."""
