@@ -154,9 +154,9 @@ def plan_hour(
         ended("read")
         history = Recorder(PairHistory(connection, hour, inputs.planned))
         plan = compute(inputs, history, on_phase=ended)
+        report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, inputs, history.answers)
         with ThreadPoolExecutor(max_workers=1) as aside:
             packed = aside.submit(plan_inputs.pack, inputs, history.answers)  # while the database writes
-            report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, inputs, history.answers)
             ended("keep")
             _write_days(connection, plan.day)
             ended("write_days")
