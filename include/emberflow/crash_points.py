@@ -1,9 +1,9 @@
 """Named places at which a process may die, so that a test can make it die exactly there.
 
-``reach`` does nothing unless the environment names the place when the process begins: ``EMBERFLOW_CRASH_AT=after_dot``
-ends the process at once, as SIGKILL would, the first time that it gets there. A test in the same process may set
-``on_reach`` instead. The idea is DBOS's debug triggers: a crash between a side effect and its commit becomes an ordinary
-test.
+``reach`` does nothing unless the environment names the place when the process begins:
+``EMBERFLOW_CRASH_AT=after_dot`` ends the process at once, as SIGKILL would, the first time that it gets there. A test
+in the same process may set ``on_reach`` instead. The idea is DBOS's debug triggers: a crash between a side effect and
+its commit becomes an ordinary test.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ def test_partners_are_found_from_a_place_on_and_around_once(database: Engine, sa
     meet(database, sandbox)
     with database.begin() as connection:
         history = a_history(connection)
-        some = history.some_of(np.array([1, 2]), np.array([6, 1]), 3)
-        more = history.some_of(np.array([1]), np.array([6]), 10)
-    assert some.groupby("sender_id")["bot_id"].agg(set).to_dict() == {1: {6, 8, 2}, 2: {2, 4, 6}}
+        some = history.some_of(np.array([1, 2]), np.array([6, 1]), np.array([3, 2]))
+        more = history.some_of(np.array([1]), np.array([6]), np.array([10]))
+    assert some.groupby("sender_id")["bot_id"].agg(set).to_dict() == {1: {6, 8, 2}, 2: {2, 4}}
     assert sorted(more["bot_id"]) == [2, 4, 6, 8]
 
 
@@ -67,7 +67,7 @@ def test_what_planning_asks_is_read_from_the_key_alone(database: Engine, sandbox
     with database.begin() as connection:
         history = a_history(connection)
         history.of_pairs(np.array([1, 2]), np.array([2, 3]))
-        history.some_of(np.array([1, 2]), np.array([3, 1]), 2)
+        history.some_of(np.array([1, 2]), np.array([3, 1]), np.array([2, 2]))
         history.of_senders(np.array([1, 2]))
         scans, fetched = connection.execute(_READ).one()
     assert scans >= 3
