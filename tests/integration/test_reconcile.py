@@ -22,7 +22,7 @@ from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.email_ops.sandbox import create_accounts
 from emberflow.email_ops.tokens import sign
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import reconcile, submission
+from emberflow.queue_manager import dispatcher, reconcile, submission
 from emberflow.queue_manager.reconcile import Finding, ReconcileReport
 from emberflow.queue_manager.slots import Slot
 from tests.worlds import PASSWORD, Member, Sandbox, World, a_policy, a_world
@@ -276,7 +276,7 @@ def test_a_reply_is_owed_however_late_it_is_until_its_attempts_are_used_up(datab
     assert world.value("select sum(reply_sent) from ops.bot_days") == 0
     assert world.value("select thread_status from ops.conversations") == "reply_scheduled"
 
-    world.dispatch()  # spreads what is overdue
+    dispatcher.due_lanes(database, clock=world.clock)  # spreads what is overdue
     world.clock.advance(timedelta(seconds=world.policy.queue.spread_s))
     assert world.dispatch() == {"uncertain": 1}
     assert settled(world).ends == {"failed": 1}
