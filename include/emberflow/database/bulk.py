@@ -7,6 +7,7 @@ pass. Only types of a fixed width travel this way; text is written in COPY's tex
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -69,13 +70,13 @@ def read_numbers(connection: Connection, query: str, **parameters: Any) -> pd.Da
             f'"{name}"' if kind.null is None else f'coalesce("{name}", {kind.null}::{kind.name}) as "{name}"'
             for name, kind in kinds.items()
         )
-        received = bytearray()
+        received = io.BytesIO()  # its write is C: the driver calls it once per row
         cursor.copy_expert(
             f"copy (select {listed} from ({filled}) as numbers) to stdout with (format binary)",  # noqa: S608
-            _Sink(received),
+            received,
         )
     record = _record({name: kind.layout for name, kind in kinds.items()})
-    body = memoryview(received)[len(_HEADER) : -len(_TRAILER)]
+    body = received.getbuffer()[len(_HEADER) : -len(_TRAILER)]
     if len(body) % record.itemsize:
         raise ValueError(f"a column of {', '.join(kinds)} holds a null that nothing stands for")
     rows = np.frombuffer(body, dtype=record)
@@ -127,18 +128,6 @@ def _iso(value: object) -> str:
 
 
 _JSON: Final = json.JSONEncoder(default=_iso, check_circular=False, separators=(",", ":"))
-
-
-class _Sink:
-    """A file that ``received`` grows by what is written."""
-
-    def __init__(self, received: bytearray) -> None:
-        self._received = received
-
-    def write(self, data: bytes) -> int:
-        """Append ``data``."""
-        self._received += data
-        return len(data)
 
 
 class _Source:
