@@ -57,8 +57,8 @@ _GROUPS: Final = """
         coalesce(mailboxes.egress_ip_id, -1) as ip_group
 """
 
-# A subquery with an offset stays one: each row's day is probed by its key. As plain joins they become hash joins, which
-# read every day that ever was.
+# A subquery with an offset stays one: the instant is converted once per row, and each row's day is probed by its key. As
+# plain joins they become hash joins, which read every day that ever was.
 _SENDERS: Final = f"""
     select
         senders.id as sender_id,
@@ -75,7 +75,7 @@ _SENDERS: Final = f"""
         coalesce(today.warmup_sent + today.reply_sent + today.cold_sent, 0) as total_sent
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
-    cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day) as here
+    cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day offset 0) as here
     left join lateral (
         select days.warmup_sent, days.reply_sent, days.cold_sent
         from ops.sender_days as days
@@ -112,7 +112,7 @@ _BOTS: Final = f"""
         coalesce(today.inbound_sent, 0) as inbound_sent
     from ops.bots
     inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
-    cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day) as here
+    cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day offset 0) as here
     left join lateral (
         select days.inbound_sent
         from ops.bot_days as days
