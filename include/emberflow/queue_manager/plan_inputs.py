@@ -57,8 +57,8 @@ _GROUPS: Final = """
         coalesce(mailboxes.egress_ip_id, -1) as ip_group
 """
 
-# A subquery with an offset stays one: the instant is converted once per row, and each row's day is probed by its key. As
-# plain joins they become hash joins, which read every day that ever was.
+# A subquery with an offset stays one: the instant is converted once per row, and each row's day is probed by its key.
+# Plain joins become hash joins, which read every day that ever was.
 _SENDERS: Final = f"""
     select
         senders.id as sender_id,
