@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -54,11 +55,11 @@ def test_a_statement_that_failed_is_still_prepared_in_the_next_transaction(bare_
 
 
 def test_connections_of_the_pool_prepare_nothing_and_those_of_group_commits_do(bare_database: Engine) -> None:
-    def work(connection: Connection, requests: list[int]) -> list[int]:
+    def work(connection: Connection, requests: Sequence[int]) -> list[int]:
         remainders(connection)
         return [prepared_statements(connection) for _ in requests]
 
-    with GroupCommit(bare_database, "a test", work, crowd=lambda: 1) as group:  # type: ignore[arg-type]
+    with GroupCommit(bare_database, "a test", work, crowd=lambda: 1) as group:
         assert group.ask(1).result(20) == 1
     with bare_database.connect() as connection:
         remainders(connection)

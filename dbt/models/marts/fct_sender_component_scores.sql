@@ -71,10 +71,7 @@ aged as (
         observations.utc_day,
         observations.events,
         observations.opportunities,
-        power(
-            0.5::double precision,
-            (cast({{ as_of() }} at time zone 'UTC' as date) - observations.utc_day) / model_in_force.half_life_days
-        ) as freshness
+        {{ freshness('observations.utc_day', 'model_in_force.half_life_days') }} as freshness
 
     from senders
 

@@ -53,10 +53,7 @@ aged as (
     select
         placed.*,
         components.model_version,
-        power(
-            0.5::double precision,
-            (cast({{ as_of() }} at time zone 'UTC' as date) - placed.utc_day) / components.half_life_days
-        ) as freshness
+        {{ freshness('placed.utc_day', 'components.half_life_days') }} as freshness
 
     from placed
 

@@ -111,6 +111,18 @@ def next_waking(zone: str, at: datetime, policy: BotPolicy) -> datetime:
     return require_utc(datetime.combine(day, policy.wake_start, ZoneInfo(zone)))
 
 
+def unix_seconds(at: datetime) -> int:
+    """Return the whole seconds from the epoch to an instant."""
+    return int(require_utc(at).timestamp())
+
+
+def seconds_east(zones: pd.Series[Any], at: datetime) -> npt.NDArray[np.int64]:
+    """Return by how many seconds the clocks of ``zones`` (str or Categorical, IANA) are ahead of UTC at ``at``."""
+    named, now = pd.Categorical(zones), require_utc(at)
+    offsets = [(now.astimezone(ZoneInfo(zone)).utcoffset() or timedelta()).total_seconds() for zone in named.categories]
+    return np.asarray(np.array(offsets, dtype=np.int64)[named.codes])
+
+
 def seconds_of_day(moment: time, *, closing: bool = False) -> int:
     """Return the wall-clock seconds since midnight; with ``closing`` midnight is the end of the day."""
     seconds = moment.hour * 3600 + moment.minute * 60 + moment.second
@@ -119,6 +131,5 @@ def seconds_of_day(moment: time, *, closing: bool = False) -> int:
 
 def _is_awake(zones: pd.Series[Any], at: datetime, policy: BotPolicy) -> npt.NDArray[np.bool_]:
     opens, closes = seconds_of_day(policy.wake_start), seconds_of_day(policy.wake_end, closing=True)
-    now, named = pd.Timestamp(require_utc(at)), pd.Categorical(zones)
-    awake = [opens <= seconds_of_day(now.tz_convert(zone).time()) < closes for zone in named.categories]
-    return np.asarray(np.array(awake, dtype=bool)[named.codes])
+    second = (unix_seconds(at) + seconds_east(zones, at)) % _DAY_S
+    return np.asarray((opens <= second) & (second < closes))

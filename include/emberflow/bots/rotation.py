@@ -11,14 +11,13 @@ Nothing has to be counted for it: the end of a bot's pause tells when its last t
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from emberflow.bots.limits import BotPolicy, seconds_of_day
-from emberflow.clock import require_utc
+from emberflow.bots.limits import BotPolicy, seconds_east, seconds_of_day, unix_seconds
 
 SHARPNESS: Final = 2
 WEIGHT_TERMS: Final = ("capacity", "rest")
@@ -37,13 +36,11 @@ def turn_terms(bots: pd.DataFrame, at: datetime, policy: BotPolicy) -> pd.DataFr
     square of capacity times the waking hours of the last 14 days since the last task, a minute at least. A bot without
     any task counts from its birth. The clock's hours are those of the offset from UTC at ``at``.
     """
-    now = pd.Timestamp(require_utc(at))
     finished = bots["cooldown_until"] - pd.Timedelta(seconds=policy.cooldown_s)
     latest = finished.fillna(bots["born_at"])
     latest = latest.where(~(bots["planned_until"] > latest), bots["planned_until"])
-    now_s = int(now.timestamp())
+    now_s, offset_s = unix_seconds(at), seconds_east(bots["zone"], at)
     latest_s = latest.dt.tz_localize(None).to_numpy("datetime64[s]").astype(np.int64)
-    offset_s = _offsets(bots["zone"], now)
     since_s = np.maximum(latest_s, now_s - _LONGEST_S)
     awake_s = _awake_until(now_s + offset_s, policy) - _awake_until(since_s + offset_s, policy)
     awake_s = np.maximum(awake_s, _SHORTEST_S)
@@ -56,13 +53,3 @@ def _awake_until(local_s: npt.NDArray[np.int64], policy: BotPolicy) -> npt.NDArr
     opens, closes = seconds_of_day(policy.wake_start), seconds_of_day(policy.wake_end, closing=True)
     days, second = np.divmod(local_s, _DAY_S)
     return np.asarray(days * (closes - opens) + np.clip(second - opens, 0, closes - opens))
-
-
-def _offsets(zones: pd.Series[Any], now: pd.Timestamp) -> npt.NDArray[np.int64]:
-    named = pd.Categorical(zones)
-    offsets = [_seconds_east(now.tz_convert(zone)) for zone in named.categories]
-    return np.asarray(np.array(offsets, dtype=np.int64)[named.codes])
-
-
-def _seconds_east(local: pd.Timestamp) -> int:
-    return int((local.tz_localize(None) - local.tz_convert("UTC").tz_localize(None)).total_seconds())

@@ -19,14 +19,13 @@ from emberflow.bots.limits import available_seats
 from emberflow.bots.mix import partner_mix
 from emberflow.bots.placement import placement_factors
 from emberflow.bots.rotation import turn_terms
-from emberflow.bots.selection import Selection, SelectionPolicy, eligible_bots, select_bots
+from emberflow.bots.selection import GROUPS, Selection, SelectionPolicy, eligible_bots, select_bots
 from emberflow.clock import HOUR
 from emberflow.queue_manager.plan_inputs import PlanInputs, sha256
 from emberflow.senders.pacing import open_windows, pace, planning_span
 from emberflow.senders.quota import daily_quota, slots_for_hour
 
 Phase = Callable[[str], None]
-_GROUPS = ["domain", "owner", "ip_group"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _within_the_pool(day: pd.DataFrame, bots: pd.DataFrame, policy: SelectionPol
 def _demand(day: pd.DataFrame) -> pd.DataFrame:
     """Return one row per wanted slot, numbered from 1 within its sender."""
     wanted = day["wanted"].to_numpy()
-    asked = day.loc[day.index.repeat(wanted), ["sender_id", "ramp_day", *_GROUPS, "warmup_used"]]
+    asked = day.loc[day.index.repeat(wanted), ["sender_id", "ramp_day", *GROUPS, "warmup_used"]]
     ordinal = np.arange(len(asked)) - np.repeat(np.cumsum(wanted) - wanted, wanted) + 1
     return asked.assign(ordinal=ordinal, nth=asked["warmup_used"] + ordinal - 1).reset_index(drop=True)
 

@@ -345,8 +345,8 @@ def _task_lines(
     same = f"{int(Priority.WARMUP)}\twarmup\t1\t{force.policy_id}\t{report.plan_run_id}"
     asked, tier = slots["asked_tier"].cat, slots["tier"].cat
     payloads = [
-        f'{{"script": "{script}", "tier": "{used}", "asked_tier": "{first}"}}'
-        for first in asked.categories
+        f'{{"script": "{script}", "tier": "{used}", "asked_tier": "{wish}"}}'
+        for wish in asked.categories
         for used in tier.categories
         for script in names
     ]
