@@ -14,13 +14,12 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import Any
 
 from sqlalchemy import Engine, make_url, text
 
 from benchmarks import world
 from benchmarks.cpu import tree_cpu_s
+from benchmarks.lanes import at_once, begin
 from benchmarks.measure import Figure, Report, Result, Target
 from benchmarks.servers import (
     PeerError,
@@ -43,7 +42,6 @@ FINISHED = 1_000_000
 ROUNDS = 3
 SENDERS, BOTS = 1000, 2000
 LEASE_S = 600
-_START_S = 60
 TARGETS = (Target("claims_per_s", "at_least", 20_000), Target("ratio_after_1m", "at_least", 0.8))
 
 # Batch, jobs per round, and whether as many processes as we have lanes drain the queue, or one.
@@ -57,8 +55,6 @@ _PEERS = {
     "pgmq (batch 1000)": ("pgmq", 1000, 100_000, True),
     "pgmq (batch 1000, one process)": ("pgmq", 1000, 100_000, False),
 }
-
-_processes = get_context("spawn")
 
 
 @dataclass(frozen=True)
@@ -127,33 +123,22 @@ class _Queue:
         world.analyze(self._engine)
         batch, is_parted = VARIANTS[variant]
         lanes = list(range(self._policy.dispatch.lanes))
-        started, ended = _processes.Barrier(len(lanes) * is_parted + 2 - is_parted), _processes.SimpleQueue()
         served = [[lane] for lane in lanes] if is_parted else [lanes]
-        workers = [
-            _processes.Process(target=_serve, args=(self._url, own, len(lanes), batch, started, ended))
-            for own in served
-        ]
-        for worker in workers:
-            worker.start()
-        started.wait(_START_S)
-        server_cpu, since = _server_cpu_s(self._server), time.perf_counter()
-        found = [ended.get() for _ in workers]
-        seconds = time.perf_counter() - since
+        server_cpu = _server_cpu_s(self._server)
+        work = at_once(_serve, [(self._url, own, len(lanes), batch) for own in served])
         server_cpu = _server_cpu_s(self._server) - server_cpu
-        for worker in workers:
-            worker.join()
-        done = sum(count for count, _ in found)
+        done = sum(count for count, _ in work.results)
         if done != SLOTS:
             raise RuntimeError(f"{done} slots were claimed and finished instead of {SLOTS}")
-        return Round(done, seconds, sum(cpu_s for _, cpu_s in found), server_cpu)
+        return Round(done, work.seconds, sum(cpu_s for _, cpu_s in work.results), server_cpu)
 
 
-def _serve(url: str, own: Sequence[int], lanes: int, batch: int, started: Any, ended: Any) -> None:
-    """Claim and finish what is due in a process's own lanes, in turn, from when all processes are connected."""
+def _serve(url: str, own: Sequence[int], lanes: int, batch: int) -> tuple[int, float]:
+    """Claim and finish what is due in a process's own lanes, in turn; return how many and the CPU seconds it took."""
     engine, clock = connect(url), SystemClock()
     with engine.begin() as connection:
         policy = in_force(connection).policy.queue
-    started.wait(_START_S)
+    begin()
     cpu, done, empty, turn = time.process_time(), 0, 0, 0
     while empty < len(own):
         with engine.begin() as connection:
@@ -166,7 +151,7 @@ def _serve(url: str, own: Sequence[int], lanes: int, batch: int, started: Any, e
                 done += len(store.finish(connection, ends))
         empty = 0 if slots else empty + 1
         turn = (turn + 1) % len(own)
-    ended.put((done, time.process_time() - cpu))
+    return done, time.process_time() - cpu
 
 
 def _side_by_side(

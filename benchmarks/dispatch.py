@@ -1,7 +1,8 @@
 """``bench dispatch``: durable dispatch beside raw smtplib, nodemailer and Airflow's SmtpHook, on the same sink.
 
 Ours is the product's own step over slots that are due: claim, build, guard, send, record, all committed by a durable
-PostgreSQL. It runs in this process; every peer runs in one of its own (``smtp_peers.py``, ``nodemailer_peer.cjs``).
+PostgreSQL. As in the product there is one process per lane; beside that, one process serves all lanes in turn. A peer
+runs in a process of its own (``smtp_peers.py``, ``nodemailer_peer.cjs``), raw smtplib also in as many as we have lanes.
 What ``airflow_cpu_share`` is and how it is measured stands in ``airflow_share.py``.
 """
 
@@ -11,7 +12,7 @@ import json
 import smtplib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy import Engine, make_url
 
 from benchmarks import airflow_share, world
 from benchmarks.cpu import tree_cpu_s
+from benchmarks.lanes import at_once, begin
 from benchmarks.measure import Figure, Report, Result, Target
 from benchmarks.servers import (
     HERE,
@@ -35,16 +37,19 @@ from benchmarks.servers import (
 )
 from emberflow.clock import SystemClock
 from emberflow.database.embedded import EmbeddedPostgres
+from emberflow.database.engine import connect
 from emberflow.email_ops.content import load_scripts
 from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.errors import StackError
 from emberflow.queue_manager import dispatcher
+from emberflow.queue_manager.policies import shipped
 from emberflow.settings import Settings
 
-MESSAGES = 2000
+MESSAGES = 5000
 HOOK_MESSAGES = 200  # a connection and a TLS context per mail: 2,000 would take a minute a round
 ROUNDS = 5
 SENDERS, BOTS = 40, 400
+LANES = shipped("standard").dispatch.lanes
 TARGETS = (
     Target("ratio_to_smtplib", "at_least", 0.5),
     Target("ratio_to_nodemailer", "at_least", 5),
@@ -52,7 +57,13 @@ TARGETS = (
     Target("cpu_ms_per_message", "at_most", 1.2),
     Target("airflow_cpu_share", "at_most", 0.25),
 )
-_PEERS = {"smtplib": "smtplib, reused", "nodemailer": "nodemailer pool 5 + row", "smtphook": "Airflow SmtpHook"}
+_PEERS = {
+    "smtplib": "smtplib, reused",
+    "smtplib_per_lane": "smtplib, reused, a process per lane",
+    "nodemailer": "nodemailer pool 5 + row",
+    "smtphook": "Airflow SmtpHook",
+}
+_OURS = {"emberflow": "", "emberflow_one_process": "_one_process"}  # by the end of the figures' names
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,7 @@ class _Bench:
         self._sink = sink
         self._engine = engine
         self._settings = settings
+        self._lanes = list(range(LANES))
         self._message_file = directory / "message.eml"
         self._message_file.write_bytes(_a_message())
         # As on any machine that sends mail: the public CAs are trusted, and here the sink's as well.
@@ -91,28 +103,38 @@ class _Bench:
         server.create_database("nodemailer")
 
     def emberflow(self) -> Round:
-        """Dispatch the only lane."""
+        """A process per lane."""
+        return self._dispatched([[lane] for lane in self._lanes])
+
+    def emberflow_one_process(self) -> Round:
+        """One process, the lanes one after the other."""
+        return self._dispatched([self._lanes])
+
+    def _dispatched(self, served: list[list[int]]) -> Round:
         world.add_slots(self._engine, MESSAGES, batch=str(time.time_ns()), now=SystemClock().now())
         world.analyze(self._engine)
 
-        def dispatch() -> tuple[float, float]:
-            started, cpu = time.perf_counter(), time.process_time()
-            report = dispatcher.dispatch_lane(self._engine, 0, clock=SystemClock(), settings=self._settings)
-            took = time.perf_counter() - started, time.process_time() - cpu
-            if report.ends["sent"] != MESSAGES:
-                raise RuntimeError(f"{MESSAGES} messages were not all sent: {dict(report.ends)}")
-            return took
+        def work() -> tuple[float, float]:
+            done = at_once(_dispatch, [(own, self._settings) for own in served])
+            sent = sum(count for count, _ in done.results)
+            if sent != MESSAGES:
+                raise RuntimeError(f"{sent} messages were sent instead of {MESSAGES}")
+            return done.seconds, sum(cpu_s for _, cpu_s in done.results)
 
-        return self._measured(MESSAGES, dispatch)
+        return self._measured(MESSAGES, work)
 
     def smtplib(self) -> Round:
         """One connection, prebuilt bytes."""
         return self._python_peer("smtplib", MESSAGES)
 
+    def smtplib_per_lane(self) -> Round:
+        """One connection per process."""
+        return self._python_peer("smtplib", MESSAGES, processes=len(self._lanes))
+
     def smtphook(self) -> Round:
         """A hook per mail."""
         secret = f"smtp://any:any@localhost:{self._sink.port}/?from_email=sender1%40senders.test&disable_ssl=true"
-        return self._python_peer("smtphook", HOOK_MESSAGES, {"AIRFLOW_CONN_SMTP_DEFAULT": secret})
+        return self._python_peer("smtphook", HOOK_MESSAGES, environment={"AIRFLOW_CONN_SMTP_DEFAULT": secret})
 
     def nodemailer(self) -> Round:
         """Five connections, one row per mail."""
@@ -126,8 +148,12 @@ class _Bench:
         environment = {"NODE_PATH": str(modules), "NODE_EXTRA_CA_CERTS": str(self._sink.ca_file)}
         return self._peer(["node", str(HERE / "nodemailer_peer.cjs"), json.dumps(options)], MESSAGES, environment)
 
-    def _python_peer(self, name: str, count: int, environment: dict[str, str] | None = None) -> Round:
-        options = {"count": count, "port": self._sink.port, "message_file": str(self._message_file)}
+    def _python_peer(
+        self, name: str, count: int, *, processes: int = 1, environment: dict[str, str] | None = None
+    ) -> Round:
+        options = {
+            "count": count, "port": self._sink.port, "message_file": str(self._message_file), "processes": processes
+        }  # fmt: skip
         home = {"AIRFLOW_HOME": str(self._message_file.parent / "airflow"), "SSL_CERT_FILE": str(self._trusted_file)}
         command = [sys.executable, "-m", "benchmarks.smtp_peers", name, json.dumps(options)]
         return self._peer(command, count, home | (environment or {}))
@@ -157,11 +183,26 @@ class _Bench:
             return int(connection.docmd("HELP")[1])
 
 
+def _dispatch(lanes: Sequence[int], settings: Settings) -> tuple[int, float]:
+    """Dispatch ``lanes`` in this process; return how many mails were sent, and the CPU seconds since all began."""
+    engine = connect(settings.database_url.get_secret_value())
+    with engine.connect():  # imports done, a connection open
+        pass
+    begin()
+    cpu = time.process_time()
+    sent = sum(
+        dispatcher.dispatch_lane(engine, lane, clock=SystemClock(), settings=settings).ends["sent"] for lane in lanes
+    )
+    return sent, time.process_time() - cpu
+
+
 def run(report: Report) -> Result:
-    """Measure; about five minutes, and one more the first time, when peers are installed."""
-    settings = {"messages": MESSAGES, "messages of SmtpHook": HOOK_MESSAGES, "senders": SENDERS, "bots": BOTS}
+    """Measure; about ten minutes, and one more the first time, when peers are installed."""
+    settings = {
+        "messages": MESSAGES, "messages of SmtpHook": HOOK_MESSAGES, "lanes": LANES, "senders": SENDERS, "bots": BOTS
+    }  # fmt: skip
     result = Result("dispatch", settings, TARGETS)
-    rounds: dict[str, list[Round]] = {name: [] for name in ("emberflow", *_PEERS)}
+    rounds: dict[str, list[Round]] = {name: [] for name in (*_OURS, *_PEERS)}
     with (
         scratch_directory() as directory,
         postgres_server(directory / "postgres") as server,
@@ -170,7 +211,7 @@ def run(report: Report) -> Result:
     ):
         product = world.some_settings(engine, ca_files={"localhost": sink.ca_file})
         world.populate(
-            engine, product, world.a_policy(lanes=1),
+            engine, product, world.a_policy(lanes=LANES),
             senders=SENDERS, bots=BOTS, smtp_port=sink.port, now=SystemClock().now(),
         )  # fmt: skip
         bench = _Bench(directory, server, sink, engine, product)
@@ -178,7 +219,7 @@ def run(report: Report) -> Result:
             for name, found in rounds.items():
                 if name in result.unmeasured:
                     continue
-                report(f"{_PEERS.get(name, name)}, round {number + 1} of {ROUNDS}")
+                report(f"{_PEERS.get(name, name.replace('_', ' '))}, round {number + 1} of {ROUNDS}")
                 try:
                     found.append(getattr(bench, name)())
                 except PeerError as error:
@@ -194,7 +235,8 @@ def run(report: Report) -> Result:
 
 def _summarise(result: Result, rounds: dict[str, list[Round]]) -> None:
     ours = rounds["emberflow"]
-    result.figures |= _figures(ours)
+    for name, ending in _OURS.items():
+        result.figures |= {f"{figure}{ending}": value for figure, value in _figures(rounds[name]).items()}
     for name, title in _PEERS.items():
         if name in result.unmeasured:
             result.figures[f"ratio_to_{name}"] = result.peers[title] = None

@@ -1,4 +1,4 @@
-"""One round of a Python mail peer, in a process of its own: ``smtp_peers.py smtplib|smtphook OPTIONS``.
+"""One round of a Python mail peer, in processes of its own: ``smtp_peers.py smtplib|smtphook OPTIONS``.
 
 ``smtplib``
     The limit: one connection, opened, secured and logged in once, and the same prebuilt bytes each time.
@@ -6,8 +6,8 @@
     The habit: Airflow's SmtpHook as its documentation shows it, a context manager per mail, so that each mail is
     built, and connected, secured and logged in for. The connection comes from ``AIRFLOW_CONN_SMTP_DEFAULT``.
 
-OPTIONS is a JSON object: count, port, message_file (a message to send, or whose text to send). Imports are not
-measured. Prints {"seconds", "cpu_s"}.
+OPTIONS is a JSON object: count, port, message_file (a message to send, or whose text to send), processes (each sends
+its share). Imports are not measured. Prints {"seconds", "cpu_s"}.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.lanes import at_once, begin
 
 FROM, TO = "sender1@senders.test", "bot1@bots.test"
 
@@ -56,13 +58,21 @@ def with_smtphook(options: dict[str, Any]) -> Callable[[], None]:
     return send
 
 
+def send_share(peer: str, options: dict[str, Any]) -> float:
+    """Send this process's share and return its CPU seconds."""
+    send = {"smtplib": with_smtplib, "smtphook": with_smtphook}[peer](options)
+    begin()
+    cpu = time.process_time()
+    send()
+    return time.process_time() - cpu
+
+
 def main(peer: str, options: str) -> None:
     """Run one round and print what it took."""
-    send = {"smtplib": with_smtplib, "smtphook": with_smtphook}[peer](json.loads(options))
-    started, cpu = time.perf_counter(), time.process_time()
-    send()
-    found = {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
-    sys.stdout.write(json.dumps(found) + "\n")
+    given = json.loads(options)
+    share = given | {"count": given["count"] // given["processes"]}
+    done = at_once(send_share, [(peer, share)] * given["processes"])
+    sys.stdout.write(json.dumps({"seconds": done.seconds, "cpu_s": sum(done.results)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ pass. Only types of a fixed width travel this way; text is written in COPY's tex
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from datetime import date
 from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic_core import to_json
 from sqlalchemy import Connection
 
 # PostgreSQL documentation, COPY, "Binary Format": signature, flags and an empty extension; -1 fields end the data.
@@ -118,16 +117,7 @@ def copy_lines(connection: Connection, table: str, columns: Iterable[str], piece
 
 def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return rows as one parameter for ``jsonb_to_recordset``; instants and days become ISO 8601 text."""
-    return _JSON.encode(list(rows))
-
-
-def _iso(value: object) -> str:
-    if isinstance(value, date):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no place in a row of JSON")
-
-
-_JSON: Final = json.JSONEncoder(default=_iso, check_circular=False, separators=(",", ":"))
+    return to_json(list(rows)).decode()
 
 
 class _Source:
