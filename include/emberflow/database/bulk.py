@@ -2,7 +2,7 @@
 
 Planning reads and writes hundreds of thousands of rows an hour. Row by row, a driver spends more on making Python
 objects than the database on the query; COPY in binary form is laid out like a NumPy record, so that a column costs one
-pass. Only types of a fixed width travel this way; text is written in COPY's text form.
+pass. Only types of a fixed width are read this way; text is written as records that are as wide as its longest value.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from typing import Any, Final, cast
 
 import numpy as np
@@ -23,6 +24,8 @@ _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
 _EPOCH_S: Final = 946_684_800  # PostgreSQL counts from 2000-01-01, in microseconds or days
 _DAY_S: Final = 86_400
+_COUNT_BYTES, _WIDTH_BYTES = 2, 4  # before a row and before each of its values
+JSONB: Final = b"\x01"  # jsonb's binary form is a version and the text
 _MISSING: Final = np.iinfo(np.int64).min  # '-infinity' to PostgreSQL, "not a time" to NumPy
 
 
@@ -85,34 +88,23 @@ def read_numbers(connection: Connection, query: str, **parameters: Any) -> pd.Da
 
 
 def copy_numbers(connection: Connection, table: str, frame: pd.DataFrame) -> None:
-    """Append ``frame`` to ``table`` with one COPY; the columns have the frame's names.
+    """Append ``frame`` to ``table`` with one COPY; the columns have the frame's names and types as in `copy_rows`."""
+    copy_rows(connection, table, [{str(name): _plain(frame[name]) for name in frame.columns}])
 
-    int64, int32 and int16 become bigint, integer and smallint, float64 double precision, datetime64[us, UTC]
-    ``timestamptz`` and datetime64[s] a date. The table's columns must be of exactly these types.
+
+def copy_rows(connection: Connection, table: str, pieces: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
+    """Append rows to ``table`` with one COPY as ``pieces`` come: the same columns each, arrays of one length.
+
+    int64, int32 and int16 become bigint, integer and smallint, float64 double precision, datetime64[us] (UTC)
+    ``timestamptz``, other datetime64 a date, and bytes (UTF-8) text, or jsonb behind `JSONB`. The table's columns must
+    be of exactly these types. The server takes in one piece while the next is made.
     """
-    columns = {str(name): _wire(frame[name]) for name in frame.columns}
-    record = _record({name: values.dtype.str for name, values in columns.items()})
-    rows = np.zeros(len(frame), dtype=record)
-    rows["fields"] = len(columns)
-    for name, values in columns.items():
-        rows[name] = values
-        rows[f"width {name}"] = values.dtype.itemsize
-    listed = ", ".join(f'"{name}"' for name in columns)
-    pieces = iter((_HEADER, rows.data.cast("B") if len(rows) else b"", _TRAILER))
+    coming = iter(pieces)
+    first = next(coming)
+    listed = ", ".join(f'"{name}"' for name in first)
+    source = _Source(chain([_HEADER], map(_binary, chain([first], coming)), [_TRAILER]))
     with closing(connection.connection.cursor()) as cursor:
-        cursor.copy_expert(f"copy {table} ({listed}) from stdin with (format binary)", _Source(pieces))
-
-
-def copy_lines(connection: Connection, table: str, columns: Iterable[str], pieces: Iterable[str]) -> None:
-    """Append rows in COPY's text form (tabs between values, a line each) as ``pieces`` come, whole lines at a time.
-
-    The server takes in one piece while the next is made.
-    """
-    listed = ", ".join(f'"{name}"' for name in columns)
-    with closing(connection.connection.cursor()) as cursor:
-        cursor.copy_expert(
-            f"copy {table} ({listed}) from stdin", _Source(piece.encode() for piece in pieces), size=1 << 20
-        )
+        cursor.copy_expert(f"copy {table} ({listed}) from stdin with (format binary)", source, size=1 << 16)
 
 
 def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -123,8 +115,8 @@ def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
 class _Source:
     """A file that reads as the concatenation of ``pieces``, one at most at a time."""
 
-    def __init__(self, pieces: Iterator[bytes | memoryview] | Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
+    def __init__(self, pieces: Iterator[bytes | memoryview]) -> None:
+        self._pieces = pieces
         self._rest = memoryview(b"")
 
     def read(self, size: int) -> bytes:
@@ -162,11 +154,39 @@ def _native(values: npt.NDArray[Any], kind: _Kind) -> Any:
     return values.astype(np.int64 if values.dtype.kind == "i" else values.dtype.newbyteorder("="))
 
 
-def _wire(values: pd.Series[Any]) -> npt.NDArray[Any]:
+def _plain(values: pd.Series[Any]) -> npt.NDArray[Any]:
     if isinstance(values.dtype, pd.DatetimeTZDtype):
-        micros = values.dt.as_unit("us").astype("int64").to_numpy()
+        return np.asarray(values.dt.tz_localize(None), dtype="datetime64[us]")
+    return np.asarray(values)
+
+
+def _binary(columns: Mapping[str, npt.NDArray[Any]]) -> memoryview:
+    """Return rows in COPY's binary form: records of a fixed width, of which text uses what it needs."""
+    wires = {name: _wire(values) for name, values in columns.items()}
+    record = _record({name: values.dtype.str for name, values in wires.items()})
+    rows = np.zeros(len(next(iter(wires.values()))), dtype=record)
+    rows["fields"] = len(wires)
+    is_used = np.ones((len(rows), record.itemsize), dtype=np.bool_)
+    end = 0
+    for name, values in wires.items():
+        size: int = values.dtype.itemsize
+        end = (end or _COUNT_BYTES) + _WIDTH_BYTES + size
+        rows[name] = values
+        rows[f"width {name}"] = size
+        if values.dtype.kind == "S":
+            lengths = np.strings.str_len(values)
+            rows[f"width {name}"] = lengths
+            is_used[:, end - size : end] = np.arange(size) < lengths[:, None]
+    used = rows.view(np.uint8).reshape(is_used.shape)
+    return (used if is_used.all() else used[is_used]).reshape(-1).data
+
+
+def _wire(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if values.dtype.kind == "S":
+        return values
+    if values.dtype == np.dtype("datetime64[us]"):
+        micros = values.astype(np.int64)
         return np.where(micros == _MISSING, _MISSING, micros - _EPOCH_S * 1_000_000).astype(">i8")
-    plain = values.to_numpy()
-    if plain.dtype.kind == "M":
-        return ((plain.astype("datetime64[s]").astype(np.int64) - _EPOCH_S) // _DAY_S).astype(">i4")
-    return plain.astype(plain.dtype.newbyteorder(">"))
+    if values.dtype.kind == "M":
+        return ((values.astype("datetime64[s]").astype(np.int64) - _EPOCH_S) // _DAY_S).astype(">i4")
+    return values.astype(values.dtype.newbyteorder(">"))

@@ -174,7 +174,7 @@ senders = Table(
 sender_days = Table(
     "sender_days",
     metadata,
-    Column("sender_id", BigInteger, ForeignKey(senders.c.id), primary_key=True),
+    Column("sender_id", BigInteger, primary_key=True, autoincrement=False, comment="senders.id"),
     Column("local_day", Date, primary_key=True, comment="day of the sender's own zone"),
     Column("ramp_day", Integer, nullable=False, comment="n-th day with at least one warm-up mail, from 1"),
     Column(
@@ -196,6 +196,7 @@ sender_days = Table(
     Column("cold_sent", Integer, nullable=False, server_default="0"),
     CheckConstraint("warmup_sent <= ramp_volume", name="within_ramp"),
     CheckConstraint("warmup_sent + reply_sent + cold_sent <= total_quota", name="within_total_quota"),
+    postgresql_with={"fillfactor": "50"},
 )
 
 bots = Table(
@@ -224,6 +225,7 @@ bot_days = Table(
     Column("local_day", Date, primary_key=True, comment="day of the bot's own zone"),
     Column("inbound_sent", Integer, nullable=False, server_default="0"),
     Column("reply_sent", Integer, nullable=False, server_default="0"),
+    postgresql_with={"fillfactor": "50"},
 )
 
 # A sender's partners are scattered over the table, a few in each of its pages, but lie side by side in the key. So the

@@ -18,7 +18,7 @@ import hmac
 import quopri
 import re
 from base64 import b32encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from email.charset import Charset
@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from emberflow.clock import require_utc
 from emberflow.email_ops.addresses import require_unrepaired
 from emberflow.errors import EmberflowError
+from emberflow.text_columns import Texts, padded, spelled
 
 WARMUP_HEADER = "X-Emberflow-Warmup"
 WARMUP_LABEL = "automated mailbox warm-up between mailboxes of one operator"
@@ -119,9 +120,9 @@ def message_ids_for(
     hour: datetime,
     sender_ids: npt.NDArray[np.int64],
     ordinals: npt.NDArray[np.int64],
-    domains: Sequence[str],
+    domains: Texts,
     key: bytes,
-) -> list[str]:
+) -> Texts:
     """Return the Message-IDs of a whole plan's slots: always the same ones, and guessed by nobody.
 
     The random-looking part is AES under a key derived from ``key``: one block per (hour, sender, ordinal), so that two
@@ -133,13 +134,11 @@ def message_ids_for(
     derived = hmac.new(key, b"message-id of a plan", hashlib.sha256).digest()
     # ECB because every block is another one: it serves as a keyed permutation here, not to hide a text.
     permutation = Cipher(algorithms.AES(derived), modes.ECB()).encryptor()  # noqa: S305
-    secret = (permutation.update(blocks.tobytes()) + permutation.finalize()).hex()
-    spelled = f"{hour:%Y%m%d%H}"
-    named = zip(sender_ids.tolist(), ordinals.tolist(), domains, range(0, len(secret), 32), strict=True)
-    return [
-        f"<{spelled}.{sender:010d}{ordinal:03d}.{secret[at : at + 32]}@{domain}>"
-        for sender, ordinal, domain, at in named
-    ]
+    secret = (permutation.update(blocks.tobytes()) + permutation.finalize()).hex().encode()
+    return spelled(
+        f"<{hour:%Y%m%d%H}.", padded(sender_ids, 10), padded(ordinals, 3), ".", np.frombuffer(secret, "S32"), "@",
+        domains, ">",
+    )  # fmt: skip
 
 
 def require_one_line(field: str, value: str) -> str:

@@ -2,7 +2,8 @@
 
 The pair table is the largest of all, and an hour touches one row in a hundred of it. So nothing here reads it whole:
 keys go to a temporary table, and the primary key (sender, bot) is probed for each. The nested loop is forced, because
-the planner's estimate of a fresh temporary table makes it hash all pairs instead.
+the planner's estimate of a fresh temporary table makes it hash all pairs instead. Many keys are shared out to several
+sessions.
 
 Contacts that are planned and not yet made count like made ones.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -20,25 +23,20 @@ from sqlalchemy import Connection, text
 
 from emberflow.bots.history import History
 from emberflow.database.bulk import copy_numbers, read_numbers
+from emberflow.database.sessions import Sessions
 
 Integers = npt.NDArray[np.int64]
 
 _ASKED: Final = text("""
     create temporary table asked (place integer, sender_id bigint, bot_id bigint, partners integer) on commit drop
 """)
-_BEGIN: Final = text("""
-    truncate asked;
+_PROBE: Final = text("""
     set local enable_hashjoin = off;
     set local enable_mergejoin = off;
     set local enable_seqscan = off;
     set local enable_bitmapscan = off
 """)
-_END: Final = text("""
-    set local enable_hashjoin = on;
-    set local enable_mergejoin = on;
-    set local enable_seqscan = on;
-    set local enable_bitmapscan = on
-""")
+_FORGET: Final = text("truncate asked")
 _CONTACTS: Final = """
     pairs.last_contact,
     (coalesce(pairs.sent_at_1 > %(since)s, false)::integer
@@ -79,17 +77,19 @@ _OF_SENDERS: Final = f"""
     inner join ops.bot_sender_interactions as pairs using (sender_id)
 """  # noqa: S608 - a constant of this module
 _WEEK: Final = pd.Timedelta(days=7)
+_WORTH_SHARING: Final = 2_000  # keys; fewer are answered sooner than a second session has begun
 
 
 class PairHistory:
     """The pair table as it is now, with the contacts that are planned and still to be made (`bots.history.History`).
 
     ``planned``: ``sender_id``, ``bot_id`` int64; ``target_time`` datetime64[us, UTC]; ``is_first`` bool, whether it is
-    a first mail. ``hour`` (UTC): contacts of the seven days before it count as ``sent_7d``.
+    a first mail. ``hour`` (UTC): contacts of the seven days before it count as ``sent_7d``. ``sessions``, and the plans
+    of what they read, are the history's own until their transactions end.
     """
 
-    def __init__(self, connection: Connection, hour: datetime, planned: pd.DataFrame) -> None:
-        self._connection = connection
+    def __init__(self, sessions: Sessions, hour: datetime, planned: pd.DataFrame) -> None:
+        self._sessions = sessions
         self._since = hour - _WEEK
         keys = _keys(planned["sender_id"].to_numpy(), planned["bot_id"].to_numpy())
         target = planned["target_time"].dt.tz_localize(None).to_numpy()
@@ -98,7 +98,7 @@ class PairHistory:
         self._planned_at = np.full(len(self._planned), np.datetime64(0, "us"))
         np.maximum.at(self._planned_at, place.reshape(-1), target)
         self._planned_7d = np.bincount(place.reshape(-1)[counted], minlength=len(self._planned))
-        connection.execute(_ASKED)
+        sessions.each(_prepare)
 
     def of_pairs(self, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:
         """Return ``last_contact`` (null: they never met) and ``sent_7d`` of each pair, in the order asked.
@@ -132,11 +132,18 @@ class PairHistory:
         return self._with_planned(found, found["sender_id"].to_numpy(), found["bot_id"].to_numpy())
 
     def _ask(self, query: str, **keys: npt.NDArray[Any]) -> pd.DataFrame:
-        self._connection.execute(_BEGIN)
-        copy_numbers(self._connection, "asked", pd.DataFrame(keys))
-        answer = read_numbers(self._connection, query, since=self._since)
-        self._connection.execute(_END)
-        return answer
+        frame = pd.DataFrame(keys, copy=False)
+        parts = len(self._sessions) if len(frame) >= _WORTH_SHARING else 1
+        bounds = np.linspace(0, len(frame), parts + 1).astype(int).tolist()
+        answers = self._sessions.map(
+            partial(self._answer, query), [frame[first:end] for first, end in pairwise(bounds)]
+        )
+        return answers[0] if parts == 1 else pd.concat(answers, ignore_index=True)
+
+    def _answer(self, query: str, connection: Connection, keys: pd.DataFrame) -> pd.DataFrame:
+        connection.execute(_FORGET)
+        copy_numbers(connection, "asked", keys)
+        return read_numbers(connection, query, since=self._since)
 
     def _with_planned(self, answer: pd.DataFrame, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:
         if not len(self._planned):
@@ -192,6 +199,11 @@ class Replay:
     def of_senders(self, sender_ids: Integers) -> pd.DataFrame:
         """Answer as then."""
         return next(self._answers)
+
+
+def _prepare(connection: Connection) -> None:
+    connection.execute(_ASKED)
+    connection.execute(_PROBE)
 
 
 def _keys(sender_ids: Integers, bot_ids: Integers) -> Integers:

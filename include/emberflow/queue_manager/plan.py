@@ -52,26 +52,35 @@ class Plan:
         return sha256("", self.slots)
 
 
-def compute(
-    inputs: PlanInputs,
-    history: History,
-    *,
-    on_phase: Phase = lambda name: None,
-    witness: tuple[int, int] | None = None,
-) -> Plan:
-    """Compute the plan; ``on_phase`` hears the name of each phase when it is over.
+def compute(inputs: PlanInputs, history: History, *, witness: tuple[int, int] | None = None) -> Plan:
+    """Compute the plan: `quotas`, then `choose`."""
+    return choose(inputs, quotas(inputs), history, witness=witness)
 
-    ``witness`` names a slot (sender_id, ordinal) for which the selection keeps its evidence.
-    """
+
+def quotas(inputs: PlanInputs) -> pd.DataFrame:
+    """Return ``Plan.day``."""
     policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
     windows = open_windows(inputs.senders[["sender_id", "zone"]], inputs.start, policy.pacing, seed)
     spans = planning_span(windows, inputs.start, hour + HOUR, policy.pacing)
     day = _beside(inputs.senders, spans, windows)
     day = daily_quota(day, policy.ramp, policy.quota, seed)
     day = _within_the_pool(day, inputs.bots, policy.selection)
-    day["wanted"] = slots_for_hour(day, hour, seed)["warmup_slots"]
-    on_phase("quota")
+    return day.assign(wanted=slots_for_hour(day, hour, seed)["warmup_slots"])
 
+
+def choose(
+    inputs: PlanInputs,
+    day: pd.DataFrame,
+    history: History,
+    *,
+    on_phase: Phase = lambda name: None,
+    witness: tuple[int, int] | None = None,
+) -> Plan:
+    """Choose bots and times for what ``day`` wants; ``on_phase`` hears the name of each phase when it is over.
+
+    ``witness`` names a slot (sender_id, ordinal) for which the selection keeps its evidence.
+    """
+    policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
     seats = available_seats(inputs.bots, inputs.start, policy.bots)
     bots = _beside(inputs.bots, seats)
     factors = placement_factors(inputs.providers[["provider", "inbox", "junk"]], policy.placement)

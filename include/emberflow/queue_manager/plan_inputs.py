@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -22,6 +22,7 @@ import pandas as pd
 from sqlalchemy import Connection, func, select, text
 
 from emberflow.database.bulk import read_numbers
+from emberflow.database.sessions import Sessions
 from emberflow.queue_manager.policies import Policy
 
 _OPEN_SLOTS: Final = """
@@ -180,16 +181,27 @@ class PlanInputs:
 
 
 def read(
-    connection: Connection, hour: datetime, *, start: datetime, policy_id: int, policy: Policy, seed: int
+    sessions: Sessions, hour: datetime, *, start: datetime, policy_id: int, policy: Policy, seed: int
 ) -> PlanInputs:
-    """Read the present state."""
-    zones = pd.DataFrame(connection.execute(_ZONES).all(), columns=["code", "zone"])
-    slots = read_numbers(connection, _OPEN_SLOTS)
-    senders = read_numbers(connection, _SENDERS, start=start)
-    bots = read_numbers(connection, _BOTS, start=start)
+    """Read the present state; ``hour`` and ``start`` in UTC.
+
+    Open slots come first: what is sent meanwhile then counts twice, as planned and as sent, and never not at all.
+    """
+    (slots,) = sessions.map(read_numbers, [_OPEN_SLOTS])
+    readers: list[Callable[[Connection], pd.DataFrame]] = [
+        lambda connection: read_numbers(connection, _SENDERS, start=start),
+        lambda connection: read_numbers(connection, _BOTS, start=start),
+        lambda connection: pd.DataFrame(connection.execute(_ZONES).all(), columns=["code", "zone"]),
+        lambda connection: _scores(connection, policy),
+        lambda connection: _providers(connection, policy),
+        lambda connection: _targets(connection, "domain", policy.selection.domain_shares),
+    ]
+    senders, bots, zones, scores, providers, domains = sessions.map(
+        lambda connection, reader: reader(connection), readers
+    )
     uncounted = slots[slots["is_uncounted"]]
     senders = _with_open_mail(senders, uncounted).assign(zone=_named(senders["zone"], zones))
-    senders = senders.merge(_scores(connection, policy), on="sender_id", how="left", validate="one_to_one")
+    senders = senders.merge(scores, on="sender_id", how="left", validate="one_to_one")
     # Campaigns are not here yet: nobody sends cold mail, and no domain's age is known.
     senders = senders.assign(
         placements=senders["placements"].fillna(0).astype("int64"),
@@ -199,7 +211,6 @@ def read(
     )
     bots = _with_open_inbound(bots, uncounted).assign(zone=_named(bots["zone"], zones))
     planned = slots.loc[slots["bot_id"] > 0, ["sender_id", "bot_id", "is_first", "target_time"]]
-    providers, domains = _providers(connection, policy), _targets(connection, "domain", policy.selection.domain_shares)
     return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, providers, domains, planned)
 
 

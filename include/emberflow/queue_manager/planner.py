@@ -10,7 +10,7 @@ hour's stand together and in order, at the end of what every index on them holds
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,7 +22,8 @@ import pandas as pd
 from sqlalchemy import Connection, Engine, RowMapping, func, select, text
 
 from emberflow.clock import HOUR, Clock, floor_hour
-from emberflow.database.bulk import copy_lines, copy_numbers, read_numbers
+from emberflow.database.bulk import JSONB, copy_numbers, copy_rows, read_numbers
+from emberflow.database.sessions import Sessions, reading
 from emberflow.database.tables import plan_inputs as packed_inputs
 from emberflow.database.tables import plan_runs
 from emberflow.email_ops.content import BUILT_IN, load_scripts
@@ -30,13 +31,15 @@ from emberflow.email_ops.message import message_ids_for
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import plan_inputs
 from emberflow.queue_manager.pair_history import PairHistory, Recorder, Replay
-from emberflow.queue_manager.plan import Plan, compute
+from emberflow.queue_manager.plan import Plan, choose, compute, quotas
 from emberflow.queue_manager.plan_inputs import PlanInputs
 from emberflow.queue_manager.policies import Policy, PolicyInForce, in_force
 from emberflow.queue_manager.slots import Priority
 from emberflow.randomness import state, uniforms
 from emberflow.settings import Settings
+from emberflow.text_columns import Texts, padded, spelled, texts
 
+_SESSIONS: Final = 2  # that read at the same time: more want more cores of the database
 _IDS: Final = "select nextval('ops.scheduled_tasks_id_seq'::regclass) as id from generate_series(1, %(count)s)"
 _DOMAINS: Final = text("""
     select hashtextextended(domain, 0) as code, domain
@@ -51,12 +54,7 @@ _ADDRESSES: Final = text("""
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
 """)
-_TASK_COLUMNS: Final = (
-    "id", "priority_level", "task_type", "turn", "policy_id", "plan_run_id", "sender_id", "bot_id", "from_mailbox_id",
-    "to_mailbox_id", "gap_s", "local_day", "target_time", "payload", "idempotency_key", "message_id",
-)  # fmt: skip
-_ROWS_AT_ONCE: Final = 500  # some 140 kB of text: what a socket takes without waiting for the server
-
+_ROWS_AT_ONCE: Final = 2_000  # some 700 kB
 _DAY_COLUMNS: Final = (
     "sender_id", "local_day", "ramp_day", "ramp_row", "ramp_volume", "score", "health_multiplier", "daily_factor",
     "warmup_quota", "cold_quota", "total_quota",
@@ -68,16 +66,30 @@ _NEW_DAYS: Final = text("""
         total_quota bigint
     ) on commit drop
 """)
-# What was already sent today always stays allowed. A day that is as it was is not written.
+# What was already sent today always stays allowed. A day that is as it was is neither written nor locked; each is
+# probed by its key, because a plain join would become a hash join, which reads every day that ever was.
 _WRITE_DAYS: Final = text("""
     insert into ops.sender_days as today
         (sender_id, local_day, ramp_day, ramp_row, ramp_volume, score, health_multiplier, daily_factor, warmup_quota,
         cold_quota, total_quota)
     select
-        sender_id, local_day, ramp_day, ramp_row, ramp_volume, nullif(score, 'NaN'), health_multiplier, daily_factor,
-        warmup_quota, cold_quota, total_quota
-    from new_days
-    order by sender_id
+        planned.sender_id, planned.local_day, planned.ramp_day, planned.ramp_row, planned.ramp_volume,
+        nullif(planned.score, 'NaN'), planned.health_multiplier, planned.daily_factor, planned.warmup_quota,
+        planned.cold_quota, planned.total_quota
+    from new_days as planned
+    left join lateral (
+        select days.*
+        from ops.sender_days as days
+        where days.sender_id = planned.sender_id and days.local_day = planned.local_day
+        offset 0
+    ) as known on true
+    where known.sender_id is null
+        or (known.ramp_day, known.ramp_row, known.ramp_volume, known.score, known.health_multiplier,
+            known.daily_factor, known.warmup_quota, known.cold_quota, known.total_quota)
+        is distinct from (planned.ramp_day, planned.ramp_row, planned.ramp_volume, nullif(planned.score, 'NaN'),
+            planned.health_multiplier, planned.daily_factor, planned.warmup_quota, planned.cold_quota,
+            planned.total_quota)
+    order by planned.sender_id
     on conflict (sender_id, local_day) do update
     set ramp_day = excluded.ramp_day,
         ramp_row = excluded.ramp_row,
@@ -88,11 +100,6 @@ _WRITE_DAYS: Final = text("""
         warmup_quota = excluded.warmup_quota,
         cold_quota = excluded.cold_quota,
         total_quota = greatest(excluded.total_quota, today.warmup_sent + today.reply_sent + today.cold_sent)
-    where (today.ramp_day, today.ramp_row, today.ramp_volume, today.score, today.health_multiplier, today.daily_factor,
-            today.warmup_quota, today.cold_quota, today.total_quota)
-        is distinct from (excluded.ramp_day, excluded.ramp_row, excluded.ramp_volume, excluded.score,
-            excluded.health_multiplier, excluded.daily_factor, excluded.warmup_quota, excluded.cold_quota,
-            excluded.total_quota)
 """)
 _RUN: Final = text("""
     select plan_runs.*, plan_inputs.body, policies.document
@@ -131,7 +138,8 @@ def plan_hour(
 ) -> PlanReport:
     """Plan the UTC hour that starts at ``hour`` and write its slots, once.
 
-    ``on_phase`` hears the name of each phase and the seconds that it took; of one that goes on later, each part.
+    ``on_phase`` hears the name of each phase and the seconds that it took; of one that goes on later, each part. Days
+    are written while bots are chosen: ``write_days`` is what is left of it then.
 
     Raises:
         ValueError: ``hour`` is not the start of an hour.
@@ -148,22 +156,27 @@ def plan_hour(
         force = in_force(connection)
         if hour + HOUR <= now:
             return _write_run(connection, hour, hour, force, settings.seed)
-        inputs = _read(connection, hour, now=now, force=force, settings=settings)
-        if inputs.senders.empty:
-            return PlanReport(None, hour, "idle", 0, len(inputs.bots), 0, 0, was_planned_before=False)
-        ended("read")
-        history = Recorder(PairHistory(connection, hour, inputs.planned))
-        plan = compute(inputs, history, on_phase=ended)
+        with reading(engine, _SESSIONS) as sessions:
+            inputs = _read(sessions, hour, now=now, force=force, settings=settings)
+            if inputs.senders.empty:
+                return PlanReport(None, hour, "idle", 0, len(inputs.bots), 0, 0, was_planned_before=False)
+            ended("read")
+            day = quotas(inputs)
+            ended("quota")
+            history = Recorder(PairHistory(sessions, hour, inputs.planned))
+            with ThreadPoolExecutor(max_workers=1) as aside:
+                writing = aside.submit(_write_days, connection, day)
+                plan = choose(inputs, day, history, on_phase=ended)
+                writing.result()
+        ended("write_days")
         report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, inputs, history.answers)
         with ThreadPoolExecutor(max_workers=1) as aside:
-            packed = aside.submit(plan_inputs.pack, inputs, history.answers)  # while the database writes
+            packing = aside.submit(plan_inputs.pack, inputs, history.answers)
             ended("keep")
-            _write_days(connection, plan.day)
-            ended("write_days")
-            connection.execute(packed_inputs.insert().values(plan_run_id=report.plan_run_id, body=packed.result()))
-            ended("keep")
-        _write_slots(connection, plan, report, force, settings)
-        ended("write_slots")
+            _write_slots(connection, plan, report, force, settings)
+            ended("write_slots")
+            connection.execute(packed_inputs.insert().values(plan_run_id=report.plan_run_id, body=packing.result()))
+        ended("keep")
     ended("commit")
     return report
 
@@ -180,9 +193,10 @@ def preview(connection: Connection, hour: datetime, *, now: datetime, settings: 
     _require_hour(hour)
     force = in_force(connection)
     moment = now if now < hour + HOUR else hour
-    inputs = _read(connection, hour, now=moment.replace(microsecond=0), force=force, settings=settings)
+    alone = Sessions([connection])
+    inputs = _read(alone, hour, now=moment.replace(microsecond=0), force=force, settings=settings)
     with connection.begin_nested() as savepoint:
-        plan = compute(inputs, PairHistory(connection, hour, inputs.planned))
+        plan = compute(inputs, PairHistory(alone, hour, inputs.planned))
         savepoint.rollback()
     return replace(plan, day=with_addresses(connection, plan.day))
 
@@ -247,11 +261,9 @@ def _require_hour(hour: datetime) -> None:
         raise ValueError(f"{hour.isoformat()} is not the start of an hour")
 
 
-def _read(
-    connection: Connection, hour: datetime, *, now: datetime, force: PolicyInForce, settings: Settings
-) -> PlanInputs:
+def _read(sessions: Sessions, hour: datetime, *, now: datetime, force: PolicyInForce, settings: Settings) -> PlanInputs:
     return plan_inputs.read(
-        connection, hour, start=max(now, hour), policy_id=force.policy_id, policy=force.policy, seed=settings.seed
+        sessions, hour, start=max(now, hour), policy_id=force.policy_id, policy=force.policy, seed=settings.seed
     )
 
 
@@ -302,79 +314,77 @@ def _write_slots(
     connection: Connection, plan: Plan, report: PlanReport, force: PolicyInForce, settings: Settings
 ) -> None:
     signing_key = settings.require_token_keys()[0].get_secret_value().encode()
-    slots = plan.slots
+    slots, day, bots = plan.slots, plan.day, plan.bots
     if slots.empty:
         return
-    of_sender = plan.day.iloc[pd.Index(plan.day["sender_id"]).get_indexer(slots["sender_id"])]
-    of_bot = plan.bots.iloc[pd.Index(plan.bots["bot_id"]).get_indexer(slots["bot_id"])]
-    ids = read_numbers(connection, _IDS, count=len(slots))["id"]
-    states = pd.DataFrame(
-        {
-            "slot_id": ids.to_numpy(),
-            "from_mailbox_id": of_sender["mailbox_id"].to_numpy(),
-            "target_time": slots["target_time"],
-            "due_since": slots["target_time"],
-            "local_day": of_sender["local_day"].to_numpy(),
-            "priority_level": np.full(len(slots), int(Priority.WARMUP), dtype=np.int16),
-        }
-    )
-    domains = {row.code: row.domain for row in connection.execute(_DOMAINS)}
-    lines = _task_lines(
-        slots, states, of_sender["domain"].map(domains),
-        of_bot["mailbox_id"].to_numpy(), report, force, settings, signing_key,
-    )  # fmt: skip
-    copy_lines(connection, "ops.scheduled_tasks", _TASK_COLUMNS, lines)
-    copy_numbers(connection, "ops.slot_states", states)
+    ids = read_numbers(connection, _IDS, count=len(slots))["id"].to_numpy()
+    sender = pd.Index(day["sender_id"]).get_indexer(slots["sender_id"])
+    bot = pd.Index(bots["bot_id"]).get_indexer(slots["bot_id"])
+    codes, place = np.unique(day["domain"].to_numpy(), return_inverse=True)
+    names = {row.code: row.domain for row in connection.execute(_DOMAINS)}
+    domains = texts([names[code] for code in codes.tolist()])[place[sender]]
+    shared = {
+        "from_mailbox_id": day["mailbox_id"].to_numpy()[sender],
+        "target_time": slots["target_time"].dt.tz_localize(None).to_numpy("datetime64[us]"),
+        "local_day": day["local_day"].to_numpy()[sender],
+        "priority_level": np.full(len(slots), int(Priority.WARMUP), dtype=np.int16),
+    }
+    own = {"id": ids, "to_mailbox_id": bots["mailbox_id"].to_numpy()[bot], **shared}
+    pieces = _tasks(slots, own, domains, report, force, settings, signing_key)
+    copy_rows(connection, "ops.scheduled_tasks", pieces)
+    copy_rows(connection, "ops.slot_states", [{"slot_id": ids, "due_since": shared["target_time"], **shared}])
 
 
-def _task_lines(
+def _tasks(
     slots: pd.DataFrame,
-    states: pd.DataFrame,
-    domains: pd.Series[str],
-    to_mailbox_ids: npt.NDArray[np.int64],
+    own: Mapping[str, npt.NDArray[Any]],
+    domains: Texts,
     report: PlanReport,
     force: PolicyInForce,
     settings: Settings,
     signing_key: bytes,
-) -> Iterator[str]:
-    """Spell the slots as rows of ``scheduled_tasks``, a piece at a time, in the order of ``_TASK_COLUMNS``."""
+) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """Yield the rows of ``scheduled_tasks``, ``own`` columns and the others, a piece at a time."""
     hour = f"{report.hour:%Y-%m-%dT%H}"
-    scripts = load_scripts(settings.scripts_dir or BUILT_IN)
-    names = sorted(scripts.by_id)
+    scripts = sorted(load_scripts(settings.scripts_dir or BUILT_IN).by_id)
     stream = state(settings.seed, "script", report.hour)
-    same = f"{int(Priority.WARMUP)}\twarmup\t1\t{force.policy_id}\t{report.plan_run_id}"
     asked, tier = slots["asked_tier"].cat, slots["tier"].cat
-    payloads = [
-        f'{{"script": "{script}", "tier": "{used}", "asked_tier": "{wish}"}}'
-        for wish in asked.categories
-        for used in tier.categories
-        for script in names
-    ]
+    payloads = spelled(
+        JSONB.decode(),
+        texts(
+            [
+                f'{{"script": "{script}", "tier": "{used}", "asked_tier": "{wish}"}}'
+                for wish in asked.categories
+                for used in tier.categories
+                for script in scripts
+            ]
+        ),
+    )
     tiers = asked.codes.to_numpy(np.int64) * len(tier.categories) + tier.codes.to_numpy(np.int64)
-    numbers = (
-        states["slot_id"].to_numpy(), slots["sender_id"].to_numpy(), slots["bot_id"].to_numpy(),
-        states["from_mailbox_id"].to_numpy(), to_mailbox_ids, slots["gap_s"].to_numpy(), slots["ordinal"].to_numpy(),
-    )  # fmt: skip
-    senders, ordinals = numbers[1], numbers[-1]
-    days = states["local_day"].to_numpy("datetime64[D]")
-    targets = slots["target_time"].dt.tz_localize(None).to_numpy("datetime64[s]")
-    named = domains.to_numpy()
+    own = {
+        **own,
+        "sender_id": slots["sender_id"].to_numpy(),
+        "bot_id": slots["bot_id"].to_numpy(),
+        "gap_s": slots["gap_s"].to_numpy(np.int32),
+    }
+    ordinals = slots["ordinal"].to_numpy()
+    same = {
+        "task_type": np.array(b"warmup"),
+        "turn": np.array(1, dtype=np.int16),
+        "policy_id": np.array(force.policy_id),
+        "plan_run_id": np.array(report.plan_run_id),
+    }
     for first in range(0, len(slots), _ROWS_AT_ONCE):
         piece = slice(first, first + _ROWS_AT_ONCE)
-        draw = uniforms(stream, senders[piece], ordinals[piece])
-        rows = zip(
-            *(column[piece].tolist() for column in numbers),
-            np.datetime_as_string(days[piece]).tolist(),
-            np.datetime_as_string(targets[piece]).tolist(),
-            (tiers[piece] * len(names) + (draw * len(names)).astype(np.int64)).tolist(),
-            message_ids_for(report.hour, senders[piece], ordinals[piece], named[piece].tolist(), signing_key),
-            strict=True,
-        )
-        yield "".join(
-            f"{slot}\t{same}\t{sender}\t{bot}\t{box}\t{to}\t{gap}\t{day}\t{target}+00\t{payloads[said]}\t"
-            f"warmup:{hour}:{sender:010d}:{ordinal:03d}\t{message_id}\n"
-            for slot, sender, bot, box, to, gap, ordinal, day, target, said, message_id in rows
-        )
+        sender_ids, nth = own["sender_id"][piece], ordinals[piece]
+        script = (uniforms(stream, sender_ids, nth) * len(scripts)).astype(np.int64)
+        yield {
+            **{name: values[piece] for name, values in own.items()},
+            **{name: np.broadcast_to(value, len(nth)) for name, value in same.items()},
+            "payload": payloads[tiers[piece] * len(scripts) + script],
+            "idempotency_key": spelled(f"warmup:{hour}:", padded(sender_ids, 10), ":", padded(nth, 3)),
+            "message_id": message_ids_for(report.hour, sender_ids, nth, domains[piece], signing_key),
+        }
 
 
 def _report(run: dict[str, Any] | RowMapping, *, was_planned_before: bool) -> PlanReport:

@@ -190,16 +190,16 @@ class World:
         return kept
 
     def sender_days(self, chunk_rows: int = _CHUNK) -> Iterator[pd.DataFrame]:
-        """Yield the days of every sender from its first until today, by sender and day.
+        """Yield the days of every sender from its first until today, a day of all senders after the other, as planned.
 
         A weekend sends nothing and advances nothing; today has sent its quota's part of the window that is over.
         Volume: 5, and 2 more each sending day up to 28.
         """
-        ends = np.cumsum(self._ages)
-        for start in range(0, int(ends[-1]), chunk_rows):
-            row = np.arange(start, min(start + chunk_rows, int(ends[-1])))
-            at = np.searchsorted(ends, row, side="right")
-            yield self._days(at + 1, row - (ends[at] - self._ages[at]))
+        for back in range(int(self._ages.max()) - 1, -1, -1):
+            ids = np.flatnonzero(self._ages > back) + 1
+            for start in range(0, ids.size, chunk_rows):
+                part = ids[start : start + chunk_rows]
+                yield self._days(part, self._ages[part - 1] - 1 - back)
 
     def pairs(self, chunk_rows: int = _CHUNK) -> Iterator[pd.DataFrame]:
         """Yield the pairs that had contact, in the order of their first contact, as a table that grew holds them.
