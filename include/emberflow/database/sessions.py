@@ -12,10 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
+
+# Each session is a part already: helpers of its own would wait for the same cores. Sorts fit into memory.
+_READING = text("set local max_parallel_workers_per_gather = 0; set local work_mem = '64MB'")
 
 
 class Sessions:
@@ -53,4 +56,6 @@ class Sessions:
 def reading(engine: Engine, count: int) -> Iterator[Sessions]:
     """Yield ``count`` sessions, each in a transaction that is rolled back at the end."""
     with ExitStack() as opened:
-        yield Sessions([opened.enter_context(engine.connect()) for _ in range(count)])
+        sessions = Sessions([opened.enter_context(engine.connect()) for _ in range(count)])
+        sessions.each(lambda connection: connection.execute(_READING))
+        yield sessions

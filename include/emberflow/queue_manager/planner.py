@@ -39,6 +39,8 @@ from emberflow.randomness import state, uniforms
 from emberflow.settings import Settings
 from emberflow.text_columns import Texts, padded, spelled, texts
 
+Integers = npt.NDArray[np.int64]
+
 _SESSIONS: Final = 2  # that read at the same time: more want more cores of the database
 _IDS: Final = "select nextval('ops.scheduled_tasks_id_seq'::regclass) as id from generate_series(1, %(count)s)"
 _DOMAINS: Final = text("""
@@ -54,7 +56,7 @@ _ADDRESSES: Final = text("""
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
 """)
-_ROWS_AT_ONCE: Final = 2_000  # some 700 kB
+_ROWS_AT_ONCE: Final = 500  # some 180 kB: what a socket takes without waiting for the server
 _DAY_COLUMNS: Final = (
     "sender_id", "local_day", "ramp_day", "ramp_row", "ramp_volume", "score", "health_multiplier", "daily_factor",
     "warmup_quota", "cold_quota", "total_quota",
@@ -166,14 +168,16 @@ def plan_hour(
             history = Recorder(PairHistory(sessions, hour, inputs.planned))
             with ThreadPoolExecutor(max_workers=1) as aside:
                 writing = aside.submit(_write_days, connection, day)
+                taking = aside.submit(_take_ids, connection, int(day["wanted"].sum()))
                 plan = choose(inputs, day, history, on_phase=ended)
                 writing.result()
+                ids = taking.result()[: len(plan.slots)]
         ended("write_days")
         report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, inputs, history.answers)
         with ThreadPoolExecutor(max_workers=1) as aside:
             packing = aside.submit(plan_inputs.pack, inputs, history.answers)
             ended("keep")
-            _write_slots(connection, plan, report, force, settings)
+            _write_slots(connection, plan, ids, report, force, settings)
             ended("write_slots")
             connection.execute(packed_inputs.insert().values(plan_run_id=report.plan_run_id, body=packing.result()))
         ended("keep")
@@ -310,14 +314,17 @@ def _write_days(connection: Connection, day: pd.DataFrame) -> None:
     connection.execute(_WRITE_DAYS)
 
 
+def _take_ids(connection: Connection, count: int) -> Integers:
+    return read_numbers(connection, _IDS, count=count)["id"].to_numpy(np.int64)
+
+
 def _write_slots(
-    connection: Connection, plan: Plan, report: PlanReport, force: PolicyInForce, settings: Settings
+    connection: Connection, plan: Plan, ids: Integers, report: PlanReport, force: PolicyInForce, settings: Settings
 ) -> None:
     signing_key = settings.require_token_keys()[0].get_secret_value().encode()
     slots, day, bots = plan.slots, plan.day, plan.bots
     if slots.empty:
         return
-    ids = read_numbers(connection, _IDS, count=len(slots))["id"].to_numpy()
     sender = pd.Index(day["sender_id"]).get_indexer(slots["sender_id"])
     bot = pd.Index(bots["bot_id"]).get_indexer(slots["bot_id"])
     codes, place = np.unique(day["domain"].to_numpy(), return_inverse=True)
