@@ -42,9 +42,9 @@ _SHAPE = {
 
 
 def objects(engine: Engine) -> set[str]:
-    """The relations, functions and schemas of this database that neither PostgreSQL nor Alembic brought along."""
+    """The relations, with their settings, functions and schemas that neither PostgreSQL nor Alembic brought along."""
     query = text(f"""
-        select relkind::text || ' ' || oid::regclass from pg_class
+        select relkind::text || ' ' || oid::regclass || ' ' || coalesce(reloptions::text, '') from pg_class
         where relname not like '%{VERSION_TABLE}%'
             and relnamespace not in (select oid from pg_namespace where nspname ~ '^(pg_|information_schema)')
         union all

@@ -6,8 +6,10 @@ from datetime import timedelta
 
 import numpy as np
 import pandas as pd
+import pytest
 from sqlalchemy import Connection, Engine, text
 
+from emberflow.database.sessions import Sessions, reading
 from emberflow.queue_manager.pair_history import PairHistory
 from tests.worlds import NOON, Sandbox, a_world
 
@@ -29,7 +31,7 @@ _READ = text("""
 
 
 def a_history(connection: Connection) -> PairHistory:
-    return PairHistory(connection, NOON, NOTHING_PLANNED)
+    return PairHistory(Sessions([connection]), NOON, NOTHING_PLANNED)
 
 
 def meet(database: Engine, sandbox: Sandbox) -> None:
@@ -59,6 +61,25 @@ def test_partners_are_found_from_a_place_on_and_around_once(database: Engine, sa
         more = history.some_of(np.array([1]), np.array([6]), np.array([10]))
     assert some.groupby("sender_id")["bot_id"].agg(set).to_dict() == {1: {6, 8, 2}, 2: {2, 4}}
     assert sorted(more["bot_id"]) == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+@pytest.mark.parametrize("times", [1, 400, 1_500])
+def test_many_pairs_are_answered_like_few_by_one_session_or_several(
+    database: Engine, sandbox: Sandbox, times: int, sessions: int
+) -> None:
+    """Q-B7: few keys are part of the query, more lie in a table, and very many are shared out."""
+    meet(database, sandbox)
+    senders, bots = np.tile(np.array([1, 1, 2]), times), np.tile(np.array([4, 5, 2]), times)
+    with reading(database, sessions) as sharing:
+        history = PairHistory(sharing, NOON, NOTHING_PLANNED)
+        pairs = history.of_pairs(senders, bots)
+        some = history.some_of(senders, np.ones_like(senders), np.full_like(senders, 2))
+        partners = history.of_senders(np.array([2]))
+    assert pairs["sent_7d"].tolist() == [1, 0, 1] * times
+    assert pairs["last_contact"].isna().tolist() == [False, True, False] * times
+    assert some.value_counts().to_dict() == {(1, 2): 2 * times, (1, 4): 2 * times, (2, 2): times, (2, 4): times}
+    assert sorted(partners["bot_id"]) == [2, 4, 6, 8]
 
 
 def test_what_planning_asks_is_read_from_the_key_alone(database: Engine, sandbox: Sandbox) -> None:

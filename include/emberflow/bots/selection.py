@@ -36,7 +36,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import combinations
 from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
@@ -44,7 +43,9 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from emberflow.bots.eligibility import GROUPS
 from emberflow.bots.history import History
+from emberflow.bots.ranking import Ranked, by_group, pair_keys, rank_within
 from emberflow.bots.rotation import SHARPNESS, WEIGHT_TERMS
 from emberflow.clock import require_utc
 from emberflow.randomness import state, uniforms
@@ -52,7 +53,6 @@ from emberflow.randomness import state, uniforms
 TIERS: Final = ("virgin", "probabilistic", "active")
 VIRGIN, PROBABILISTIC, ACTIVE = TIERS
 SAME_DAY_H = 24
-GROUPS: Final = ("domain", "owner", "ip_group")
 UNFILLED: Final = ("no_seat", "no_eligible_bot")
 
 _GOLDEN = 0.618_033_988_749_895  # the multiples of it modulo 1 spread as evenly as any (three-distance theorem)
@@ -154,28 +154,6 @@ def virgin_share(policy: SelectionPolicy, ramp_day: pd.Series[int]) -> pd.Series
     return (1 - ramp_day / policy.virgin_days).clip(lower=policy.virgin_share_floor).rename("virgin_share")
 
 
-def eligible_bots(senders: pd.DataFrame, bots: pd.DataFrame) -> pd.Series[int]:
-    """Return how many of ``bots`` share neither domain, owner nor IP group with each sender, on ``senders``' index.
-
-    Columns of both: ``domain``, ``owner``, ``ip_group`` int64, -1 for none. Counted by inclusion and exclusion: those
-    of its domain, of its owner and of its IP group, less those of two of them, and again those of all three. Cost:
-    linear in senders and bots.
-    """
-    own, theirs = senders[list(GROUPS)], bots[list(GROUPS)]
-    own = own.where((own != -1) & pd.concat([own[group].isin(theirs[group]) for group in GROUPS], axis=1), -1)
-    theirs = theirs[
-        pd.concat([theirs[group].isin(own[group]) & (theirs[group] != -1) for group in GROUPS], axis=1).any(axis=1)
-    ]
-    excluded = np.zeros(len(own), dtype=np.int64)
-    if len(theirs):
-        for size in range(1, len(GROUPS) + 1):
-            for groups in combinations(GROUPS, size):
-                counts = theirs[(theirs[list(groups)] != -1).all(axis=1)].groupby(list(groups)).size().rename("count")
-                found = own[list(groups)].merge(counts, how="left", left_on=list(groups), right_index=True)["count"]
-                excluded += (-1) ** (size + 1) * found.fillna(0).to_numpy(dtype=np.int64)
-    return pd.Series(len(bots) - excluded, index=senders.index, name="eligible_bots")
-
-
 def select_bots(
     demand: pd.DataFrame,
     bots: pd.DataFrame,
@@ -226,44 +204,6 @@ class _Deck(NamedTuple):
     keys: Floats
 
 
-class _Ranked:
-    """Partners by group (a sender, or a sender and a cell), best first, and how far each group was looked up."""
-
-    def __init__(self, slots: Integers, bots: Integers, groups: Integers, keys: Floats) -> None:
-        self.slots, self.bots, self.groups, self.keys = slots, bots, groups, keys
-        self._present, self._next = np.unique(groups, return_index=True)
-        self._ends = np.append(self._next[1:], len(groups))
-
-    def take(self, wanted: Integers) -> Integers:
-        """Return the places of the next partners: as many of each group as it stands in ``wanted``."""
-        asking, asks = np.unique(wanted, return_counts=True)
-        at, is_present = self._find(asking)
-        at, asks = at[is_present], asks[is_present]
-        first = self._next[at].copy()
-        self._next[at] = np.minimum(first + asks, self._ends[at])
-        counts = self._next[at] - first
-        return np.asarray(np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum()))
-
-    def next_key(self, groups: Integers) -> Floats:
-        """Return the key of the next partner of each group, infinity where all were taken."""
-        at, is_present = self._find(groups)
-        is_present[is_present] = self._next[at[is_present]] < self._ends[at[is_present]]
-        keys = np.full(len(groups), np.inf)
-        keys[is_present] = self.keys[self._next[at[is_present]]]
-        return keys
-
-    def rest(self, group: int) -> Integers:
-        """Return the places of the partners of one group that were not taken."""
-        at, is_present = self._find(np.array([group], dtype=np.int64))
-        return np.arange(self._next[at[0]], self._ends[at[0]]) if is_present[0] else np.empty(0, dtype=np.int64)
-
-    def _find(self, groups: Integers) -> tuple[Integers, Mask]:
-        if not len(self._present):
-            return np.zeros(len(groups), dtype=np.int64), np.zeros(len(groups), dtype=bool)
-        at = np.minimum(np.searchsorted(self._present, groups), len(self._present) - 1)
-        return at, np.asarray(self._present[at] == groups)
-
-
 class _Table:
     """The slots and the cards while a plan is dealt. Slots and bots are places in arrays, in the order of their ids."""
 
@@ -299,7 +239,7 @@ class _Table:
         slots_of_sender = np.diff(np.append(self._first, len(self.senders)))
         self._row: Integers = np.repeat(np.arange(len(self._first)), slots_of_sender)
         rounds = np.arange(len(self.senders)) - self._first[self._row]
-        self.order: Integers = _by_group(rounds, lot)
+        self.order: Integers = by_group(rounds, lot)
         self.asks_virgin: Mask = uniforms(self._stream("ask_tier"), *names) < virgin_share(
             policy, demand["ramp_day"]
         ).to_numpy(dtype=np.float64)
@@ -391,7 +331,7 @@ class _Table:
         # Of two bytes, because NumPy sorts these in linear time.
         wanted, offered = self._asked[slots].astype(np.uint16), self._cell[cards].astype(np.uint16)
         slot_order, card_order = np.argsort(wanted, kind="stable"), np.argsort(offered, kind="stable")
-        rank = _rank_within(wanted[slot_order])
+        rank = rank_within(wanted[slot_order])
         first_card = np.searchsorted(offered[card_order], wanted[slot_order])
         has_one = rank < np.bincount(offered, minlength=len(self._codes))[wanted[slot_order]]
         card_of = np.full(len(slots), -1, dtype=np.int64)
@@ -459,7 +399,7 @@ class _Table:
                 self._tell_next_partners(ranked, elsewhere=elsewhere)
             known = known[~is_ahead]
 
-    def _ranked_partners(self, slots: Integers, found: pd.DataFrame, *, elsewhere: bool) -> _Ranked:
+    def _ranked_partners(self, slots: Integers, found: pd.DataFrame, *, elsewhere: bool) -> Ranked:
         """Return the pairs of ``found`` that ``slots`` ask for and that may meet, best first as far as is known."""
         bot_of = self._place.get_indexer(pd.Index(found["bot_id"].to_numpy(dtype=np.int64)))
         slot_of = np.searchsorted(self.senders, found["sender_id"].to_numpy(dtype=np.int64))[bot_of >= 0]
@@ -476,8 +416,8 @@ class _Table:
         slot_of, bot_of, group = slot_of[keep], bot_of[keep], group[keep]
         weight = self._weights[bot_of] * self.seats[bot_of] / self._at_first[bot_of]
         key = -np.log(uniforms(self._stream("pair"), self.senders[slot_of], self.bots[bot_of])) / weight
-        order = _by_group(group, key)
-        return _Ranked(slot_of[order], bot_of[order], group[order], key[order])
+        order = by_group(group, key)
+        return Ranked(slot_of[order], bot_of[order], group[order], key[order])
 
     def _group_of(self, row: Integers, cell: Integers, *, elsewhere: bool) -> Integers:
         return row if elsewhere else row * len(self._codes) + cell
@@ -487,7 +427,7 @@ class _Table:
 
         Slots that ask different cells look among the same partners.
         """
-        asks, slots_of_ask = np.unique(_pairs(self._row[slots], self._asked[slots]), return_counts=True)
+        asks, slots_of_ask = np.unique(pair_keys(self._row[slots], self._asked[slots]), return_counts=True)
         asked = asks & 0xFFFF_FFFF
         has_seat = np.bincount(self._cell[self.seats > 0], minlength=len(self._codes)) / np.bincount(self._cell)
         of_one = np.minimum(_PER_CELL / np.maximum(self._share * has_seat, 1e-9)[asked], _PARTNERS)
@@ -565,7 +505,7 @@ class _Table:
         told = (row, bots, draw, key, terms)
         for asks_cell in (True, False) if elsewhere else (True,):
             group = row * len(self._codes) + self._cell[bots] if asks_cell else row
-            order = _by_group(group, key)
+            order = by_group(group, key)
             group, row, bots, key = group[order], row[order], bots[order], key[order]
             while True:
                 slots = self._open(slots)
@@ -573,7 +513,7 @@ class _Table:
                 wanted = wanted * len(self._codes) + self._asked[slots] if asks_cell else wanted
                 slot_order = np.argsort(wanted, kind="stable")
                 wanted = wanted[slot_order]
-                at = np.searchsorted(group, wanted) + _rank_within(wanted)
+                at = np.searchsorted(group, wanted) + rank_within(wanted)
                 is_offered = at < np.searchsorted(group, wanted, side="right")
                 if not is_offered.any():
                     break
@@ -642,7 +582,7 @@ class _Table:
     def _take_virgins(self, slots: Integers, bots: Integers) -> int:
         """Give slots the bots beside them where rules and seats allow it and they never met; return how many."""
         keep = np.flatnonzero(self._allowed(slots, bots))
-        keep = keep[~pd.Index(_pairs(self.senders[slots[keep]], bots[keep])).duplicated()]
+        keep = keep[~pd.Index(pair_keys(self.senders[slots[keep]], bots[keep])).duplicated()]
         have_met = self._history_of(slots[keep], bots[keep])["last_contact"].notna().to_numpy()
         if self._evidence is not None:
             self._tell_groups(slots, bots)
@@ -653,7 +593,7 @@ class _Table:
         """Give slots the bots beside them while these have seats, the earlier slot first; return how many."""
         by_bot = np.argsort(bots, kind="stable")
         rank = np.empty(len(bots), dtype=np.int64)
-        rank[by_bot] = _rank_within(bots[by_bot])
+        rank[by_bot] = rank_within(bots[by_bot])
         keep = rank < self.seats[bots]
         self.bot[slots[keep]] = bots[keep]
         self.tier[slots[keep]] = TIERS.index(tier)
@@ -671,13 +611,13 @@ class _Table:
         filled = np.flatnonzero(self.bot >= 0)
         if not len(filled):
             return np.zeros(len(senders), dtype=bool)
-        met, wanted = np.sort(_pairs(self.senders[filled], self.bot[filled])), _pairs(senders, bots)
+        met, wanted = np.sort(pair_keys(self.senders[filled], self.bot[filled])), pair_keys(senders, bots)
         at = np.minimum(np.searchsorted(met, wanted), len(met) - 1)
         return np.asarray(met[at] == wanted)
 
     def _history_of(self, slots: Integers, bots: Integers) -> pd.DataFrame:
         """Ask about pairs in the order of their ids, and return the answers in the order given."""
-        order = np.argsort(_pairs(self.senders[slots], bots))
+        order = np.argsort(pair_keys(self.senders[slots], bots))
         answer = self._history.of_pairs(self.senders[slots[order]], self.bots[bots[order]])
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
@@ -755,7 +695,7 @@ class _Table:
                  "draw": float(draw[other]), "key": float(key[other])}
             )  # fmt: skip
 
-    def _tell_next_partners(self, ranked: _Ranked, *, elsewhere: bool) -> None:
+    def _tell_next_partners(self, ranked: Ranked, *, elsewhere: bool) -> None:
         """The partners of the witness's sender that were not looked up, because a better one took the slot."""
         evidence = self._told
         at = slice(self._witness, self._witness + 1)
@@ -816,22 +756,3 @@ class _Table:
         if self._evidence is None:
             raise ValueError("nobody asked for evidence")
         return self._evidence
-
-
-def _pairs(first: Integers, second: Integers) -> Integers:
-    """Return one number per pair; either is below 2**31."""
-    return (first.astype(np.int64) << 32) | second.astype(np.int64)
-
-
-def _by_group(groups: Integers, keys: Floats) -> Integers:
-    """Return the order by group, and by key within; quicker than a sort by two keys."""
-    order = np.argsort(keys)
-    return np.asarray(order[np.argsort(groups[order] * len(order) + np.arange(len(order)))])
-
-
-def _rank_within(ordered: npt.NDArray[Any]) -> Integers:
-    """Return the place of each row within its run of equal values."""
-    if not len(ordered):
-        return np.empty(0, dtype=np.int64)
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    return np.arange(len(ordered)) - np.repeat(starts, np.diff(np.append(starts, len(ordered))))

@@ -2,8 +2,8 @@
 
 The pair table is the largest of all, and an hour touches one row in a hundred of it. So nothing here reads it whole:
 keys go to a temporary table, and the primary key (sender, bot) is probed for each. The nested loop is forced, because
-the planner's estimate of a fresh temporary table makes it hash all pairs instead. Many keys are shared out to several
-sessions.
+the planner's estimate of a fresh temporary table makes it hash all pairs instead. Few keys are part of the query; many
+are shared out to several sessions.
 
 Contacts that are planned and not yet made count like made ones.
 """
@@ -22,6 +22,7 @@ import pandas as pd
 from sqlalchemy import Connection, text
 
 from emberflow.bots.history import History
+from emberflow.bots.ranking import pair_keys
 from emberflow.database.bulk import copy_numbers, read_numbers
 from emberflow.database.sessions import Sessions
 
@@ -37,6 +38,8 @@ _PROBE: Final = text("""
     set local enable_bitmapscan = off
 """)
 _FORGET: Final = text("truncate asked")
+# Stands before a query in place of the temporary table.
+_GIVEN: Final = "with asked as (select * from unnest({arrays}) as given ({columns}))"
 _CONTACTS: Final = """
     pairs.last_contact,
     (coalesce(pairs.sent_at_1 > %(since)s, false)::integer
@@ -78,6 +81,7 @@ _OF_SENDERS: Final = f"""
 """  # noqa: S608 - a constant of this module
 _WEEK: Final = pd.Timedelta(days=7)
 _WORTH_SHARING: Final = 2_000  # keys; fewer are answered sooner than a second session has begun
+_WORTH_A_TABLE: Final = 1_000  # keys; fewer are part of the query: one round trip instead of three
 
 
 class PairHistory:
@@ -91,7 +95,7 @@ class PairHistory:
     def __init__(self, sessions: Sessions, hour: datetime, planned: pd.DataFrame) -> None:
         self._sessions = sessions
         self._since = hour - _WEEK
-        keys = _keys(planned["sender_id"].to_numpy(), planned["bot_id"].to_numpy())
+        keys = pair_keys(planned["sender_id"].to_numpy(), planned["bot_id"].to_numpy())
         target = planned["target_time"].dt.tz_localize(None).to_numpy()
         counted = planned["is_first"].to_numpy() & (planned["target_time"] > self._since).to_numpy()
         self._planned, place = np.unique(keys, return_inverse=True)
@@ -141,6 +145,11 @@ class PairHistory:
         return answers[0] if parts == 1 else pd.concat(answers, ignore_index=True)
 
     def _answer(self, query: str, connection: Connection, keys: pd.DataFrame) -> pd.DataFrame:
+        if len(keys) < _WORTH_A_TABLE:
+            lists = {str(name): keys[name].tolist() for name in keys}
+            arrays = ", ".join(f"%({name})s::bigint[]" for name in lists)
+            given = _GIVEN.format(arrays=arrays, columns=", ".join(lists))
+            return read_numbers(connection, given + query, since=self._since, **lists)
         connection.execute(_FORGET)
         copy_numbers(connection, "asked", keys)
         return read_numbers(connection, query, since=self._since)
@@ -148,7 +157,7 @@ class PairHistory:
     def _with_planned(self, answer: pd.DataFrame, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:
         if not len(self._planned):
             return answer
-        keys = _keys(sender_ids, bot_ids)
+        keys = pair_keys(sender_ids, bot_ids)
         at = np.minimum(np.searchsorted(self._planned, keys), len(self._planned) - 1)
         is_planned = self._planned[at] == keys
         known = answer["last_contact"].dt.tz_localize(None).to_numpy()
@@ -204,8 +213,3 @@ class Replay:
 def _prepare(connection: Connection) -> None:
     connection.execute(_ASKED)
     connection.execute(_PROBE)
-
-
-def _keys(sender_ids: Integers, bot_ids: Integers) -> Integers:
-    """Return one number per pair; ids are counted from 1 and stay below 2**31 for two thousand million mailboxes."""
-    return (np.asarray(sender_ids, dtype=np.int64) << 32) | np.asarray(bot_ids, dtype=np.int64)

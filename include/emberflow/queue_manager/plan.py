@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from emberflow.bots.eligibility import GROUPS, eligible_bots
 from emberflow.bots.history import History
 from emberflow.bots.limits import available_seats
 from emberflow.bots.mix import partner_mix
 from emberflow.bots.placement import placement_factors
 from emberflow.bots.rotation import turn_terms
-from emberflow.bots.selection import GROUPS, Selection, SelectionPolicy, eligible_bots, select_bots
+from emberflow.bots.selection import Selection, SelectionPolicy, select_bots
 from emberflow.clock import HOUR
 from emberflow.queue_manager.plan_inputs import PlanInputs, sha256
 from emberflow.senders.pacing import open_windows, pace, planning_span

@@ -6,7 +6,8 @@ import random
 from datetime import datetime, timedelta
 from typing import Any
 
-from emberflow.bots.selection import GROUPS, SelectionPolicy
+from emberflow.bots.eligibility import GROUPS
+from emberflow.bots.selection import SelectionPolicy
 
 Row = dict[str, Any]
 

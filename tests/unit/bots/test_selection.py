@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from emberflow.bots.eligibility import eligible_bots
 from emberflow.bots.history import PairsInMemory
-from emberflow.bots.selection import Selection, SelectionPolicy, eligible_bots, select_bots, virgin_share
+from emberflow.bots.selection import Selection, SelectionPolicy, select_bots, virgin_share
 from tests.builders import MONDAY_NOON, Row, a_bot, a_pair, a_slot, frame
 from tests.unit.bots.reference import fill, tier_of
 

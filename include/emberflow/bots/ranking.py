@@ -1,0 +1,69 @@
+"""Rankings within groups: the best of each group, and the next ones of some of them, for all groups at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Ranked:
+    """Partners by group (a sender, or a sender and a cell), best first, and how far each group was looked up."""
+
+    def __init__(self, slots: Integers, bots: Integers, groups: Integers, keys: Floats) -> None:
+        self.slots, self.bots, self.groups, self.keys = slots, bots, groups, keys
+        self._present, self._next = np.unique(groups, return_index=True)
+        self._ends = np.append(self._next[1:], len(groups))
+
+    def take(self, wanted: Integers) -> Integers:
+        """Return the places of the next partners: as many of each group as it stands in ``wanted``."""
+        asking, asks = np.unique(wanted, return_counts=True)
+        at, is_present = self._find(asking)
+        at, asks = at[is_present], asks[is_present]
+        first = self._next[at].copy()
+        self._next[at] = np.minimum(first + asks, self._ends[at])
+        counts = self._next[at] - first
+        return np.asarray(np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum()))
+
+    def next_key(self, groups: Integers) -> Floats:
+        """Return the key of the next partner of each group, infinity where all were taken."""
+        at, is_present = self._find(groups)
+        is_present[is_present] = self._next[at[is_present]] < self._ends[at[is_present]]
+        keys = np.full(len(groups), np.inf)
+        keys[is_present] = self.keys[self._next[at[is_present]]]
+        return keys
+
+    def rest(self, group: int) -> Integers:
+        """Return the places of the partners of one group that were not taken."""
+        at, is_present = self._find(np.array([group], dtype=np.int64))
+        return np.arange(self._next[at[0]], self._ends[at[0]]) if is_present[0] else np.empty(0, dtype=np.int64)
+
+    def _find(self, groups: Integers) -> tuple[Integers, Mask]:
+        if not len(self._present):
+            return np.zeros(len(groups), dtype=np.int64), np.zeros(len(groups), dtype=bool)
+        at = np.minimum(np.searchsorted(self._present, groups), len(self._present) - 1)
+        return at, np.asarray(self._present[at] == groups)
+
+
+def pair_keys(first: Integers, second: Integers) -> Integers:
+    """Return one number per pair; ids are counted from 1 and stay below 2**31 for two thousand million mailboxes."""
+    return (np.asarray(first, dtype=np.int64) << 32) | np.asarray(second, dtype=np.int64)
+
+
+def by_group(groups: Integers, keys: Floats) -> Integers:
+    """Return the order by group, and by key within; quicker than a sort by two keys."""
+    order = np.argsort(keys)
+    return np.asarray(order[np.argsort(groups[order] * len(order) + np.arange(len(order)))])
+
+
+def rank_within(ordered: npt.NDArray[Any]) -> Integers:
+    """Return the place of each row within its run of equal values."""
+    if not len(ordered):
+        return np.empty(0, dtype=np.int64)
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    return np.arange(len(ordered)) - np.repeat(starts, np.diff(np.append(starts, len(ordered))))
