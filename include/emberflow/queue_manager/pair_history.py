@@ -81,7 +81,7 @@ _OF_SENDERS: Final = f"""
 """  # noqa: S608 - a constant of this module
 _WEEK: Final = pd.Timedelta(days=7)
 _WORTH_SHARING: Final = 2_000  # keys; fewer are answered sooner than a second session has begun
-_WORTH_A_TABLE: Final = 1_000  # keys; fewer are part of the query: one round trip instead of three
+_WORTH_A_TABLE: Final = 300  # keys; fewer are part of the query: one round trip instead of three
 
 
 class PairHistory:
