@@ -55,10 +55,22 @@ def pair_keys(first: Integers, second: Integers) -> Integers:
     return (np.asarray(first, dtype=np.int64) << 32) | np.asarray(second, dtype=np.int64)
 
 
+def order_of(keys: Floats) -> Integers:
+    """Return the order of ``keys``, equal ones as their rows stand; several times quicker than a stable sort."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    return np.argsort(keys, kind="stable") if (ordered[1:] == ordered[:-1]).any() else order
+
+
+def order_of_whole(numbers: Integers) -> Integers:
+    """Return the stable order of numbers from 0 to 2**63 divided by their count; quicker than a stable sort."""
+    return np.argsort(numbers * len(numbers) + np.arange(len(numbers)))
+
+
 def by_group(groups: Integers, keys: Floats) -> Integers:
     """Return the order by group, and by key within; quicker than a sort by two keys."""
-    order = np.argsort(keys)
-    return np.asarray(order[np.argsort(groups[order] * len(order) + np.arange(len(order)))])
+    order = order_of(keys)
+    return np.asarray(order[order_of_whole(groups[order])])
 
 
 def rank_within(ordered: npt.NDArray[Any]) -> Integers:

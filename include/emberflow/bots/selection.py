@@ -45,7 +45,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from emberflow.bots.eligibility import GROUPS
 from emberflow.bots.history import History
-from emberflow.bots.ranking import Ranked, by_group, pair_keys, rank_within
+from emberflow.bots.ranking import Ranked, by_group, order_of, order_of_whole, pair_keys, rank_within
 from emberflow.bots.rotation import SHARPNESS, WEIGHT_TERMS
 from emberflow.clock import require_utc
 from emberflow.randomness import state, uniforms
@@ -315,7 +315,7 @@ class _Table:
         turns = np.arange(len(bots)) - np.repeat(np.cumsum(self.seats) - self.seats, self.seats)
         weights = self._weights[bots] / (1.0 + turns) ** SHARPNESS
         keys = -np.log(uniforms(self._stream("deck"), self.bots[bots], turns)) / weights
-        order = np.argsort(keys, kind="stable")
+        order = order_of(keys)
         return _Deck(bots[order], turns[order], weights[order], keys[order])
 
     def _free_cards(self) -> Integers:
@@ -324,7 +324,7 @@ class _Table:
 
     def _shuffled(self, slots: Integers, deal: int) -> Integers:
         draws = uniforms(self._stream("hands", deal), self.senders[slots], self.ordinals[slots])
-        return np.argsort(draws, kind="stable")
+        return order_of(draws)
 
     def _hand_out(self, slots: Integers, cards: Integers, *, elsewhere: bool) -> tuple[Integers, Integers]:
         """Return slots and the place of each one's card: of the cell it asks, else, ``elsewhere``, any left."""
@@ -511,7 +511,7 @@ class _Table:
                 slots = self._open(slots)
                 wanted = self._row[slots]
                 wanted = wanted * len(self._codes) + self._asked[slots] if asks_cell else wanted
-                slot_order = np.argsort(wanted, kind="stable")
+                slot_order = order_of_whole(wanted)
                 wanted = wanted[slot_order]
                 at = np.searchsorted(group, wanted) + rank_within(wanted)
                 is_offered = at < np.searchsorted(group, wanted, side="right")
@@ -591,7 +591,7 @@ class _Table:
 
     def _take(self, slots: Integers, bots: Integers, tier: str) -> int:
         """Give slots the bots beside them while these have seats, the earlier slot first; return how many."""
-        by_bot = np.argsort(bots, kind="stable")
+        by_bot = order_of_whole(bots)
         rank = np.empty(len(bots), dtype=np.int64)
         rank[by_bot] = rank_within(bots[by_bot])
         keep = rank < self.seats[bots]
@@ -682,7 +682,7 @@ class _Table:
         """The candidate that the witness took, and its sender's others, best first."""
         evidence, bot = self._told, self.bot[self._witness]
         own = np.flatnonzero(row == self._row[self._witness])
-        own = own[np.argsort(key[own], kind="stable")]
+        own = own[order_of(key[own])]
         mine = own[bots[own] == bot]
         if evidence.bot_id is not None or bot < 0 or not len(mine):
             return

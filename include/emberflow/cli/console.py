@@ -31,7 +31,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     shown = Table(title=title, caption=caption, title_justify="left", caption_justify="left", header_style="bold")
     for index, name in enumerate(columns):
         numbers = any(isinstance(row[index], int | float | Decimal) for row in cells)
-        shown.add_column(name, justify="right" if numbers else "left", overflow="fold")
+        # What a row is about stays in one piece: people copy it.
+        shown.add_column(name, justify="right" if numbers else "left", overflow="fold", no_wrap=index == 0)
     for row in cells:
         # As Text, because markup in a server's answer is not ours.
         shown.add_row(*(value if isinstance(value, Text) else Text(spell(value)) for value in row))
