@@ -41,7 +41,7 @@ class Figure:
         return cls(statistics.median(values), min(values), max(values), len(values))
 
     def as_json(self) -> dict[str, float | int]:
-        """Return the figure with its numbers rounded to five significant digits."""
+        """Return the figure with its numbers rounded to five significant digits, whole ones as they are."""
         return {
             "median": _rounded(self.median),
             "min": _rounded(self.minimum),
@@ -162,4 +162,4 @@ def _readable(value: float) -> str:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
+    return value if float(value).is_integer() else float(f"{value:.5g}")
