@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,9 @@ _rows = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(rows=_rows, at_once=st.integers(1, 30))
-def test_rows_of_every_type_come_back_as_they_went_in(database: Engine, rows: list[tuple], at_once: int) -> None:  # type: ignore[type-arg]
+def test_rows_of_every_type_come_back_as_they_went_in(
+    database: Engine, rows: list[tuple[Any, ...]], at_once: int
+) -> None:
     """Q-F1: a plan is stored as it was computed, whatever the length of a text, and wherever the pieces end."""
     big, small, share, happened, day, name = (list(column) for column in zip(*rows, strict=True)) if rows else [[]] * 6
     columns = {

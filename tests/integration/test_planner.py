@@ -269,6 +269,21 @@ def test_a_sender_whom_no_bot_may_serve_is_planned_nothing(database: Engine, san
     assert {row["sender_id"]: row["warmup_quota"] for row in quotas} == {alone.id: 0, served.id: 1}
 
 
+def test_a_day_that_is_as_it_was_is_neither_written_nor_locked(database: Engine, sandbox: Sandbox) -> None:
+    """Q-F1: dispatch counts in the same rows, and must not wait for a plan that has nothing to say."""
+    world = a_world(database, sandbox, senders=2, bots=12, checks=False)
+    other, same = world.senders
+    versions = "select sender_id, ctid::text, xmin::text, xmax::text from ops.sender_days order by sender_id"
+    world.plan()
+    world.clock.advance(HOUR)
+    world.change("update ops.sender_days set daily_factor = 0.5 where sender_id = :id", id=other.id)
+    before = {row["sender_id"]: tuple(row.values()) for row in world.rows(versions)}
+    assert world.plan().outcome == "planned"
+    after = {row["sender_id"]: tuple(row.values()) for row in world.rows(versions)}
+    assert after[same.id] == before[same.id]
+    assert after[other.id] != before[other.id]
+
+
 def test_a_provider_that_junks_the_mail_is_sent_less(database: Engine, sandbox: Sandbox) -> None:
     """B-F8: half the bots are there, and a quarter of the mail goes there once dbt has counted; a replay knows why."""
     policy = a_policy(ramp={"start": 10, "maximum": 10}, quota=STEADY, pacing=DENSE)

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from emberflow.bots.ordering import find
+
 GROUPS: Final = ("domain", "owner", "ip_group")
 
 Integers = npt.NDArray[np.int64]
@@ -29,10 +31,9 @@ def eligible_bots(senders: pd.DataFrame, bots: pd.DataFrame) -> pd.Series[int]:
             for own_code, its_code, count in groups:
                 own = np.where((own < 0) | (own_code < 0), -1, own * count + own_code)
                 theirs = np.where((theirs < 0) | (its_code < 0), -1, theirs * count + its_code)
-            found, counts = np.unique(theirs[theirs >= 0], return_counts=True)
-            if len(found):
-                at = np.minimum(np.searchsorted(found, own), len(found) - 1)
-                excluded += (-1) ** (size + 1) * np.where(found[at] == own, counts[at], 0)
+            present, counts = np.unique(theirs[theirs >= 0], return_counts=True)
+            at, is_present = find(present, own)
+            excluded[is_present] += (-1) ** (size + 1) * counts[at[is_present]]
     return pd.Series(len(bots) - excluded, index=senders.index, name="eligible_bots")
 
 
@@ -40,7 +41,5 @@ def _shared_codes(own: Integers, theirs: Integers) -> tuple[Integers, Integers, 
     """Number the values that both sides have, from 0; return each side's numbers, -1 for any other, and how many."""
     both = np.intersect1d(own, theirs)
     both = both[both != -1]
-    if not len(both):
-        return np.full(len(own), -1), np.full(len(theirs), -1), 0
-    own_at, its_at = (np.minimum(np.searchsorted(both, values), len(both) - 1) for values in (own, theirs))
-    return np.where(both[own_at] == own, own_at, -1), np.where(both[its_at] == theirs, its_at, -1), len(both)
+    (own_at, is_own), (its_at, is_its) = find(both, own), find(both, theirs)
+    return np.where(is_own, own_at, -1), np.where(is_its, its_at, -1), len(both)

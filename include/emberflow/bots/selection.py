@@ -45,7 +45,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from emberflow.bots.eligibility import GROUPS
 from emberflow.bots.history import History
-from emberflow.bots.ranking import Ranked, by_group, order_of, order_of_whole, pair_keys, rank_within
+from emberflow.bots.ordering import Ranked, by_group, find, order_of, order_of_whole, pair_keys, rank_within
 from emberflow.bots.rotation import SHARPNESS, WEIGHT_TERMS
 from emberflow.clock import require_utc
 from emberflow.randomness import state, uniforms
@@ -410,7 +410,7 @@ class _Table:
             self._tell_refused(slot_of, bot_of, {"no_seat": ~has_seat})
         asked = np.unique(self._group_of(self._row[slots], self._asked[slots], elsewhere=elsewhere))
         group = self._group_of(self._row[slot_of], self._cell[bot_of], elsewhere=elsewhere)
-        is_asked = asked[np.minimum(np.searchsorted(asked, group), len(asked) - 1)] == group
+        _, is_asked = find(asked, group)
         keep = np.flatnonzero(has_seat & is_asked)
         keep = keep[self._allowed(slot_of[keep], bot_of[keep])]
         slot_of, bot_of, group = slot_of[keep], bot_of[keep], group[keep]
@@ -609,11 +609,8 @@ class _Table:
 
     def _has_met(self, senders: Integers, bots: Integers) -> Mask:
         filled = np.flatnonzero(self.bot >= 0)
-        if not len(filled):
-            return np.zeros(len(senders), dtype=bool)
-        met, wanted = np.sort(pair_keys(self.senders[filled], self.bot[filled])), pair_keys(senders, bots)
-        at = np.minimum(np.searchsorted(met, wanted), len(met) - 1)
-        return np.asarray(met[at] == wanted)
+        _, has_met = find(np.sort(pair_keys(self.senders[filled], self.bot[filled])), pair_keys(senders, bots))
+        return has_met
 
     def _history_of(self, slots: Integers, bots: Integers) -> pd.DataFrame:
         """Ask about pairs in the order of their ids, and return the answers in the order given."""

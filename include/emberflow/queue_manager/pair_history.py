@@ -22,7 +22,7 @@ import pandas as pd
 from sqlalchemy import Connection, text
 
 from emberflow.bots.history import History
-from emberflow.bots.ranking import pair_keys
+from emberflow.bots.ordering import find, pair_keys
 from emberflow.database.bulk import copy_numbers, read_numbers
 from emberflow.database.sessions import Sessions
 
@@ -157,9 +157,7 @@ class PairHistory:
     def _with_planned(self, answer: pd.DataFrame, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:
         if not len(self._planned):
             return answer
-        keys = pair_keys(sender_ids, bot_ids)
-        at = np.minimum(np.searchsorted(self._planned, keys), len(self._planned) - 1)
-        is_planned = self._planned[at] == keys
+        at, is_planned = find(self._planned, pair_keys(sender_ids, bot_ids))
         known = answer["last_contact"].dt.tz_localize(None).to_numpy()
         later = np.where(is_planned, np.fmax(known, self._planned_at[at]), known)
         answer["last_contact"] = pd.DatetimeIndex(later, tz="UTC")

@@ -1,4 +1,4 @@
-"""Rankings within groups: the best of each group, and the next ones of some of them, for all groups at once."""
+"""Ordered arrays: sorting, finding, and the best of every group at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ranked:
     def take(self, wanted: Integers) -> Integers:
         """Return the places of the next partners: as many of each group as it stands in ``wanted``."""
         asking, asks = np.unique(wanted, return_counts=True)
-        at, is_present = self._find(asking)
+        at, is_present = find(self._present, asking)
         at, asks = at[is_present], asks[is_present]
         first = self._next[at].copy()
         self._next[at] = np.minimum(first + asks, self._ends[at])
@@ -32,7 +32,7 @@ class Ranked:
 
     def next_key(self, groups: Integers) -> Floats:
         """Return the key of the next partner of each group, infinity where all were taken."""
-        at, is_present = self._find(groups)
+        at, is_present = find(self._present, groups)
         is_present[is_present] = self._next[at[is_present]] < self._ends[at[is_present]]
         keys = np.full(len(groups), np.inf)
         keys[is_present] = self.keys[self._next[at[is_present]]]
@@ -40,14 +40,16 @@ class Ranked:
 
     def rest(self, group: int) -> Integers:
         """Return the places of the partners of one group that were not taken."""
-        at, is_present = self._find(np.array([group], dtype=np.int64))
+        at, is_present = find(self._present, np.array([group], dtype=np.int64))
         return np.arange(self._next[at[0]], self._ends[at[0]]) if is_present[0] else np.empty(0, dtype=np.int64)
 
-    def _find(self, groups: Integers) -> tuple[Integers, Mask]:
-        if not len(self._present):
-            return np.zeros(len(groups), dtype=np.int64), np.zeros(len(groups), dtype=bool)
-        at = np.minimum(np.searchsorted(self._present, groups), len(self._present) - 1)
-        return at, np.asarray(self._present[at] == groups)
+
+def find(ordered: Integers, wanted: Integers) -> tuple[Integers, Mask]:
+    """Return where each of ``wanted`` stands in ``ordered``, and whether it does; else its place means nothing."""
+    if not len(ordered):
+        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=np.bool_)
+    at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+    return at, np.asarray(ordered[at] == wanted)
 
 
 def pair_keys(first: Integers, second: Integers) -> Integers:
