@@ -159,6 +159,28 @@ def test_a_run_that_lasts_longer_than_its_lease_keeps_what_it_holds(database: En
     assert sorted(arrived(world).values()) == [1] * 4
 
 
+def test_a_run_that_wakes_up_with_a_lapsed_lease_is_through_with_its_slot_before_it_claims_it_again(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I1, Q-B4, case 9: others planned its slot again while it slept, and the slot is due in its own lane."""
+    world = a_world(database, sandbox, 1, 1, a_policy(**SILENT), checks=False)
+    world.slot()
+    has_slept = False
+
+    def sleep_once(point: CrashPoint) -> None:
+        nonlocal has_slept
+        if point == "before_guard" and not has_slept:
+            has_slept = True
+            world.lapse_leases()
+            dispatcher.due_lanes(database, clock=world.clock)
+            assert world.statuses() == {"planned": 1}
+            time.sleep(0.5)  # until the run may claim again, which it does before it has heard from the guard
+
+    monkeypatch.setattr(crash_points, "on_reach", sleep_once)
+    assert world.dispatch() == {"fenced": 1, "sent": 1}
+    assert copies(world).total() == 1
+
+
 def test_a_queue_that_is_restarted_again_and_again_is_sent_to_its_last_mail(
     database: Engine, sandbox: Sandbox, stack: ExitStack, tmp_path: Path
 ) -> None:

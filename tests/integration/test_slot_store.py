@@ -177,6 +177,16 @@ def test_a_lease_that_lapses_before_data_is_planned_again_and_the_old_token_is_w
     assert world.statuses() == {"sent": 1}
 
 
+def test_a_slot_that_its_worker_is_not_through_with_waits_until_it_is(world: World) -> None:
+    """Q-B4, case 9: two claims of one slot in one run could not be told apart."""
+    stale = a_claimed(world)
+    world.lapse_leases()
+    tidy(world)
+    other = world.slot(bot=world.bots[1])
+    assert [slot.id for slot in claim(world, held={stale.id})] == [other]
+    assert [slot.id for slot in claim(world, held={other})] == [stale.id]
+
+
 def test_a_lease_that_lapses_after_data_began_is_uncertain_and_never_claimed_again(world: World) -> None:
     """Q-B4, Q-F5"""
     slot = a_claimed(world)

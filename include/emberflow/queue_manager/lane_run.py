@@ -127,7 +127,7 @@ class LaneRun:
         self._ready: deque[int] = deque()  # such mailboxes of which no mail is under way
         self._under_way: dict[int, int] = {}  # the slot whose turn it is, by mailbox
         self._mails: dict[int, _Mail] = {}  # those of them whose dialogue has begun, by slot
-        self._in_flight: set[int] = set()  # slots that are claimed and not recorded yet
+        self._in_flight: set[int] = set()  # slots that are claimed and not recorded yet; none is claimed again
         self._refused: set[int] = set()  # mailboxes that a server refused in this run
         self._is_stopping = False
         self._failures: list[BaseException] = []
@@ -205,6 +205,7 @@ class LaneRun:
                 limit=limit,
                 lease_s=dispatch.lease_s,
                 policy=self._policy.queue,
+                held=self._in_flight,
             )
             if not slots:
                 return 0

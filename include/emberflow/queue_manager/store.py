@@ -21,7 +21,7 @@ claim also reads past what is due in other lanes and stands before its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -115,6 +115,7 @@ _CLAIM = text(f"""
                 and priority_level = classes.level
                 and target_time <= :now
                 and from_mailbox_id % :lanes = :lane
+                and slot_id <> all(:held)
                 and not exists (select from ops.switches where name = 'stop_sending' and is_on)
             order by target_time, slot_id
             limit :limit
@@ -343,11 +344,13 @@ def claim(
     limit: int,
     lease_s: float,
     policy: QueuePolicy,
+    held: Collection[int] = (),
 ) -> list[Slot]:
     """Lease up to ``limit`` due slots of the lane and return them, the most urgent first (Q-B1, Q-B4).
 
     Urgency is the class, raised by waiting (Q-F9), then the target time. Of ``limit``, warm-up gets its reserved
-    share (Q-B2). Rows that another worker has locked are skipped, so that no slot is claimed twice.
+    share (Q-B2). Rows that another worker has locked are skipped, so that no slot is claimed twice. ``held`` are slots
+    that the caller is not through with: one whose lease lapsed meanwhile is planned again, and waits until it is.
     """
     connection.execute(_IN_ORDER)
     rows: Iterable[Any] = connection.execute(
@@ -361,6 +364,7 @@ def claim(
             "lease_s": lease_s,
             "aging_s": policy.aging_s,
             "reserved": int(limit * policy.warmup_share),
+            "held": list(held),
         },
     )
     return [Slot(*row) for row in rows]
