@@ -79,7 +79,6 @@ def measure(report: Report) -> dict[str, Figure]:
                     rounds.append(_round(stack, database, metadata, idle_per_s))
         finally:
             database.dispose()
-            connect.cache_clear()
             metadata.dispose()
             stack.remove()
     shares = [_share(run.total_s, idle.total_s, direct.total_s) for run, idle, direct in rounds]

@@ -67,7 +67,6 @@ def emberflow_database(server: EmbeddedPostgres, name: str) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
-        connect.cache_clear()
 
 
 @dataclass(frozen=True)

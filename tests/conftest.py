@@ -68,7 +68,7 @@ def _clones(postgres: EmbeddedPostgres) -> Iterator[_Clones]:
     postgres.create_database(_TEMPLATE)
     engine = connect(postgres.url(_TEMPLATE))
     upgrade(engine)
-    _forget(engine)
+    engine.dispose()
     with ThreadPoolExecutor(1) as worker:
         yield _Clones(postgres, worker)
 
@@ -81,7 +81,7 @@ def database(postgres: EmbeddedPostgres, _clones: _Clones) -> Iterator[Engine]:
     try:
         yield engine
     finally:
-        _forget(engine)
+        engine.dispose()
         _clones.drop(name)
 
 
@@ -94,7 +94,7 @@ def bare_database(postgres: EmbeddedPostgres) -> Iterator[Engine]:
     try:
         yield engine
     finally:
-        _forget(engine)
+        engine.dispose()
         _administer(postgres, _DROP.format(sql.Identifier(name)))
 
 
@@ -128,11 +128,6 @@ class _Clones:
         copy = sql.SQL("create database {} template {}")
         _administer(self._postgres, copy.format(sql.Identifier(name), sql.Identifier(_TEMPLATE)))
         return name
-
-
-def _forget(engine: Engine) -> None:
-    engine.dispose()
-    connect.cache_clear()
 
 
 def _administer(postgres: EmbeddedPostgres, *statements: sql.Composable) -> None:

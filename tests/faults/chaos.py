@@ -172,7 +172,6 @@ def _a_server(directory: Path) -> Iterator[EmbeddedPostgres]:
     try:
         yield server
     finally:
-        connect.cache_clear()
         server.stop()
 
 

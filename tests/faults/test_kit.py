@@ -185,7 +185,6 @@ def test_postgresql_forgets_what_was_not_committed_when_it_crashes_and_keeps_the
             assert connection.execute(text("select array_agg(id) from kept")).scalar_one() == [1]
         engine.dispose()
     finally:
-        connect.cache_clear()
         server.stop()
 
 

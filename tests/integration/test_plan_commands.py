@@ -133,10 +133,11 @@ def test_the_commands_print_the_answer_and_the_numbers_behind_it(run: Command, w
 
 def test_a_paused_sender_has_no_slot_and_the_answer_says_who_wanted_it(run: Command, world: World) -> None:
     """S-B10"""
-    run("senders", "pause", world.senders[0].address, "--reason", "on holiday")
+    paused = run("senders", "pause", world.senders[0].address, "--reason", "on holiday")
 
     told = asked(world)
 
+    assert paused.exit_code == 0, paused.exception
     assert told.answer.startswith("the sender is paused: on holiday; ")
     assert "resume" in told.answer
     assert told.steps == ()
