@@ -339,7 +339,9 @@ def _write_slots(
     own = {"id": ids, "to_mailbox_id": bots["mailbox_id"].to_numpy()[bot], **shared}
     pieces = _tasks(slots, own, domains, report, force, settings, signing_key)
     copy_rows(connection, "ops.scheduled_tasks", pieces)
-    copy_rows(connection, "ops.slot_states", [{"slot_id": ids, "due_since": shared["target_time"], **shared}])
+    states = {"slot_id": ids, "due_since": shared["target_time"], **shared}
+    in_time = np.argsort(shared["target_time"], kind="stable")  # as the index of what is planned has them
+    copy_rows(connection, "ops.slot_states", [{name: values[in_time] for name, values in states.items()}])
 
 
 def _tasks(
