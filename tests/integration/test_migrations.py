@@ -18,7 +18,7 @@ REVISIONS = [
     script.revision for script in reversed(list(ScriptDirectory.from_config(configuration()).walk_revisions()))
 ]
 
-# Everything that a catalogue knows about a table: columns, constraints, indexes and comments.
+# Everything that a catalogue knows about a table: columns, constraints, indexes, storage settings and comments.
 _SHAPE = {
     "columns": """
         select table_name, column_name, data_type, is_nullable, column_default, is_identity
@@ -32,6 +32,11 @@ _SHAPE = {
         where connamespace = 'ops'::regnamespace
     """,
     "indexes": "select tablename, indexname, indexdef from pg_indexes where schemaname = 'ops'",
+    "settings": """
+        select oid::regclass::text, unnest(reloptions)
+        from pg_class
+        where relnamespace = 'ops'::regnamespace and relkind = 'r'
+    """,
     "comments": """
         select attrelid::regclass::text, attname, col_description(attrelid, attnum)
         from pg_attribute

@@ -15,8 +15,8 @@ somebody else holds the slot, a late worker's write matches no row and changes n
 
 Leases live by the database's ``clock_timestamp()``; what is due is decided by the caller's clock. The plan of a slot
 (``scheduled_tasks``) never changes; everything here is written to its narrow row in ``slot_states``. Every function
-takes as many slots as it is given, in one statement: cost is linear in slots and independent of how many have ended. A
-claim also reads past what is due in other lanes and stands before its own.
+takes as many slots as it is given, in one statement: cost is linear in slots and, once these are vacuumed, independent
+of how many have ended. A claim also reads past what is due in other lanes and stands before its own.
 """
 
 from __future__ import annotations
