@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -12,7 +12,9 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from psycopg2 import sql
 from sqlalchemy import Engine, make_url
+from typer.testing import CliRunner
 
+from emberflow.cli.main import app
 from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
 from emberflow.database.migrate import upgrade
@@ -21,7 +23,7 @@ from emberflow.email_ops.egress import install_loopback_guard
 from emberflow.email_ops.sandbox import running_sandbox
 from emberflow.email_ops.sandbox.rules import Rules, write_rules
 from emberflow.settings import settings
-from tests.worlds import Sandbox
+from tests.worlds import Command, Sandbox, World
 
 # A loaded machine is slow, not wrong.
 hypothesis_settings.register_profile("emberflow", deadline=None)
@@ -105,6 +107,31 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     write_rules(directory, Rules(default=0))
     with running_sandbox(directory) as address:
         yield Sandbox(address, directory)
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Set variables of the configuration that a process would find, for this test."""
+
+    def set_variables(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        settings.cache_clear()
+
+    yield set_variables
+    settings.cache_clear()
+
+
+@pytest.fixture
+def run(world: World, configure: Callable[..., None]) -> Command:
+    """Run a command as a process with the configuration of the test's own ``world`` would, at the machine's time."""
+    configure(**world.variables())
+    return lambda *arguments, **options: CliRunner().invoke(app, [str(argument) for argument in arguments], **options)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deal the whole stack first, whose minutes would otherwise be waited for in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
 
 
 class _Clones:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import imaplib
+import json
 import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy import Engine, RowMapping, insert, text
+from typer.testing import Result
 
 from emberflow.clock import ManualClock, floor_hour, local_day
 from emberflow.database import tables
@@ -43,6 +45,7 @@ from emberflow.settings import Settings
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 PASSWORD = "Never-To-Be-Shown-17"
+Command = Callable[..., Result]
 _worlds = count(1)
 
 
@@ -205,6 +208,17 @@ class World:
         self.senders = self._members("senders")
         self.bots = self._members("bots")
         self._slots = count(1)
+
+    def variables(self) -> dict[str, str]:
+        """The environment of a process that works on this world."""
+        own = self.settings
+        keys = {name: key.get_secret_value() for name, key in own.secret_keys.items()}
+        return {
+            "EMBERFLOW_DATABASE_URL": own.require_database_url(),
+            "EMBERFLOW_CA_FILES": json.dumps({host: str(file) for host, file in own.ca_files.items()}),
+            "EMBERFLOW_SECRET_KEYS": json.dumps(keys),
+            "EMBERFLOW_TOKEN_KEYS": json.dumps([key.get_secret_value() for key in own.token_keys]),
+        }
 
     # The product's steps.
 

@@ -5,35 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
-from typer.testing import CliRunner, Result
 
-from emberflow.cli.main import app
 from emberflow.database.secrets import generate_key
 from emberflow.email_ops.sandbox import create_accounts
-from emberflow.settings import settings
-from tests.worlds import PASSWORD, Sandbox, World, a_file, a_row, a_world
-
-Command = Callable[..., Result]
+from tests.worlds import PASSWORD, Command, Sandbox, World, a_file, a_row, a_world
 
 
 @pytest.fixture
 def world(database: Engine, sandbox: Sandbox) -> World:
     return a_world(database, sandbox, senders=2, bots=4)
-
-
-@pytest.fixture
-def run(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    """Run a command as a process with this world's configuration would."""
-    for name, value in _variables(world).items():
-        monkeypatch.setenv(name, value)
-    settings.cache_clear()
-    yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
-    settings.cache_clear()
 
 
 def test_senders_are_listed_with_their_state_and_no_password(run: Command, world: World) -> None:
@@ -124,8 +109,8 @@ def test_a_new_password_is_stored_encrypted_and_checked_at_once(run: Command, wo
     address = world.senders[0].address
     create_accounts(world.sandbox.directory, {address: "changed at the server"})
 
-    wrong = CliRunner().invoke(app, ["secrets", "set", address], input="not this one\n")
-    right = CliRunner().invoke(app, ["secrets", "set", address], input="changed at the server\n")
+    wrong = run("secrets", "set", address, input="not this one\n")
+    right = run("secrets", "set", address, input="changed at the server\n")
 
     assert wrong.exit_code == 1
     assert "smtp_auth" in wrong.output
@@ -134,18 +119,16 @@ def test_a_new_password_is_stored_encrypted_and_checked_at_once(run: Command, wo
 
 
 def test_rotating_keys_leaves_no_password_under_the_old_one(
-    run: Command, world: World, monkeypatch: pytest.MonkeyPatch
+    run: Command, world: World, configure: Callable[..., None]
 ) -> None:
     """S-B2."""
     (old,) = world.settings.secret_keys.items()
     keys = {"second": generate_key(), old[0]: old[1].get_secret_value()}
-    monkeypatch.setenv("EMBERFLOW_SECRET_KEYS", json.dumps(keys))
-    settings.cache_clear()
+    configure(EMBERFLOW_SECRET_KEYS=json.dumps(keys))
 
     assert "6 passwords re-encrypted" in run("secrets", "rotate").output
     assert "0 passwords re-encrypted" in run("secrets", "rotate").output
-    monkeypatch.setenv("EMBERFLOW_SECRET_KEYS", json.dumps({"second": keys["second"]}))
-    settings.cache_clear()
+    configure(EMBERFLOW_SECRET_KEYS=json.dumps({"second": keys["second"]}))
 
     assert run("senders", "check").exit_code == 0
 
@@ -153,7 +136,7 @@ def test_rotating_keys_leaves_no_password_under_the_old_one(
 def test_an_expected_problem_is_one_clear_text_without_a_traceback(world: World) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "emberflow.cli", "explain", "999999"],
-        env=_variables(world),
+        env=world.variables(),
         capture_output=True,
         text=True,
         check=False,
@@ -175,13 +158,3 @@ def test_without_a_database_the_operator_is_told_how_to_get_one(tmp_path: Path) 
 
     assert process.returncode == 1
     assert "./emberflow up" in process.stderr
-
-
-def _variables(world: World) -> dict[str, str]:
-    own = world.settings
-    return {
-        "EMBERFLOW_DATABASE_URL": own.require_database_url(),
-        "EMBERFLOW_CA_FILES": json.dumps({host: str(file) for host, file in own.ca_files.items()}),
-        "EMBERFLOW_SECRET_KEYS": json.dumps({name: key.get_secret_value() for name, key in own.secret_keys.items()}),
-        "EMBERFLOW_TOKEN_KEYS": json.dumps([key.get_secret_value() for key in own.token_keys]),
-    }

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, text
-from typer.testing import CliRunner, Result
 
-from emberflow.cli.egress_commands import egress as commands
 from emberflow.errors import ConfigurationError
 from emberflow.queue_manager import egress
 from emberflow.queue_manager.guard import Refusal
-from emberflow.settings import settings
-from tests.worlds import Sandbox, World, a_world
+from tests.worlds import Command, Sandbox, World, a_world
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 FIRST, SECOND = "127.0.0.2", "127.0.0.3"
@@ -122,32 +118,19 @@ def test_only_addresses_of_this_machine_can_be_sent_from() -> None:
     assert not egress.is_of_this_machine("192.0.2.1")
 
 
-@pytest.fixture
-def configured(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    url = world.settings.require_database_url()
-    monkeypatch.setenv("EMBERFLOW_DATABASE_URL", url)
-    settings.cache_clear()
-    yield world
-    settings.cache_clear()
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(commands, list(arguments))
-
-
-def test_the_operator_registers_assigns_holds_and_activates_an_address(configured: World) -> None:
+def test_the_operator_registers_assigns_holds_and_activates_an_address(run: Command, world: World) -> None:
     """B-F5"""
-    sender = configured.senders[0].address
-    assert run("add", FIRST, "--logins-per-hour", "30").exit_code == 0
-    assert run("assign", FIRST, sender).exit_code == 0
-    assert run("hold", FIRST, "--reason", "listed").exit_code == 0
-    assert isinstance(run("assign", "none", sender).exception, ConfigurationError)
+    sender = world.senders[0].address
+    assert run("egress", "add", FIRST, "--logins-per-hour", "30").exit_code == 0
+    assert run("egress", "assign", FIRST, sender).exit_code == 0
+    assert run("egress", "hold", FIRST, "--reason", "listed").exit_code == 0
+    assert isinstance(run("egress", "assign", "none", sender).exception, ConfigurationError)
 
-    shown = run("list").output
+    shown = run("egress", "list").output
 
     assert all(word in shown for word in (FIRST, "held", "listed", "30"))
-    assert run("activate", FIRST).exit_code == 0
-    assert "held" not in run("list").output
+    assert run("egress", "activate", FIRST).exit_code == 0
+    assert "held" not in run("egress", "list").output
 
 
 def _assigned(world: World) -> dict[str, str]:

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
-from typer.testing import CliRunner, Result
 
-from emberflow.cli.main import app
 from emberflow.clock import HOUR, floor_hour
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import planner
 from emberflow.queue_manager.capacity import Capacity, capacity
 from emberflow.queue_manager.policies import in_force
 from emberflow.queue_manager.why_not import WhyNot, why_not
-from emberflow.settings import settings
-from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world
+from tests.worlds import NOON, Command, Sandbox, World, a_policy, a_real_policy, a_world
 
-Command = Callable[..., Result]
 WRITTEN = ("plan_runs", "plan_inputs", "scheduled_tasks", "sender_days")
 
 
 @pytest.fixture
 def world(database: Engine, sandbox: Sandbox) -> World:
     return a_world(database, sandbox, senders=2, bots=4, checks=False)
-
-
-@pytest.fixture
-def run(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    """Run a command as a process with this world's configuration would, at the machine's own time."""
-    own = world.settings
-    monkeypatch.setenv("EMBERFLOW_DATABASE_URL", own.require_database_url())
-    monkeypatch.setenv("EMBERFLOW_TOKEN_KEYS", json.dumps([key.get_secret_value() for key in own.token_keys]))
-    settings.cache_clear()
-    yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
-    settings.cache_clear()
 
 
 def asked(world: World, hour: datetime | None = None, sender: int = 0) -> WhyNot:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from sqlalchemy import Engine
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from emberflow.cli import queue_commands
 from emberflow.clock import SystemClock
 from emberflow.database.tables import SLOT_STATUSES
 from emberflow.queue_manager import backlog, reconcile
-from emberflow.settings import settings
-from tests.worlds import Sandbox, World, a_world
-
-Command = Callable[..., Result]
+from tests.worlds import Command, Sandbox, World, a_world
 
 
 @pytest.fixture
@@ -29,29 +24,13 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 
 @pytest.fixture
-def queue(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    yield from _commands(queue_commands.queue, world, monkeypatch)
+def queue(run: Command) -> Command:
+    return partial(run, "queue")
 
 
 @pytest.fixture
-def suppressions(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    yield from _commands(queue_commands.suppressions, world, monkeypatch)
-
-
-def _commands(group: typer.Typer, world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    """Run commands as a process with this world's configuration would."""
-    own = world.settings
-    variables = {
-        "EMBERFLOW_DATABASE_URL": own.require_database_url(),
-        "EMBERFLOW_CA_FILES": json.dumps({host: str(file) for host, file in own.ca_files.items()}),
-        "EMBERFLOW_SECRET_KEYS": json.dumps({name: key.get_secret_value() for name, key in own.secret_keys.items()}),
-        "EMBERFLOW_TOKEN_KEYS": json.dumps([key.get_secret_value() for key in own.token_keys]),
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    settings.cache_clear()
-    yield lambda *arguments: CliRunner().invoke(group, [str(argument) for argument in arguments])
-    settings.cache_clear()
+def suppressions(run: Command) -> Command:
+    return partial(run, "suppressions")
 
 
 def status_of(world: World, slot_id: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -222,20 +222,17 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(server: EmbeddedPostgres, artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(server: EmbeddedPostgres, artefacts: Path, configure: Callable[..., None]) -> Iterator[World]:
     maintenance = psycopg2.connect(server.url("postgres").replace("+psycopg2", ""))
     maintenance.autocommit = True
     with maintenance.cursor() as cursor:
         cursor.execute("drop database if exists world with (force)")
         cursor.execute("create database world template empty")
     maintenance.close()
-    monkeypatch.setenv("EMBERFLOW_HOME", str(artefacts))
-    monkeypatch.setenv("EMBERFLOW_DATABASE_URL", server.url("world").replace("@", f":{PASSWORD}@"))
-    settings.cache_clear()
+    configure(EMBERFLOW_HOME=str(artefacts), EMBERFLOW_DATABASE_URL=server.url("world").replace("@", f":{PASSWORD}@"))
     engine = connect()
     yield World(engine)
     engine.dispose()
-    settings.cache_clear()
 
 
 def dbt(*arguments: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,17 +11,14 @@ from typer.testing import CliRunner, Result
 
 from emberflow.cli.script_commands import scripts
 from emberflow.email_ops.content import BUILT_IN, load_scripts
-from emberflow.settings import settings
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own(tmp_path: Path, configure: Callable[..., None]) -> Path:
     """A directory with one script of the operator's own, configured as the one in use."""
     shutil.copy(BUILT_IN / "book-club.yaml", tmp_path)
-    monkeypatch.setenv("EMBERFLOW_SCRIPTS_DIR", str(tmp_path))
-    settings.cache_clear()
-    yield tmp_path
-    settings.cache_clear()
+    configure(EMBERFLOW_SCRIPTS_DIR=str(tmp_path))
+    return tmp_path
 
 
 def run(*arguments: object) -> Result:

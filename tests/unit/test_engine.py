@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
+from collections.abc import Callable
 
 from emberflow.database.engine import connect
-from emberflow.settings import settings
 
 
-@pytest.fixture(autouse=True)
-def _settings_of_this_test() -> Iterator[None]:
-    yield
-    settings.cache_clear()
-
-
-def test_a_process_has_one_engine_of_the_database_that_is_configured_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_has_one_engine_of_the_database_that_is_configured_now(configure: Callable[..., None]) -> None:
     """Whatever it was connected to before: a command must not change the database of another configuration."""
     found = []
     for name in ("one", "other", "one"):
-        monkeypatch.setenv("EMBERFLOW_DATABASE_URL", f"postgresql+psycopg2://nobody@localhost/{name}")
-        settings.cache_clear()
+        configure(EMBERFLOW_DATABASE_URL=f"postgresql+psycopg2://nobody@localhost/{name}")
         found.append(connect())
     assert [engine.url.database for engine in found] == ["one", "other", "one"]
     assert found[0] is found[2] is connect("postgresql+psycopg2://nobody@localhost/one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,9 @@ from emberflow.settings import PROJECT_ROOT, Settings, home, settings
 
 
 @pytest.fixture
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("EMBERFLOW_HOME", str(tmp_path))
-    settings.cache_clear()
-    yield tmp_path
-    settings.cache_clear()
+def own_home(tmp_path: Path, configure: Callable[..., None]) -> Path:
+    configure(EMBERFLOW_HOME=str(tmp_path))
+    return tmp_path
 
 
 def test_with_the_defaults_everything_stays_on_this_machine(own_home: Path) -> None:
