@@ -67,11 +67,13 @@ def demo(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Run the test suite; extra arguments go to pytest."""
+    """Run the test suite, a process per core; extra arguments go to pytest (``-n 0``: one process)."""
     from emberflow.settings import PROJECT_ROOT
 
     os.chdir(PROJECT_ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *context.args])
+    # Tests of one file share their servers, so a file is never shared out. Each process has a PostgreSQL of its own.
+    shared_out = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *shared_out, *context.args])
 
 
 @app.command()
