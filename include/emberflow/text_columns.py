@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Texts = npt.NDArray[np.bytes_]
 
+_THOUSANDS = np.array([f"{number:03d}".encode() for number in range(1000)])
+
 
 def spelled(*parts: str | Texts) -> Texts:
     """Return the rows' parts one behind the other, in UTF-8; a str stands in every row."""
@@ -24,8 +26,9 @@ def padded(numbers: npt.NDArray[np.int64], digits: int) -> Texts:
     """
     if len(numbers) and (numbers.min() < 0 or numbers.max() >= 10**digits):
         raise ValueError(f"a number between {numbers.min()} and {numbers.max()} does not fit into {digits} digits")
-    places = 10 ** np.arange(digits - 1, -1, -1)
-    return np.asarray((numbers[:, None] // places % 10 + ord("0")).astype(np.uint8).view(f"S{digits}").reshape(-1))
+    places = 1000 ** np.arange((digits - 1) // 3, -1, -1)
+    written = _THOUSANDS[numbers[:, None] // places % 1000].view(np.uint8)
+    return np.ascontiguousarray(written[:, written.shape[1] - digits :]).view(f"S{digits}").reshape(-1)
 
 
 def texts(values: list[str]) -> Texts:

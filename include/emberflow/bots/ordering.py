@@ -19,6 +19,7 @@ class Ranked:
         self.slots, self.bots, self.groups, self.keys = slots, bots, groups, keys
         self._present, self._next = np.unique(groups, return_index=True)
         self._ends = np.append(self._next[1:], len(groups))
+        self._group_at = np.repeat(np.arange(len(self._present)), self._ends - self._next)
 
     def take(self, wanted: Integers) -> Integers:
         """Return the places of the next partners: as many of each group as it stands in ``wanted``."""
@@ -30,13 +31,11 @@ class Ranked:
         counts = self._next[at] - first
         return np.asarray(np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum()))
 
-    def next_key(self, groups: Integers) -> Floats:
-        """Return the key of the next partner of each group, infinity where all were taken."""
-        at, is_present = find(self._present, groups)
-        is_present[is_present] = self._next[at[is_present]] < self._ends[at[is_present]]
-        keys = np.full(len(groups), np.inf)
-        keys[is_present] = self.keys[self._next[at[is_present]]]
-        return keys
+    def next_key(self, places: Integers) -> Floats:
+        """Return, of each of these partners, the key of the next one of its group, infinity where all were taken."""
+        following = self._next[self._group_at[places]]
+        is_there = following < self._ends[self._group_at[places]]
+        return np.where(is_there, np.append(self.keys, np.inf)[following], np.inf)
 
     def rest(self, group: int) -> Integers:
         """Return the places of the partners of one group that were not taken."""

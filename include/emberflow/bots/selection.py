@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Final, NamedTuple
@@ -204,6 +204,23 @@ class _Deck(NamedTuple):
     keys: Floats
 
 
+class _Contacts(NamedTuple):
+    """How long ago the last contact of each pair was (null: they never met), and how often they met in seven days."""
+
+    age: npt.NDArray[np.timedelta64]
+    sent_7d: Integers
+
+    @classmethod
+    def unknown(cls, count: int) -> _Contacts:
+        return cls(np.full(count, np.timedelta64("NaT", "us")), np.zeros(count, dtype=np.int64))
+
+    def put(self, places: Integers, contacts: _Contacts) -> None:
+        self.age[places], self.sent_7d[places] = contacts
+
+    def of(self, places: Integers) -> _Contacts:
+        return _Contacts(self.age[places], self.sent_7d[places])
+
+
 class _Table:
     """The slots and the cards while a plan is dealt. Slots and bots are places in arrays, in the order of their ids."""
 
@@ -236,8 +253,8 @@ class _Table:
         names = (self.senders, self.ordinals)
         lot = uniforms(self._stream("serve_order"), *names)
         self._first: Integers = np.unique(self.senders, return_index=True)[1]
-        slots_of_sender = np.diff(np.append(self._first, len(self.senders)))
-        self._row: Integers = np.repeat(np.arange(len(self._first)), slots_of_sender)
+        self._slots_of_sender: Integers = np.diff(np.append(self._first, len(self.senders)))
+        self._row: Integers = np.repeat(np.arange(len(self._first)), self._slots_of_sender)
         rounds = np.arange(len(self.senders)) - self._first[self._row]
         self.order: Integers = by_group(rounds, lot)
         self.asks_virgin: Mask = uniforms(self._stream("ask_tier"), *names) < virgin_share(
@@ -271,19 +288,19 @@ class _Table:
 
     def selection(self) -> Selection:
         """Return what came of it."""
-        tiers, reasons = pd.Index(list(TIERS), dtype="str"), pd.Index(list(UNFILLED), dtype="str")
-        asked = pd.Categorical.from_codes(np.where(self.asks_virgin, 0, 1).astype(np.int8), tiers)
-        table = pd.DataFrame({"sender_id": self.senders, "ordinal": self.ordinals, "asked_tier": asked})
-        is_filled = self.bot >= 0
-        picks = table[is_filled].assign(
-            bot_id=self.bots[self.bot[is_filled]], tier=pd.Categorical.from_codes(self.tier[is_filled], tiers)
-        )
-        reason = np.full((~is_filled).sum(), int(self.seats.sum() > 0), dtype=np.int8)
-        unfilled = table[~is_filled].assign(reason=pd.Categorical.from_codes(reason, reasons))
-        columns = ["sender_id", "ordinal", "bot_id", "asked_tier", "tier"]
+        filled, unfilled = np.flatnonzero(self.bot >= 0), np.flatnonzero(self.bot < 0)
+        picks = self._rows(filled, bot_id=self.bots[self.bot[filled]])
+        reason = np.full(len(unfilled), int(self.seats.any()), dtype=np.int8)
         return Selection(
-            picks[columns].reset_index(drop=True), unfilled.reset_index(drop=True), evidence=self._evidence
+            picks.assign(tier=_named(self.tier[filled], TIERS)),
+            self._rows(unfilled).assign(reason=_named(reason, UNFILLED)),
+            evidence=self._evidence,
         )
+
+    def _rows(self, slots: Integers, **more: Integers) -> pd.DataFrame:
+        asked = np.where(self.asks_virgin[slots], TIERS.index(VIRGIN), TIERS.index(PROBABILISTIC))
+        names = {"sender_id": self.senders[slots], "ordinal": self.ordinals[slots]}
+        return pd.DataFrame({**names, **more, "asked_tier": _named(asked, TIERS)})
 
     # The deck.
 
@@ -332,8 +349,9 @@ class _Table:
         wanted, offered = self._asked[slots].astype(np.uint16), self._cell[cards].astype(np.uint16)
         slot_order, card_order = np.argsort(wanted, kind="stable"), np.argsort(offered, kind="stable")
         rank = rank_within(wanted[slot_order])
-        first_card = np.searchsorted(offered[card_order], wanted[slot_order])
-        has_one = rank < np.bincount(offered, minlength=len(self._codes))[wanted[slot_order]]
+        of_cell = np.bincount(offered, minlength=len(self._codes))
+        first_card = (np.cumsum(of_cell) - of_cell)[wanted[slot_order]]
+        has_one = rank < of_cell[wanted[slot_order]]
         card_of = np.full(len(slots), -1, dtype=np.int64)
         card_of[slot_order[has_one]] = card_order[(first_card + rank)[has_one]]
         if elsewhere:
@@ -348,7 +366,7 @@ class _Table:
     def _deal_exactly(self, slots: Integers) -> None:
         """Offer every card that is left to every sender of ``slots``, until no pair of them is possible."""
         for slot_of, bot_of, part in self._every_pair(slots):
-            is_virgin = self._history_of(slot_of, bot_of)["last_contact"].isna().to_numpy()
+            is_virgin = np.isnat(self._contacts_of(slot_of, bot_of).age)
             if self._evidence is not None:
                 self._tell_refused(slot_of, bot_of, {"met_before": ~is_virgin})
             self._match(part, slot_of[is_virgin], bot_of[is_virgin], VIRGIN)
@@ -380,30 +398,27 @@ class _Table:
         senders, counts = self._partners_to_ask(slots)
         start = self.bots[(uniforms(self._stream("partners"), senders) * len(self.bots)).astype(np.int64)]
         ranked = self._ranked_partners(slots, self._history.some_of(senders, start, counts), elsewhere=elsewhere)
-        known = pd.DataFrame({"group": [], "key": [], "sent_7d": []})
+        contacts = _Contacts.unknown(len(ranked.keys))
+        known = np.empty(0, dtype=np.int64)
         for proposal in range(_PROPOSALS):
             slots = self._open(slots)
             next_ones = ranked.take(self._group_of(self._row[slots], self._asked[slots], elsewhere=elsewhere))
-            if not len(next_ones) and known.empty:
+            known = np.concatenate([known, next_ones])
+            if not len(known):
                 return
-            slot_of, bot_of = ranked.slots[next_ones], ranked.bots[next_ones]
-            pairs = {"sender_id": self.senders[slot_of], "bot_id": self.bots[bot_of]}
-            ranks = {"group": ranked.groups[next_ones], "key": ranked.keys[next_ones]}
-            known = pd.concat([known, self._history_of(slot_of, bot_of).assign(**pairs, **ranks)], ignore_index=True)
+            contacts.put(next_ones, self._contacts_of(ranked.slots[next_ones], ranked.bots[next_ones]))
             # Repeated contact only lowers a partner's rank: who stays ahead of all that were not looked up is chosen.
-            rank = (known["key"] * np.exp2(known["sent_7d"])).to_numpy(dtype=np.float64)
-            is_ahead = rank <= ranked.next_key(known["group"].to_numpy(dtype=np.int64))
+            is_ahead = ranked.keys[known] * np.exp2(contacts.sent_7d[known]) <= ranked.next_key(known)
             is_ahead |= proposal == _PROPOSALS - 1
-            self._match_partners(slots, known[is_ahead], (PROBABILISTIC,), elsewhere=elsewhere)
+            ahead, known = known[is_ahead], known[~is_ahead]
+            pairs = (ranked.slots[ahead], ranked.bots[ahead], contacts.of(ahead))
+            self._match_partners(slots, *pairs, (PROBABILISTIC,), elsewhere=elsewhere)
             if self._evidence is not None:
                 self._tell_next_partners(ranked, elsewhere=elsewhere)
-            known = known[~is_ahead]
 
     def _ranked_partners(self, slots: Integers, found: pd.DataFrame, *, elsewhere: bool) -> Ranked:
         """Return the pairs of ``found`` that ``slots`` ask for and that may meet, best first as far as is known."""
-        bot_of = self._place.get_indexer(pd.Index(found["bot_id"].to_numpy(dtype=np.int64)))
-        slot_of = np.searchsorted(self.senders, found["sender_id"].to_numpy(dtype=np.int64))[bot_of >= 0]
-        bot_of = bot_of[bot_of >= 0]
+        slot_of, bot_of, _ = self._places_of(found)
         has_seat = self.seats[bot_of] > 0
         if self._evidence is not None:
             self._tell_groups(slot_of, bot_of)
@@ -442,41 +457,41 @@ class _Table:
             return
         tiers = (PROBABILISTIC, ACTIVE)
         if np.count_nonzero(self.seats) > _FEW_BOTS:
-            self._match_partners(slots, self._history.of_senders(np.unique(self.senders[slots])), tiers)
+            known = self._history.of_senders(np.unique(self.senders[slots]))
+            slot_of, bot_of, takes_part = self._places_of(known)
+            self._match_partners(slots, slot_of, bot_of, self._told_by(known).of(takes_part), tiers)
             return
         for slot_of, bot_of, part in self._every_pair(slots):
-            answer = self._history_of(slot_of, bot_of)
-            have_met = answer["last_contact"].notna().to_numpy()
-            pairs = {"sender_id": self.senders[slot_of[have_met]], "bot_id": self.bots[bot_of[have_met]]}
-            known = answer[have_met].assign(**pairs)
-            self._match_partners(part, known, tiers)
+            contacts = self._contacts_of(slot_of, bot_of)
+            have_met = np.flatnonzero(~np.isnat(contacts.age))
+            self._match_partners(part, slot_of[have_met], bot_of[have_met], contacts.of(have_met), tiers)
 
     def _match_partners(
-        self, slots: Integers, known: pd.DataFrame, tiers: tuple[str, ...], *, elsewhere: bool = True
+        self,
+        slots: Integers,
+        slot_of: Integers,
+        bot_of: Integers,
+        contacts: _Contacts,
+        tiers: tuple[str, ...],
+        *,
+        elsewhere: bool = True,
     ) -> None:
-        """Fill open ``slots`` from partners as the history answers, as far as they take part in this plan."""
-        bot_ids = known["bot_id"].to_numpy(dtype=np.int64)
-        bot_of = self._place.get_indexer(pd.Index(bot_ids))
-        takes_part = bot_of >= 0
-        slot_of = np.searchsorted(self.senders, known["sender_id"].to_numpy(dtype=np.int64))
-        sent_7d = known["sent_7d"].to_numpy(dtype=np.int64)
-        age = self._age(known)
+        """Fill open ``slots`` from partners, each beside any slot of its sender, as their contacts allow it."""
         refused = {
             "no_seat": self.seats[bot_of] == 0,
-            "same_day": age < np.timedelta64(SAME_DAY_H, "h"),
-            "weekly_maximum": sent_7d >= self._policy.pair_weekly_maximum,
+            "same_day": contacts.age < np.timedelta64(SAME_DAY_H, "h"),
+            "weekly_maximum": contacts.sent_7d >= self._policy.pair_weekly_maximum,
         }
-        is_cooling = age < np.timedelta64(self._policy.pair_cooldown_h, "h")
-        allowed = np.flatnonzero(takes_part & ~np.logical_or.reduce(list(refused.values())))
+        is_cooling = contacts.age < np.timedelta64(self._policy.pair_cooldown_h, "h")
+        allowed = np.flatnonzero(~np.logical_or.reduce(list(refused.values())))
         allowed = allowed[self._allowed(slot_of[allowed], bot_of[allowed])]
         if self._evidence is not None:
-            self._tell_groups(slot_of[takes_part], bot_of[takes_part])
-            cooling = is_cooling & np.isin(np.arange(len(known)), allowed)
-            self._tell_refused(slot_of, bot_of, {name: takes_part & is_so for name, is_so in refused.items()})
-            self._tell_refused(slot_of, bot_of, {"cooldown": cooling})
+            self._tell_groups(slot_of, bot_of)
+            cooling = is_cooling & np.isin(np.arange(len(bot_of)), allowed)
+            self._tell_refused(slot_of, bot_of, refused | {"cooldown": cooling})
         for tier in tiers:
             of_tier = allowed[is_cooling[allowed] == (tier == ACTIVE)]
-            self._match(slots, slot_of[of_tier], bot_of[of_tier], tier, sent_7d[of_tier], elsewhere=elsewhere)
+            self._match(slots, slot_of[of_tier], bot_of[of_tier], tier, contacts.sent_7d[of_tier], elsewhere=elsewhere)
 
     def _match(
         self,
@@ -562,17 +577,16 @@ class _Table:
             if self._evidence is not None:
                 self._tell_moves(ways)
             wishes = wishes[self.bot[wishes["slot"]] < 0]
-            wishes = wishes[~self._has_met(self.senders[wishes["slot"]], wishes["bot"].to_numpy())]
+            wishes = wishes[~self._has_met(wishes["slot"].to_numpy(), wishes["bot"].to_numpy())]
             moves = moves[(self.seats[moves["target"]] > 0) & (self.bot[moves["mover"]] == moves["bot"])]
-            moves = moves[~self._has_met(self.senders[moves["mover"]], moves["target"].to_numpy())]
+            moves = moves[~self._has_met(moves["mover"].to_numpy(), moves["target"].to_numpy())]
 
     def _tier_of(self, slots: Integers, bots: Integers) -> npt.NDArray[np.int8]:
         """Return the place in `TIERS` of each pair as the history has it, -1 where a rule refuses it."""
         tier = np.full(len(slots), -1, dtype=np.int8)
         allowed = np.flatnonzero(self._allowed(slots, bots))
-        known = self._history_of(slots[allowed], bots[allowed])
-        age = self._age(known)
-        refused = (age < np.timedelta64(SAME_DAY_H, "h")) | (known["sent_7d"] >= self._policy.pair_weekly_maximum)
+        age, sent_7d = self._contacts_of(slots[allowed], bots[allowed])
+        refused = (age < np.timedelta64(SAME_DAY_H, "h")) | (sent_7d >= self._policy.pair_weekly_maximum)
         is_cooling = age < np.timedelta64(self._policy.pair_cooldown_h, "h")
         tier[allowed] = np.select([np.isnat(age), refused, is_cooling], [0, -1, 2], default=1)
         return tier
@@ -583,7 +597,7 @@ class _Table:
         """Give slots the bots beside them where rules and seats allow it and they never met; return how many."""
         keep = np.flatnonzero(self._allowed(slots, bots))
         keep = keep[~pd.Index(pair_keys(self.senders[slots[keep]], bots[keep])).duplicated()]
-        have_met = self._history_of(slots[keep], bots[keep])["last_contact"].notna().to_numpy()
+        have_met = ~np.isnat(self._contacts_of(slots[keep], bots[keep]).age)
         if self._evidence is not None:
             self._tell_groups(slots, bots)
             self._tell_refused(slots[keep], bots[keep], {"met_before": have_met})
@@ -602,28 +616,41 @@ class _Table:
 
     def _allowed(self, slots: Integers, bots: Integers) -> Mask:
         """Return which pairs share nothing and do not meet in this plan yet."""
-        allowed = ~self._has_met(self.senders[slots], bots)
+        allowed = ~self._has_met(slots, bots)
         for own, theirs in zip(self._own, self._theirs, strict=True):
             allowed &= (own[slots] != theirs[bots]) | (own[slots] == -1)
         return allowed
 
-    def _has_met(self, senders: Integers, bots: Integers) -> Mask:
-        filled = np.flatnonzero(self.bot >= 0)
-        _, has_met = find(np.sort(pair_keys(self.senders[filled], self.bot[filled])), pair_keys(senders, bots))
+    def _has_met(self, slots: Integers, bots: Integers) -> Mask:
+        """Return whether any slot of the same sender has the bot: a look at each of them, mostly two or three."""
+        has_met = np.zeros(len(slots), dtype=np.bool_)
+        row = self._row[slots]
+        at, left = self._first[row], self._slots_of_sender[row]
+        places = np.arange(len(slots))
+        while len(places):
+            has_met[places] |= self.bot[at] == bots[places]
+            more = left > 1
+            places, at, left = places[more], at[more] + 1, left[more] - 1
         return has_met
 
-    def _history_of(self, slots: Integers, bots: Integers) -> pd.DataFrame:
+    def _contacts_of(self, slots: Integers, bots: Integers) -> _Contacts:
         """Ask about pairs in the order of their ids, and return the answers in the order given."""
         order = np.argsort(pair_keys(self.senders[slots], bots))
-        answer = self._history.of_pairs(self.senders[slots[order]], self.bots[bots[order]])
-        back = np.empty(len(order), dtype=np.int64)
-        back[order] = np.arange(len(order))
-        return answer.take(back)
+        contacts = _Contacts.unknown(len(order))
+        contacts.put(order, self._told_by(self._history.of_pairs(self.senders[slots[order]], self.bots[bots[order]])))
+        return contacts
 
-    def _age(self, known: pd.DataFrame) -> npt.NDArray[np.timedelta64]:
-        """Return the time since the last contact, null without one."""
-        last_contact = known["last_contact"].dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
-        return np.asarray(np.datetime64(require_utc(self._hour).replace(tzinfo=None), "us") - last_contact)
+    def _told_by(self, answer: pd.DataFrame) -> _Contacts:
+        last_contact = answer["last_contact"].to_numpy(dtype="datetime64[us]")
+        now = np.datetime64(require_utc(self._hour).replace(tzinfo=None), "us")
+        return _Contacts(np.asarray(now - last_contact), answer["sent_7d"].to_numpy(dtype=np.int64))
+
+    def _places_of(self, pairs: pd.DataFrame) -> tuple[Integers, Integers, Integers]:
+        """Return the first slot and the bot of each pair, and which pairs these are: those whose bot takes part."""
+        bots = self._place.get_indexer(pd.Index(pairs["bot_id"].to_numpy(dtype=np.int64)))
+        takes_part = np.flatnonzero(bots >= 0)
+        slots = np.searchsorted(self.senders, pairs["sender_id"].to_numpy(dtype=np.int64)[takes_part])
+        return slots, bots[takes_part], takes_part
 
     def _open(self, slots: Integers) -> Integers:
         return slots[self.bot[slots] < 0]
@@ -736,7 +763,7 @@ class _Table:
             f"own_{group}": (mine[own] == its[theirs]) & (mine[own] != -1)
             for group, mine, its in zip(GROUPS, self._own, self._theirs, strict=True)
         }
-        self._tell_refused(slot_of, bot_of, shared | {"met_in_this_plan": self._has_met(self.senders[own], theirs)})
+        self._tell_refused(slot_of, bot_of, shared | {"met_in_this_plan": self._has_met(own, theirs)})
 
     def _tell_refused(self, slot_of: Integers, bot_of: Integers, refused: Mapping[str, Mask]) -> None:
         """Count what refused a bot to the witness's sender, each bot once, under its first reason."""
@@ -753,3 +780,7 @@ class _Table:
         if self._evidence is None:
             raise ValueError("nobody asked for evidence")
         return self._evidence
+
+
+def _named(codes: npt.NDArray[Any], names: Sequence[str]) -> pd.Categorical:
+    return pd.Categorical.from_codes(codes.astype(np.int8), pd.Index(list(names), dtype="str"))

@@ -10,11 +10,11 @@ hour's stand together and in order, at the end of what every index on them holds
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -140,8 +140,8 @@ def plan_hour(
 ) -> PlanReport:
     """Plan the UTC hour that starts at ``hour`` and write its slots, once.
 
-    ``on_phase`` hears the name of each phase and the seconds that it took; of one that goes on later, each part. Days
-    are written while bots are chosen: ``write_days`` is what is left of it then.
+    ``on_phase`` hears the name of each phase and the seconds that it took. Days are written while bots are chosen, and
+    what a replay needs is packed while slots are written: ``write_days`` and ``keep`` are what is left of it then.
 
     Raises:
         ValueError: ``hour`` is not the start of an hour.
@@ -168,18 +168,17 @@ def plan_hour(
             history = Recorder(PairHistory(sessions, hour, inputs.planned))
             with ThreadPoolExecutor(max_workers=1) as aside:
                 writing = aside.submit(_write_days, connection, day)
-                taking = aside.submit(_take_ids, connection, int(day["wanted"].sum()))
+                naming = aside.submit(_name_slots, connection, int(day["wanted"].sum()), settings)
                 plan = choose(inputs, day, history, on_phase=ended)
                 writing.result()
-                ids = taking.result()[: len(plan.slots)]
+                names = naming.result()
         ended("write_days")
-        report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, inputs, history.answers)
+        report = _write_run(connection, hour, inputs.start, force, settings.seed, plan)
         with ThreadPoolExecutor(max_workers=1) as aside:
-            packing = aside.submit(plan_inputs.pack, inputs, history.answers)
-            ended("keep")
-            _write_slots(connection, plan, ids, report, force, settings)
+            sealing = aside.submit(_seal, plan, inputs, history.answers)
+            _write_slots(connection, plan, names, report, force, settings.seed)
             ended("write_slots")
-            connection.execute(packed_inputs.insert().values(plan_run_id=report.plan_run_id, body=packing.result()))
+            _keep(connection, report, *sealing.result())
         ended("keep")
     ended("commit")
     return report
@@ -278,27 +277,14 @@ def _write_run(
     force: PolicyInForce,
     seed: int,
     plan: Plan | None = None,
-    inputs: PlanInputs | None = None,
-    answers: list[pd.DataFrame] | None = None,
 ) -> PlanReport:
     row: dict[str, Any] = {
-        "hour": hour, "planned_from": start, "seed": seed, "policy_id": force.policy_id,
+        "hour": hour, "planned_from": start, "seed": seed, "policy_id": force.policy_id, "outcome": "past",
+        "input_sha256": "", "plan_sha256": "", "senders": 0, "bots": 0, "wanted": 0, "slots": 0,
     }  # fmt: skip
-    if plan is None or inputs is None or answers is None:
-        row |= {
-            "outcome": "past",
-            "input_sha256": "",
-            "plan_sha256": "",
-            "senders": 0,
-            "bots": 0,
-            "wanted": 0,
-            "slots": 0,
-        }
-    else:
+    if plan is not None:
         row |= {
             "outcome": "planned",
-            "input_sha256": plan_inputs.digest(inputs, answers),
-            "plan_sha256": plan.sha256,
             "senders": len(plan.day),
             "bots": int((plan.bots["seats"] > 0).sum()),
             "wanted": int(plan.day["wanted"].sum()),
@@ -308,28 +294,52 @@ def _write_run(
     return _report({"id": run_id, **row}, was_planned_before=False)
 
 
+def _seal(plan: Plan, inputs: PlanInputs, answers: list[pd.DataFrame]) -> tuple[dict[str, str], bytes]:
+    """Return the hashes that a replay must find again, and what it starts from."""
+    hashes = {"input_sha256": plan_inputs.digest(inputs, answers), "plan_sha256": plan.sha256}
+    return hashes, plan_inputs.pack(inputs, answers)
+
+
+def _keep(connection: Connection, report: PlanReport, hashes: dict[str, str], body: bytes) -> None:
+    connection.execute(plan_runs.update().where(plan_runs.c.id == report.plan_run_id).values(hashes))
+    connection.execute(packed_inputs.insert().values(plan_run_id=report.plan_run_id, body=body))
+
+
 def _write_days(connection: Connection, day: pd.DataFrame) -> None:
     connection.execute(_NEW_DAYS)
     copy_numbers(connection, "new_days", day[list(_DAY_COLUMNS)])
     connection.execute(_WRITE_DAYS)
 
 
-def _take_ids(connection: Connection, count: int) -> Integers:
-    return read_numbers(connection, _IDS, count=count)["id"].to_numpy(np.int64)
+class _Names(NamedTuple):
+    """What names the slots of a plan: ids to give out, domains by their hash, the scripts, and Message-IDs' key."""
+
+    ids: Integers
+    domains: Mapping[int, str]
+    scripts: Sequence[str]
+    signing_key: bytes
+
+
+def _name_slots(connection: Connection, count: int, settings: Settings) -> _Names:
+    return _Names(
+        read_numbers(connection, _IDS, count=count)["id"].to_numpy(np.int64),
+        {row.code: row.domain for row in connection.execute(_DOMAINS)},
+        sorted(load_scripts(settings.scripts_dir or BUILT_IN).by_id),
+        settings.require_token_keys()[0].get_secret_value().encode(),
+    )
 
 
 def _write_slots(
-    connection: Connection, plan: Plan, ids: Integers, report: PlanReport, force: PolicyInForce, settings: Settings
+    connection: Connection, plan: Plan, names: _Names, report: PlanReport, force: PolicyInForce, seed: int
 ) -> None:
-    signing_key = settings.require_token_keys()[0].get_secret_value().encode()
     slots, day, bots = plan.slots, plan.day, plan.bots
     if slots.empty:
         return
+    ids = names.ids[: len(slots)]
     sender = pd.Index(day["sender_id"]).get_indexer(slots["sender_id"])
     bot = pd.Index(bots["bot_id"]).get_indexer(slots["bot_id"])
     codes, place = np.unique(day["domain"].to_numpy(), return_inverse=True)
-    names = {row.code: row.domain for row in connection.execute(_DOMAINS)}
-    domains = texts([names[code] for code in codes.tolist()])[place[sender]]
+    domains = texts([names.domains[code] for code in codes.tolist()])[place[sender]]
     shared = {
         "from_mailbox_id": day["mailbox_id"].to_numpy()[sender],
         "target_time": slots["target_time"].dt.tz_localize(None).to_numpy("datetime64[us]"),
@@ -337,7 +347,7 @@ def _write_slots(
         "priority_level": np.full(len(slots), int(Priority.WARMUP), dtype=np.int16),
     }
     own = {"id": ids, "to_mailbox_id": bots["mailbox_id"].to_numpy()[bot], **shared}
-    pieces = _tasks(slots, own, domains, report, force, settings, signing_key)
+    pieces = _tasks(slots, own, domains, names, report, force, seed)
     copy_rows(connection, "ops.scheduled_tasks", pieces)
     states = {"slot_id": ids, "due_since": shared["target_time"], **shared}
     in_time = np.argsort(shared["target_time"], kind="stable")  # as the index of what is planned has them
@@ -348,15 +358,14 @@ def _tasks(
     slots: pd.DataFrame,
     own: Mapping[str, npt.NDArray[Any]],
     domains: Texts,
+    names: _Names,
     report: PlanReport,
     force: PolicyInForce,
-    settings: Settings,
-    signing_key: bytes,
+    seed: int,
 ) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     """Yield the rows of ``scheduled_tasks``, ``own`` columns and the others, a piece at a time."""
     hour = f"{report.hour:%Y-%m-%dT%H}"
-    scripts = sorted(load_scripts(settings.scripts_dir or BUILT_IN).by_id)
-    stream = state(settings.seed, "script", report.hour)
+    stream = state(seed, "script", report.hour)
     asked, tier = slots["asked_tier"].cat, slots["tier"].cat
     payloads = spelled(
         JSONB.decode(),
@@ -365,7 +374,7 @@ def _tasks(
                 f'{{"script": "{script}", "tier": "{used}", "asked_tier": "{wish}"}}'
                 for wish in asked.categories
                 for used in tier.categories
-                for script in scripts
+                for script in names.scripts
             ]
         ),
     )
@@ -386,13 +395,13 @@ def _tasks(
     for first in range(0, len(slots), _ROWS_AT_ONCE):
         piece = slice(first, first + _ROWS_AT_ONCE)
         sender_ids, nth = own["sender_id"][piece], ordinals[piece]
-        script = (uniforms(stream, sender_ids, nth) * len(scripts)).astype(np.int64)
+        script = (uniforms(stream, sender_ids, nth) * len(names.scripts)).astype(np.int64)
         yield {
             **{name: values[piece] for name, values in own.items()},
             **{name: np.broadcast_to(value, len(nth)) for name, value in same.items()},
-            "payload": payloads[tiers[piece] * len(scripts) + script],
+            "payload": payloads[tiers[piece] * len(names.scripts) + script],
             "idempotency_key": spelled(f"warmup:{hour}:", padded(sender_ids, 10), ":", padded(nth, 3)),
-            "message_id": message_ids_for(report.hour, sender_ids, nth, domains[piece], signing_key),
+            "message_id": message_ids_for(report.hour, sender_ids, nth, domains[piece], names.signing_key),
         }
 
 
