@@ -3,15 +3,17 @@
 Each size has a generated world (``simulation.generator``) in a PostgreSQL of its own. A round plans the hour in a fresh
 process, checks the plan by SQL, lets the peers serve the same slots, and takes the plan back; so every round starts
 from the same state and must find the same plan, which is checked too. A plan that breaks a rule ends the benchmark.
+Then seats are taken away, and as many rounds plan the same hour with seats for only 80 % of the slots.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Engine, text
@@ -33,15 +35,22 @@ SCARCE_SHARE = 0.8
 # Of the wanted slots, or of the seats where these are fewer. The rest does not fit between a gap and the end of
 # the window, which is no fault of the plan.
 FILLED = 0.9
-_PEERS = ("copy", "pandas_loop", "order_by_random")
+_PEERS = ("copy", "bare_copy", "pandas_loop", "order_by_random")
 
-# Seconds and MB of issue and research/perf.md B2; the scarce ones are for the large size alone.
-_ABSOLUTE = {"small": (0.2, None), "middle": (0.8, 150), "large": (5, 400)}
-_RATIOS: dict[str, dict[str, float]] = {
-    "small": {},
-    "middle": {"speedup_vs_pandas_loop": 80, "speedup_vs_order_by_random": 50, "select_speedup_vs_pandas_loop": 1000},
-    "large": {"speedup_vs_pandas_loop": 1000, "speedup_vs_order_by_random": 500},
+# Every seat is used where seats are scarce, and an hour costs at most six times what the server takes for its slots.
+_AT_MOST: Mapping[str, Mapping[str, float]] = {
+    "small": {"seconds": 0.2, "ratio_to_copy": 6},
+    "middle": {"seconds": 0.8, "ratio_to_copy": 6, "peak_mb": 150},
+    "large": {"seconds": 5, "ratio_to_copy": 6, "peak_mb": 400, "select_seconds": 0.5, "scarce_seconds": 25},
 }
+_AT_LEAST: Mapping[str, Mapping[str, float]] = {
+    "small": {"scarce_filled": 1},
+    "middle": {
+        "scarce_filled": 1, "speedup_vs_pandas_loop": 80, "speedup_vs_order_by_random": 50,
+        "select_speedup_vs_pandas_loop": 1000,
+    },
+    "large": {"scarce_filled": 1, "speedup_vs_pandas_loop": 1000, "speedup_vs_order_by_random": 500},
+}  # fmt: skip
 
 # Each counts what must not be; the states of before the plan are in schema benchmark.
 _CHECKS = {
@@ -136,23 +145,21 @@ class WrongPlanError(EmberflowError):
     """The plan that was measured breaks a rule, so its figures are worth nothing."""
 
 
-def run(report: Report, *, size: str = "small", scarce: bool = False) -> Result:
+def run(report: Report, *, size: str = "small") -> Result:
     """Measure one size, or with ``all`` the curve over the three: ``large`` needs 20 GB of disk and many minutes.
-
-    With ``scarce`` there are bot seats for only 80 % of the slots that the hour wants.
 
     Raises:
         ConfigurationError: there is no such size.
         WrongPlanError: a plan breaks a rule.
     """
     if size == "all":
-        return _curve([measure(report, each, scarce=scarce) for each in SIZES])
+        return _curve([measure(report, each) for each in SIZES])
     if size not in SIZES:
         raise ConfigurationError(f"there is no size {size!r}; there are: {', '.join(SIZES)}, all")
-    return measure(report, size, scarce=scarce)
+    return measure(report, size)
 
 
-def measure(report: Report, size: str, *, scarce: bool) -> Result:
+def measure(report: Report, size: str) -> Result:
     """Measure one size, in a database of its own."""
     world = World(SEED, SIZES[size], HOUR)
     policy = a_policy()
@@ -166,17 +173,20 @@ def measure(report: Report, size: str, *, scarce: bool) -> Result:
             put_in_force(connection, policy)
         counts = load(engine, world)
         bench = Bench(engine, world, policy, server.url("emberflow"))
-        if scarce:
-            report("planning once, to know what the hour wants")
-            bench.make_scarce(int(bench.wanted() * SCARCE_SHARE))
         rounds = []
         for number in range(ROUNDS):
             report(f"round {number + 1} of {ROUNDS}")
-            rounds.append(bench.round(report))
-    result = Result("planner", {"size": size, "scarce": scarce, "hour": HOUR.isoformat(), "senders sampled": SAMPLE},
-                    _targets(size, scarce=scarce))  # fmt: skip
+            rounds.append(bench.round(report, _PEERS))
+        bench.make_scarce(int(rounds[0]["wanted"] * SCARCE_SHARE))
+        scarce_rounds = []
+        for number in range(ROUNDS):
+            report(f"round {number + 1} of {ROUNDS}, with seats for {SCARCE_SHARE:.0%}")
+            scarce_rounds.append(bench.round(report, ()))
+    targets = [Target(figure, "at_most", value) for figure, value in _AT_MOST[size].items()]
+    targets += [Target(figure, "at_least", value) for figure, value in _AT_LEAST[size].items()]
+    result = Result("planner", {"size": size, "hour": HOUR.isoformat(), "senders sampled": SAMPLE}, targets)
     result.sizes |= {"senders": counts["senders"], "bots": counts["bots"], "pairs": counts["bot_sender_interactions"]}
-    _summarise(result, rounds)
+    _summarise(result, rounds, scarce_rounds)
     return result
 
 
@@ -213,26 +223,19 @@ class Bench:
         self._seats: int | None = None
         self._sha256: str | None = None
 
-    def round(self, report: Report) -> dict[str, Any]:
+    def round(self, report: Report, peers: Sequence[str]) -> dict[str, Any]:
         """Plan, check, let the peers have their turn, and take the plan back."""
         found = self._worker("emberflow")
         run = self._checked_run()
-        for peer in _PEERS:
+        for peer in peers:
             report(f"  {peer}")
             found[peer] = self._worker(peer)["seconds"]
         forget_plan(self._engine, self._world, self._partitions)
         return found | run
 
-    def wanted(self) -> int:
-        """Plan once and return how many slots the hour wants."""
-        self._worker("emberflow")
-        wanted: int = self._run()["wanted"]
-        forget_plan(self._engine, self._world, self._partitions)
-        return wanted
-
     def make_scarce(self, seats: int) -> None:
-        """Leave so many seats, spread over the bots that could get mail now."""
-        self._seats = seats
+        """Leave so many seats from now on, spread over the bots that could get mail now."""
+        self._seats, self._sha256 = seats, None
         bots = self._policy.bots
         with self._engine.begin() as connection:
             connection.execute(_MAKE_SCARCE, {
@@ -242,20 +245,16 @@ class Bench:
     def _worker(self, name: str) -> dict[str, Any]:
         return dict(run_worker([sys.executable, "-m", "benchmarks.planner_peers", name, json.dumps(self._options)]))
 
-    def _run(self) -> Mapping[str, Any]:
-        with self._engine.connect() as connection:
-            query = text("select wanted, slots, plan_sha256 from ops.plan_runs where hour = :hour")
-            return dict(connection.execute(query, {"hour": HOUR}).mappings().one())
-
     def _checked_run(self) -> dict[str, Any]:
         """Return what the run's row says, after the plan was checked.
 
         Raises:
             WrongPlanError: it breaks a rule, fills too little, or differs from the last round's.
         """
-        run = dict(self._run())
         wrong = faults(self._engine, self._policy)
         with self._engine.connect() as connection:
+            query = text("select wanted, slots, plan_sha256 from ops.plan_runs where hour = :hour")
+            run = dict(connection.execute(query, {"hour": HOUR}).mappings().one())
             written = connection.execute(text("select count(*) from ops.scheduled_tasks")).scalar_one()
         possible = run["wanted"] if self._seats is None else min(self._seats, run["wanted"])
         run["filled"] = written / possible if possible else 0.0
@@ -273,7 +272,7 @@ class Bench:
 
 def _curve(results: Sequence[Result]) -> Result:
     """Return the figures of several sizes as one result, each under the name of its size."""
-    curve = Result("planner", {"scarce": results[0].settings["scarce"], "hour": HOUR.isoformat()}, [])
+    curve = Result("planner", {"hour": HOUR.isoformat()}, [])
     targets = []
     for result in results:
         size = result.settings["size"]
@@ -285,20 +284,8 @@ def _curve(results: Sequence[Result]) -> Result:
     return replace(curve, targets=targets)
 
 
-def _targets(size: str, *, scarce: bool) -> Sequence[Target]:
-    seconds, megabytes = _ABSOLUTE[size]
-    if scarce:
-        return [Target("filled", "at_least", FILLED), *([Target("seconds", "at_most", 25)] if size == "large" else [])]
-    targets = [Target("seconds", "at_most", seconds), Target("ratio_to_copy", "at_most", 6)]
-    if megabytes is not None:
-        targets.append(Target("peak_mb", "at_most", megabytes))
-    if size == "large":
-        targets.append(Target("select_seconds", "at_most", 0.5))
-    return targets + [Target(figure, "at_least", value) for figure, value in _RATIOS[size].items()]
-
-
-def _summarise(result: Result, rounds: Sequence[dict[str, Any]]) -> None:
-    def figure(value: Any) -> Figure:
+def _summarise(result: Result, rounds: Sequence[dict[str, Any]], scarce_rounds: Sequence[dict[str, Any]]) -> None:
+    def figure(value: Callable[[dict[str, Any]], float], rounds: Sequence[dict[str, Any]] = rounds) -> Figure:
         return Figure.of([value(found) for found in rounds])
 
     result.figures |= {
@@ -309,11 +296,16 @@ def _summarise(result: Result, rounds: Sequence[dict[str, Any]]) -> None:
         "select_seconds": figure(lambda found: found["select_seconds"]),
         "peak_mb": figure(lambda found: found["peak_mb"]),
         "ratio_to_copy": figure(lambda found: found["seconds"] / found["copy"]),
+        "ratio_to_bare_copy": figure(lambda found: found["seconds"] / found["bare_copy"]),
         "speedup_vs_pandas_loop": figure(lambda found: found["pandas_loop"] / found["seconds"]),
         "speedup_vs_order_by_random": figure(lambda found: found["order_by_random"] / found["seconds"]),
         "select_speedup_vs_pandas_loop": figure(lambda found: found["pandas_loop"] / found["select_seconds"]),
+        **{
+            f"scarce_{name}": figure(itemgetter(name), scarce_rounds)
+            for name in ("slots", "filled", "seconds", "select_seconds", "peak_mb")
+        },
     }
     result.parts["seconds_by_phase"] = {
-        phase: figure(lambda found, phase=phase: found["phases"][phase]) for phase in rounds[0]["phases"]
+        phase: Figure.of([found["phases"][phase] for found in rounds]) for phase in rounds[0]["phases"]
     }
-    result.peers |= {peer: {"seconds": figure(lambda found, peer=peer: found[peer])} for peer in _PEERS}
+    result.peers |= {peer: {"seconds": figure(itemgetter(peer))} for peer in _PEERS}

@@ -1,7 +1,9 @@
 """The contenders of ``bench planner``: ``python -m benchmarks.planner_peers NAME JSON`` is one round of one of them.
 
 ``emberflow``        plans the hour and commits it.
-``copy``             the limit: the slots of that plan, as bytes, by one COPY into a fresh table without indexes.
+``copy``             the limit: the slots of that plan, tasks and states, as bytes by COPY into fresh partitions of
+                     their tables, which are tables of the same columns, checks and keys.
+``bare_copy``        the tasks alone, into a fresh table without any key or check.
 ``pandas_loop``      what a plan looks like that goes sender by sender over the frame of all pairs.
 ``order_by_random``  the same by one SQL statement per sender.
 
@@ -17,7 +19,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ _SEATS = text("""
     where (:hour at time zone mailboxes.zone)::time between :wake_start and :wake_end
         and coalesce(bots.cooldown_until <= :hour, true)
 """)
+_KEYS = "select pg_get_indexdef(indexrelid) from pg_index where indrelid = cast(%s as regclass)"
 _PICK = """
     with picked as (
         select seats.bot_id
@@ -137,20 +140,37 @@ class _Paused:
 
 
 def copy(engine: Engine, _: World, __: int) -> dict[str, Any]:
-    """Copy the plan's rows into a fresh table, and commit."""
+    """Copy the plan's rows into fresh tables like those of slots, build their keys, and commit."""
+    return _copied(engine, ("scheduled_tasks", "slot_states"), with_keys=True)
+
+
+def bare_copy(engine: Engine, _: World, __: int) -> dict[str, Any]:
+    """Copy the plan's tasks into a fresh table without keys, and commit."""
+    return _copied(engine, ("scheduled_tasks",), with_keys=False)
+
+
+def _copied(engine: Engine, names: Sequence[str], *, with_keys: bool) -> dict[str, Any]:
+    likeness = "including defaults including constraints" if with_keys else ""
+    rows, keys = {name: io.BytesIO() for name in names}, {}
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
-        rows = io.BytesIO()
-        cursor.copy_expert("copy (select * from ops.scheduled_tasks) to stdout (format binary)", rows)
+        cursor.execute("set statement_timeout = 0")
+        for name in names:
+            cursor.copy_expert(f"copy ops.{name} to stdout (format binary)", rows[name])
+            rows[name].seek(0)
+            cursor.execute(_KEYS, (f"ops.{name}",))
+            keys[name] = [key.replace(f" ON ops.{name} ", f" ON benchmark.{name} ") for (key,) in cursor]
         connection.commit()
-        rows.seek(0)
         started = time.perf_counter()
-        cursor.execute("create table benchmark.copied (like ops.scheduled_tasks)")
-        cursor.copy_expert("copy benchmark.copied from stdin (format binary)", rows)
+        for name in names:
+            cursor.execute(f"create table benchmark.{name} (like ops.{name} {likeness})")
+            cursor.copy_expert(f"copy benchmark.{name} from stdin (format binary)", rows[name])
+            for key in keys[name] if with_keys else ():
+                cursor.execute(key)
         connection.commit()
         seconds = time.perf_counter() - started
-        cursor.execute("drop table benchmark.copied")
+        cursor.execute(f"drop table {', '.join(f'benchmark.{name}' for name in names)}")
         connection.commit()
     finally:
         connection.close()
@@ -217,7 +237,7 @@ def _status_kb(name: str) -> int:
 def main(name: str, options: dict[str, Any]) -> None:
     """Run one contender and print what it found."""
     world = World(options["seed"], Sizes(**options["sizes"]), datetime.fromisoformat(options["at"]))
-    contender = {each.__name__: each for each in (emberflow, copy, pandas_loop, order_by_random)}[name]
+    contender = {each.__name__: each for each in (emberflow, copy, bare_copy, pandas_loop, order_by_random)}[name]
     print(json.dumps(contender(connect(options["url"]), world, options["sample"])))
 
 

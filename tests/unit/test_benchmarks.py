@@ -92,8 +92,8 @@ def test_an_unknown_benchmark_is_refused_with_the_names_of_those_that_exist() ->
 
 
 def test_an_option_that_a_benchmark_does_not_have_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="claim has no --scarce and no --size"):
-        bench("claim", size="small", scarce=True)
+    with pytest.raises(ConfigurationError, match="claim has no --size"):
+        bench("claim", size="small")
 
 
 def test_an_unknown_size_is_refused_with_those_that_exist() -> None:
@@ -104,8 +104,8 @@ def test_an_unknown_size_is_refused_with_those_that_exist() -> None:
 def test_the_curve_holds_each_size_under_its_name_and_keeps_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     """`bench planner --size all`: the cost per slot over three sizes."""
 
-    def measured(_: object, size: str, *, scarce: bool) -> Result:
-        result = Result("planner", {"size": size, "scarce": scarce}, [Target("seconds", "at_most", 1)])
+    def measured(_: object, size: str) -> Result:
+        result = Result("planner", {"size": size}, [Target("seconds", "at_most", 1)])
         result.figures |= {"seconds": Figure.of([2.0 if size == "large" else 0.5])}
         return result
 

@@ -19,7 +19,6 @@ def bench(
         str, typer.Argument(help="Which one: claim, dispatch, planner. benchmarks/README.md explains them.")
     ],
     size: Annotated[str | None, typer.Option(help="planner: small, middle, large, or all of them.")] = None,
-    scarce: Annotated[bool, typer.Option("--scarce", help="planner: bot seats for only 80 % of the slots.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Measure a part of the product beside its peers, on servers of its own on this machine."""
@@ -31,9 +30,9 @@ def bench(
     if name not in known:
         raise ConfigurationError(f"there is no benchmark {name!r}; there are: {', '.join(known)}")
     run = importlib.import_module(f"benchmarks.{name}").run
-    options = {option: value for option, value in (("size", size), ("scarce", scarce)) if value}
-    if unknown := options.keys() - inspect.signature(run).parameters.keys():
-        raise ConfigurationError(f"the benchmark {name} has no --{' and no --'.join(sorted(unknown))}")
+    options = {} if size is None else {"size": size}
+    if options.keys() - inspect.signature(run).parameters.keys():
+        raise ConfigurationError(f"the benchmark {name} has no --size")
     result = run(lambda step: typer.echo(f"  {step}", err=True), **options)
     if as_json:
         typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
