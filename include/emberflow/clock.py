@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -71,6 +72,12 @@ def floor_hour(moment: datetime) -> datetime:
     return require_utc(moment).replace(minute=0, second=0, microsecond=0)
 
 
+@cache
+def clock_of(zone: str) -> ZoneInfo:
+    """Return the clock of an IANA zone; ZoneInfo itself remembers eight, and reads a file for each of the others."""
+    return ZoneInfo(zone)
+
+
 def local_day(moment: datetime, zone: str) -> date:
     """Return the calendar day of ``moment`` in the IANA zone ``zone``."""
-    return require_utc(moment).astimezone(ZoneInfo(zone)).date()
+    return require_utc(moment).astimezone(clock_of(zone)).date()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from datetime import datetime, time, timedelta
 from typing import Any, Self
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from emberflow.clock import require_utc
+from emberflow.clock import clock_of, require_utc
 
 MIDNIGHT = time(0)
 _DAY_S = 86_400
@@ -103,12 +102,12 @@ def available_seats(bots: pd.DataFrame, at: datetime, policy: BotPolicy) -> pd.D
 
 def next_waking(zone: str, at: datetime, policy: BotPolicy) -> datetime:
     """Return the first instant from ``at`` on at which a bot in ``zone`` is awake."""
-    local = require_utc(at).astimezone(ZoneInfo(zone))
+    local = require_utc(at).astimezone(clock_of(zone))
     opens, closes = seconds_of_day(policy.wake_start), seconds_of_day(policy.wake_end, closing=True)
     if opens <= seconds_of_day(local.time()) < closes:
         return at
     day = local.date() if seconds_of_day(local.time()) < opens else local.date() + timedelta(days=1)
-    return require_utc(datetime.combine(day, policy.wake_start, ZoneInfo(zone)))
+    return require_utc(datetime.combine(day, policy.wake_start, clock_of(zone)))
 
 
 def unix_seconds(at: datetime) -> int:
@@ -119,7 +118,7 @@ def unix_seconds(at: datetime) -> int:
 def seconds_east(zones: pd.Series[Any], at: datetime) -> npt.NDArray[np.int64]:
     """Return by how many seconds the clocks of ``zones`` (str or Categorical, IANA) are ahead of UTC at ``at``."""
     named, now = pd.Categorical(zones), require_utc(at)
-    offsets = [(now.astimezone(ZoneInfo(zone)).utcoffset() or timedelta()).total_seconds() for zone in named.categories]
+    offsets = [(now.astimezone(clock_of(zone)).utcoffset() or timedelta()).total_seconds() for zone in named.categories]
     return np.asarray(np.array(offsets, dtype=np.int64)[named.codes])
 
 

@@ -12,12 +12,10 @@ the other one and then to ``active``; the tier asked and the tier used are both 
 cells' shares (B-F4). A slot that asks for a partner, and finds none in its cell, takes a virgin bot there before a
 partner elsewhere: else the partners that a sender happens to have would decide its mix.
 
-**Virgin** bots are dealt. Every free seat of every bot is a card; the deck is shuffled by exponential keys -ln(u) / w,
-of which the smallest lies on top (Efraimidis and Spirakis, Information Processing Letters 97, 2006), so that a bot
-comes in proportion to its weight, the second card of a bot as if it had rested half as long, the third a third. Each
-slot takes the next card of its cell; only the dealt pairs are looked up; cards that a rule rejects go back and are
-dealt again. When dealing hardly fills anything any more, the rest is solved exactly: all cards that are left for all
-slots that are open.
+**Virgin** bots are dealt. Every free seat is a card of a deck that is shuffled by weight (`bots.deck`). Each slot takes
+the next card of its cell; only the dealt pairs are looked up; cards that a rule rejects go back and are dealt again.
+When dealing hardly fills anything any more, the rest is solved exactly: all cards that are left for all slots that are
+open.
 
 **Probabilistic** and **active** bots are partners of the sender. A few are listed from a random place on and ranked by
 exponential keys; the best are looked up and proposed. All partners only for senders for whom those did not do.
@@ -31,10 +29,8 @@ Cost: linear in slots and free seats; the pair table is asked about as many pair
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -43,10 +39,12 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from emberflow.bots.deck import Deck, hand_out
 from emberflow.bots.eligibility import GROUPS
+from emberflow.bots.evidence import Evidence, Witness
 from emberflow.bots.history import History
 from emberflow.bots.ordering import Ranked, by_group, find, order_of, order_of_whole, pair_keys, rank_within
-from emberflow.bots.rotation import SHARPNESS, WEIGHT_TERMS
+from emberflow.bots.rotation import WEIGHT_TERMS
 from emberflow.clock import require_utc
 from emberflow.randomness import state, uniforms
 
@@ -111,29 +109,6 @@ class SelectionPolicy(BaseModel):
         return shares
 
 
-@dataclass
-class Evidence:
-    """Why one slot has its bot: what it asked, what was rejected, and who would have been next.
-
-    ``weight`` is the product of ``terms``, ``key`` is -ln(``draw``) / ``weight``; all None when unfilled. ``rejected``
-    counts the bots that its sender was dealt or proposed until then, by the rule that refused them: ``own_domain``,
-    ``own_owner``, ``own_ip_group``, ``met_in_this_plan``, ``met_before`` (dealt as virgin), ``no_seat``, ``same_day``,
-    ``weekly_maximum``, ``cooldown``. ``runners_up`` have bot_id, draw, weight and key. In the virgin tier they are the
-    next cards of the deck, among partners also those that would have been looked up next: nobody asked their history.
-    """
-
-    asked_tier: str
-    asked_cell: int
-    tier: str | None = None
-    bot_id: int | None = None
-    draw: float | None = None
-    weight: float | None = None
-    key: float | None = None
-    terms: dict[str, float] = field(default_factory=dict)
-    rejected: dict[str, int] = field(default_factory=dict)
-    runners_up: list[dict[str, Any]] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Selection:
     """The outcome of `select_bots`, by sender and ordinal.
@@ -151,7 +126,8 @@ class Selection:
 
 def virgin_share(policy: SelectionPolicy, ramp_day: pd.Series[int]) -> pd.Series[float]:
     """Return the probability that a slot asks the virgin tier first, on ``ramp_day``'s index."""
-    return (1 - ramp_day / policy.virgin_days).clip(lower=policy.virgin_share_floor).rename("virgin_share")
+    share = np.maximum(1 - ramp_day.to_numpy() / policy.virgin_days, policy.virgin_share_floor)
+    return pd.Series(share, index=ramp_day.index, name="virgin_share")
 
 
 def select_bots(
@@ -182,7 +158,7 @@ def select_bots(
     had no bot at all.
 
     Raises:
-        ValueError: a bot's weight is not positive, or there are 65,536 cells or more.
+        ValueError: a bot's weight is not positive.
     """
     is_positive = (bots[list(WEIGHT_TERMS)] > 0).all(axis=1)
     if not is_positive.all():
@@ -193,15 +169,6 @@ def select_bots(
         table.serve(slots)
     table.make_room(table.order)
     return table.selection()
-
-
-class _Deck(NamedTuple):
-    """One card per seat: its bot's place, which of the bot's turns it is, its weight, and its key, smallest on top."""
-
-    bots: Integers
-    turns: Integers
-    weights: Floats
-    keys: Floats
 
 
 class _Contacts(NamedTuple):
@@ -254,8 +221,8 @@ class _Table:
         lot = uniforms(self._stream("serve_order"), *names)
         self._first: Integers = np.unique(self.senders, return_index=True)[1]
         self._slots_of_sender: Integers = np.diff(np.append(self._first, len(self.senders)))
-        self._row: Integers = np.repeat(np.arange(len(self._first)), self._slots_of_sender)
-        rounds = np.arange(len(self.senders)) - self._first[self._row]
+        self.row: Integers = np.repeat(np.arange(len(self._first)), self._slots_of_sender)
+        rounds = np.arange(len(self.senders)) - self._first[self.row]
         self.order: Integers = by_group(rounds, lot)
         self.asks_virgin: Mask = uniforms(self._stream("ask_tier"), *names) < virgin_share(
             policy, demand["ramp_day"]
@@ -263,16 +230,15 @@ class _Table:
         self._cell = self._cells_of(bots)
         self._asked = self._ask_cells(demand, shares)
 
-        self._deck = self._shuffle()
+        self._deck = Deck(self.bots, self.seats, self._weights, self._stream("deck"))
         self.bot: Integers = np.full(len(demand), -1, dtype=np.int64)
         self.tier: npt.NDArray[np.int8] = np.full(len(demand), -1, dtype=np.int8)
-        self._witness = -1
-        self._evidence: Evidence | None = None
-        self._refused: dict[int, str] = {}
+        self._witness: Witness | None = None
         if witness is not None:
-            self._witness = int(np.flatnonzero((self.senders == witness[0]) & (self.ordinals == witness[1]))[0])
-            asked = VIRGIN if self.asks_virgin[self._witness] else PROBABILISTIC
-            self._evidence = Evidence(asked, int(self._codes[self._asked[self._witness]]) if len(self._codes) else -1)
+            slot = int(np.flatnonzero((self.senders == witness[0]) & (self.ordinals == witness[1]))[0])
+            cell = int(self._codes[self._asked[slot]]) if len(self._codes) else -1
+            evidence = Evidence(VIRGIN if self.asks_virgin[slot] else PROBABILISTIC, cell)
+            self._witness = Witness(self, slot, evidence, policy.runners_up)
 
     def serve(self, slots: Integers) -> None:
         """Give each of ``slots`` a bot, in this order where two want the same."""
@@ -294,13 +260,17 @@ class _Table:
         return Selection(
             picks.assign(tier=_named(self.tier[filled], TIERS)),
             self._rows(unfilled).assign(reason=_named(reason, UNFILLED)),
-            evidence=self._evidence,
+            evidence=self._witness.evidence if self._witness is not None else None,
         )
 
     def _rows(self, slots: Integers, **more: Integers) -> pd.DataFrame:
         asked = np.where(self.asks_virgin[slots], TIERS.index(VIRGIN), TIERS.index(PROBABILISTIC))
         names = {"sender_id": self.senders[slots], "ordinal": self.ordinals[slots]}
         return pd.DataFrame({**names, **more, "asked_tier": _named(asked, TIERS)})
+
+    def used_tier(self, slot: int) -> str:
+        """Return the tier that a filled slot's bot is of."""
+        return TIERS[self.tier[slot]]
 
     # The deck.
 
@@ -310,65 +280,30 @@ class _Table:
             slots = self._open(slots)
             if not len(slots) or not self.seats.any():
                 return
-            cards = self._free_cards()
+            cards = self._deck.free(self.seats)
             bots = self._deck.bots[cards]
             # Later deals change who gets which card: else slots that no card fits would hold the others up.
             hands = slots if deal == 0 else slots[self._shuffled(slots, deal)]
-            chosen, at = self._hand_out(hands, bots, elsewhere=elsewhere)
+            served, at = hand_out(self._asked[hands], self._cell[bots], elsewhere=elsewhere)
+            chosen = hands[served]
             taken = self._take_virgins(chosen, bots[at])
-            if self._evidence is not None:
-                self._tell_card(chosen, cards[at], cards)
+            if self._witness is not None:
+                self._witness.saw_cards(chosen, cards[at], cards, self._deck)
             if taken <= _WORTH_DEALING * len(chosen):
                 break
         if elsewhere:
             self._deal_exactly(self._open(slots))
 
-    def _shuffle(self) -> _Deck:
-        """Return a card per seat, in the order of their keys.
-
-        The first card of a bot is the likeliest, so that the first ones of all bots come before second ones.
-        """
-        bots = np.repeat(np.arange(len(self.bots)), self.seats)
-        turns = np.arange(len(bots)) - np.repeat(np.cumsum(self.seats) - self.seats, self.seats)
-        weights = self._weights[bots] / (1.0 + turns) ** SHARPNESS
-        keys = -np.log(uniforms(self._stream("deck"), self.bots[bots], turns)) / weights
-        order = order_of(keys)
-        return _Deck(bots[order], turns[order], weights[order], keys[order])
-
-    def _free_cards(self) -> Integers:
-        """Return the places of the cards that are left: a bot that got mail has as many fewer, of its first turns."""
-        return np.flatnonzero(self._deck.turns >= (self._at_first - self.seats)[self._deck.bots])
-
     def _shuffled(self, slots: Integers, deal: int) -> Integers:
         draws = uniforms(self._stream("hands", deal), self.senders[slots], self.ordinals[slots])
         return order_of(draws)
-
-    def _hand_out(self, slots: Integers, cards: Integers, *, elsewhere: bool) -> tuple[Integers, Integers]:
-        """Return slots and the place of each one's card: of the cell it asks, else, ``elsewhere``, any left."""
-        # Of two bytes, because NumPy sorts these in linear time.
-        wanted, offered = self._asked[slots].astype(np.uint16), self._cell[cards].astype(np.uint16)
-        slot_order, card_order = np.argsort(wanted, kind="stable"), np.argsort(offered, kind="stable")
-        rank = rank_within(wanted[slot_order])
-        of_cell = np.bincount(offered, minlength=len(self._codes))
-        first_card = (np.cumsum(of_cell) - of_cell)[wanted[slot_order]]
-        has_one = rank < of_cell[wanted[slot_order]]
-        card_of = np.full(len(slots), -1, dtype=np.int64)
-        card_of[slot_order[has_one]] = card_order[(first_card + rank)[has_one]]
-        if elsewhere:
-            is_left = np.ones(len(cards), dtype=bool)
-            is_left[card_of[card_of >= 0]] = False
-            without, left = np.flatnonzero(card_of < 0), np.flatnonzero(is_left)
-            both = min(len(without), len(left))
-            card_of[without[:both]] = left[:both]
-        has_card = card_of >= 0
-        return slots[has_card], card_of[has_card]
 
     def _deal_exactly(self, slots: Integers) -> None:
         """Offer every card that is left to every sender of ``slots``, until no pair of them is possible."""
         for slot_of, bot_of, part in self._every_pair(slots):
             is_virgin = np.isnat(self._contacts_of(slot_of, bot_of).age)
-            if self._evidence is not None:
-                self._tell_refused(slot_of, bot_of, {"met_before": ~is_virgin})
+            if self._witness is not None:
+                self._witness.saw_refused(slot_of, bot_of, {"met_before": ~is_virgin})
             self._match(part, slot_of[is_virgin], bot_of[is_virgin], VIRGIN)
 
     def _every_pair(self, slots: Integers) -> Iterator[tuple[Integers, Integers, Integers]]:
@@ -383,9 +318,9 @@ class _Table:
             part = slice(start, start + max(_PAIRS_AT_ONCE // len(bots), 1))
             start = part.stop
             slot_of, bot_of = np.repeat(slots[first[part]], len(bots)), np.tile(bots, len(first[part]))
-            allowed = self._allowed(slot_of, bot_of)
-            if self._evidence is not None:
-                self._tell_groups(slot_of, bot_of)
+            allowed = self.allowed(slot_of, bot_of)
+            if self._witness is not None:
+                self._witness.saw_pairs(slot_of, bot_of)
             yield slot_of[allowed], bot_of[allowed], slots[np.isin(self.senders[slots], senders[part])]
 
     # Partners.
@@ -402,7 +337,7 @@ class _Table:
         known = np.empty(0, dtype=np.int64)
         for proposal in range(_PROPOSALS):
             slots = self._open(slots)
-            next_ones = ranked.take(self._group_of(self._row[slots], self._asked[slots], elsewhere=elsewhere))
+            next_ones = ranked.take(self._group_of(self.row[slots], self._asked[slots], elsewhere=elsewhere))
             known = np.concatenate([known, next_ones])
             if not len(known):
                 return
@@ -413,24 +348,27 @@ class _Table:
             ahead, known = known[is_ahead], known[~is_ahead]
             pairs = (ranked.slots[ahead], ranked.bots[ahead], contacts.of(ahead))
             self._match_partners(slots, *pairs, (PROBABILISTIC,), elsewhere=elsewhere)
-            if self._evidence is not None:
-                self._tell_next_partners(ranked, elsewhere=elsewhere)
+            if self._witness is not None:
+                at = np.array([self._witness.slot])
+                rest = ranked.rest(int(self._group_of(self.row[at], self._asked[at], elsewhere=elsewhere)[0]))
+                rest = rest[self.seats[ranked.bots[rest]] > 0]
+                self._witness.saw_next_partners(PROBABILISTIC, ranked.bots[rest], ranked.keys[rest])
 
     def _ranked_partners(self, slots: Integers, found: pd.DataFrame, *, elsewhere: bool) -> Ranked:
         """Return the pairs of ``found`` that ``slots`` ask for and that may meet, best first as far as is known."""
         slot_of, bot_of, _ = self._places_of(found)
-        has_seat = self.seats[bot_of] > 0
-        if self._evidence is not None:
-            self._tell_groups(slot_of, bot_of)
-            self._tell_refused(slot_of, bot_of, {"no_seat": ~has_seat})
-        asked = np.unique(self._group_of(self._row[slots], self._asked[slots], elsewhere=elsewhere))
-        group = self._group_of(self._row[slot_of], self._cell[bot_of], elsewhere=elsewhere)
-        _, is_asked = find(asked, group)
-        keep = np.flatnonzero(has_seat & is_asked)
-        keep = keep[self._allowed(slot_of[keep], bot_of[keep])]
+        if self._witness is not None:
+            self._witness.saw_pairs(slot_of, bot_of)
+            self._witness.saw_refused(slot_of, bot_of, {"no_seat": self.seats[bot_of] == 0})
+        has_seat = np.flatnonzero(self.seats[bot_of])
+        slot_of, bot_of = slot_of[has_seat], bot_of[has_seat]
+        asked = np.sort(self._group_of(self.row[slots], self._asked[slots], elsewhere=elsewhere))
+        group = self._group_of(self.row[slot_of], self._cell[bot_of], elsewhere=elsewhere)
+        is_asked = np.flatnonzero(find(asked, group)[1])
+        keep = is_asked[self.allowed(slot_of[is_asked], bot_of[is_asked])]
         slot_of, bot_of, group = slot_of[keep], bot_of[keep], group[keep]
         weight = self._weights[bot_of] * self.seats[bot_of] / self._at_first[bot_of]
-        key = -np.log(uniforms(self._stream("pair"), self.senders[slot_of], self.bots[bot_of])) / weight
+        key = -np.log(self.draws(slot_of, bot_of)) / weight
         order = by_group(group, key)
         return Ranked(slot_of[order], bot_of[order], group[order], key[order])
 
@@ -442,7 +380,7 @@ class _Table:
 
         Slots that ask different cells look among the same partners.
         """
-        asks, slots_of_ask = np.unique(pair_keys(self._row[slots], self._asked[slots]), return_counts=True)
+        asks, slots_of_ask = np.unique(pair_keys(self.row[slots], self._asked[slots]), return_counts=True)
         asked = asks & 0xFFFF_FFFF
         has_seat = np.bincount(self._cell[self.seats > 0], minlength=len(self._codes)) / np.bincount(self._cell)
         of_one = np.minimum(_PER_CELL / np.maximum(self._share * has_seat, 1e-9)[asked], _PARTNERS)
@@ -484,11 +422,11 @@ class _Table:
         }
         is_cooling = contacts.age < np.timedelta64(self._policy.pair_cooldown_h, "h")
         allowed = np.flatnonzero(~np.logical_or.reduce(list(refused.values())))
-        allowed = allowed[self._allowed(slot_of[allowed], bot_of[allowed])]
-        if self._evidence is not None:
-            self._tell_groups(slot_of, bot_of)
+        allowed = allowed[self.allowed(slot_of[allowed], bot_of[allowed])]
+        if self._witness is not None:
+            self._witness.saw_pairs(slot_of, bot_of)
             cooling = is_cooling & np.isin(np.arange(len(bot_of)), allowed)
-            self._tell_refused(slot_of, bot_of, refused | {"cooldown": cooling})
+            self._witness.saw_refused(slot_of, bot_of, refused | {"cooldown": cooling})
         for tier in tiers:
             of_tier = allowed[is_cooling[allowed] == (tier == ACTIVE)]
             self._match(slots, slot_of[of_tier], bot_of[of_tier], tier, contacts.sent_7d[of_tier], elsewhere=elsewhere)
@@ -509,13 +447,12 @@ class _Table:
         slot another candidate, first of the cell that it asks, then, ``elsewhere``, of any.
         """
         free = self.seats[bot_of] > 0
-        row, bots = self._row[slot_of[free]], bot_of[free]
-        terms = {term: values[bots] for term, values in self._terms.items()}
-        terms["headroom"] = self.seats[bots] / self._at_first[bots]
+        row, bots = self.row[slot_of[free]], bot_of[free]
+        terms = self.terms_of(bots) | {"headroom": self.seats[bots] / self._at_first[bots]}
         if sent_7d is not None:
             terms["repeats"] = np.exp2(-sent_7d[free].astype(np.float64))
         weight = np.prod(list(terms.values()), axis=0)
-        draw = uniforms(self._stream("pair"), self.senders[self._first[row]], self.bots[bots])
+        draw = self.draws(self._first[row], bots)
         key = -np.log(draw) / weight
         told = (row, bots, draw, key, terms)
         for asks_cell in (True, False) if elsewhere else (True,):
@@ -524,7 +461,7 @@ class _Table:
             group, row, bots, key = group[order], row[order], bots[order], key[order]
             while True:
                 slots = self._open(slots)
-                wanted = self._row[slots]
+                wanted = self.row[slots]
                 wanted = wanted * len(self._codes) + self._asked[slots] if asks_cell else wanted
                 slot_order = order_of_whole(wanted)
                 wanted = wanted[slot_order]
@@ -538,10 +475,10 @@ class _Table:
                 self._take(chosen, bots[at], tier)
                 is_left = self.seats[bots] > 0
                 is_left[at[self.bot[chosen] == bots[at]]] = False
-                is_left &= np.isin(np.arange(len(self._first)), self._row[self._open(slots)])[row]
+                is_left &= np.isin(np.arange(len(self._first)), self.row[self._open(slots)])[row]
                 group, row, bots, key = group[is_left], row[is_left], bots[is_left], key[is_left]
-        if self._evidence is not None:
-            self._tell_choice(tier, *told)
+        if self._witness is not None:
+            self._witness.saw_candidates(*told)
 
     # Moving others.
 
@@ -566,7 +503,7 @@ class _Table:
         moves = pd.DataFrame({"mover": mover, "bot": self.bot[mover], "target": target})[is_move]
         while len(wishes) and len(moves):
             ways = wishes.merge(moves.drop_duplicates("mover"), on="bot")
-            ways["sender"], ways["other"] = self._row[ways["slot"]], self._row[ways["mover"]]
+            ways["sender"], ways["other"] = self.row[ways["slot"]], self.row[ways["mover"]]
             for once in ("sender", "mover", "other", "target"):
                 ways = ways.drop_duplicates(once)
             if ways.empty:
@@ -574,8 +511,8 @@ class _Table:
             self.bot[ways["mover"]], self.bot[ways["slot"]] = ways["target"], ways["bot"]
             self.tier[ways["slot"]] = ways["tier"]
             self.seats[ways["target"]] -= 1
-            if self._evidence is not None:
-                self._tell_moves(ways)
+            if self._witness is not None:
+                self._witness.saw_moves(ways)
             wishes = wishes[self.bot[wishes["slot"]] < 0]
             wishes = wishes[~self._has_met(wishes["slot"].to_numpy(), wishes["bot"].to_numpy())]
             moves = moves[(self.seats[moves["target"]] > 0) & (self.bot[moves["mover"]] == moves["bot"])]
@@ -584,7 +521,7 @@ class _Table:
     def _tier_of(self, slots: Integers, bots: Integers) -> npt.NDArray[np.int8]:
         """Return the place in `TIERS` of each pair as the history has it, -1 where a rule refuses it."""
         tier = np.full(len(slots), -1, dtype=np.int8)
-        allowed = np.flatnonzero(self._allowed(slots, bots))
+        allowed = np.flatnonzero(self.allowed(slots, bots))
         age, sent_7d = self._contacts_of(slots[allowed], bots[allowed])
         refused = (age < np.timedelta64(SAME_DAY_H, "h")) | (sent_7d >= self._policy.pair_weekly_maximum)
         is_cooling = age < np.timedelta64(self._policy.pair_cooldown_h, "h")
@@ -595,12 +532,12 @@ class _Table:
 
     def _take_virgins(self, slots: Integers, bots: Integers) -> int:
         """Give slots the bots beside them where rules and seats allow it and they never met; return how many."""
-        keep = np.flatnonzero(self._allowed(slots, bots))
+        keep = np.flatnonzero(self.allowed(slots, bots))
         keep = keep[~pd.Index(pair_keys(self.senders[slots[keep]], bots[keep])).duplicated()]
         have_met = ~np.isnat(self._contacts_of(slots[keep], bots[keep]).age)
-        if self._evidence is not None:
-            self._tell_groups(slots, bots)
-            self._tell_refused(slots[keep], bots[keep], {"met_before": have_met})
+        if self._witness is not None:
+            self._witness.saw_pairs(slots, bots)
+            self._witness.saw_refused(slots[keep], bots[keep], {"met_before": have_met})
         return self._take(slots[keep[~have_met]], bots[keep[~have_met]], VIRGIN)
 
     def _take(self, slots: Integers, bots: Integers, tier: str) -> int:
@@ -614,17 +551,22 @@ class _Table:
         self.seats -= np.bincount(bots[keep], minlength=len(self.seats))
         return int(keep.sum())
 
-    def _allowed(self, slots: Integers, bots: Integers) -> Mask:
+    def allowed(self, slots: Integers, bots: Integers) -> Mask:
         """Return which pairs share nothing and do not meet in this plan yet."""
-        allowed = ~self._has_met(slots, bots)
-        for own, theirs in zip(self._own, self._theirs, strict=True):
-            allowed &= (own[slots] != theirs[bots]) | (own[slots] == -1)
-        return allowed
+        return np.asarray(~np.logical_or.reduce(list(self.forbidden(slots, bots).values())))
+
+    def forbidden(self, slots: Integers, bots: Integers) -> dict[str, Mask]:
+        """Return which pairs are not allowed, by reason."""
+        shared = {
+            f"own_{group}": (own[slots] == theirs[bots]) & (own[slots] != -1)
+            for group, own, theirs in zip(GROUPS, self._own, self._theirs, strict=True)
+        }
+        return shared | {"met_in_this_plan": self._has_met(slots, bots)}
 
     def _has_met(self, slots: Integers, bots: Integers) -> Mask:
         """Return whether any slot of the same sender has the bot: a look at each of them, mostly two or three."""
         has_met = np.zeros(len(slots), dtype=np.bool_)
-        row = self._row[slots]
+        row = self.row[slots]
         at, left = self._first[row], self._slots_of_sender[row]
         places = np.arange(len(slots))
         while len(places):
@@ -655,15 +597,21 @@ class _Table:
     def _open(self, slots: Integers) -> Integers:
         return slots[self.bot[slots] < 0]
 
-    # Draws.
+    # Weights and draws.
+
+    def terms_of(self, bots: Integers) -> dict[str, Floats]:
+        """Return the terms of the bots' weights."""
+        return {term: values[bots] for term, values in self._terms.items()}
+
+    def draws(self, slots: Integers, bots: Integers) -> Floats:
+        """Return the draw of each slot's sender and a bot."""
+        return uniforms(self._stream("pair"), self.senders[slots], self.bots[bots])
 
     def _stream(self, purpose: str, *more: int) -> np.uint64:
         return state(self._seed, purpose, self._hour, *more)
 
     def _cells_of(self, bots: pd.DataFrame) -> Integers:
         self._codes, places = np.unique(bots["cell"].to_numpy(dtype=np.int64), return_inverse=True)
-        if len(self._codes) > np.iinfo(np.uint16).max:
-            raise ValueError(f"there are {len(self._codes)} cells; a plan deals with {np.iinfo(np.uint16).max} at most")
         return places.reshape(-1)
 
     def _ask_cells(self, demand: pd.DataFrame, shares: Mapping[int, float] | None) -> Integers:
@@ -678,108 +626,6 @@ class _Table:
         day = require_utc(self._hour).date().toordinal()
         position = (offset + day * _PLASTIC + demand["nth"].to_numpy(dtype=np.int64) * _GOLDEN) % 1.0
         return np.minimum(np.searchsorted(bounds, position, side="right"), len(bounds) - 1)
-
-    # Evidence: what happens to the witness. Nothing here may change a plan.
-
-    def _tell_card(self, slots: Integers, at: Integers, cards: Integers) -> None:
-        """The card that the witness took, and the next of the deck that it might have had."""
-        deck, evidence, mine = self._deck, self._told, np.flatnonzero(slots == self._witness)
-        if evidence.bot_id is not None or not len(mine) or self.bot[self._witness] < 0:
-            return
-        place = int(at[mine[0]])
-        bot, weight = int(deck.bots[place]), float(deck.weights[place])
-        terms = self._terms_of(bot) | {"turn": weight / float(self._weights[bot])}
-        self._tell_bot(bot, VIRGIN, terms, float(np.exp(-deck.keys[place] * weight)))
-        later = np.setdiff1d(cards[cards > place], at)
-        later = later[self._allowed(np.full(len(later), self._witness), deck.bots[later])]
-        _, first = np.unique(deck.bots[later], return_index=True)
-        for other in later[np.sort(first)][: self._policy.runners_up].tolist():
-            weight, key = float(deck.weights[other]), float(deck.keys[other])
-            evidence.runners_up.append(
-                {"bot_id": int(self.bots[deck.bots[other]]), "weight": weight, "key": key,
-                 "draw": math.exp(-key * weight)}
-            )  # fmt: skip
-
-    def _tell_choice(
-        self, tier: str, row: Integers, bots: Integers, draw: Floats, key: Floats, terms: Mapping[str, Floats]
-    ) -> None:
-        """The candidate that the witness took, and its sender's others, best first."""
-        evidence, bot = self._told, self.bot[self._witness]
-        own = np.flatnonzero(row == self._row[self._witness])
-        own = own[order_of(key[own])]
-        mine = own[bots[own] == bot]
-        if evidence.bot_id is not None or bot < 0 or not len(mine):
-            return
-        self._tell_bot(
-            bot, tier, {name: float(values[mine[0]]) for name, values in terms.items()}, float(draw[mine[0]])
-        )
-        for other in own[~np.isin(bots[own], self.bot[self._row == row[mine[0]]])][: self._policy.runners_up]:
-            evidence.runners_up.append(
-                {"bot_id": int(self.bots[bots[other]]), "weight": float(-np.log(draw[other]) / key[other]),
-                 "draw": float(draw[other]), "key": float(key[other])}
-            )  # fmt: skip
-
-    def _tell_next_partners(self, ranked: Ranked, *, elsewhere: bool) -> None:
-        """The partners of the witness's sender that were not looked up, because a better one took the slot."""
-        evidence = self._told
-        at = slice(self._witness, self._witness + 1)
-        rest = ranked.rest(int(self._group_of(self._row[at], self._asked[at], elsewhere=elsewhere)[0]))
-        rivals = ranked.bots[rest]
-        rivals = rivals[self.seats[rivals] > 0]
-        missing = self._policy.runners_up - len(evidence.runners_up)
-        if evidence.bot_id is None or evidence.tier != PROBABILISTIC or missing <= 0:
-            return
-        named = {other["bot_id"] for other in evidence.runners_up}
-        met = set(self.bots[self.bot[(self._row == self._row[self._witness]) & (self.bot >= 0)]].tolist())
-        others = [bot for bot in rivals.tolist() if int(self.bots[bot]) not in named | met][:missing]
-        for bot in others:
-            draw = float(uniforms(self._stream("pair"), self.senders[[self._witness]], self.bots[[bot]])[0])
-            weight = float(self._weights[bot] * self.seats[bot] / self._at_first[bot])
-            evidence.runners_up.append(
-                {"bot_id": int(self.bots[bot]), "weight": weight, "draw": draw, "key": -math.log(draw) / weight}
-            )
-        evidence.runners_up.sort(key=lambda other: float(other["key"]))
-
-    def _tell_moves(self, ways: pd.DataFrame) -> None:
-        """The bot that the witness moved to, or that another slot left to it."""
-        if self._witness in ways["slot"].to_numpy() or self._witness in ways["mover"].to_numpy():
-            bot, sender = int(self.bot[self._witness]), self.senders[[self._witness]]
-            draw = float(uniforms(self._stream("pair"), sender, self.bots[[bot]])[0])
-            self._tell_bot(bot, TIERS[self.tier[self._witness]], self._terms_of(bot), draw)
-            self._told.runners_up.clear()
-
-    def _terms_of(self, bot: int) -> dict[str, float]:
-        return {term: float(values[bot]) for term, values in self._terms.items()}
-
-    def _tell_bot(self, bot: int, tier: str, terms: dict[str, float], draw: float) -> None:
-        evidence = self._told
-        evidence.tier, evidence.bot_id, evidence.terms, evidence.draw = tier, int(self.bots[bot]), terms, draw
-        evidence.weight = float(np.prod(list(terms.values())))
-        evidence.key = float(-np.log(draw) / evidence.weight)
-
-    def _tell_groups(self, slot_of: Integers, bot_of: Integers) -> None:
-        own, theirs = slot_of, bot_of
-        shared = {
-            f"own_{group}": (mine[own] == its[theirs]) & (mine[own] != -1)
-            for group, mine, its in zip(GROUPS, self._own, self._theirs, strict=True)
-        }
-        self._tell_refused(slot_of, bot_of, shared | {"met_in_this_plan": self._has_met(own, theirs)})
-
-    def _tell_refused(self, slot_of: Integers, bot_of: Integers, refused: Mapping[str, Mask]) -> None:
-        """Count what refused a bot to the witness's sender, each bot once, under its first reason."""
-        if self._told.bot_id is not None:
-            return
-        own = self.senders[slot_of] == self.senders[self._witness]
-        for reason, applies in refused.items():
-            for bot in np.unique(bot_of[own & applies]).tolist():
-                self._refused.setdefault(bot, reason)
-        self._told.rejected = dict(Counter(self._refused.values()))
-
-    @property
-    def _told(self) -> Evidence:
-        if self._evidence is None:
-            raise ValueError("nobody asked for evidence")
-        return self._evidence
 
 
 def _named(codes: npt.NDArray[Any], names: Sequence[str]) -> pd.Categorical:

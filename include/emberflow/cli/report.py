@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from emberflow.bots.selection import Evidence
+from emberflow.bots.evidence import Evidence
 from emberflow.cli.console import console, spell, table
 
 if TYPE_CHECKING:

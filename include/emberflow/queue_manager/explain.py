@@ -8,7 +8,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, RowMapping, text
 
-from emberflow.bots.selection import VIRGIN, Evidence
+from emberflow.bots.evidence import Evidence
+from emberflow.bots.selection import VIRGIN
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager.planner import planned_ordinal, replay
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from emberflow.bots.limits import cap_today, next_waking
-from emberflow.clock import local_day, require_utc
+from emberflow.clock import clock_of, local_day, require_utc
 from emberflow.queue_manager.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.queue_manager.policies import Policy
 from emberflow.queue_manager.slots import Slot
@@ -264,4 +263,4 @@ def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime) -> No
 def _next_day(now: datetime, zone: str, policy: Policy) -> datetime:
     """Return when sending hours start on the next local day of ``zone``."""
     tomorrow = local_day(now, zone) + timedelta(days=1)
-    return require_utc(datetime.combine(tomorrow, policy.pacing.window_start, ZoneInfo(zone)))
+    return require_utc(datetime.combine(tomorrow, policy.pacing.window_start, clock_of(zone)))

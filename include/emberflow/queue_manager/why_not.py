@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, RowMapping, text
 
-from emberflow.clock import HOUR
+from emberflow.clock import HOUR, clock_of
 from emberflow.email_ops.addresses import normalise
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import planner
@@ -103,7 +103,7 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
         return told("the sender was not active when the hour was planned")
     if day.empty or not day["open_s_now"].item() > 0:
         opens_at = next_opening(sender["zone"], start, policy.pacing, seed=settings.seed, sender_id=sender["id"])
-        local = opens_at.astimezone(ZoneInfo(sender["zone"]))
+        local = opens_at.astimezone(clock_of(sender["zone"]))
         return told(
             f"its sending window is closed in this hour; it opens next on {local:%A, %Y-%m-%d at %H:%M} "
             f"{sender['zone']} ({opens_at:%H:%M} UTC)"
@@ -117,7 +117,7 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     expected = float(expected_slots(day)[0])
     facts = day.iloc[0].to_dict() | account(day, picks, placed).iloc[0].to_dict() | {"expected": expected}
     prefix = "not planned yet; a plan made now: " if run is None else ""
-    return told(prefix + reason(facts, unfilled_because), steps_of(facts, ZoneInfo(sender["zone"])))
+    return told(prefix + reason(facts, unfilled_because), steps_of(facts, clock_of(sender["zone"])))
 
 
 def run_of(connection: Connection, hour: datetime) -> RowMapping | None:

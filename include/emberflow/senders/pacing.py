@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from emberflow.clock import local_day, require_utc
+from emberflow.clock import clock_of, local_day, require_utc
 from emberflow.randomness import state, uniforms
 
 MIDNIGHT = time(0)
@@ -112,7 +112,7 @@ def open_windows(senders: pd.DataFrame, at: datetime, policy: PacingPolicy, seed
     belongs to the next local day and is planned by the next run.
     """
     zones = pd.Categorical(senders["zone"])
-    clocks = [ZoneInfo(zone) for zone in zones.categories]
+    clocks = [clock_of(zone) for zone in zones.categories]
     today = [require_utc(at).astimezone(clock).date() for clock in clocks]
     windows = [_window(clock, day, policy) for clock, day in zip(clocks, today, strict=True)]
     bounds = np.array(windows, dtype=np.int64).reshape(-1, 3).T[:, zones.codes]
@@ -154,7 +154,7 @@ def common_windows(workdays: pd.DataFrame, policy: PacingPolicy) -> pd.DataFrame
     """
     opens, lunch, lunch_ends, closes = (_seconds(workdays[name]) for name in _BOUNDS)
     zones = pd.Categorical(workdays["campaign_zone"])
-    clocks = [ZoneInfo(zone) for zone in zones.categories]
+    clocks = [clock_of(zone) for zone in zones.categories]
     pieces = [(np.empty(0, dtype=np.int64),) * 3]
     # A local day lies within the day before and the day after its date in UTC.
     days = range(opens.min() // _DAY_S - 1, closes.max() // _DAY_S + 2) if len(workdays) else range(0)
@@ -285,7 +285,7 @@ def _window(clock: ZoneInfo, day: date, policy: PacingPolicy) -> tuple[int, int,
 @lru_cache(maxsize=65_536)
 def _workday(zone: str, day: date, policy: PacingPolicy, seed: int, sender_id: int) -> tuple[datetime, ...]:
     """Return one row of ``open_windows``, kept because a mailbox asks before each of its mails."""
-    bounds = (np.array([bound]) for bound in _window(ZoneInfo(zone), day, policy))
+    bounds = (np.array([bound]) for bound in _window(clock_of(zone), day, policy))
     drawn = _drawn(np.array([sender_id]), np.array([day], dtype="datetime64[s]"), *bounds, policy=policy, seed=seed)
     return tuple(_EPOCH + timedelta(seconds=int(seconds[0])) for seconds in drawn)
 
