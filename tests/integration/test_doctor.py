@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from emberflow.clock import SystemClock
 from emberflow.database.migrate import downgrade
-from emberflow.queue_manager import switches
+from emberflow.queue_manager import doctor, switches
 from emberflow.queue_manager.doctor import Finding, examine
 from emberflow.settings import Settings
 from tests.worlds import PASSWORD, Sandbox, World, a_world, some_settings
@@ -37,7 +37,7 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
     results = {finding.check: finding.result for finding in findings}
     assert set(results) == {
         "keys", "conversation scripts", "database schema", "clock against database", "policy", "mail",
-        "mailboxes", "queue",
+        "mailboxes", "queue", "open transactions",
     }  # fmt: skip
     assert results["mail"] == "sandbox: loopback only"
     assert results["mailboxes"] == "4 of 4 passed their check"
@@ -52,6 +52,20 @@ def test_a_database_that_is_not_there_is_a_finding(sandbox: Sandbox, database: E
     assert "./emberflow up" in (finding.remedy or "")
     finding = found(some_settings(database, sandbox, database_url=None))["database"]
     assert "nothing is running" in finding.result
+
+
+def test_a_transaction_that_keeps_vacuum_waiting_is_a_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q-B6: the queue is quick while what died in it is swept away."""
+    assert found(world.settings)["open transactions"].remedy is None
+
+    monkeypatch.setattr(doctor, "_OPEN_TOO_LONG_S", 0)
+    with world.engine.connect() as connection:
+        pid = connection.execute(text("select pg_backend_pid() from txid_current()")).scalar_one()
+        finding = found(world.settings)["open transactions"]
+
+    assert f"process {pid} of" in finding.result
+    assert "vacuum" in (finding.remedy or "")
+    assert found(world.settings)["open transactions"].remedy is None
 
 
 def test_a_schema_that_is_not_up_to_date_is_a_finding(world: World) -> None:

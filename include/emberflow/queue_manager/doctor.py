@@ -22,6 +22,19 @@ from emberflow.queue_manager.switches import LIVE_MAIL, STOP_SENDING, is_on
 from emberflow.settings import Settings
 
 _CLOCK_TOLERANCE_S = 2.0
+_OPEN_TOO_LONG_S = 600
+# Vacuum keeps what died since the oldest of them began; a role without pg_read_all_stats sees its own sessions only.
+_OLDEST_TRANSACTION = text("""
+    select
+        pid, usename, application_name,
+        extract(epoch from clock_timestamp() - xact_start)::bigint as open_s
+    from pg_stat_activity
+    where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+        and (backend_xid is not null or backend_xmin is not null)
+        and xact_start <= clock_timestamp() - make_interval(secs => :seconds)
+    order by xact_start
+    limit 1
+""")
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     yield _mode(connection, settings)
     yield _mailboxes(connection)
     yield _queue(connection)
+    yield _transactions(connection)
 
 
 def _clocks(connection: Connection) -> Finding:
@@ -127,3 +141,15 @@ def _queue(connection: Connection) -> Finding:
     ).one()
     remedy = "look at the DAG `dispatch`: due slots are waiting" if row.late else None
     return Finding("queue", f"{row.planned} planned, {row.late} late, {row.uncertain} uncertain", remedy)
+
+
+def _transactions(connection: Connection) -> Finding:
+    oldest = connection.execute(_OLDEST_TRANSACTION, {"seconds": _OPEN_TOO_LONG_S}).one_or_none()
+    if oldest is None:
+        return Finding("open transactions", f"none older than {_OPEN_TOO_LONG_S // 60} min")
+    return Finding(
+        "open transactions",
+        f"process {oldest.pid} of {oldest.usename} ({oldest.application_name or 'unnamed'}): "
+        f"open for {oldest.open_s // 60} min",
+        "end it, and run long reports on a replica: vacuum waits for it, and each claim walks past what died meanwhile",
+    )
