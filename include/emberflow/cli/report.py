@@ -210,7 +210,10 @@ def show_explanation(explanation: Explanation) -> None:
         )
         for event in explanation.events
     ]
-    table("Events", ("at (UTC)", "event", "details"), events)
+    if events:
+        table("Events", ("at (UTC)", "event", "details"), events)
+    else:
+        console.print("no events yet")
 
 
 def _show_evidence(explanation: Explanation, evidence: Evidence) -> None:
