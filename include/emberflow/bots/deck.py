@@ -10,14 +10,10 @@ Cost: one sort of all cards, and linear passes.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from emberflow.bots.ordering import order_of, order_of_whole, rank_within
+from emberflow.bots.ordering import Floats, Integers, order_of, order_of_whole, rank_within
 from emberflow.bots.rotation import SHARPNESS
 from emberflow.randomness import uniforms
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 class Deck:

@@ -13,15 +13,10 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from emberflow.bots.deck import Deck
-from emberflow.bots.ordering import order_of
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from emberflow.bots.ordering import Floats, Integers, Mask, order_of
 
 
 @dataclass

@@ -43,7 +43,18 @@ from emberflow.bots.deck import Deck, hand_out
 from emberflow.bots.eligibility import GROUPS
 from emberflow.bots.evidence import Evidence, Witness
 from emberflow.bots.history import History
-from emberflow.bots.ordering import Ranked, by_group, find, order_of, order_of_whole, pair_keys, rank_within
+from emberflow.bots.ordering import (
+    Floats,
+    Integers,
+    Mask,
+    Ranked,
+    by_group,
+    find,
+    order_of,
+    order_of_whole,
+    pair_keys,
+    rank_within,
+)
 from emberflow.bots.rotation import WEIGHT_TERMS
 from emberflow.clock import require_utc
 from emberflow.randomness import state, uniforms
@@ -64,9 +75,6 @@ _PARTNERS = 16  # looked up per slot at most; a cell of less than a fifth cannot
 _PAIRS_FOR_ROOM = 50_000  # looked up to see who could move
 _FEW_BOTS = 200  # with a seat: asking about each is cheaper than reading all partners of a sender
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -187,6 +195,20 @@ class _Contacts(NamedTuple):
     def of(self, places: Integers) -> _Contacts:
         return _Contacts(self.age[places], self.sent_7d[places])
 
+    def exist(self) -> Mask:
+        return np.asarray(~np.isnat(self.age))
+
+    def forbid(self, policy: SelectionPolicy) -> dict[str, Mask]:
+        """Return which pairs may not meet again yet, whatever else there is, by reason."""
+        return {
+            "same_day": self.age < np.timedelta64(SAME_DAY_H, "h"),
+            "weekly_maximum": self.sent_7d >= policy.pair_weekly_maximum,
+        }
+
+    def are_cooling(self, policy: SelectionPolicy) -> Mask:
+        """Return which pairs meet again only where nobody else is left."""
+        return np.asarray(self.age < np.timedelta64(policy.pair_cooldown_h, "h"))
+
 
 class _Table:
     """The slots and the cards while a plan is dealt. Slots and bots are places in arrays, in the order of their ids."""
@@ -301,7 +323,7 @@ class _Table:
     def _deal_exactly(self, slots: Integers) -> None:
         """Offer every card that is left to every sender of ``slots``, until no pair of them is possible."""
         for slot_of, bot_of, part in self._every_pair(slots):
-            is_virgin = np.isnat(self._contacts_of(slot_of, bot_of).age)
+            is_virgin = ~self._contacts_of(slot_of, bot_of).exist()
             if self._witness is not None:
                 self._witness.saw_refused(slot_of, bot_of, {"met_before": ~is_virgin})
             self._match(part, slot_of[is_virgin], bot_of[is_virgin], VIRGIN)
@@ -367,7 +389,7 @@ class _Table:
         is_asked = np.flatnonzero(find(asked, group)[1])
         keep = is_asked[self.allowed(slot_of[is_asked], bot_of[is_asked])]
         slot_of, bot_of, group = slot_of[keep], bot_of[keep], group[keep]
-        weight = self._weights[bot_of] * self.seats[bot_of] / self._at_first[bot_of]
+        weight = self._weights[bot_of] * self._headroom(bot_of)
         key = -np.log(self.draws(slot_of, bot_of)) / weight
         order = by_group(group, key)
         return Ranked(slot_of[order], bot_of[order], group[order], key[order])
@@ -401,7 +423,7 @@ class _Table:
             return
         for slot_of, bot_of, part in self._every_pair(slots):
             contacts = self._contacts_of(slot_of, bot_of)
-            have_met = np.flatnonzero(~np.isnat(contacts.age))
+            have_met = np.flatnonzero(contacts.exist())
             self._match_partners(part, slot_of[have_met], bot_of[have_met], contacts.of(have_met), tiers)
 
     def _match_partners(
@@ -415,13 +437,9 @@ class _Table:
         elsewhere: bool = True,
     ) -> None:
         """Fill open ``slots`` from partners, each beside any slot of its sender, as their contacts allow it."""
-        refused = {
-            "no_seat": self.seats[bot_of] == 0,
-            "same_day": contacts.age < np.timedelta64(SAME_DAY_H, "h"),
-            "weekly_maximum": contacts.sent_7d >= self._policy.pair_weekly_maximum,
-        }
-        is_cooling = contacts.age < np.timedelta64(self._policy.pair_cooldown_h, "h")
-        allowed = np.flatnonzero(~np.logical_or.reduce(list(refused.values())))
+        refused = {"no_seat": self.seats[bot_of] == 0} | contacts.forbid(self._policy)
+        is_cooling = contacts.are_cooling(self._policy)
+        allowed = np.flatnonzero(~_any(refused))
         allowed = allowed[self.allowed(slot_of[allowed], bot_of[allowed])]
         if self._witness is not None:
             self._witness.saw_pairs(slot_of, bot_of)
@@ -448,7 +466,7 @@ class _Table:
         """
         free = self.seats[bot_of] > 0
         row, bots = self.row[slot_of[free]], bot_of[free]
-        terms = self.terms_of(bots) | {"headroom": self.seats[bots] / self._at_first[bots]}
+        terms = self.terms_of(bots) | {"headroom": self._headroom(bots)}
         if sent_7d is not None:
             terms["repeats"] = np.exp2(-sent_7d[free].astype(np.float64))
         weight = np.prod(list(terms.values()), axis=0)
@@ -522,10 +540,9 @@ class _Table:
         """Return the place in `TIERS` of each pair as the history has it, -1 where a rule refuses it."""
         tier = np.full(len(slots), -1, dtype=np.int8)
         allowed = np.flatnonzero(self.allowed(slots, bots))
-        age, sent_7d = self._contacts_of(slots[allowed], bots[allowed])
-        refused = (age < np.timedelta64(SAME_DAY_H, "h")) | (sent_7d >= self._policy.pair_weekly_maximum)
-        is_cooling = age < np.timedelta64(self._policy.pair_cooldown_h, "h")
-        tier[allowed] = np.select([np.isnat(age), refused, is_cooling], [0, -1, 2], default=1)
+        contacts = self._contacts_of(slots[allowed], bots[allowed])
+        cases = [~contacts.exist(), _any(contacts.forbid(self._policy)), contacts.are_cooling(self._policy)]
+        tier[allowed] = np.select(cases, [0, -1, 2], default=1)
         return tier
 
     # Taking a bot.
@@ -534,7 +551,7 @@ class _Table:
         """Give slots the bots beside them where rules and seats allow it and they never met; return how many."""
         keep = np.flatnonzero(self.allowed(slots, bots))
         keep = keep[~pd.Index(pair_keys(self.senders[slots[keep]], bots[keep])).duplicated()]
-        have_met = ~np.isnat(self._contacts_of(slots[keep], bots[keep]).age)
+        have_met = self._contacts_of(slots[keep], bots[keep]).exist()
         if self._witness is not None:
             self._witness.saw_pairs(slots, bots)
             self._witness.saw_refused(slots[keep], bots[keep], {"met_before": have_met})
@@ -553,7 +570,7 @@ class _Table:
 
     def allowed(self, slots: Integers, bots: Integers) -> Mask:
         """Return which pairs share nothing and do not meet in this plan yet."""
-        return np.asarray(~np.logical_or.reduce(list(self.forbidden(slots, bots).values())))
+        return ~_any(self.forbidden(slots, bots))
 
     def forbidden(self, slots: Integers, bots: Integers) -> dict[str, Mask]:
         """Return which pairs are not allowed, by reason."""
@@ -603,6 +620,9 @@ class _Table:
         """Return the terms of the bots' weights."""
         return {term: values[bots] for term, values in self._terms.items()}
 
+    def _headroom(self, bots: Integers) -> Floats:
+        return np.asarray(self.seats[bots] / self._at_first[bots])
+
     def draws(self, slots: Integers, bots: Integers) -> Floats:
         """Return the draw of each slot's sender and a bot."""
         return uniforms(self._stream("pair"), self.senders[slots], self.bots[bots])
@@ -626,6 +646,10 @@ class _Table:
         day = require_utc(self._hour).date().toordinal()
         position = (offset + day * _PLASTIC + demand["nth"].to_numpy(dtype=np.int64) * _GOLDEN) % 1.0
         return np.minimum(np.searchsorted(bounds, position, side="right"), len(bounds) - 1)
+
+
+def _any(reasons: Mapping[str, Mask]) -> Mask:
+    return np.asarray(np.logical_or.reduce(list(reasons.values())))
 
 
 def _named(codes: npt.NDArray[Any], names: Sequence[str]) -> pd.Categorical:

@@ -16,13 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from emberflow.clock import require_utc
+from emberflow.clock import clock_of, require_utc
 from emberflow.database.tables import TIERS
 from emberflow.randomness import state, uniforms
 
@@ -423,7 +422,7 @@ class World:
     @cached_property
     def _local(self) -> list[datetime]:
         """The wall clocks at ``at``, in the order of ``ZONES``."""
-        return [require_utc(self.at).astimezone(ZoneInfo(zone)) for zone in ZONES]
+        return [require_utc(self.at).astimezone(clock_of(zone)) for zone in ZONES]
 
     @cached_property
     def _todays(self) -> npt.NDArray[np.datetime64]:
