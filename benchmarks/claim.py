@@ -115,6 +115,7 @@ class _Queue:
     def empty(self) -> None:
         """Remove every slot and what they left behind."""
         with self._engine.begin() as connection:
+            connection.execute(text("set local session_replication_role = replica"))  # rows that otherwise stay
             connection.execute(text("truncate ops.scheduled_tasks, ops.slot_states"))
 
     def round(self, variant: str) -> Round:

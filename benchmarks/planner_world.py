@@ -89,12 +89,14 @@ def partitions(engine: Engine) -> set[str]:
 def forget_plan(engine: Engine, world: World, kept: set[str]) -> None:
     """Take back what planning wrote: slots, runs, quotas and counts of the day, and partitions beyond ``kept``."""
     with _driver(engine) as cursor:
+        cursor.execute("set session_replication_role = replica")  # rows that otherwise stay
         cursor.execute("truncate ops.slot_states, ops.scheduled_tasks, ops.plan_runs restart identity cascade")
         for name in partitions(engine) - kept:
             cursor.execute(f"drop table {name}")
         for name in _PLANNED:
             cursor.execute(f"delete from ops.{name} where local_day > %s", (_recent(world),))  # noqa: S608
             cursor.execute(f"insert into ops.{name} select * from benchmark.{name}")  # noqa: S608
+        cursor.execute("set session_replication_role = origin")
     _vacuum(engine, *(f"ops.{name}" for name in (*_PLANNED, "scheduled_tasks", "slot_states")))
 
 

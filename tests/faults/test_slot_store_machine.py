@@ -89,8 +89,9 @@ class SlotStoreMachine(RuleBasedStateMachine):
         self.mails: dict[int, Mail] = {}
         self._forgotten = False
         self.suppressed: set[str] = set()
-        for table in ("scheduled_tasks", "conversations", "bot_days", "send_counters", "suppressions", "switches"):
-            self.world.change(f"delete from ops.{table}")  # noqa: S608 - six known names
+        self.world.erase(
+            "scheduled_tasks", "slot_states", "conversations", "bot_days", "send_counters", "suppressions", "switches"
+        )
         self.world.change("update ops.sender_days set warmup_sent = 0, reply_sent = 0")
         self.world.change("update ops.mailboxes set next_send_at = null")
 

@@ -140,7 +140,7 @@ def test_a_used_up_quota_is_the_answer_even_though_the_window_is_open(world: Wor
     """S-B5"""
     world.plan()
     world.change("update ops.sender_days set warmup_sent = warmup_quota")
-    world.change("delete from ops.scheduled_tasks")
+    world.erase("scheduled_tasks", "slot_states")
     world.clock.advance(HOUR)
 
     assert asked(world).answer == "not planned yet; a plan made now: no mail: the day's warm-up quota of 5 is used up"

@@ -41,9 +41,7 @@ def hours(world: World, first: datetime, count: int) -> int:
 
 
 def wipe_plans(world: World) -> None:
-    world.change("delete from ops.scheduled_tasks")
-    for table in ("plan_runs", "sender_days"):
-        world.change(f"delete from ops.{table}")  # noqa: S608
+    world.erase("scheduled_tasks", "slot_states", "plan_inputs", "plan_runs", "sender_days")
 
 
 def test_the_volume_delivered_on_day_n_follows_the_ramp(database: Engine, sandbox: Sandbox) -> None:
