@@ -47,10 +47,15 @@ _SHAPE = {
 
 
 def objects(engine: Engine) -> set[str]:
-    """The relations, with their settings, functions and schemas that neither PostgreSQL nor Alembic brought along."""
+    """The relations, with their settings and columns, functions and schemas that are not PostgreSQL's or Alembic's."""
     query = text(f"""
         select relkind::text || ' ' || oid::regclass || ' ' || coalesce(reloptions::text, '') from pg_class
         where relname not like '%{VERSION_TABLE}%'
+            and relnamespace not in (select oid from pg_namespace where nspname ~ '^(pg_|information_schema)')
+        union all
+        select 'column ' || attrelid::regclass || '.' || attname || ' ' || attnotnull from pg_attribute
+        inner join pg_class on pg_class.oid = attrelid
+        where attnum > 0 and not attisdropped and relname not like '%{VERSION_TABLE}%'
             and relnamespace not in (select oid from pg_namespace where nspname ~ '^(pg_|information_schema)')
         union all
         select 'function ' || oid::regprocedure from pg_proc
@@ -107,6 +112,24 @@ def test_the_migrations_revert_and_apply_on_a_database_with_a_conversation_in_it
 
     assert all(world.value(f"select count(*) from ops.{table}") == 0 for table in filled)  # noqa: S608
     assert a_world(database, sandbox, senders=1, bots=1).plan().slots == 1
+
+
+def test_bots_that_were_out_of_use_before_it_was_recorded_get_a_reason_and_a_remedy(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """D-B5"""
+    world = a_world(database, sandbox, senders=0, bots=4, checks=False)
+    downgrade(database, "0007")
+    for bot, status in zip(world.bots, ("active", "unverified", "paused", "retired"), strict=True):
+        world.change("update ops.bots set status = :status where id = :id", status=status, id=bot.id)
+    world.change("update ops.bots set status_reason = 'its server refused it' where status = 'paused'")
+
+    upgrade(database)
+
+    found = world.rows("select status, status_reason, status_remedy from ops.bots order by id")
+    assert [row["status_reason"] for row in found] == [None, "not recorded", "its server refused it", "not recorded"]
+    assert found[0]["status_remedy"] is None
+    assert all("emberflow bots" in row["status_remedy"] for row in found[1:])
 
 
 def test_upgrading_a_database_that_is_up_to_date_changes_nothing(database: Engine, sandbox: Sandbox) -> None:

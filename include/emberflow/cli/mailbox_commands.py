@@ -172,15 +172,64 @@ def list_bots() -> None:
         "received",
         "replies",
         "reason",
+        "what to do",
     )
     rows = [
         (
             row["address"], row["provider"], row["status"], row["source"], row["attested_by"],
             f"{row['born_at']:%Y-%m-%d}", row["inbound_today"], row["replies_today"], row["status_reason"],
+            row["status_remedy"],
         )
         for row in registry.list_bots(connect())
     ]  # fmt: skip
     table(f"{len(rows)} bots", columns, rows)
+
+
+@bots.command("check")
+def check_bots(
+    addresses: Annotated[list[str] | None, typer.Argument(help="Default: every mailbox, senders included.")] = None,
+) -> None:
+    """Check SMTP login, IMAP login and INBOX of mailboxes; exit with 1 if one fails."""
+    check_senders(addresses)
+
+
+@bots.command("pause")
+def pause_bot(
+    address: str,
+    reason: Annotated[str, typer.Option(help="Shown wherever the bot is.")] = "paused by the operator",
+) -> None:
+    """Pause a bot: it is still read; what is planned for it is cancelled when it comes due before `resume`."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+
+    registry.pause_bot(connect(), address, reason)
+    console.print(f"{address} is paused: {reason}", markup=False)
+
+
+@bots.command("retire")
+def retire_bot(
+    address: str,
+    reason: Annotated[str, typer.Option(help="Shown wherever the bot is.")] = "retired by the operator",
+) -> None:
+    """Take a bot out of service: it is not read any more, and what is planned for it is cancelled at once."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+
+    cancelled = registry.retire_bot(connect(), address, reason)
+    console.print(f"{address} is retired: {reason}; {cancelled} planned mails were cancelled", markup=False)
+
+
+@bots.command("resume")
+def resume_bot(address: str) -> None:
+    """Make a paused or retired bot active again, if it has passed its last connection check."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import registry
+
+    registry.resume_bot(connect(), address)
+    console.print(f"{address} is active")
 
 
 @secrets.command("generate")

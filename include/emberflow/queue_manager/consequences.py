@@ -25,7 +25,9 @@ _PAUSE_SENDER = text("""
 """)
 
 _PAUSE_BOT = text("""
-    update ops.bots set status = 'paused', status_reason = :reason where mailbox_id = :mailbox_id and status = 'active'
+    update ops.bots
+    set status = 'paused', status_reason = :reason, status_remedy = :remedy, status_changed_at = clock_timestamp()
+    where mailbox_id = :mailbox_id and status = 'active'
 """)
 
 
@@ -62,6 +64,6 @@ def draw(connection: Connection, answers: Sequence[Answer], *, now: datetime, po
 
 
 def _pause(connection: Connection, mailbox_id: int, reason: str) -> None:
-    remedy = "mend it at the provider, then `emberflow senders check` and `emberflow senders resume`"
-    connection.execute(_PAUSE_SENDER, {"mailbox_id": mailbox_id, "reason": reason, "remedy": remedy})
-    connection.execute(_PAUSE_BOT, {"mailbox_id": mailbox_id, "reason": reason})
+    for kind, pause in (("senders", _PAUSE_SENDER), ("bots", _PAUSE_BOT)):
+        remedy = f"mend it at the provider, then `emberflow {kind} check` and `emberflow {kind} resume`"
+        connection.execute(pause, {"mailbox_id": mailbox_id, "reason": reason, "remedy": remedy})

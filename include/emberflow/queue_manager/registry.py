@@ -9,7 +9,7 @@ mailboxes provisioned on the operator's own server.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,15 @@ from emberflow.errors import (
     MailboxCheckError,
     RowProblem,
 )
+from emberflow.queue_manager import ledger, store
 from emberflow.queue_manager.import_files import BotRow, MailboxRow, SenderRow, read_rows
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.switches import enter_mail_mode
 from emberflow.settings import Settings
 
+Kind = Literal["sender", "bot"]
+
+_TABLES: Mapping[Kind, tuple[Table, str]] = {"sender": (senders, "state"), "bot": (bots, "status")}
 _CHECKS_AT_ONCE = 8
 _PASSWORD_BYTES = 24
 _NAMES = (
@@ -235,7 +239,8 @@ def pause_sender(engine: Engine, address: str, reason: str) -> None:
         EmberflowError: there is no such sender.
     """
     remedy = f"run `emberflow senders resume {address}` when the reason is gone"
-    _set_sender_state(engine, address, "paused", reason, remedy)
+    with engine.begin() as connection:
+        _set_state(connection, "sender", address, "paused", reason, remedy)
 
 
 def stop_sender(engine: Engine, address: str, reason: str) -> None:
@@ -245,7 +250,8 @@ def stop_sender(engine: Engine, address: str, reason: str) -> None:
         EmberflowError: there is no such sender.
     """
     remedy = f"run `emberflow senders resume {address}` to start again at the first day of the ramp"
-    _set_sender_state(engine, address, "stopped", reason, remedy)
+    with engine.begin() as connection:
+        _set_state(connection, "sender", address, "stopped", reason, remedy)
 
 
 def resume_sender(engine: Engine, address: str) -> None:
@@ -254,15 +260,51 @@ def resume_sender(engine: Engine, address: str) -> None:
     Raises:
         EmberflowError: there is no such sender, or its connection check has not passed.
     """
-    with engine.connect() as connection:
-        found = connection.execute(
-            select(mailboxes.c.check_passed).where(mailboxes.c.address == normalise(address))
-        ).one_or_none()
-    if found is not None and not found.check_passed:
-        raise EmberflowError(
-            f"{address} has not passed its last connection check: run `emberflow senders check {address}` first"
-        )
-    _set_sender_state(engine, address, "active", None, None)
+    with engine.begin() as connection:
+        _require_passed_check(connection, "sender", address)
+        _set_state(connection, "sender", address, "active", None, None)
+
+
+def pause_bot(engine: Engine, address: str, reason: str) -> None:
+    """Pause a bot: it is still read, and nothing is planned for it.
+
+    What is planned to it or from it stays as it is, and is cancelled when it comes due before the bot is resumed.
+
+    Raises:
+        EmberflowError: there is no such bot.
+    """
+    remedy = f"run `emberflow bots resume {address}` when the reason is gone"
+    with engine.begin() as connection:
+        _set_state(connection, "bot", address, "paused", reason, remedy)
+
+
+def retire_bot(engine: Engine, address: str, reason: str) -> int:
+    """Take a bot out of service, unread from then on; return how many planned mails to it or from it were cancelled.
+
+    Those are cancelled at once, so that the hours to come plan others for them, and their conversations end. What a
+    worker holds at this moment is refused by the check before DATA.
+
+    Raises:
+        EmberflowError: there is no such bot.
+    """
+    remedy = f"run `emberflow bots resume {address}` to take it back into service"
+    with engine.begin() as connection:
+        mailbox_id = _set_state(connection, "bot", address, "retired", reason, remedy)
+        cancelled = store.cancel_planned(connection, mailbox_id, "bot_retired")
+        for slot in cancelled:
+            ledger.close_conversation(connection, slot)
+    return len(cancelled)
+
+
+def resume_bot(engine: Engine, address: str) -> None:
+    """Make a paused or retired bot active again; one that has not passed its last check stays as it is (S-B1).
+
+    Raises:
+        EmberflowError: there is no such bot, or its connection check has not passed.
+    """
+    with engine.begin() as connection:
+        _require_passed_check(connection, "bot", address)
+        _set_state(connection, "bot", address, "active", None, None)
 
 
 def list_senders(engine: Engine) -> Sequence[RowMapping]:
@@ -283,7 +325,7 @@ def list_bots(engine: Engine) -> Sequence[RowMapping]:
     """Return one row per bot with today's counts, ordered by address."""
     query = text("""
         select bots.id, mailboxes.address, mailboxes.provider, mailboxes.zone, bots.status, bots.status_reason,
-            bots.source, bots.attested_by, bots.born_at, bots.interaction_limits,
+            bots.status_remedy, bots.source, bots.attested_by, bots.born_at, bots.interaction_limits,
             coalesce(days.inbound_sent, 0) as inbound_today, coalesce(days.reply_sent, 0) as replies_today
         from ops.bots
         inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
@@ -359,6 +401,7 @@ def _add_bot(
         "attested_by": attestation.who,
         "attestation": attestation.how,
         "status_reason": "connection not checked yet",
+        "status_remedy": "run `emberflow bots check`",
     }
     if isinstance(row, BotRow):
         values["interaction_limits"] = row.interaction_limits
@@ -390,63 +433,59 @@ def _store_check(connection: Connection, result: CheckResult) -> None:
             checked_at=func.clock_timestamp(),
         )
     )
-    reason = f"connection check failed at {result.stage}: {result.text}"
-    if passed:
-        _move(
-            connection,
-            senders,
-            result.mailbox_id,
-            ("unverified",),
-            state="active",
-            state_reason=None,
-            state_remedy=None,
-        )
-        _move(connection, bots, result.mailbox_id, ("unverified",), status="active", status_reason=None)
-        return
-    remedy = "correct the server, or the password with `emberflow secrets set`, then run `emberflow senders check`"
-    _move(
-        connection,
-        senders,
-        result.mailbox_id,
-        ("unverified", "active"),
-        state="unverified",
-        state_reason=reason,
-        state_remedy=remedy,
-    )
-    _move(
-        connection,
-        bots,
-        result.mailbox_id,
-        ("unverified", "active"),
-        status="unverified",
-        status_reason=reason,
-    )
-
-
-def _move(connection: Connection, table: Table, mailbox_id: int, expected: tuple[str, ...], **values: Any) -> None:
-    """Change a sender's or bot's state if it is one of ``expected``."""
-    current = table.c["state" if "state" in table.c else "status"]
-    connection.execute(update(table).where(table.c.mailbox_id == mailbox_id, current.in_(expected)).values(values))
-
-
-def _set_sender_state(engine: Engine, address: str, state: str, reason: str | None, remedy: str | None) -> None:
-    with engine.begin() as connection:
-        changed = connection.execute(
-            update(senders)
-            .where(senders.c.mailbox_id == mailboxes.c.id, mailboxes.c.address == normalise(address))
-            .values(
-                state=state,
-                state_reason=reason,
-                state_remedy=remedy,
-                state_changed_at=func.clock_timestamp(),
-                ramp_since=case(
-                    (or_(senders.c.state == "stopped", literal(state == "stopped")), func.clock_timestamp()),
-                    else_=senders.c.ramp_since,
-                ),
+    for kind, (table, name) in _TABLES.items():
+        expected = ["unverified"]
+        values = _state(name, "active", None, None)
+        if not passed:
+            reason = f"connection check failed at {result.stage}: {result.text}"
+            remedy = (
+                f"correct the server, or the password with `emberflow secrets set`, then run `emberflow {kind}s check`"
             )
+            expected.append("active")
+            values = _state(name, "unverified", reason, remedy)
+        connection.execute(
+            update(table).where(table.c.mailbox_id == result.mailbox_id, table.c[name].in_(expected)).values(values)
         )
-    if changed.rowcount == 0:
-        raise EmberflowError(f"there is no sender {address}; `emberflow senders list` shows them all")
+
+
+def _set_state(
+    connection: Connection, kind: Kind, address: str, state: str, reason: str | None, remedy: str | None
+) -> int:
+    """Give a sender or bot a state, whatever it had; return its mailbox id."""
+    table, name = _TABLES[kind]
+    values = _state(name, state, reason, remedy)
+    if kind == "sender":
+        starts_over = or_(senders.c.state == "stopped", literal(state == "stopped"))
+        values["ramp_since"] = case((starts_over, func.clock_timestamp()), else_=senders.c.ramp_since)
+    mailbox_id: int | None = connection.execute(
+        update(table)
+        .where(table.c.mailbox_id == mailboxes.c.id, mailboxes.c.address == normalise(address))
+        .values(values)
+        .returning(table.c.mailbox_id)
+    ).scalar_one_or_none()
+    if mailbox_id is None:
+        raise EmberflowError(f"there is no {kind} {address}; `emberflow {kind}s list` shows them all")
+    return mailbox_id
+
+
+def _require_passed_check(connection: Connection, kind: Kind, address: str) -> None:
+    found = connection.execute(
+        select(mailboxes.c.check_passed).where(mailboxes.c.address == normalise(address))
+    ).one_or_none()
+    if found is not None and not found.check_passed:
+        raise EmberflowError(
+            f"{address} has not passed its last connection check: run `emberflow {kind}s check {address}` first"
+        )
+
+
+def _state(column: str, state: str, reason: str | None, remedy: str | None) -> dict[str, Any]:
+    """Return the values of a state's four columns; ``column`` is its name, ``state`` or ``status``."""
+    return {
+        column: state,
+        f"{column}_reason": reason,
+        f"{column}_remedy": remedy,
+        f"{column}_changed_at": func.clock_timestamp(),
+    }
 
 
 def person(number: int) -> str:

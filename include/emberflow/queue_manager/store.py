@@ -301,6 +301,26 @@ _OPEN = text("""
     where id = any(:ids)
     order by id
 """)
+_CANCEL_PLANNED = text("""
+    with planned as (
+        select states.slot_id
+        from ops.slot_states as states
+        inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
+        where states.status = 'planned' and :mailbox_id in (tasks.from_mailbox_id, tasks.to_mailbox_id)
+        order by states.slot_id
+        for update of states
+    ),
+
+    cancelled as (
+        update ops.slot_states as states
+        set status = 'cancelled', reason = :reason
+        from planned
+        where states.slot_id = planned.slot_id
+        returning states.slot_id
+    )
+
+    select slots.* from cancelled inner join ops.slots on slots.id = cancelled.slot_id
+""")
 _LOCK = text("select from ops.slot_states where slot_id = :id for update")
 _READ = text("select * from ops.slots where id = :id")
 
@@ -333,6 +353,12 @@ def add(connection: Connection, slots: Sequence[Mapping[str, Any]]) -> list[int]
     ids: list[int] = list(connection.execute(written, slots).scalars())
     connection.execute(_OPEN, {"ids": ids})
     return ids
+
+
+def cancel_planned(connection: Connection, mailbox_id: int, reason: str) -> list[Slot]:
+    """Cancel all that is planned from or to a mailbox, and return it; what a worker holds is the worker's."""
+    rows = connection.execute(_CANCEL_PLANNED, {"mailbox_id": mailbox_id, "reason": reason}).mappings()
+    return [Slot.of(row) for row in rows]
 
 
 def claim(
