@@ -305,6 +305,37 @@ def test_a_provider_that_junks_the_mail_is_sent_less(database: Engine, sandbox: 
         assert planner.replay(connection, world.row("select id from ops.plan_runs")["id"]).is_same
 
 
+def test_a_change_of_model_lifts_no_throttle(database: Engine, sandbox: Sandbox) -> None:
+    """S-B7: until the marts know the new model the old score holds, and so does the throttle where it finds none."""
+    policy = a_policy(ramp={"start": 20, "maximum": 20}, quota=STEADY, pacing=DENSE)
+    world = a_world(database, sandbox, senders=2, bots=60, policy=policy, checks=False)
+    first, second = world.senders
+    world.change("create schema if not exists marts")
+    world.change(
+        "create table marts.sender_scores "
+        "(sender_id bigint, score float8, model_version text, placements bigint, inbox_rate float8)"
+    )
+    world.change(
+        "insert into marts.sender_scores values (:a, 30, 'old', 99, 0.3), (:b, 99, 'old', 99, 1)",
+        a=first.id,
+        b=second.id,
+    )
+
+    def multipliers() -> list[float]:
+        with database.connect() as connection:
+            plan = planner.preview(
+                connection, floor_hour(world.clock.now()), now=world.clock.now(), settings=world.settings
+            )
+        return [float(value) for value in plan.day.sort_values("sender_id")["health_multiplier"]]
+
+    assert multipliers() == [0.25, 1]
+    world.plan()
+    world.change("update marts.sender_scores set score = null, model_version = :model", model=policy.reputation.model)
+    assert multipliers() == [0.25, 1]
+    world.change("drop table marts.sender_scores")
+    assert multipliers() == [0.25, 1]
+
+
 def test_configured_shares_of_providers_and_domains_are_kept(database: Engine, sandbox: Sandbox) -> None:
     """B-F4"""
     selection = {"provider_shares": {"kind": 0.8}, "domain_shares": {"elsewhere.test": 0.25}}

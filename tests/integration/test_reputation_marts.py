@@ -325,6 +325,25 @@ def test_the_score_follows_the_published_model(world: World) -> None:
     assert report["worst_component"] == ["placement", "hard_bounces", "deferrals"][int(np.argmin(points))]
 
 
+def test_evidence_of_any_age_stops_no_score(world: World) -> None:
+    """S-B7: a restored mailbox or a clock at its epoch costs its own message only, which is too old to count."""
+    sender, other = world.good_sender(), world.good_sender()
+    build_marts(NOON)
+    before = world.row("marts.fct_sender_component_scores", sender)
+    score = world.row("marts.sender_scores", other)["score"]
+    bot = world.bot("alpha")
+    for year in (1, 1970, 2000, 2007):
+        slot_id = world.slot(sender, bot, NOON, status="uncertain")
+        long_ago = datetime(year, 3, 1, 12, tzinfo=UTC)
+        world.event("placed_junk", bot, slot_id, (sender, bot), long_ago, turn=1, direction="to_bot", provider="alpha")
+
+    build_marts(NOON)
+
+    after = world.row("marts.fct_sender_component_scores", sender)
+    assert after["decayed_opportunities"] == before["decayed_opportunities"]
+    assert world.row("marts.sender_scores", other)["score"] == score
+
+
 def test_a_sender_with_too_little_evidence_has_no_score(world: World) -> None:
     """S-B7: 3 days, 10 placements and 2 providers are needed, each of them."""
     alpha, beta = world.bot("alpha"), world.bot("beta")
@@ -524,6 +543,35 @@ def test_a_build_is_due_once_events_came_in_and_the_interval_is_over(world: Worl
     assert not nothing_new
     assert not due(NOON + timedelta(minutes=59))
     assert due(NOON + timedelta(hours=1))
+
+
+def test_a_build_is_due_at_once_when_the_policy_names_another_model(world: World) -> None:
+    world.good_sender()
+    build_marts(NOON)
+    with world.engine.begin() as connection:
+        assert not is_due(connection, NOON + MINUTE, refresh_s=3600)
+        connection.execute(text('update ops.policies set document = \'{"reputation": {"model": "demo-1"}}\''))
+        assert is_due(connection, NOON + MINUTE, refresh_s=3600)
+
+    build_marts(NOON)
+
+    with world.engine.begin() as connection:
+        assert not is_due(connection, NOON + MINUTE, refresh_s=3600)
+
+
+def test_what_the_project_says_of_marts_and_their_columns_is_read_in_the_database(world: World) -> None:
+    build_marts(NOON)
+    commented = """
+        select relation.relname as mart, obj_description(relation.oid) as mart_says,
+            count(*) filter (where col_description(relation.oid, attnum) is null) as columns_without
+        from pg_class as relation
+        inner join pg_attribute on attrelid = relation.oid and attnum > 0 and not attisdropped
+        where relation.relnamespace = 'marts'::regnamespace and relation.relkind = 'r'
+        group by relation.oid, relation.relname
+    """
+    marts = world.rows(f"({commented}) as commented")
+    assert {row["mart"] for row in marts} == {name.partition(".")[2] for name in BUILT if name.startswith("marts.")}
+    assert [row for row in marts if not row["mart_says"] or row["columns_without"]] == []
 
 
 def feedback_paths(manifest: dict[str, Any]) -> list[str]:

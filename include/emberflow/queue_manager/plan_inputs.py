@@ -70,6 +70,7 @@ _SENDERS: Final = f"""
         coalesce(last.ramp_day, 0) as sending_days,
         coalesce(last.ramp_row, 0) as last_row,
         last.ramp_volume::double precision as last_volume,
+        coalesce(today.health_multiplier, last.health_multiplier) as last_multiplier,
         coalesce(here.local_day - last.local_day - 1, 0) as idle_days,
         coalesce(today.warmup_sent, 0) as warmup_sent,
         coalesce(today.cold_sent, 0) as cold_sent,
@@ -78,13 +79,13 @@ _SENDERS: Final = f"""
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
     cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day offset 0) as here
     left join lateral (
-        select days.warmup_sent, days.reply_sent, days.cold_sent
+        select days.warmup_sent, days.reply_sent, days.cold_sent, days.health_multiplier
         from ops.sender_days as days
         where days.sender_id = senders.id and days.local_day = here.local_day
         offset 0
     ) as today on true
     left join lateral (
-        select earlier.local_day, earlier.ramp_day, earlier.ramp_row, earlier.ramp_volume
+        select earlier.local_day, earlier.ramp_day, earlier.ramp_row, earlier.ramp_volume, earlier.health_multiplier
         from ops.sender_days as earlier
         where earlier.sender_id = senders.id
             and earlier.local_day < here.local_day
@@ -125,10 +126,10 @@ _BOTS: Final = f"""
 """  # noqa: S608 - constants of this module
 
 _SCORE_COLUMNS: Final = ("score", "placements", "inbox_rate")
+# Whatever model they were computed with: until the marts are built with the policy's model, the last known scores hold.
 _SCORES: Final = """
     select sender_id, score, placements::double precision as placements, inbox_rate
     from marts.sender_scores
-    where model_version = %(model)s
 """
 _PLACEMENTS: Final = "select hashtextextended(provider, 0) as provider, inbox, junk from marts.provider_placements"
 _TARGETS: Final = """
@@ -152,8 +153,8 @@ class PlanInputs:
     ``start`` is the earliest instant that may be planned. ``senders``, one row each, by ``sender_id``: ``mailbox_id``,
     ``domain``, ``owner``, ``ip_group`` int64 (-1: none); ``zone`` Categorical; ``local_day`` datetime64[s];
     ``not_before`` datetime64[us, UTC] (null: free), when the gap after the last mail, made or planned, ends;
-    ``sending_days``, ``last_row``, ``idle_days``, ``placements``, ``cold_peak`` int64; ``last_volume``, ``score``,
-    ``inbox_rate``, ``domain_age_days`` float64 (null: none); ``in_campaign`` bool;
+    ``sending_days``, ``last_row``, ``idle_days``, ``placements``, ``cold_peak`` int64; ``last_volume``,
+    ``last_multiplier``, ``score``, ``inbox_rate``, ``domain_age_days`` float64 (null: none); ``in_campaign`` bool;
     ``warmup_used``, ``cold_used``, ``total_used`` int64, made or planned today.
 
     ``bots``, by ``bot_id``: ``mailbox_id``, the groups and ``zone`` likewise; ``provider`` int64; ``born_at``,
@@ -192,7 +193,7 @@ def read(
         lambda connection: read_numbers(connection, _SENDERS, start=start),
         lambda connection: read_numbers(connection, _BOTS, start=start),
         lambda connection: pd.DataFrame(connection.execute(_ZONES).all(), columns=["code", "zone"]),
-        lambda connection: _scores(connection, policy),
+        _scores,
         lambda connection: _providers(connection, policy),
         lambda connection: _targets(connection, "domain", policy.selection.domain_shares),
     ]
@@ -252,6 +253,8 @@ def unpack(
             name, _, column = key.partition("/")
             frames.setdefault(name, {})[column] = archive[key]
     parts = {name: _frame(frames[name]) for name in _PACKED}
+    if "last_multiplier" not in parts["senders"]:  # packed before plans knew it
+        parts["senders"] = parts["senders"].assign(last_multiplier=np.nan)
     answers = [_frame(frames[f"answer {number}"]) for number in range(len(frames) - len(parts))]
     nothing = pd.DataFrame({"sender_id": [], "bot_id": [], "is_first": [], "target_time": []})
     return PlanInputs(hour, start, policy_id, policy, seed, **parts, planned=nothing), answers
@@ -323,11 +326,11 @@ def _has(connection: Connection, mart: str) -> bool:
     return connection.execute(select(func.to_regclass(mart))).scalar_one() is not None
 
 
-def _scores(connection: Connection, policy: Policy) -> pd.DataFrame:
+def _scores(connection: Connection) -> pd.DataFrame:
     """Return the scores that dbt computed last; before its first run nobody has one."""
     if not _has(connection, "marts.sender_scores"):
         return pd.DataFrame(columns=["sender_id", *_SCORE_COLUMNS], dtype="float64").astype({"sender_id": "int64"})
-    return read_numbers(connection, _SCORES, model=policy.reputation.model)
+    return read_numbers(connection, _SCORES)
 
 
 def _arrays(frame: pd.DataFrame) -> Mapping[str, Any]:

@@ -24,6 +24,14 @@ from emberflow.settings import home, settings
 
 _BUILD_LOCK = text("select pg_advisory_lock(hashtext('emberflow.build_marts'))")
 _BUILD_UNLOCK = text("select pg_advisory_unlock(hashtext('emberflow.build_marts'))")
+_OTHER_MODEL = text("""
+    select exists (
+        select
+        from marts.sender_scores as scores
+        inner join ops.policies as policies on policies.valid_to is null
+        where scores.model_version is distinct from policies.document #>> '{reputation,model}'
+    )
+""")
 _FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
 
 
@@ -74,9 +82,11 @@ def build_marts(as_of: datetime) -> MartBuild:
 def is_due(connection: Connection, now: datetime, refresh_s: int) -> bool:
     """Return whether the marts are out of date: ``refresh_s`` seconds old, and events came in since.
 
-    Marts that were never built are due.
+    Marts that were never built are due, and so are those of another model than the policy in force names.
     """
     if not _marts_exist(connection):
+        return True
+    if connection.execute(_OTHER_MODEL).scalar_one():
         return True
     last = _last_as_of(connection)
     if last is not None and require_utc(now) - last < timedelta(seconds=refresh_s):

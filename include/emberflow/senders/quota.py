@@ -87,7 +87,8 @@ class QuotaPolicy(BaseModel):
         (lowest score, multiplier) bands, best first. 80 is the score from which a ramp may advance; 0.5 and
         0.25 are the shares at which a throttled and a paused sender re-enter; 0.75 lies between (our rule).
     ``unscored_multiplier``
-        A sender without enough evidence has no score (S-B7); its ramp is young and small, so it stays whole.
+        A sender without enough evidence has no score (S-B7); its ramp is young and small, so it stays whole. One that
+        had a score keeps the multiplier of its last day if that is lower: an unknown score never lifts a throttle.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,6 +117,7 @@ def daily_quota(senders: pd.DataFrame, ramp: RampPolicy, policy: QuotaPolicy, se
         ``sender_id`` int64; ``local_day`` datetime64[s], naive, midnight of the day in the sender's zone;
         ``sending_days``, ``last_row``, ``idle_days`` int64, ``last_volume``, ``score`` float64
         (`emberflow.senders.ramp.ramp_today`);
+        ``last_multiplier`` float64, 0-1: the health multiplier of the last plan, null without one;
         ``in_campaign`` bool: an active campaign uses this sender;
         ``domain_age_days`` float64, null unknown;
         ``inbox_rate`` float64, 0-1: share of recent warm-up mail found in the inbox, null without any;
@@ -136,7 +138,8 @@ def daily_quota(senders: pd.DataFrame, ramp: RampPolicy, policy: QuotaPolicy, se
     in a campaign fit under the total together: there warm-up mail makes room for cold mail, as in the schedule.
     """
     today = ramp_today(ramp, senders)
-    multiplier = _health_multiplier(policy, senders["score"].to_numpy(dtype=np.float64))
+    score, last_multiplier = (senders[name].to_numpy(dtype=np.float64) for name in ("score", "last_multiplier"))
+    multiplier = _health_multiplier(policy, score, last_multiplier)
     factor = _daily_factor(policy, senders, seed)
     healthy = np.floor(today["ramp_volume"].to_numpy() * multiplier).astype(np.int64)
     healthy = np.where(multiplier > 0, np.maximum(healthy, 1), 0)
@@ -199,10 +202,10 @@ def slots_for_hour(day: pd.DataFrame, hour: datetime, seed: int) -> pd.DataFrame
     )
 
 
-def _health_multiplier(policy: QuotaPolicy, score: Floats) -> Floats:
+def _health_multiplier(policy: QuotaPolicy, score: Floats, last_multiplier: Floats) -> Floats:
     lowest, multipliers = (np.array(column, dtype=np.float64) for column in zip(*policy.health[::-1], strict=True))
     band = np.clip(np.searchsorted(lowest, score, side="right") - 1, 0, None)
-    return np.where(np.isnan(score), policy.unscored_multiplier, multipliers[band])
+    return np.where(np.isnan(score), np.fmin(last_multiplier, policy.unscored_multiplier), multipliers[band])
 
 
 def _daily_factor(policy: QuotaPolicy, senders: pd.DataFrame, seed: int) -> Floats:

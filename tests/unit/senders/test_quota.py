@@ -58,6 +58,16 @@ def test_health_scales_the_ramp_and_a_sender_without_a_score_keeps_it(score: flo
     assert quota_of(**PLATEAU, score=score) == quota
 
 
+@pytest.mark.parametrize(("last", "quota"), [(None, 30), (1, 30), (0.5, 15), (0.25, 7), (0, 0)])
+def test_a_score_that_is_not_known_any_more_never_lifts_a_throttle(last: float | None, quota: int) -> None:
+    """S-B7"""
+    assert quota_of(**PLATEAU, score=None, last_multiplier=last) == quota
+
+
+def test_a_known_score_counts_whatever_the_day_before_was() -> None:
+    assert quota_of(**PLATEAU, score=100, last_multiplier=0.25) == 30
+
+
 def test_the_daily_factor_varies_from_day_to_day_but_not_within_a_day() -> None:
     days = [a_sender(**PLATEAU, local_day=date(2026, 6, 1) + timedelta(days=n)) for n in range(400)]
     first, again = (day_of(QuotaPolicy(), *days) for _ in range(2))
