@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from emberflow import private_files
 from emberflow.errors import StackError
 from emberflow.settings import PROJECT_ROOT
 
@@ -35,10 +36,8 @@ def environment(
     directory: Path, database_url: str, port: int, keys: Mapping[str, str], password: str
 ) -> dict[str, str]:
     """Return Airflow's configuration as environment variables, and write its password file."""
-    directory.mkdir(parents=True, exist_ok=True)
     passwords = directory / "passwords.json"
-    passwords.touch(mode=0o600)
-    passwords.write_text(json.dumps({ADMIN: password}))
+    write_admin_password(passwords, password)
     base = f"http://127.0.0.1:{port}"
     return {
         "AIRFLOW_HOME": str(directory),
@@ -61,6 +60,9 @@ def environment(
         "AIRFLOW__API__SECRET_KEY": keys["AIRFLOW_API_SECRET_KEY"],
         "AIRFLOW__API_AUTH__JWT_SECRET": keys["AIRFLOW_JWT_SECRET"],
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(directory / "logs"),
+        # Airflow gives its logs these modes whatever the umask is.
+        "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
+        "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         # A file that has changed is parsed at once all the same; the others took 0.7 CPU seconds every half a minute.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
@@ -68,6 +70,12 @@ def environment(
         "DO_NOT_TRACK": "1",
         "SCARF_NO_ANALYTICS": "true",
     }
+
+
+def write_admin_password(file: Path, password: str) -> None:
+    """Write the file from which Airflow's simple auth manager reads the administrator's password."""
+    private_files.make_directory(file.parent)
+    private_files.write_text(file, json.dumps({ADMIN: password}))
 
 
 class AirflowClient:

@@ -13,6 +13,7 @@ from tempfile import mkdtemp
 
 from sqlalchemy import Engine, text
 
+from emberflow import private_files
 from emberflow.cli.airflow import AirflowClient
 from emberflow.cli.console import console, progress, table
 from emberflow.cli.proof import Proof, count, prove, show
@@ -43,7 +44,7 @@ ROOM_S = 45.0  # the demonstration's policy spreads an hour's mail over 20 secon
 
 def run(*, keep: bool) -> int:
     """Run the demonstration; return 0 when the loop is proven, else 1."""
-    home().mkdir(parents=True, exist_ok=True)
+    private_files.make_directory(home())
     _remove_leftovers()
     started = time.monotonic()
     directory = Path(mkdtemp(prefix="demo-", dir=home()))

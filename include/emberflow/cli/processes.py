@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from emberflow import private_files
 from emberflow.errors import StackError
 
 _STOP_TIMEOUT_S = 10.0
@@ -42,9 +43,9 @@ class Service:
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], *, die_with_parent: bool) -> None:
         """Start the process in the background; with ``die_with_parent`` the kernel ends it after this one."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        private_files.make_directory(self.directory)
         tie = ["setpriv", "--pdeathsig", "TERM"] if die_with_parent and shutil.which("setpriv") else []
-        with self.log_file.open("ab") as log:
+        with private_files.append(self.log_file) as log:
             child = subprocess.Popen(
                 [*tie, *command],
                 stdin=subprocess.DEVNULL,
@@ -52,8 +53,9 @@ class Service:
                 stderr=log,
                 env=dict(environment),
                 start_new_session=True,
+                umask=private_files.UMASK,
             )
-        self._pid_file.write_text(f"{child.pid} {psutil.Process(child.pid).create_time()}")
+        private_files.write_text(self._pid_file, f"{child.pid} {psutil.Process(child.pid).create_time()}")
 
     def process(self) -> psutil.Process | None:
         """Return the running process, or None."""

@@ -23,6 +23,7 @@ from typing import Self
 from pydantic import SecretStr
 from sqlalchemy import create_engine
 
+from emberflow import private_files
 from emberflow.cli import airflow
 from emberflow.cli.airflow import AirflowClient
 from emberflow.cli.processes import Service
@@ -170,7 +171,7 @@ class Stack:
         Raises:
             StackError: as in :meth:`start`.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
+        private_files.make_directory(self.home)
         report("PostgreSQL")
         self._postgres.start(die_with_parent=self._attached)
         for database in ("emberflow", "airflow"):
@@ -190,10 +191,12 @@ class Stack:
         report("Airflow's database")
         environment = self.environment()
         log = Service("airflow-migrate", self.home / "run")
-        with log.log_file.open("wb") as out:
+        private_files.write_text(log.log_file, "")
+        with private_files.append(log.log_file) as out:
             done = subprocess.run(
                 [sys.executable, str(airflow.PREPARE)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, check=False,
+                umask=private_files.UMASK,
             )  # fmt: skip
         if done.returncode != 0:
             raise StackError(f"Airflow's database could not be prepared:\n{log.log_tail()}")
@@ -243,7 +246,7 @@ class Stack:
         command = [sys.executable, "-m", "emberflow.email_ops.sandbox", str(self.sandbox_directory)]
         for name in ("smtp", "smtps", "imap", "imaps"):
             command += [f"--{name}-port", str(ports[name])]
-        self.sandbox_directory.mkdir(parents=True, exist_ok=True)
+        private_files.make_directory(self.sandbox_directory)
         self._sandbox.start(command, self.environment(), die_with_parent=self._attached)
         deadline = time.monotonic() + _SANDBOX_TIMEOUT_S
         while not _answers(ports["imaps"]):
@@ -276,7 +279,7 @@ class Stack:
         if not file.exists():
             # Airflow binds its port half a minute later: two short-lived stacks that start together would both get it.
             preferred = {} if self._attached else {"airflow": _PREFERRED_AIRFLOW_PORT}
-            file.write_text(json.dumps(_free_ports(_PORTS, preferred)))
+            private_files.write_text(file, json.dumps(_free_ports(_PORTS, preferred)))
         ports: dict[str, int] = json.loads(file.read_text())
         return ports
 
@@ -319,10 +322,8 @@ def generate_keys() -> dict[str, str]:
 
 def _write_private(file: Path, variables: Mapping[str, str]) -> None:
     """Write ``NAME='value'`` lines that only the owner may read."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch(mode=0o600)
-    file.chmod(0o600)
-    file.write_text("".join(f"{name}='{value}'\n" for name, value in variables.items()))
+    private_files.make_directory(file.parent)
+    private_files.write_text(file, "".join(f"{name}='{value}'\n" for name, value in variables.items()))
 
 
 def _free_ports(names: tuple[str, ...], preferred: Mapping[str, int]) -> dict[str, int]:

@@ -25,6 +25,7 @@ from urllib.parse import quote
 import psycopg2
 from psycopg2 import sql
 
+from emberflow import private_files
 from emberflow.errors import StackError
 
 _START_TIMEOUT_S = 60.0
@@ -76,7 +77,7 @@ class EmbeddedPostgres:
             self._initialise()
         options = [part for name, value in _server_options().items() for part in ("-c", f"{name}={value}")]
         command = [_binary("postgres"), "-D", str(self._data), "-k", str(self._sockets), *options]
-        with self._log.open("ab") as log:
+        with private_files.append(self._log) as log:
             process = subprocess.Popen(
                 [*self._privileges(die_with_parent=die_with_parent), *command],
                 stdin=subprocess.DEVNULL,
