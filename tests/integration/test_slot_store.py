@@ -334,6 +334,19 @@ def test_a_sender_or_bot_beyond_its_cap_goes_on_with_a_conversation_on_another_d
         assert submit(world, slot) == Refusal("bot_daily_inbound_cap", TOMORROW)
 
 
+def test_replies_leave_warmup_its_reserve_of_the_day(world: World) -> None:
+    """Q-B2: a fifth of the total of 50; what warm-up has used of it is not kept a second time."""
+    reply = a_claimed(world, task_type="reply", turn=3)
+    warmup = a_claimed(world, bot=world.bots[1])
+    world.change("update ops.sender_days set reply_sent = 40, warmup_sent = 2")
+    assert submit(world, reply) == Refusal("sender_daily_quota", TOMORROW)
+    world.change("update ops.sender_days set reply_sent = 39, warmup_sent = 10")
+    assert submit(world, reply) is None
+    world.change("update ops.sender_days set reply_sent = 45, warmup_sent = 2")
+    world.clock.sleep(5)
+    assert submit(world, warmup) is None
+
+
 @pytest.mark.parametrize("cap", ["daily_reply_cap", "daily_inbound_cap"])
 def test_a_cap_of_zero_or_one_holds_for_the_first_mail_of_a_day(database: Engine, sandbox: Sandbox, cap: str) -> None:
     """B-B3"""

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
+import numpy as np
+
 from emberflow.bots.limits import cap_today, next_waking
 from emberflow.clock import clock_of, local_day, require_utc
 from emberflow.queue_manager.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.queue_manager.policies import Policy
 from emberflow.queue_manager.slots import Slot
 from emberflow.senders.pacing import next_opening
+from emberflow.senders.quota import QuotaPolicy, reserved_for_warmup
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ class SenderDay:
     def sent(self) -> int:
         """Mail of all kinds."""
         return self.warmup_sent + self.reply_sent + self.cold_sent
+
+    def unused_reserve(self, policy: QuotaPolicy) -> int:
+        """What is left of the mails that only warm-up mail may use (Q-B2)."""
+        quotas = (np.array([quota]) for quota in (self.warmup_quota, self.total_quota))
+        return max(int(reserved_for_warmup(policy, *quotas)[0]) - self.warmup_sent, 0)
 
 
 @dataclass
@@ -214,6 +222,9 @@ def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy) -> 
             return capped("sender_daily_quota", facts.from_zone, f"{name} no quota row")
         if day.sent >= day.total_quota:
             return capped("sender_daily_quota", facts.from_zone, f"{name} {day.sent}/{day.total_quota}")
+        if slot.task_type != "warmup" and day.sent + day.unused_reserve(policy.quota) >= day.total_quota:
+            kept = f"{name} {day.sent}/{day.total_quota}, {day.unused_reserve(policy.quota)} kept for warm-up"
+            return capped("sender_daily_quota", facts.from_zone, kept)
         if slot.task_type == "warmup" and day.warmup_sent >= day.warmup_quota:
             return capped("sender_daily_quota", facts.from_zone, f"{name}:warmup {day.warmup_sent}/{day.warmup_quota}")
     bot_key = bot_day_of(slot, facts.from_zone, facts.to_zone, now)

@@ -66,7 +66,7 @@ def quotas(inputs: PlanInputs) -> pd.DataFrame:
     day = _beside(inputs.senders, spans, windows)
     day = daily_quota(day, policy.ramp, policy.quota, seed)
     day = _within_the_pool(day, inputs.bots, policy.selection)
-    return day.assign(wanted=slots_for_hour(day, hour, seed)["warmup_slots"])
+    return day.assign(wanted=slots_for_hour(day, policy.quota, hour, seed)["warmup_slots"])
 
 
 def choose(

@@ -98,6 +98,7 @@ class QuotaPolicy(BaseModel):
     quiet_day_share: Share = 0.15
     quiet_day_factor: float = Field(default=0.6, ge=0.5, le=1)
     total_daily_cap: int = Field(default=50, ge=1, le=200)
+    warmup_reserve: float = Field(default=0.2, ge=0, le=0.5)
     health: tuple[tuple[Score, Share], ...] = ((80, 1.0), (60, 0.75), (40, 0.5), (0, 0.25))
     unscored_multiplier: Share = 1.0
     cold: ColdPolicy = ColdPolicy()
@@ -164,7 +165,13 @@ def daily_quota(senders: pd.DataFrame, ramp: RampPolicy, policy: QuotaPolicy, se
     )
 
 
-def slots_for_hour(day: pd.DataFrame, hour: datetime, seed: int) -> pd.DataFrame:
+def reserved_for_warmup(policy: QuotaPolicy, warmup_quota: Integers, total_quota: Integers) -> Integers:
+    """Return how many of a day's mails only warm-up mail may use (Q-B2): its share of the total, at most its quota."""
+    share = np.maximum(np.floor(total_quota * policy.warmup_reserve), 1)
+    return np.asarray(np.minimum(share, warmup_quota), dtype=np.int64)
+
+
+def slots_for_hour(day: pd.DataFrame, policy: QuotaPolicy, hour: datetime, seed: int) -> pd.DataFrame:
     """Return how many slots each sender gets in the span that is being planned, on the index of ``day``.
 
     Columns in: ``sender_id`` int64; ``warmup_quota``, ``warmup_used``, ``cold_quota``, ``cold_used``,
@@ -174,7 +181,8 @@ def slots_for_hour(day: pd.DataFrame, hour: datetime, seed: int) -> pd.DataFrame
 
     Columns out: ``warmup_slots``, ``cold_slots`` int64.
 
-    What replies have taken of the total is missed by warm-up mail first. The expected share is rounded up or down by
+    What replies have taken of the total is missed by warm-up mail first, down to its reserve (`reserved_for_warmup`);
+    below that cold mail makes room (Q-B2). The expected share is rounded up or down by
     a seeded draw, so that small quotas fall into different hours for different senders; the last span of a window
     takes exactly what is left.
     """
@@ -182,7 +190,9 @@ def slots_for_hour(day: pd.DataFrame, hour: datetime, seed: int) -> pd.DataFrame
         (day[f"{kind}_quota"] - day[f"{kind}_used"]).clip(lower=0).to_numpy(dtype=np.int64)
         for kind in ("warmup", "cold", "total")
     )
-    cold_left = np.minimum(cold_left, left_of_total)
+    quotas = (day[name].to_numpy(dtype=np.int64) for name in ("warmup_quota", "total_quota"))
+    unused_reserve = np.maximum(reserved_for_warmup(policy, *quotas) - day["warmup_used"].to_numpy(dtype=np.int64), 0)
+    cold_left = np.minimum(cold_left, np.maximum(left_of_total - unused_reserve, 0))
     warmup_left = np.minimum(warmup_left, left_of_total - cold_left)
     now = day["open_s_now"].to_numpy(dtype=np.float64)
     until_close = day["open_s_left"].to_numpy(dtype=np.float64)

@@ -180,10 +180,11 @@ def test_a_sender_without_a_campaign_keeps_its_whole_ramp() -> None:
 
 def test_one_span_over_the_whole_window_takes_the_whole_quota() -> None:
     day = frame(a_sender_day(warmup_quota=17, cold_quota=9))
-    assert slots_for_hour(day, MONDAY_NOON, seed=1).to_numpy().tolist() == [[17, 9]]
+    assert slots_for_hour(day, STEADY, MONDAY_NOON, seed=1).to_numpy().tolist() == [[17, 9]]
 
 
-def test_what_was_sent_or_reserved_is_subtracted_and_warmup_yields_to_cold_mail() -> None:
+def test_what_was_sent_or_reserved_is_subtracted_and_warmup_yields_down_to_its_reserve() -> None:
+    """Q-B2: the reserve is a fifth of the total of 50; only mail that has left already can have used it."""
     day = frame(
         a_sender_day(1, warmup_quota=10, warmup_used=4, total_used=4),
         a_sender_day(2, warmup_quota=10, warmup_used=2, total_quota=50, total_used=47),
@@ -192,14 +193,14 @@ def test_what_was_sent_or_reserved_is_subtracted_and_warmup_yields_to_cold_mail(
         a_sender_day(5, warmup_quota=20, cold_quota=30, total_used=40),
         a_sender_day(6, warmup_quota=20, cold_quota=30, total_used=60),
     )
-    assert slots_for_hour(day, MONDAY_NOON, seed=1).to_numpy().tolist() == [
-        [6, 0], [3, 0], [0, 0], [5, 20], [0, 10], [0, 0],
+    assert slots_for_hour(day, STEADY, MONDAY_NOON, seed=1).to_numpy().tolist() == [
+        [6, 0], [3, 0], [0, 0], [10, 15], [10, 0], [0, 0],
     ]  # fmt: skip
 
 
 def test_a_closed_window_gets_no_slots() -> None:
     day = frame(a_sender_day(open_s_now=0.0, open_s_left=0.0), a_sender_day(open_s_now=0.0, open_s_left=7200.0))
-    assert not slots_for_hour(day, MONDAY_NOON, seed=1).to_numpy().any()
+    assert not slots_for_hour(day, STEADY, MONDAY_NOON, seed=1).to_numpy().any()
 
 
 @settings(deadline=None)
@@ -213,9 +214,10 @@ def test_a_closed_window_gets_no_slots() -> None:
 def test_the_hours_of_a_window_add_up_to_the_quota(
     warmup: int, cold: int, total: int, seed: int, spans: list[int]
 ) -> None:
-    """S-B5: never above what is left of any quota, and the last span takes the rest."""
+    """S-B5, Q-B2: never above what is left of any quota, the last span takes the rest, and warm-up has its reserve."""
     warmup_used, cold_used = _sent_in(spans, seed, warmup_quota=warmup, cold_quota=cold, total_quota=total)
-    assert cold_used == min(cold, total)
+    reserve = min(warmup, max(total // 5, 1))
+    assert cold_used == min(cold, max(total - reserve, 0))
     assert warmup_used == min(warmup, total - cold_used)
 
 
@@ -241,7 +243,7 @@ def _sent_in(spans: list[int], seed: int, missed: Set[int] = frozenset(), **quot
     for n, span in enumerate(spans):
         used = {"warmup_used": warmup_used, "cold_used": cold_used, "total_used": warmup_used + cold_used}
         day = a_sender_day(**quota, **used, open_s_now=float(span), open_s_left=float(sum(spans[n:])))
-        slots = slots_for_hour(frame(day), MONDAY_NOON + timedelta(hours=n), seed).iloc[0]
+        slots = slots_for_hour(frame(day), STEADY, MONDAY_NOON + timedelta(hours=n), seed).iloc[0]
         assert (slots >= 0).all()
         if n not in missed:
             warmup_used += int(slots["warmup_slots"])
@@ -251,7 +253,7 @@ def _sent_in(spans: list[int], seed: int, missed: Set[int] = frozenset(), **quot
 
 def test_an_hour_expects_its_share_and_rounding_is_fair() -> None:
     day = frame(*(a_sender_day(n, warmup_quota=5, open_s_left=32_400.0) for n in range(20_000)))
-    slots = slots_for_hour(day, MONDAY_NOON, seed=1)["warmup_slots"]
+    slots = slots_for_hour(day, STEADY, MONDAY_NOON, seed=1)["warmup_slots"]
     assert set(slots) == {0, 1}
     assert slots.mean() == pytest.approx(5 / 9, abs=0.01)
 
@@ -264,7 +266,7 @@ def test_the_order_of_rows_changes_nothing(order: list[int]) -> None:
     straight, mixed = frame(*rows), frame(*(rows[n] for n in order))
     computations: list[Callable[[pd.DataFrame], pd.DataFrame]] = [
         lambda table: daily_quota(table, LinearRamp(), QuotaPolicy(), 1),
-        lambda table: slots_for_hour(table, MONDAY_NOON, 1),
+        lambda table: slots_for_hour(table, STEADY, MONDAY_NOON, 1),
     ]
     for compute in computations:
         by_id = compute(mixed).set_axis(mixed["sender_id"]).sort_index()
@@ -274,7 +276,7 @@ def test_the_order_of_rows_changes_nothing(order: list[int]) -> None:
 def test_nobody_gets_nothing() -> None:
     nobody = frame(a_sender() | a_sender_day()).iloc[:0]
     assert daily_quota(nobody, LinearRamp(), QuotaPolicy(), seed=1).empty
-    assert slots_for_hour(nobody, MONDAY_NOON, seed=1).empty
+    assert slots_for_hour(nobody, STEADY, MONDAY_NOON, seed=1).empty
 
 
 @pytest.mark.parametrize(
