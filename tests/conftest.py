@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from typing import Any
 
 import psycopg2
 import pytest
@@ -36,6 +38,29 @@ for name in [name for name in os.environ if name.startswith(("AIRFLOW", "EMBERFL
 _TEMPLATE = "template_emberflow"
 _DROP = sql.SQL("drop database {} with (force)")
 _numbers = count(1)
+
+
+# Every destination outside this machine that anybody in this process asked a Python socket for.
+_asked_for: list[str] = []
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if event not in ("socket.connect", "socket.sendto", "socket.sendmsg") or not isinstance(arguments[1], tuple):
+        return
+    host = str(arguments[1][0])
+    if not host.startswith("127.") and host not in ("::1", "localhost"):
+        _asked_for.append(host)
+
+
+# Before the product's guard, whose refusal would end the round of hooks.
+sys.addaudithook(_watch)
+
+
+@pytest.fixture
+def outside() -> list[str]:
+    """The destinations outside this machine that the test asks a socket for, whether or not the guard stops it."""
+    _asked_for.clear()
+    return _asked_for
 
 
 @pytest.fixture(scope="session", autouse=True)
