@@ -18,7 +18,6 @@ can lead many of them; connecting and logging in block.
 from __future__ import annotations
 
 import base64
-import re
 import socket
 import ssl
 from collections.abc import Callable, Collection, Mapping
@@ -34,6 +33,7 @@ from emberflow.crash_points import reach
 from emberflow.email_ops import oauth
 from emberflow.email_ops.addresses import domain_of, require_unrepaired
 from emberflow.email_ops.egress import Mode, SourceAddressError, dial
+from emberflow.email_ops.enhanced_codes import enhanced_code
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import LINE_BYTES
 from emberflow.email_ops.oauth import AccessTokenError
@@ -56,7 +56,6 @@ _ONE_WRITE_BYTES = 8192
 
 LEASE_ENDED = "the lease ended before the message was complete"
 
-_ENHANCED_CODE = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
 # RFC 4954 6: authentication required or refused, whichever command the server chooses to say it at.
 _AUTH_CODES = frozenset({530, 534, 535, 538})
 
@@ -450,8 +449,7 @@ class SmtpConnection:
 
     def _attempt(self, outcome: Outcome, stage: Stage, scope: Scope, code: int | None, text: bytes | str) -> Attempt:
         shown = self._access.public_text(text, self._access_token)
-        enhanced = _ENHANCED_CODE.match(shown)
-        return Attempt(outcome, stage, scope, code, enhanced.group(1) if enhanced else None, shown)
+        return Attempt(outcome, stage, scope, code, enhanced_code(code, shown), shown)
 
     def _reset(self) -> Steps[None]:
         if self._session is None:

@@ -5,10 +5,18 @@ the same ``421`` is a busy server, a rate that one IP address exceeded, or a sen
 published map of such replies ships as ``policies/smtp_replies.csv``, each row with its public source. It is part of
 the policy, so the policy version of a slot fixes the table that its replies are judged by.
 
-Columns of the map: ``rule`` (its name), then four regular expressions, all of which must match and of which an empty
-one matches anything: ``provider``, ``code`` (three digits) and ``enhanced`` (RFC 3463) as a whole, ``text`` anywhere
-in the server's text; case is ignored. ``meaning``, ``scope``, ``action`` and ``wait_s`` (seconds) are the verdict,
-``source`` says where the provider or the standard states it. The first matching row wins.
+Columns of the map: ``rule`` (its name), then five regular expressions, all of which must match and of which an empty
+one matches anything: ``provider``, ``stage`` (the command that was answered: dial, tls, ehlo, auth, mail, rcpt, data,
+eod), ``code`` (three digits) and ``enhanced`` (RFC 3463) as a whole, ``text`` anywhere in the server's text; and
+``unless``, which must not be found there. Case is ignored; mail addresses in the text are left out, because their
+owners choose the words in them. ``meaning``, ``scope``, ``action``, ``wait_s`` (seconds) and ``remedy`` (what a person
+does about it) are the verdict, ``source`` says where the provider or the standard states it. The first matching row
+wins.
+
+Servers without enhanced codes name a cause in words. Words are read by class: a noun for a mailbox beside "unknown",
+"no such", "does not exist"; a limit beside "hour" or "day". What a refusal says of *us* (block lists, limits, our From
+address) stands before what it says of the recipient, and a sentence that mentions the sender, a policy, content or a
+list never makes a recipient unknown.
 """
 
 from __future__ import annotations
@@ -43,6 +51,7 @@ Scope = Literal[
 ]  # fmt: skip
 Action = Literal["retry", "give_up", "throttle", "pause_mailbox", "suppress", "stop_and_alert"]
 
+_ADDRESS = re.compile(r"<?[^\s<>]{1,320}@[^\s<>]{1,320}>?")
 # A reply to these commands may be about the recipient; a reply to any other never is.
 _RECIPIENT_STAGES = frozenset({"rcpt", "data", "eod"})
 
@@ -60,6 +69,8 @@ class Verdict:
         Whose state it is. ``sender_domain_or_ip`` is a provider that limits one of the two and does not say which.
     ``rule``
         The row of the map, or ``class_4``, ``class_5``, ``no_reply``, ``uncertain`` where none matched.
+    ``remedy``
+        What a person does about it; None where the map does not say.
     """
 
     final: bool
@@ -68,6 +79,7 @@ class Verdict:
     action: Action
     rule: str
     meaning: str
+    remedy: str | None = None
 
 
 def _expression(value: str) -> str:
@@ -88,13 +100,16 @@ class ReplyRule(BaseModel):
 
     rule: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
     provider: Pattern = ""
+    stage: Pattern = ""
     code: Pattern = ""
     enhanced: Pattern = ""
     text: Pattern = ""
+    unless: Pattern = ""
     meaning: str = Field(min_length=1)
     scope: Scope
     action: Action
     wait_s: Annotated[int, Field(ge=1, le=604_800)] | None = None
+    remedy: str | None = None
     source: str = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -115,12 +130,15 @@ class ReplyRule(BaseModel):
         """Return whether this rule is about the refusal that ``provider`` gave."""
         if self.scope == "recipient" and attempt.stage not in _RECIPIENT_STAGES:
             return False
-        return (
+        if not (
             _whole(self.code, str(attempt.reply_code))
             and _whole(self.enhanced, attempt.enhanced_code or "")
+            and _whole(self.stage, attempt.stage)
             and _whole(self.provider, provider)
-            and (not self.text or re.search(self.text, attempt.server_text, re.IGNORECASE) is not None)
-        )
+        ):
+            return False
+        words = _ADDRESS.sub("<>", attempt.server_text) if self.text or self.unless else ""
+        return _within(self.text, words) and not (self.unless and _within(self.unless, words))
 
 
 def _distinct(rules: tuple[ReplyRule, ...]) -> tuple[ReplyRule, ...]:
@@ -180,7 +198,8 @@ def judge(attempt: Attempt, *, provider: str, rules: Sequence[ReplyRule]) -> Ver
         return _without_reply(attempt)
     for rule in rules:
         if rule.matches(attempt, provider):
-            return Verdict(_is_final(attempt, rule), rule.wait_s, rule.scope, rule.action, rule.rule, rule.meaning)
+            final = _is_final(attempt, rule)
+            return Verdict(final, rule.wait_s, rule.scope, rule.action, rule.rule, rule.meaning, rule.remedy)
     return _by_class(attempt)
 
 
@@ -241,6 +260,10 @@ def _problem(row: int, detail: Mapping[str, Any]) -> RowProblem:
 
 def _whole(pattern: str, value: str) -> bool:
     return not pattern or re.fullmatch(pattern, value, re.IGNORECASE) is not None
+
+
+def _within(pattern: str, words: str) -> bool:
+    return not pattern or re.search(pattern, words, re.IGNORECASE) is not None
 
 
 def _is_final(attempt: Attempt, rule: ReplyRule) -> bool:

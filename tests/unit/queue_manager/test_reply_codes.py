@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emberflow.email_ops.enhanced_codes import enhanced_code
 from emberflow.email_ops.smtp import Attempt, Outcome, Scope, Stage
 from emberflow.errors import ImportRejectedError
 from emberflow.queue_manager.reply_codes import PUBLISHED, ReplyRule, SmtpReplyPolicy, Verdict, judge, read_rules
@@ -132,6 +132,33 @@ REPLIES = {
     "452 4.3.1 Insufficient system storage": ("storage_short", "host", "retry", False),
     "550 5.7.1 This message is likely unsolicited email.": ("content_refused", "message", "give_up", True),
     "421 4.3.2 Service shutting down": ("service_unavailable", "host", "retry", False),
+    "550 5.7.60 SMTP; Client does not have permissions to send as this sender":
+        ("microsoft_send_as", "mailbox", "pause_mailbox", False),
+    "553 5.7.1 <ann@a.test>: Sender address rejected: not owned by user bo@a.test":
+        ("from_not_allowed", "mailbox", "pause_mailbox", False),
+    "554 5.7.1 <bo@b.test>: Relay access denied": ("relay_denied", "mailbox", "pause_mailbox", False),
+    "550 Domain a.test has exceeded the max emails per hour (125/100 (125%)) allowed. Message discarded.":
+        ("sending_limit_hour", "mailbox", "throttle", False),
+    "550 5.7.1 Sender daily message quota reached": ("sending_limit_day", "mailbox", "throttle", False),
+    "554 5.2.0 Message sending limit reached for this mailbox": ("sending_limit", "mailbox", "throttle", False),
+    "550 5.4.6 Unusual sending activity detected. Please try after sometime.":
+        ("unusual_activity", "mailbox", "throttle", False),
+    "432 4.3.2 Concurrent connections limit exceeded.": ("sender_concurrency", "mailbox", "throttle", False),
+    "550 5.7.1 Too many invalid recipients": ("too_many_unknown", "mailbox", "throttle", False),
+    "550 5.7.1 Sender on recipient's personal black list": ("personal_list", "recipient", "give_up", True),
+    "554 5.7.1 Message contains a URL listed in SURBL": ("listed_link", "message", "give_up", True),
+    "550 5.7.1 Sender address is blacklisted": ("listed_sender", "sender_domain", "stop_and_alert", True),
+    "450 4.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org":
+        ("listed_for_now", "egress_ip", "throttle", False),
+    "450 4.1.8 <ann@a.test>: Sender address rejected: Domain not found":
+        ("sender_domain_unknown", "sender_domain", "stop_and_alert", False),
+    "550 Sender verify failed": ("sender_unverified", "message", "give_up", True),
+    "552 mailbox unavailable: over quota": ("recipient_full_text", "recipient", "give_up", True),
+    "550 mailbox bo@b.test is inactive": ("recipient_disabled_text", "recipient", "suppress", True),
+    "550 #5.1.0 Address rejected.": ("recipient_rejected_cisco", "recipient", "suppress", True),
+    "550 5.4.1 [bo@b.test]: Recipient address rejected: Access denied":
+        ("recipient_rejected_microsoft", "recipient", "suppress", True),
+    "550 Requested action not taken: mailbox unavailable": ("mailbox_unavailable", "recipient", "suppress", True),
 }  # fmt: skip
 
 
@@ -142,11 +169,10 @@ def an_attempt(
     if reply is None:
         return Attempt(outcome or "transient", stage, scope or "host", None, None, "TimeoutError: timed out")
     code, _, text = reply.partition(" ")
-    enhanced = re.match(r"[245]\.\d+\.\d+(?=\s|$)", text)
     usual: Scope = "host" if code == "421" else "mailbox" if stage == "auth" else "message"
     return Attempt(
         outcome or ("permanent" if code[0] == "5" else "transient"),
-        stage, scope or usual, int(code), enhanced.group() if enhanced else None, text,
+        stage, scope or usual, int(code), enhanced_code(int(code), text), text,
     )  # fmt: skip
 
 
@@ -241,6 +267,28 @@ def test_the_first_matching_rule_wins_and_a_provider_has_rules_of_its_own() -> N
     assert judged == {"Example": "theirs", "other": "anybody", "": "anybody"}
 
 
+def test_a_rule_may_ask_for_a_stage_and_for_words_that_must_not_be_there() -> None:
+    rules = [a_rule(rule="at_rcpt", stage="rcpt|data", text="no", unless="but")]
+    judged = [
+        judge(an_attempt(reply, stage), provider="", rules=rules).rule
+        for reply, stage in (("450 no", "rcpt"), ("450 no", "eod"), ("450 no, but", "rcpt"))
+    ]  # fmt: skip
+    assert judged == ["at_rcpt", "class_4", "class_4"]
+
+
+def test_words_in_an_address_are_its_owners_and_decide_nothing() -> None:
+    rules = [a_rule(rule="own", text="full"), a_rule(rule="other", text="busy", unless="full")]
+    said = ("450 <full@b.test> no", "450 <full@b.test> busy", "450 full@b.test: busy")
+    judged = [judge(an_attempt(reply), provider="", rules=rules).rule for reply in said]
+    assert judged == ["class_4", "other", "other"]
+
+
+def test_a_policy_of_an_earlier_release_is_still_understood() -> None:
+    """Rules that were stored without the newer columns."""
+    row = {"rule": "own", "code": "450", "meaning": "m", "scope": "host", "action": "retry", "source": "s"}
+    assert SmtpReplyPolicy.model_validate({"own": [row], "published": [row]}).rules[0].remedy is None
+
+
 def test_an_operators_own_rules_come_first_and_are_stored_with_the_policy(tmp_path: Path) -> None:
     """D-F1: a stored policy does not follow the file that it was made from."""
     file = tmp_path / "own.csv"
@@ -267,6 +315,8 @@ def test_an_operators_own_rules_come_first_and_are_stored_with_the_policy(tmp_pa
         (f"{HEADER}\na,,421,,,m,host,suppress,,s\n", ["suppress is for the scope recipient"]),
         (f"{HEADER}\na,,421,,,m,host,pause_mailbox,,s\n", ["pause_mailbox is for the scope mailbox"]),
         (f"{HEADER}\na,google,,,,m,host,retry,,s\n", ["matches every reply"]),
+        (f"{HEADER},unless\na,,421,,,m,host,retry,,s,(\n", ["row 2, column unless: is not a regular expression"]),
+        (f"{HEADER},stage\na,,421,,,m,host,retry,,s,[\n", ["row 2, column stage: is not a regular expression"]),
         (f"{HEADER}\na,,421,,,m,host,retry,soon,s\n", ["row 2, column wait_s"]),
         (f"{HEADER}\na,,421,,,m,host,retry,,\n", ["row 2, column source: is empty or missing"]),
         (f"{HEADER}\na,,421,,,one,two,host,retry,,s\n", ["row 2, column -: has more fields"]),
