@@ -17,11 +17,12 @@ health, kill switch and lease.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, dag, task
 
-from shared import START, Pool, Priority, Tag, defaults
+from shared import MAIL_EVENTS, SLOTS, START, Pool, Priority, Tag, defaults, summary
 
 
 @dag(
@@ -29,19 +30,26 @@ from shared import START, Pool, Priority, Tag, defaults
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=defaults(Pool.SENDING, Priority.DISPATCH),
+    default_args=defaults(Pool.SENDING, Priority.DISPATCH, timedelta(minutes=30)),
     tags=[Tag.MAIL, Tag.FREQUENT],
+    description=summary(__doc__),
     doc_md=__doc__,
 )
 def dispatch() -> None:
-    @task
+    @task(inlets=[SLOTS])
     def due_lanes() -> list[int]:
         """Free lapsed leases, give up overdue slots, list the lanes with work."""
         from emberflow.queue_manager import steps
 
         return steps.due_lanes()
 
-    @task(retries=0, multiple_outputs=False)
+    @task(
+        retries=0,
+        multiple_outputs=False,
+        map_index_template="lane {{ task.op_kwargs['lane'] }}",
+        inlets=[SLOTS],
+        outlets=[SLOTS, MAIL_EVENTS],
+    )
     def send_lane(lane: int) -> dict[str, Any]:
         """Claim, guard, send, record: one lane for one run."""
         from emberflow.queue_manager import steps

@@ -6,22 +6,25 @@ a slot of the high-priority queue; `dispatch` sends it.
 
 - **Reads** IMAP, incrementally by UIDVALIDITY and UID
 - **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.conversations`, `ops.imap_cursors`
-- **Announces** `ops.mail_events` when the reputation marts are due; that starts `reputation` for this hour.
+- **Announces** new events when the reputation marts are due; that starts `reputation` for this hour.
 
 ### Triage notes
 - *`unreadable` lists a mailbox*: its server or login failed this time; the others were read. Look at it when it stays.
 - *`rejected`*: a message with an unknown, forged or reused token; it was recorded and not answered.
-- A shard fails only when none of its mailboxes could be read.
+- A shard fails only when none of its mailboxes could be read; then the run fails too, whether or not events were
+  announced.
 """
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import CronPartitionTimetable, TriggerRule, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from shared import MAIL_EVENTS, START, Pool, Priority, Tag, defaults
+from shared import EVENTS_FOR_MARTS, MAIL_EVENTS, SLOTS, START, Pool, Priority, Tag, defaults, summary
 
 
 @dag(
@@ -29,8 +32,9 @@ from shared import MAIL_EVENTS, START, Pool, Priority, Tag, defaults
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=defaults(Pool.READING, Priority.INBOX),
+    default_args=defaults(Pool.READING, Priority.INBOX, timedelta(minutes=30)),
     tags=[Tag.MAIL, Tag.FREQUENT],
+    description=summary(__doc__),
     doc_md=__doc__,
 )
 def inbox() -> None:
@@ -41,14 +45,19 @@ def inbox() -> None:
 
         return steps.shards()
 
-    @task(multiple_outputs=False)
+    @task(
+        multiple_outputs=False,
+        map_index_template="shard {{ task.op_kwargs['shard'] }}",
+        inlets=[SLOTS],
+        outlets=[MAIL_EVENTS, SLOTS],
+    )
     def read_shard(shard: int) -> dict[str, Any]:
         """Take in what is new, rescue, decide, schedule replies."""
         from emberflow.queue_manager import steps
 
         return steps.read_shard(shard)
 
-    @task(outlets=[MAIL_EVENTS], trigger_rule=TriggerRule.ALL_DONE)
+    @task(inlets=[MAIL_EVENTS], outlets=[EVENTS_FOR_MARTS], trigger_rule=TriggerRule.ALL_DONE)
     def announce_events() -> None:
         """Tell whoever depends on the events of this hour, if the reputation marts are due."""
         from emberflow.queue_manager import steps
@@ -56,7 +65,12 @@ def inbox() -> None:
         if not steps.marts_are_due():
             raise AirflowSkipException("no new events, or the marts are fresh enough")
 
-    read_shard.expand(shard=shards()) >> announce_events()
+    # A run is judged by its last task. This one fails with any shard, while the announcement may be skipped or not.
+    judge_run = EmptyOperator(task_id="judge_run", trigger_rule=TriggerRule.NONE_FAILED)
+
+    read = read_shard.expand(shard=shards())
+    read >> announce_events() >> judge_run
+    read >> judge_run
 
 
 inbox()

@@ -18,11 +18,12 @@ came back). Found: `sent`. Returned: `failed`. Provably absent: uncounted and pl
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, dag, task
 
-from shared import START, Pool, Priority, Tag, defaults
+from shared import MAIL_EVENTS, SLOTS, START, Pool, Priority, Tag, defaults, summary
 
 
 @dag(
@@ -30,19 +31,25 @@ from shared import START, Pool, Priority, Tag, defaults
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=defaults(Pool.READING, Priority.RECONCILE),
+    default_args=defaults(Pool.READING, Priority.RECONCILE, timedelta(minutes=30)),
     tags=[Tag.MAIL, Tag.FREQUENT],
+    description=summary(__doc__),
     doc_md=__doc__,
 )
 def reconcile() -> None:
-    @task
+    @task(inlets=[SLOTS])
     def uncertain_shards() -> list[int]:
         """List the shards that have an uncertain slot to settle."""
         from emberflow.queue_manager import steps
 
         return steps.uncertain_shards()
 
-    @task(multiple_outputs=False)
+    @task(
+        multiple_outputs=False,
+        map_index_template="shard {{ task.op_kwargs['shard'] }}",
+        inlets=[SLOTS],
+        outlets=[SLOTS, MAIL_EVENTS],
+    )
     def reconcile_shard(shard: int) -> dict[str, Any]:
         """Look for the uncertain mails of one shard and settle those that can be settled."""
         from emberflow.queue_manager import steps

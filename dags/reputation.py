@@ -3,7 +3,7 @@
 `dbt build` runs staging -> intermediate -> marts with all tests, in one process. The next hour's plan reads
 `marts.sender_scores`; analysts read the same tables.
 
-- **Starts** when `inbox` announces `ops.mail_events`; the partition is the hour of that run
+- **Starts** when `inbox` announces new mail events; the partition is the hour of that run
 - **Reads** schema `ops` only, and nothing that the quota step writes feeds a score
 - **Writes** schemas `seeds`, `staging`, `intermediate` and `marts`
 
@@ -15,24 +15,37 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import PartitionedAssetTimetable, StartOfHourMapper, dag, task
 
-from shared import MAIL_EVENTS, SENDER_SCORES, START, Pool, Priority, Tag, defaults
+from shared import (
+    EVENTS_FOR_MARTS,
+    MAIL_EVENTS,
+    PROVIDER_PLACEMENTS,
+    SENDER_SCORES,
+    START,
+    Pool,
+    Priority,
+    Tag,
+    defaults,
+    summary,
+)
 
 
 @dag(
-    schedule=PartitionedAssetTimetable(assets=MAIL_EVENTS, default_partition_mapper=StartOfHourMapper()),
+    schedule=PartitionedAssetTimetable(assets=EVENTS_FOR_MARTS, default_partition_mapper=StartOfHourMapper()),
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=defaults(Pool.BUILDING, Priority.MARTS),
+    default_args=defaults(Pool.BUILDING, Priority.MARTS, timedelta(minutes=50)),
     tags=[Tag.REPUTATION, Tag.HOURLY],
+    description=summary(__doc__),
     doc_md=__doc__,
 )
 def reputation() -> None:
-    @task(outlets=[SENDER_SCORES], multiple_outputs=False)
+    @task(inlets=[MAIL_EVENTS], outlets=[SENDER_SCORES, PROVIDER_PLACEMENTS], multiple_outputs=False)
     def build_marts(partition_key: str | None = None) -> dict[str, Any]:
         """Run every model and every test of the project once."""
         from emberflow.queue_manager import steps

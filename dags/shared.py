@@ -1,4 +1,4 @@
-"""What every DAG of the house has in common: owner, tags, assets, retries, pools and priorities."""
+"""What every DAG of the house has in common: owner, tags, assets, retries, time-outs, pools and priorities."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ class Tag(StrEnum):
     FREQUENT = "every-few-minutes"
 
 
+# Tables that one DAG writes and another reads.
 SLOTS = Asset("ops.scheduled_tasks")
 MAIL_EVENTS = Asset("ops.mail_events")
 SENDER_SCORES = Asset("marts.sender_scores")
+PROVIDER_PLACEMENTS = Asset("marts.provider_placements")
+# Not a table: it says that there is news among the events and that the marts are old enough to be built again. Events
+# themselves are written every few minutes.
+EVENTS_FOR_MARTS = Asset("ops.mail_events.for_marts")
 
 
 class Pool(StrEnum):
@@ -52,12 +57,22 @@ class Priority(IntEnum):
     MARTS = 10
 
 
-def defaults(pool: Pool, priority: Priority) -> dict[str, Any]:
-    """Return the arguments of every task of a DAG."""
+def summary(runbook: str | None) -> str:
+    """Return the first line of a DAG's runbook: what Airflow shows beside its name."""
+    return (runbook or "").strip().partition("\n")[0]
+
+
+def defaults(pool: Pool, priority: Priority, longest: timedelta) -> dict[str, Any]:
+    """Return the arguments of every task of a DAG.
+
+    ``longest`` ends a task that hangs, so that the next run can begin. What it had under way is settled as after any
+    other crash.
+    """
     return {
         "owner": "emberflow",
         "retries": 2,
         "retry_delay": timedelta(seconds=30),
+        "execution_timeout": longest,
         "pool": pool.value,
         "priority_weight": priority.value,
         # Airflow's own rule adds up the weights downstream: a first task would count for its whole DAG.

@@ -21,11 +21,12 @@ The result is written as slots of `ops.scheduled_tasks`. **Nothing is sent here*
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import CronPartitionTimetable, dag, task
 
-from shared import SLOTS, START, Pool, Priority, Tag, defaults
+from shared import PROVIDER_PLACEMENTS, SENDER_SCORES, SLOTS, START, Pool, Priority, Tag, defaults, summary
 
 
 @dag(
@@ -33,12 +34,13 @@ from shared import SLOTS, START, Pool, Priority, Tag, defaults
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=defaults(Pool.BUILDING, Priority.PLAN),
+    default_args=defaults(Pool.BUILDING, Priority.PLAN, timedelta(minutes=30)),
     tags=[Tag.WARMUP, Tag.HOURLY],
+    description=summary(__doc__),
     doc_md=__doc__,
 )
 def warmup_hourly() -> None:
-    @task(outlets=[SLOTS], multiple_outputs=False)
+    @task(inlets=[SENDER_SCORES, PROVIDER_PLACEMENTS], outlets=[SLOTS], multiple_outputs=False)
     def plan_hour(partition_key: str | None = None) -> dict[str, Any]:
         """Quota, bots, selection and pacing, written as slots in one transaction."""
         from emberflow.queue_manager import steps

@@ -24,6 +24,7 @@ def describe(dag: DAG) -> dict[str, Any]:
     restored = DagSerialization.from_dict(serialised)
     return {
         "doc_md": dag.doc_md,
+        "description": dag.description,
         "owner": dag.owner,
         "tags": sorted(dag.tags),
         "max_active_runs": dag.max_active_runs,
@@ -39,7 +40,12 @@ def describe(dag: DAG) -> dict[str, Any]:
                 "retries": task.retries,
                 "multiple_outputs": getattr(task, "multiple_outputs", False),
                 "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
+                "inlets": [asset.name for asset in task.inlets],
                 "outlets": [asset.name for asset in task.outlets],
+                "downstream": sorted(task.downstream_task_ids),
+                "timeout_s": task.execution_timeout.total_seconds() if task.execution_timeout else None,
+                "is_mapped": task.is_mapped,
+                "map_index_template": getattr(task, "map_index_template", None),
             }
             for task in dag.tasks
         },

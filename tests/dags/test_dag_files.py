@@ -26,6 +26,10 @@ FILES = sorted(FOLDER.glob("**/*.py"))
 DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reconcile", "reputation"}
 LONGEST_FILE = 110
 LONGEST_PARSE_S = 1.0
+LONGEST_DESCRIPTION = 100
+LONGEST_TASK_S = 3600
+# Under these a task fails with the tasks before it; under any other it may be green after them.
+FAILS_WITH_ITS_UPSTREAM = {"all_success", "none_failed"}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,56 @@ def test_every_dag_carries_its_runbook_with_triage_notes(report: dict[str, Any])
     without = [dag_id for dag_id, dag in dags(report).items() if "### Triage notes" not in (dag["doc_md"] or "")]
 
     assert without == []
+
+
+def test_every_dag_is_described_by_the_first_line_of_its_runbook(report: dict[str, Any]) -> None:
+    for dag_id, dag in dags(report).items():
+        assert dag["description"], dag_id
+        assert dag["description"] == dag["doc_md"].strip().splitlines()[0], dag_id
+        assert len(dag["description"]) <= LONGEST_DESCRIPTION, dag_id
+
+
+def test_a_failed_task_fails_its_run(report: dict[str, Any]) -> None:
+    """A run is as green as its last tasks: from each task a failure must reach one of them."""
+
+    def reaches_the_end(tasks: dict[str, dict[str, Any]], task_id: str) -> bool:
+        after = tasks[task_id]["downstream"]
+        return not after or any(
+            tasks[next_id]["trigger_rule"] in FAILS_WITH_ITS_UPSTREAM and reaches_the_end(tasks, next_id)
+            for next_id in after
+        )
+
+    silent = [
+        (dag_id, task_id)
+        for dag_id, dag in dags(report).items()
+        for task_id in dag["tasks"]
+        if not reaches_the_end(dag["tasks"], task_id)
+    ]
+
+    assert silent == []
+
+
+def test_no_task_runs_longer_than_it_may(report: dict[str, Any]) -> None:
+    """One run at a time: a task that hangs would hold up every run after it."""
+    for dag_id, dag in dags(report).items():
+        for task_id, task in dag["tasks"].items():
+            assert task["timeout_s"] is not None, (dag_id, task_id)
+            assert 0 < task["timeout_s"] <= LONGEST_TASK_S, (dag_id, task_id)
+
+
+def test_mapped_tasks_are_named_by_their_lane_or_shard(report: dict[str, Any]) -> None:
+    mapped = {
+        (dag_id, task_id): task["map_index_template"]
+        for dag_id, dag in dags(report).items()
+        for task_id, task in dag["tasks"].items()
+        if task["is_mapped"]
+    }
+
+    assert mapped == {
+        ("dispatch", "send_lane"): "lane {{ task.op_kwargs['lane'] }}",
+        ("inbox", "read_shard"): "shard {{ task.op_kwargs['shard'] }}",
+        ("reconcile", "reconcile_shard"): "shard {{ task.op_kwargs['shard'] }}",
+    }
 
 
 def test_every_dag_has_the_houses_owner_and_only_known_tags(report: dict[str, Any]) -> None:
@@ -182,18 +236,26 @@ def test_a_report_is_one_xcom(report: dict[str, Any]) -> None:
     assert split == []
 
 
-def test_assets_connect_the_dags(report: dict[str, Any]) -> None:
-    outlets = {
-        (dag_id, task_id): task["outlets"]
+def test_assets_say_what_each_task_reads_and_writes(report: dict[str, Any]) -> None:
+    """Only what `reputation` waits for starts a DAG; the tables' own assets are lineage."""
+    slots, events, news = "ops.scheduled_tasks", "ops.mail_events", "ops.mail_events.for_marts"
+    scores, placements = "marts.sender_scores", "marts.provider_placements"
+    found = {
+        (dag_id, task_id): (set(task["inlets"]), set(task["outlets"]))
         for dag_id, dag in dags(report).items()
         for task_id, task in dag["tasks"].items()
-        if task["outlets"]
+        if task["inlets"] or task["outlets"]
     }
 
-    assert outlets == {
-        ("warmup_hourly", "plan_hour"): ["ops.scheduled_tasks"],
-        ("inbox", "announce_events"): ["ops.mail_events"],
-        ("reputation", "build_marts"): ["marts.sender_scores"],
+    assert found == {
+        ("warmup_hourly", "plan_hour"): ({scores, placements}, {slots}),
+        ("dispatch", "due_lanes"): ({slots}, set()),
+        ("dispatch", "send_lane"): ({slots}, {slots, events}),
+        ("inbox", "read_shard"): ({slots}, {slots, events}),
+        ("inbox", "announce_events"): ({events}, {news}),
+        ("reconcile", "uncertain_shards"): ({slots}, set()),
+        ("reconcile", "reconcile_shard"): ({slots}, {slots, events}),
+        ("reputation", "build_marts"): ({events}, {scores, placements}),
     }
 
 

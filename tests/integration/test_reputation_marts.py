@@ -527,6 +527,13 @@ def test_a_build_is_silent_and_writes_the_password_nowhere(
     assert [file for file in written if PASSWORD.encode() in file.read_bytes()] == []
 
 
+def test_a_build_leaves_no_semaphore_behind(world: World) -> None:
+    """Airflow ends a task's process without Python's clean-up: what is left then is told in red in its log."""
+    build_marts(NOON)
+
+    assert "shm/sem." not in Path("/proc/self/maps").read_text()
+
+
 def test_a_build_is_due_once_events_came_in_and_the_interval_is_over(world: World) -> None:
     def due(now: datetime) -> bool:
         with world.engine.connect() as connection:

@@ -7,6 +7,7 @@ reads is ``marts.sender_scores``: one row per sender with ``sender_id`` bigint, 
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ def _whole_second(moment: datetime) -> datetime:
 def _dbt_build(as_of: datetime) -> list[Any]:
     """Run ``dbt build`` without unit tests and return its results, all of them good."""
     # dbt takes two seconds to import, and most processes only ask whether a build is due.
+    from dbt.adapters.factory import reset_adapters  # noqa: PLC0415
     from dbt.cli.main import dbtRunner  # noqa: PLC0415
 
     project = str(settings().dbt_dir)
@@ -132,7 +134,13 @@ def _dbt_build(as_of: datetime) -> list[Any]:
         "--event-time-start", "1970-01-01", "--event-time-end", f"{as_of:%Y-%m-%dT%H:%M:%S}",
     ]  # fmt: skip
     with _connection_variables():
-        outcome = dbtRunner().invoke(arguments)
+        try:
+            outcome = dbtRunner().invoke(arguments)
+        finally:
+            # dbt's adapters hold named semaphores. A task's process ends without Python's clean-up, and would be told
+            # in red that it leaked them.
+            reset_adapters()  # type: ignore[no-untyped-call]
+            gc.collect()
     if outcome.exception is not None:
         if not isinstance(outcome.exception, Exception):
             raise outcome.exception  # dbtRunner returns even KeyboardInterrupt and Airflow's task timeout

@@ -1,11 +1,15 @@
 """The steps that Airflow runs. Each opens what it needs, does one thing, and returns plain numbers for XCom.
 
+Each says in one line of the task's log what it came to: the hour (UTC) and the counts.
+
 A step may be retried, cleared, run twice at once or backfilled at any time: what is sent is decided by the rows
 of the database, never by the run that asks.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -16,66 +20,101 @@ from emberflow.queue_manager import dispatcher, inbox, planner, reconcile, reput
 from emberflow.queue_manager.policies import in_force
 from emberflow.settings import settings
 
+log = logging.getLogger(__name__)
+
 
 def plan_hour(partition_key: str | None) -> dict[str, Any]:
     """Plan the hour named by ``partition_key`` (ISO 8601, UTC), or the present hour when there is none."""
     clock = SystemClock()
     hour = _hour(partition_key, clock.now())
-    report = asdict(planner.plan_hour(connect(), hour, clock=clock, settings=settings()))
-    return report | {"hour": hour.isoformat()}
+    report = planner.plan_hour(connect(), hour, clock=clock, settings=settings())
+    before = ", was planned before" if report.was_planned_before else ""
+    counts = {name: getattr(report, name) for name in ("senders", "bots", "wanted", "slots")}
+    _say(hour, f"{report.outcome}{before}", counts)
+    return asdict(report) | {"hour": hour.isoformat()}
 
 
 def due_lanes() -> list[int]:
     """Return the lanes that one dispatch run fans out to."""
-    return dispatcher.due_lanes(connect(), clock=SystemClock())
+    clock = SystemClock()
+    lanes = dispatcher.due_lanes(connect(), clock=clock)
+    _say(clock.now(), f"lanes with work: {_listed(lanes)}")
+    return lanes
 
 
 def dispatch_lane(lane: int) -> dict[str, Any]:
     """Send what is due in ``lane``; return how many slots came to which end."""
-    report = dispatcher.dispatch_lane(connect(), lane, clock=SystemClock(), settings=settings())
+    clock = SystemClock()
+    report = dispatcher.dispatch_lane(connect(), lane, clock=clock, settings=settings())
+    _say(clock.now(), f"lane {lane}{' was busy' if report.was_busy else ''}", report.ends)
     return {"lane": lane, "was_busy": report.was_busy, **report.ends}
 
 
 def shards() -> list[int]:
     """Return the shards of mailboxes that one inbox run fans out to."""
     with connect().begin() as connection:
-        return list(range(in_force(connection).policy.inbox.shards))
+        found = list(range(in_force(connection).policy.inbox.shards))
+    _say(SystemClock().now(), f"shards to read: {_listed(found)}")
+    return found
 
 
 def read_shard(shard: int) -> dict[str, Any]:
     """Read the mailboxes of ``shard``; return what was found."""
-    report = inbox.read_shard(connect(), shard, clock=SystemClock(), settings=settings())
+    clock = SystemClock()
+    report = inbox.read_shard(connect(), shard, clock=clock, settings=settings())
+    counts = {"mailboxes": report.mailboxes, "unreadable": len(report.unreadable), **report.found}
+    _say(clock.now(), f"shard {shard}", counts)
     return {"shard": shard, "mailboxes": report.mailboxes, "unreadable": report.unreadable, **report.found}
 
 
 def uncertain_shards() -> list[int]:
     """Return the shards of mailboxes that one reconcile run fans out to."""
+    now = SystemClock().now()
     with connect().begin() as connection:
         policy = in_force(connection).policy
-        return reconcile.due_shards(connection, now=SystemClock().now(), policy=policy, shards=policy.inbox.shards)
+        found = reconcile.due_shards(connection, now=now, policy=policy, shards=policy.inbox.shards)
+    _say(now, f"shards with uncertain slots: {_listed(found)}")
+    return found
 
 
 def reconcile_shard(shard: int) -> dict[str, Any]:
     """Settle the uncertain slots of ``shard``; return how many came to which end, and why others still wait."""
-    engine = connect()
+    engine, clock = connect(), SystemClock()
     with engine.begin() as connection:
         shards = in_force(connection).policy.inbox.shards
-    report = reconcile.run(engine, clock=SystemClock(), settings=settings(), shard=shard, shards=shards)
+    report = reconcile.run(engine, clock=clock, settings=settings(), shard=shard, shards=shards)
     reasons = sorted(set(report.waiting.values()))
+    _say(clock.now(), f"shard {shard}", {"waiting": len(report.waiting), **report.ends})
     return {"shard": shard, "waiting": len(report.waiting), "reasons": reasons, **report.ends}
 
 
 def marts_are_due() -> bool:
     """Return whether events came in that the reputation marts do not know, and the policy's interval is over."""
+    now = SystemClock().now()
     with connect().begin() as connection:
         refresh_s = in_force(connection).policy.reputation.refresh_s
-        return reputation.is_due(connection, SystemClock().now(), refresh_s)
+        is_due = reputation.is_due(connection, now, refresh_s)
+    _say(now, "the marts are due" if is_due else "no new events, or the marts are fresh enough")
+    return is_due
 
 
 def build_marts(partition_key: str | None) -> dict[str, Any]:
     """Build the reputation marts as of the end of the named hour, or as of now while that is still ahead."""
     now = SystemClock().now()
-    return asdict(reputation.build_marts(min(_hour(partition_key, now) + HOUR, now)))
+    hour = _hour(partition_key, now)
+    report = asdict(reputation.build_marts(min(hour + HOUR, now)))
+    _say(hour, "marts built", report)
+    return report
+
+
+def _say(moment: datetime, what: str, counts: Mapping[str, float] | None = None) -> None:
+    """Log what a step came to, under the hour of ``moment``."""
+    told = ", ".join(f"{name} {count:.4g}" for name, count in (counts or {}).items())
+    log.info("%s UTC: %s%s", f"{floor_hour(moment):%Y-%m-%d %H:%M}", what, f": {told}" if told else "")
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(str(number) for number in numbers) or "none"
 
 
 def _hour(partition_key: str | None, now: datetime) -> datetime:

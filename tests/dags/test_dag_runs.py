@@ -1,0 +1,94 @@
+"""What a run of a DAG comes to: green when its work was done, red when it was not, in words that say which hour.
+
+Airflow runs the real DAG file on a real database and mail server, in a process of its own and without a scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.settings import PROJECT_ROOT
+from tests.worlds import Sandbox, World, a_policy, a_world
+
+FOLDER = PROJECT_ROOT / "dags"
+RunDag = Callable[[str], dict[str, Any]]
+A_DEAD_PORT = 1
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    return a_world(database, sandbox, senders=2, bots=2, policy=a_policy(inbox={"shards": 2}), checks=False)
+
+
+@pytest.fixture
+def run_dag(world: World, tmp_path: Path) -> RunDag:
+    """Run a DAG against the test's world, with an Airflow of its own, and return what ``run_probe.py`` found."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "EMBERFLOW_"))}
+    configured = {
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(FOLDER),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
+        "EMBERFLOW_HOME": str(tmp_path),
+        "PYTHONPATH": str(FOLDER),
+    }
+
+    def run(dag_id: str) -> dict[str, Any]:
+        probe = Path(__file__).with_name("run_probe.py")
+        done = subprocess.run(
+            [sys.executable, str(probe), str(FOLDER), dag_id],
+            env=inherited | configured | world.variables(),
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return run
+
+
+def states(report: dict[str, Any], task_id: str) -> list[str]:
+    return [task["state"] for task in report["tasks"] if task["task_id"] == task_id]
+
+
+def test_a_run_of_inbox_fails_when_no_mail_server_answers_although_it_announces(run_dag: RunDag, world: World) -> None:
+    """The marts are due, so events are announced; the shards have failed all the same, and so has the run."""
+    world.change("update ops.mailboxes set imap_port = :port", port=A_DEAD_PORT)
+
+    report = run_dag("inbox")
+
+    assert states(report, "read_shard") == ["failed", "failed"]
+    assert {task["tries"] for task in report["tasks"] if task["task_id"] == "read_shard"} == {3}
+    assert states(report, "announce_events") == ["success"]
+    assert report["announced"] == ["ops.mail_events.for_marts"]
+    assert report["state"] == "failed"
+
+
+def test_a_run_of_inbox_is_green_when_mailboxes_are_read_and_says_what_it_did(run_dag: RunDag) -> None:
+    """Its mapped tasks are named by their shards, and each step says its hour and its counts in one line."""
+    report = run_dag("inbox")
+
+    assert report["state"] == "success"
+    assert states(report, "judge_run") == ["success"]
+    names = [task["name"] for task in report["tasks"] if task["task_id"] == "read_shard"]
+    assert sorted(names) == ["shard 0", "shard 1"]
+    assert report["announced"].count("ops.mail_events.for_marts") == 1
+    hour = r"INFO \d{4}-\d\d-\d\d \d\d:00 UTC: "
+    assert [line for line in report["said"] if not re.match(hour, line)] == []
+    assert sorted(re.sub(hour, "", line) for line in report["said"]) == [
+        "shard 0: mailboxes 2, unreadable 0",
+        "shard 1: mailboxes 2, unreadable 0",
+        "shards to read: 0, 1",
+        "the marts are due",
+    ]
