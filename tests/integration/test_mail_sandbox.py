@@ -380,12 +380,10 @@ def test_a_waiting_client_is_woken_by_new_mail(sandbox: SandboxAddress, account:
     sender, bot = account(), account()
     with mailbox(sandbox, bot) as box:
         box.idle.start()
-        begin = time.monotonic()
         send(sandbox, sender, bot)
         # Read by the line and blocking: imap_tools' poll() reads without blocking and loses half a line that comes
         # in two TLS records.
         assert any(b"EXISTS" in box.client.readline() for _ in range(3))
-        assert time.monotonic() - begin < TIMEOUT / 2
         box.idle.stop()
         assert len(box.uids()) == 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -48,11 +47,10 @@ def test_a_failing_command_is_reported_with_exit_code_and_last_line_but_never_th
 
 
 def test_a_command_that_does_not_end_is_stopped_with_everything_it_started(tmp_path: Path) -> None:
-    code = "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    started = time.monotonic()
+    code = "subprocess.run([sys.executable, '-c', 'import time; time.sleep(3600)'])"
+    # What it started holds the pipe that is read to its end: were it left running, this would not return.
     with pytest.raises(ProvisioningError, match=r"within 0\.5 s"):
         provision(a_command(tmp_path, code), "bot@north.test", SECRET, timeout=0.5)
-    assert time.monotonic() - started < 10
 
 
 def test_a_command_that_ignores_its_input_is_fine(tmp_path: Path) -> None:
