@@ -83,10 +83,14 @@ WHOLE_WINDOWS = dict.fromkeys(
 
 
 def a_policy(**sections: dict[str, Any]) -> Policy:
-    """The demonstration policy with one lane and one shard, where every mail is answered; sections are merged."""
+    """The demonstration policy with one lane and one shard, where every mail is answered; sections are merged.
+
+    Bots take as many mails at once as a test writes for them, unless it asks for their pause.
+    """
     document = shipped("demo").model_dump()
     certain: dict[str, dict[str, Any]] = {
         "replies": {"rate": 1.0, "continue_rate": 1.0},
+        "bots": {"cooldown_s": 0},
         "dispatch": {"lanes": 1},
         "inbox": {"shards": 1},
     }

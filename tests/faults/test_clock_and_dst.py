@@ -93,6 +93,7 @@ def ask(facts: Facts, now: datetime, policy: Policy, quota: SenderDay | None = N
         bot_days={} if bot_key is None else {bot_key: BotDay()},
         counters=Counters(now.replace(minute=0, second=0, microsecond=0), dict.fromkeys(keys, [0] * HOURS_KEPT)),
         next_send_at={slot.from_mailbox_id: None},
+        bot_free_at={},
     )
     return judge(facts, ledgers, now=now, is_stopped=False, policy=policy, seed=SEED)
 
@@ -158,7 +159,7 @@ def test_a_day_of_25_hours_has_no_second_quota_and_one_of_23_keeps_its_own(zone:
     """S-B5: a local hour that happens twice counts into the same row; the row's quota binds until the day is over."""
     policy = a_real_policy(
         pacing={"window_start": time(0), "window_end": time(0), "weekdays": EVERY_DAY},
-        bots={"daily_inbound_cap": 200},
+        bots={"daily_inbound_cap": 200, "wake_start": time(0), "wake_end": time(0)},
         caps={"sender_24h": None},
     )
     slot = a_reply_slot()

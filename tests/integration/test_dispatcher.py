@@ -135,6 +135,20 @@ def test_one_sender_keeps_its_gap_whatever_the_target_times_say(database: Engine
     assert len(delivered(world)) == 4
 
 
+def test_one_bot_keeps_its_pause_whoever_writes_to_it(database: Engine, sandbox: Sandbox) -> None:
+    """B-B3: what is due at the same second waits its turn, and all of it arrives."""
+    policy = a_policy(**SILENT, dispatch={"window_s": 60}, bots={"cooldown_s": 10})
+    world = a_world(database, sandbox, senders=4, bots=1, policy=policy)
+    for sender in world.senders:
+        world.slot(sender)
+    ends = world.dispatch()
+    assert ends["sent"] == 4
+    assert ends["held"] <= 4 + 3 + 2
+    moments = [row["sent_at"] for row in world.rows("select sent_at from ops.slots order by sent_at")]
+    assert all(later - earlier >= timedelta(seconds=10) for earlier, later in pairwise(moments))
+    assert len(delivered(world)) == 4
+
+
 # Faults on the way
 
 

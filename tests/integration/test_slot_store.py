@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from threading import Barrier
 from typing import Any
@@ -320,6 +320,83 @@ def test_a_bot_beyond_its_reply_cap_replies_on_another_day(world: World) -> None
         bot=world.bots[0].id, day=NOON.date(),
     )  # fmt: skip
     assert submit(world, slot) == Refusal("bot_daily_reply_cap", TOMORROW)
+
+
+@pytest.fixture
+def resting(database: Engine, sandbox: Sandbox) -> World:
+    """Bots pause for a minute after a mail."""
+    return a_world(database, sandbox, senders=2, bots=4, policy=a_policy(bots={"cooldown_s": 60}), checks=False)
+
+
+def rest_until(world: World, until: datetime) -> None:
+    world.change("update ops.bots set cooldown_until = :until", until=until)
+
+
+@pytest.mark.parametrize("task", ["warmup", "reply"])
+def test_a_bot_that_rests_gets_its_next_mail_when_it_has_rested(resting: World, task: str) -> None:
+    """B-B3: to the second, and a mail that waits for it stays planned."""
+    slot = a_claimed(resting) if task == "warmup" else a_claimed(resting, task_type="reply", turn=3)
+    over = NOON + timedelta(seconds=7)
+    rest_until(resting, over)
+    assert submit(resting, slot) == Refusal("bot_cooldown", over)
+    resting.clock.sleep(6.999)
+    assert submit(resting, slot) == Refusal("bot_cooldown", over)
+    resting.clock.sleep(0.001)
+    assert submit(resting, slot) is None
+    rested = resting.clock.now() + timedelta(seconds=resting.policy.bots.cooldown_s)
+    assert resting.value("select cooldown_until from ops.bots where id = :id", id=resting.bots[0].id) == rested
+
+
+def test_two_mails_to_one_bot_never_pass_together(resting: World) -> None:
+    """B-B3: in one transaction, from two senders, before either of them has arrived."""
+    first, second = resting.slot(resting.senders[0]), resting.slot(resting.senders[1])
+    slots = resting.claim()
+    assert [slot.id for slot in slots] == [first, second]
+    rested = NOON + timedelta(seconds=resting.policy.bots.cooldown_s)
+    assert submit_all(resting, slots) == {first: None, second: Refusal("bot_cooldown", rested)}
+
+
+def test_a_bots_own_replies_do_not_wait_for_its_rest(resting: World) -> None:
+    """B-B7: they wait for their drawn delay, and for the gap of its mailbox."""
+    slot = a_claimed(resting, **a_reply(resting))
+    rest_until(resting, NOON + timedelta(hours=1))
+    assert submit(resting, slot) is None
+    assert resting.value("select cooldown_until from ops.bots where id = :id", id=resting.bots[0].id) > NOON
+
+
+def test_a_bot_that_sleeps_gets_nothing(database: Engine, sandbox: Sandbox) -> None:
+    """B-B3: a reply waits until its sender works and the bot is awake, a warm-up mail is made up for."""
+    policy = a_policy(bots={"wake_start": "07:00", "wake_end": "22:00"}, pacing={"window_start": "06:00"})
+    world = a_world(database, sandbox, senders=1, bots=1, policy=policy, bot_zones=("Asia/Tokyo",), checks=False)
+    world.clock.sleep(3600)  # 22:00 in Tokyo
+    reply = a_claimed(world, task_type="reply", turn=3)
+    # Tokyo wakes at 22:00 UTC, within the sender's window.
+    assert submit(world, reply) == Refusal("bot_asleep", NOON + timedelta(hours=10))
+    assert submit(world, a_claimed(world)) == Refusal("bot_asleep")
+
+
+def test_a_rest_that_lasts_beyond_the_window_ends_warmup_and_puts_a_reply_off(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """B-B3"""
+    policy = a_policy(pacing={"window_start": "09:00", "window_end": "12:30"})
+    world = a_world(database, sandbox, senders=1, bots=1, policy=policy, checks=False)
+    reply = a_claimed(world, task_type="reply", turn=3)
+    rest_until(world, NOON + timedelta(minutes=31))
+    assert submit(world, reply) == Refusal("bot_cooldown", NOON + timedelta(hours=21))
+    assert submit(world, a_claimed(world)) == Refusal("bot_cooldown")
+
+
+def test_nobody_logs_in_for_a_bot_that_rests(world: World) -> None:
+    """B-B3"""
+    slot = a_claimed(world)
+    over = NOON + timedelta(seconds=7)
+    rest_until(world, over)
+    with world.engine.begin() as connection:
+        said = submission.unfit(
+            connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed
+        )
+    assert said == {slot.id: Refusal("bot_cooldown", over)}
 
 
 @pytest.mark.parametrize("kind", ["quota", "inbound cap"])

@@ -22,6 +22,8 @@ from emberflow.queue_manager.slots import Slot
 from emberflow.senders.pacing import next_opening
 from emberflow.senders.quota import QuotaPolicy, reserved_for_warmup
 
+_OPENINGS_TRIED = 60  # a day has one or two, and a weekend must pass
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -105,6 +107,7 @@ class Ledgers:
     bot_days: dict[tuple[int, date], BotDay]
     counters: Counters
     next_send_at: dict[int, datetime | None]
+    bot_free_at: dict[int, datetime | None]
     changed_sender_days: set[tuple[int, date]] = field(default_factory=set)
     changed_bot_days: set[tuple[int, date]] = field(default_factory=set)
 
@@ -122,7 +125,7 @@ def judge(
     caps = caps_of(slot, facts.route, policy.caps, facts.egress_sends_per_hour)
     refusal = _day_caps(facts, ledgers, now, policy) or _rolling_caps(slot, caps, ledgers.counters)
     if refusal is None:
-        _count(facts, ledgers, caps, now)
+        _count(facts, ledgers, caps, now, policy)
     return refusal
 
 
@@ -133,6 +136,20 @@ def fitness(*, is_checked: bool, sender_state: str, bot_status: str | None) -> R
     if sender_state != "active":
         return Refusal(f"sender_{sender_state}")
     return Refusal(f"bot_{bot_status}") if bot_status != "active" else None
+
+
+def bot_rest(
+    slot: Slot, zones: tuple[str, str | None], free_at: datetime | None, *, now: datetime, policy: Policy, seed: int
+) -> Refusal | None:
+    """Return until when the bot that the mail goes to rests from the one before; ``zones``: of sender and recipient.
+
+    The mail waits for the end of the pause, a reply also for the next moment at which its sender works and the bot is
+    awake. A warm-up mail that would be too late for the present window is given up: the next plan makes up for it.
+    """
+    if not slot.goes_to_bot or free_at is None or free_at <= now:
+        return None
+    retry_at = _opening(slot, zones, free_at, policy, seed)
+    return Refusal("bot_cooldown", None if slot.is_made_up_for and retry_at != free_at else retry_at)
 
 
 def sender_day_of(slot: Slot, from_zone: str, now: datetime) -> tuple[int, date] | None:
@@ -195,17 +212,38 @@ def _state(facts: Facts, now: datetime) -> Refusal | None:
 
 
 def _moment(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy, seed: int) -> Refusal | None:
-    slot = facts.slot
-    if slot.is_from_sender:
-        opening = next_opening(facts.from_zone, now, policy.pacing, seed=seed, sender_id=slot.sender_id)
-    else:
-        opening = next_waking(facts.from_zone, now, policy.bots)
-    if opening > now:
-        return Refusal("outside_window", None if slot.is_made_up_for else opening)
+    slot, zones = facts.slot, (facts.from_zone, facts.to_zone)
+    opening = _opening(slot, zones, now, policy, seed)
+    if opening != now:
+        sleeps = slot.goes_to_bot and _own_opening(slot, facts.from_zone, now, policy, seed) == now
+        return Refusal("bot_asleep" if sleeps else "outside_window", None if slot.is_made_up_for else opening)
     next_send_at = ledgers.next_send_at[slot.from_mailbox_id]
     if next_send_at is not None and next_send_at > now:
         return Refusal("gap", next_send_at)
+    free_at = None if slot.bot_id is None else ledgers.bot_free_at.get(slot.bot_id)
+    return bot_rest(slot, zones, free_at, now=now, policy=policy, seed=seed)
+
+
+def _opening(slot: Slot, zones: tuple[str, str | None], at: datetime, policy: Policy, seed: int) -> datetime | None:
+    """Return the first instant from ``at`` on at which its mailbox may send the mail, and a bot is awake to receive it.
+
+    None: the window of the one and the waking hours of the other do not meet within weeks.
+    """
+    from_zone, to_zone = zones
+    for _ in range(_OPENINGS_TRIED):
+        opening = _own_opening(slot, from_zone, at, policy, seed)
+        if not slot.goes_to_bot or to_zone is None:
+            return opening
+        at = next_waking(to_zone, opening, policy.bots)
+        if at == opening:
+            return opening
     return None
+
+
+def _own_opening(slot: Slot, zone: str, at: datetime, policy: Policy, seed: int) -> datetime:
+    if slot.is_from_sender:
+        return next_opening(zone, at, policy.pacing, seed=seed, sender_id=slot.sender_id)
+    return next_waking(zone, at, policy.bots)
 
 
 def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy) -> Refusal | None:
@@ -252,7 +290,7 @@ def _rolling_caps(slot: Slot, caps: list[Cap], counters: Counters) -> Refusal | 
     return None
 
 
-def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime) -> None:
+def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, policy: Policy) -> None:
     slot = facts.slot
     sender_key = sender_day_of(slot, facts.from_zone, now)
     if sender_key is not None:
@@ -269,6 +307,8 @@ def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime) -> No
         ledgers.changed_bot_days.add(bot_key)
     ledgers.counters.add(counters_of(slot, facts.route))
     ledgers.next_send_at[slot.from_mailbox_id] = now + timedelta(seconds=slot.gap_s)
+    if slot.goes_to_bot and slot.bot_id is not None:
+        ledgers.bot_free_at[slot.bot_id] = now + timedelta(seconds=policy.bots.cooldown_s)
 
 
 def _next_day(now: datetime, zone: str, policy: Policy) -> datetime:

@@ -214,7 +214,9 @@ class LaneRun:
             }
             opened = open_mailboxes(connection, self._settings, ids - self._boxes.keys())
             self._boxes |= opened.boxes
-            refused = submission.unfit(connection, slots)
+            refused = submission.unfit(
+                connection, slots, now=self._clock.now(), policy=self._policy, seed=self._settings.seed
+            )
             refused |= {
                 slot.id: self._later("secret_unreadable")
                 for slot in slots

@@ -63,17 +63,11 @@ class Recorder:
         # the guard's own commit was lost, it is `submitting` under our token, and its lease alone may end that.
         ours = [end for result, (_, end, _) in zip(results, ends, strict=True) if result.refusal != submission.LOST]
         changed = store.finish(connection, ours)
-        names = []
-        for result, (name, end, _) in zip(results, ends, strict=True):
-            is_mine = result.slot.id in changed
-            names.append(name if is_mine else "fenced")
-            if not is_mine:
-                continue
-            if end.status in ("planned", "failed") and result.submitted_at is not None:
-                submission.take_back(connection, result.slot, submitted_at=result.submitted_at, now=now)
-            if end.status in ("failed", "cancelled"):
-                ledger.close_conversation(connection, result.slot)
+        names = [
+            name if result.slot.id in changed else "fenced" for result, (name, _, _) in zip(results, ends, strict=True)
+        ]
         named = list(zip(results, names, strict=True))
+        # Bots before days, as in the guarded step: two transactions that lock alike cannot deadlock.
         ledger.record(
             connection,
             tried=[ledger.Tried(result.slot, result.attempt, now) for result in results if result.attempt is not None],
@@ -81,6 +75,13 @@ class Recorder:
             sent=[ledger.Sent(result.slot, now, result.subject) for result, name in named if name == "sent"],
             cooldown_s=self._policy.bots.cooldown_s,
         )
+        for result, (_, end, _) in zip(results, ends, strict=True):
+            if result.slot.id not in changed:
+                continue
+            if end.status in ("planned", "failed") and result.submitted_at is not None:
+                submission.take_back(connection, result.slot, submitted_at=result.submitted_at, now=now)
+            if end.status in ("failed", "cancelled"):
+                ledger.close_conversation(connection, result.slot)
         consequences.draw(
             connection,
             [

@@ -1,9 +1,9 @@
 """The guarded step: one transaction that moves slots to ``submitting``, immediately before DATA (Q-B5).
 
-It locks what the decision rests on in one fixed order (slots, sending mailboxes, sender days, bot days, counters, each
-by key), reads everything that can forbid a mail, asks ``guard.judge`` slot by slot, and writes back what was counted.
-Two workers can therefore neither overshoot a cap together nor deadlock. However many slots come, the statements are
-the same seven, so that many workers may share one commit.
+It locks what the decision rests on in one fixed order (slots, sending mailboxes, bots, sender days, bot days, counters,
+each by key), reads everything that can forbid a mail, asks ``guard.judge`` slot by slot, and writes back what was
+counted. Two workers can therefore neither overshoot a cap together nor deadlock. However many slots come, the
+statements are the same eight, so that many workers may share one commit.
 """
 
 from __future__ import annotations
@@ -55,9 +55,20 @@ _FACTS = text("""
     for update of states, from_mailbox
 """)
 
+_BOTS = text("""
+    select id, cooldown_until
+    from ops.bots
+    where id = any(:ids)
+    order by id
+    for no key update
+""")
+
 _UNFIT = text("""
     select
         slots.id,
+        from_mailbox.zone as from_zone,
+        to_mailbox.zone as to_zone,
+        bots.cooldown_until,
         from_mailbox.check_passed and coalesce(to_mailbox.check_passed, slots.to_mailbox_id is null) as is_checked,
         senders.state as sender_state,
         case when slots.bot_id is null then 'active' else bots.status end as bot_status
@@ -126,6 +137,13 @@ _SUBMIT = text("""
         set next_send_at = pauses.until
         from jsonb_to_recordset(cast(:pauses as jsonb)) as pauses (id bigint, until timestamptz)
         where mailboxes.id = pauses.id
+    ),
+
+    rested as (
+        update ops.bots
+        set cooldown_until = greatest(cooldown_until, rests.until)
+        from jsonb_to_recordset(cast(:rests as jsonb)) as rests (id bigint, until timestamptz)
+        where bots.id = rests.id
     )
 
     update ops.slot_states
@@ -198,12 +216,20 @@ def submit(
     return said
 
 
-def unfit(connection: Connection, slots: Sequence[Slot]) -> dict[int, Refusal]:
-    """Return the slots whose mailboxes are not fit to exchange mail, so that nobody logs in for them; without locks."""
-    judged = {
-        row.id: guard.fitness(is_checked=bool(row.is_checked), sender_state=row.sender_state, bot_status=row.bot_status)
-        for row in connection.execute(_UNFIT, {"ids": [slot.id for slot in slots]})
-    }
+def unfit(
+    connection: Connection, slots: Sequence[Slot], *, now: datetime, policy: Policy, seed: int
+) -> dict[int, Refusal]:
+    """Return the slots whose mailboxes are not fit to exchange mail, or whose bot rests; without locks.
+
+    So nobody logs in for them.
+    """
+    by_id = {slot.id: slot for slot in slots}
+    judged = {}
+    for row in connection.execute(_UNFIT, {"ids": list(by_id)}):
+        zones = (row.from_zone, row.to_zone)
+        judged[row.id] = guard.fitness(
+            is_checked=bool(row.is_checked), sender_state=row.sender_state, bot_status=row.bot_status
+        ) or guard.bot_rest(by_id[row.id], zones, row.cooldown_until, now=now, policy=policy, seed=seed)
     return {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
 
 
@@ -246,7 +272,9 @@ def _look(connection: Connection, slots: Sequence[Slot], now: datetime) -> tuple
     forbidden = suppressed(connection, sorted({route.recipient_address for route in routes.values()}))
     facts = [_facts(slot, rows[slot.id], routes[slot.id], forbidden, blocked) for slot in mine]
     pauses = {slot.from_mailbox_id: rows[slot.id].next_send_at for slot in mine}
-    return facts, _lock(connection, facts, pauses, now), around.is_stopped
+    bots = sorted({slot.bot_id for slot in mine if slot.bot_id is not None and slot.goes_to_bot})
+    rests = {row.id: row.cooldown_until for row in prepared.rows_of(connection, _BOTS, {"ids": bots})}
+    return facts, _lock(connection, facts, pauses, rests, now), around.is_stopped
 
 
 def _facts(
@@ -281,7 +309,13 @@ def breaker_keys(slot: Slot, route: Route) -> tuple[str, ...]:
     )
 
 
-def _lock(connection: Connection, facts: Sequence[Facts], pauses: dict[int, datetime | None], now: datetime) -> Ledgers:
+def _lock(
+    connection: Connection,
+    facts: Sequence[Facts],
+    pauses: dict[int, datetime | None],
+    rests: dict[int, datetime | None],
+    now: datetime,
+) -> Ledgers:
     sender_keys = {guard.sender_day_of(fact.slot, fact.from_zone, now) for fact in facts} - {None}
     bot_keys = {guard.bot_day_of(fact.slot, fact.from_zone, fact.to_zone, now) for fact in facts} - {None}
     sender_days = {
@@ -295,7 +329,7 @@ def _lock(connection: Connection, facts: Sequence[Facts], pauses: dict[int, date
         connection.execute(_OPEN_BOT_DAYS, {"days": _days("bot_id", bot_keys)})
         bot_days = _bot_days(connection, bot_keys)
     counters = caps.lock(connection, (key for fact in facts for key in guard.counters_of(fact.slot, fact.route)), now)
-    return Ledgers(sender_days, bot_days, counters, pauses)
+    return Ledgers(sender_days, bot_days, counters, pauses, rests)
 
 
 def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, date], BotDay]:
@@ -313,6 +347,7 @@ def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *,
     ]
     bot_days = [_day("bot_id", key) | vars(ledgers.bot_days[key]) for key in sorted(ledgers.changed_bot_days)]
     sending = sorted({slot.from_mailbox_id for slot in allowed})
+    receiving = sorted({slot.bot_id for slot in allowed if slot.bot_id is not None and slot.goes_to_bot})
     ledgers.counters.store(connection)
     prepared.rows_of(
         connection,
@@ -321,6 +356,7 @@ def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *,
             "sender_days": rows_as_json(sender_days),
             "bot_days": rows_as_json(bot_days),
             "pauses": rows_as_json({"id": mailbox, "until": ledgers.next_send_at[mailbox]} for mailbox in sending),
+            "rests": rows_as_json({"id": bot, "until": ledgers.bot_free_at[bot]} for bot in receiving),
             "ids": [slot.id for slot in allowed],
             "now": now,
             "lease_s": lease_s,
