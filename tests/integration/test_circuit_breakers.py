@@ -17,6 +17,8 @@ from emberflow.queue_manager.reply_codes import Action, Scope, Verdict
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 POLICY = BreakerPolicy()
 HOST = "host:smtp.a.test"
+DOMAIN = "domain:a.test>google via smtp.a.test"
+ADDRESS = "ip:192.0.2.1>google via smtp.a.test"
 SCOPES: tuple[Scope, ...] = ("mailbox", "sender_domain", "egress_ip")
 
 
@@ -83,6 +85,19 @@ def test_five_failures_at_one_host_stop_it_for_everybody_for_five_minutes(known:
     assert known.open_now(after(300)) == set()
 
 
+@pytest.mark.parametrize("scope", ["host", "mailbox", "sender_domain", "egress_ip", "sender_domain_or_ip"])
+def test_what_one_submission_server_says_stops_nobody_who_submits_elsewhere(known: Breakers, scope: Scope) -> None:
+    """Q-F8: whether of a host, a domain or an address that others share, it is the word of one party."""
+    for verdict in (a_verdict(scope, "throttle", 86_400), a_verdict(scope, "stop_and_alert", 86_400)):
+        known.record(verdict, times=5)
+    shared = {"sender_domain": "a.test", "egress_address": "192.0.2.1", "recipient_provider": "google"}
+    elsewhere = keys_of(smtp_host="smtp.b.test", mailbox_id=2, **shared)  # type: ignore[arg-type]
+
+    assert set(known.blocked(NOON, {1: some_keys(), 2: elsewhere})) == {1}
+    known.record(None, keys=elsewhere)
+    assert set(known.blocked(NOON, {1: some_keys(), 2: elsewhere})) == {1}
+
+
 def test_then_one_slot_probes_and_the_others_wait_for_it(known: Breakers) -> None:
     """Q-F8"""
     known.record(a_verdict(), times=5)
@@ -126,11 +141,11 @@ def test_a_slot_that_something_else_blocks_takes_no_probe(known: Breakers) -> No
     [
         ("host", "192.0.2.1", {HOST}),
         ("mailbox", "192.0.2.1", {"mailbox:1"}),
-        ("sender_domain", "192.0.2.1", {"domain:a.test>google"}),
-        ("egress_ip", "192.0.2.1", {"ip:192.0.2.1>google"}),
-        ("egress_ip", None, {"domain:a.test>google"}),
-        ("sender_domain_or_ip", "192.0.2.1", {"domain:a.test>google", "ip:192.0.2.1>google"}),
-        ("sender_domain_or_ip", None, {"domain:a.test>google"}),
+        ("sender_domain", "192.0.2.1", {DOMAIN}),
+        ("egress_ip", "192.0.2.1", {ADDRESS}),
+        ("egress_ip", None, {DOMAIN}),
+        ("sender_domain_or_ip", "192.0.2.1", {DOMAIN, ADDRESS}),
+        ("sender_domain_or_ip", None, {DOMAIN}),
     ],
 )
 def test_a_named_limit_stops_its_own_key_at_once_and_nothing_else(
@@ -216,6 +231,6 @@ def test_workers_that_record_at_once_neither_deadlock_nor_lose_a_failure(known: 
         rows = connection.execute(text("select key, failures from ops.host_breakers")).all()
     assert {row.key: row.failures for row in rows} == {
         **{f"mailbox:{number}": 10 for number in range(8)},
-        "domain:a.test>google": 80,
-        "ip:192.0.2.1>google": 80,
+        DOMAIN: 80,
+        ADDRESS: 80,
     }

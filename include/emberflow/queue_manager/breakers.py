@@ -2,7 +2,8 @@
 
 A breaker is one row of ``ops.host_breakers``, named by a key: the host that a connection goes to, the mailbox that logs
 in, or what a provider limits by name, that is the sender's domain or the egress address as one recipient provider
-sees it. Its life::
+sees it. What is said of a domain or an address is said by one submission server, and holds for mail through that server
+only: a server that calls everybody listed stops its own users and nobody else. Its life::
 
     closed --failures in a row, or a throttle--> open --open_until passes--> half open --admit--> probing
       ^                                           ^                             |                   |
@@ -115,8 +116,10 @@ def keys_of(
     *, smtp_host: str, mailbox_id: int, sender_domain: str, egress_address: str | None, recipient_provider: str
 ) -> tuple[str, ...]:
     """Return the keys of every breaker that a mail on this way depends on."""
-    keys = (f"{_HOST}{smtp_host}", f"{_MAILBOX}{mailbox_id}", f"{_DOMAIN}{sender_domain}>{recipient_provider}")
-    return keys if egress_address is None else (*keys, f"{_IP}{egress_address}>{recipient_provider}")
+    host = smtp_host.lower()
+    seen = f"{recipient_provider} via {host}"
+    keys = (f"{_HOST}{host}", f"{_MAILBOX}{mailbox_id}", f"{_DOMAIN}{sender_domain}>{seen}")
+    return keys if egress_address is None else (*keys, f"{_IP}{egress_address}>{seen}")
 
 
 def admit(

@@ -95,8 +95,8 @@ def test_while_it_is_open_only_a_longer_time_counts() -> None:
 def test_a_mail_without_an_egress_address_has_no_key_for_one() -> None:
     route = {"smtp_host": "smtp.a.test", "mailbox_id": 17, "sender_domain": "a.test", "recipient_provider": "google"}
     keys = keys_of(**route, egress_address=None)  # type: ignore[arg-type]
-    assert keys == ("host:smtp.a.test", "mailbox:17", "domain:a.test>google")
-    assert keys_of(**route, egress_address="192.0.2.1") == (*keys, "ip:192.0.2.1>google")  # type: ignore[arg-type]
+    assert keys == ("host:smtp.a.test", "mailbox:17", "domain:a.test>google via smtp.a.test")
+    assert keys_of(**route, egress_address="192.0.2.1") == (*keys, "ip:192.0.2.1>google via smtp.a.test")  # type: ignore[arg-type]
 
 
 events = st.lists(
