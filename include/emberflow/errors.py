@@ -26,13 +26,15 @@ class MailboxCheckError(EmberflowError):
     """A mailbox did not pass its connection check.
 
     ``stage`` is the step that failed (``smtp_connect``, ``smtp_tls``, ``smtp_auth``, ``imap_connect``,
-    ``imap_auth``, ``imap_select``) and ``server_text`` what the server answered.
+    ``imap_auth``, ``imap_select``) and ``server_text`` what the server answered. ``transient`` says that the failure
+    passes: it proves nothing about the mailbox.
     """
 
-    def __init__(self, stage: str, server_text: str) -> None:
+    def __init__(self, stage: str, server_text: str, *, transient: bool = False) -> None:
         super().__init__(f"{stage}: {server_text}")
         self.stage = stage
         self.server_text = server_text
+        self.transient = transient
 
 
 class StackError(EmberflowError):

@@ -13,14 +13,16 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
+from emberflow.email_ops.check import check_mailbox
+from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.provisioning import ProvisioningError
 from emberflow.email_ops.sandbox import create_accounts
 from emberflow.email_ops.sandbox.certificates import ensure_certificates
-from emberflow.errors import ConfigurationError, EmberflowError, ImportRejectedError, RowProblem
+from emberflow.errors import ConfigurationError, EmberflowError, ImportRejectedError, MailboxCheckError, RowProblem
 from emberflow.queue_manager import registry
 from emberflow.queue_manager.policies import put_in_force
 from emberflow.settings import Settings
-from tests.worlds import NOON, PASSWORD, Sandbox, World, a_file, a_policy, a_row, a_world, some_settings
+from tests.worlds import NOON, PASSWORD, Command, Sandbox, World, a_file, a_policy, a_row, a_world, some_settings
 
 OWNED = registry.Attestation("an operator", "our own domain")
 
@@ -40,6 +42,11 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
         return file
 
     return write
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    return a_world(database, sandbox, senders=1, bots=1)
 
 
 HEADER = "address,password,smtp_host,imap_host"
@@ -91,8 +98,6 @@ def test_a_sender_becomes_active_only_when_its_check_has_passed(database: Engine
     [
         ({"password": "not the password"}, "smtp_auth", "535 5.7.8"),
         ({"username": "somebody-else@north.test"}, "smtp_auth", "535 5.7.8"),
-        ({"smtp_port": 1}, "smtp_connect", "ConnectionRefusedError"),
-        ({"imap_port": 1}, "imap_connect", "ConnectionRefusedError"),
         ({"smtp_tls": "implicit"}, "smtp_tls", "SSL"),
     ],
 )
@@ -161,6 +166,85 @@ def test_an_active_sender_that_fails_a_later_check_stops_being_active(database: 
     registry.check_mailboxes(database, world.settings)
     (row,) = registry.list_senders(database)
     assert (row["state"], row["state_reason"], row["check_stage"], row["check_text"]) == ("active", None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage"), [({"smtp_port": 1}, "smtp_connect"), ({"imap_port": 1}, "imap_connect")], ids=["smtp", "imap"]
+)
+def test_a_failure_that_passes_leaves_an_active_sender_and_bot_in_use_and_is_shown(
+    database: Engine, sandbox: Sandbox, run: Command, world: World, changes: dict[str, int], stage: str
+) -> None:
+    """S-B1: nothing is wrong with a mailbox whose server is away; its mail leaves once the server is back."""
+    ports = {"smtp_port": sandbox.address.smtp_port, "imap_port": sandbox.address.imaps_port}
+    set_ports = "update ops.mailboxes set smtp_port = :smtp_port, imap_port = :imap_port"
+    slot = world.slot()
+    world.change(set_ports, **(ports | changes))
+    results = registry.check_mailboxes(database, world.settings)
+    assert [(result.stage, result.transient) for result in results] == [(stage, True)] * 2
+
+    (sender,) = registry.list_senders(database)
+    assert (sender["state"], sender["check_stage"]) == ("active", stage)
+    assert sender["check_text"].startswith("transient, tried twice: ConnectionRefusedError")
+    assert world.value("select status from ops.bots where id = :id", id=world.bots[0].id) == "active"
+    for kind in ("senders", "bots"):
+        assert "transient" in run(kind, "list", env={"COLUMNS": "400"}).output
+    world.change(set_ports, **ports)
+    world.dispatch()
+    assert world.value("select status from ops.slots where id = :id", id=slot) == "sent"
+
+
+def test_a_failure_that_passes_is_tried_once_more_in_the_same_check(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S-B1"""
+    asked: list[str] = []
+
+    def busy_once(access: MailboxAccess, *_: object) -> None:
+        asked.append(access.address)
+        if len(asked) == 1:
+            raise MailboxCheckError("smtp_connect", "421 busy", transient=True)
+
+    monkeypatch.setattr(registry, "check_mailbox", busy_once)
+    (result,) = registry.check_mailboxes(world.engine, world.settings, ids=[world.senders[0].mailbox_id])
+    assert (result.stage, len(asked)) == (None, 2)
+
+
+def test_what_was_never_checked_stays_unverified_and_says_why(database: Engine, sandbox: Sandbox) -> None:
+    """S-B1: fail closed; a server that is away proves nothing in either direction."""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    result = checked(world, smtp_port=1)
+    row = shown(world, result)
+    assert (result.stage, result.transient, row["state"]) == ("smtp_connect", True, "unverified")
+    assert row["state_reason"].startswith("connection not checked yet, transient, tried twice: smtp_connect")
+    assert "senders check" in row["state_remedy"]
+
+
+def test_a_check_that_fails_in_an_unexpected_way_is_that_mailboxs_result_only(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S-B1: whatever one mailbox raises, the others are checked."""
+    world = a_world(database, sandbox, senders=2, bots=1)
+    odd = world.senders[0]
+    world.change(
+        "update ops.mailboxes set smtp_host = :host where id = :id", host="a" * 64 + ".test", id=odd.mailbox_id
+    )
+    other = world.bots[0]
+
+    def stumble(access: MailboxAccess, *rest: Any) -> None:
+        if access.address == other.address:
+            raise LookupError("unknown encoding")
+        check_mailbox(access, *rest)
+
+    monkeypatch.setattr(registry, "check_mailbox", stumble)
+    results = {result.address: result for result in registry.check_mailboxes(database, world.settings)}
+    assert {address: (result.stage, result.transient) for address, result in results.items()} == {
+        odd.address: ("smtp_connect", False),
+        world.senders[1].address: (None, False),
+        other.address: ("check", True),
+    }
+    assert results[other.address].text == "LookupError: unknown encoding"
+    states = {row["address"]: row["state"] for row in registry.list_senders(database)}
+    assert states == {odd.address: "unverified", world.senders[1].address: "active"}
 
 
 def test_a_check_sends_no_mail(database: Engine, sandbox: Sandbox) -> None:

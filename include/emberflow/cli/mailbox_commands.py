@@ -13,6 +13,8 @@ from pydantic import SecretStr
 from emberflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
+
     from emberflow.cli.stack import Stack
 
 senders = typer.Typer(help="Mailboxes that send.", no_args_is_help=True)
@@ -46,7 +48,7 @@ def list_senders() -> None:
     rows = [
         (
             row["address"], row["state"], row["ramp_day"], row["daily_quota"], row["current_count"],
-            row["reply_count"], row["reputation_score"], row["state_reason"], row["state_remedy"],
+            row["reply_count"], row["reputation_score"], _reason(row), row["state_remedy"],
         )
         for row in registry.list_senders(connect())
     ]  # fmt: skip
@@ -177,7 +179,7 @@ def list_bots() -> None:
     rows = [
         (
             row["address"], row["provider"], row["status"], row["source"], row["attested_by"],
-            f"{row['born_at']:%Y-%m-%d}", row["inbound_today"], row["replies_today"], row["status_reason"],
+            f"{row['born_at']:%Y-%m-%d}", row["inbound_today"], row["replies_today"], _reason(row),
             row["status_remedy"],
         )
         for row in registry.list_bots(connect())
@@ -310,8 +312,19 @@ def _check(ids: list[int] | None) -> None:
 
     with progress("checking", len(ids) if ids is not None else None) as advance:
         results = registry.check_mailboxes(connect(), settings(), ids=ids, progress=lambda _: advance())
-    failed = [(result.address, result.stage, result.text) for result in results if result.stage]
+    failed = [
+        (result.address, result.stage, "stays as it was: check it again later" if result.transient else "not used",
+         result.text)
+        for result in results
+        if result.stage
+    ]  # fmt: skip
     console.print(f"{len(results) - len(failed)} of {len(results)} mailboxes passed the connection check")
     if failed:
-        table("Failed", ("address", "stage", "the server said"), failed)
+        table("Failed", ("address", "stage", "therefore it", "the server said"), failed)
         raise typer.Exit(1)
+
+
+def _reason(row: RowMapping) -> str | None:
+    """Return why a sender or bot is in its state, or why the last check of one that is in use did not decide."""
+    reason: str | None = row["state_reason"] if "state_reason" in row else row["status_reason"]
+    return reason or (row["check_stage"] and f"last check: {row['check_stage']}: {row['check_text']}")

@@ -9,7 +9,7 @@ from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.smtp import SmtpConnection, Stage, Timeouts
-from emberflow.errors import MailboxCheckError
+from emberflow.errors import ConfigurationError, MailboxCheckError
 
 # A person waits for the answer.
 TIMEOUT_SECONDS = 20.0
@@ -22,18 +22,23 @@ def check_mailbox(
     """Log in over SMTP and over IMAP, and select INBOX; no mail is sent and nothing is changed.
 
     Raises:
-        MailboxCheckError: with the first step that failed and what the server said.
+        MailboxCheckError: with the first step that failed, what the server said, and whether that passes.
         EgressRefusedError: the mode forbids to connect to one of the hosts.
-        ConfigurationError: a configured CA file is unusable.
     """
     timeouts = Timeouts(connect=timeout, greeting=timeout, command=timeout)
-    with SmtpConnection(access, mode, ca_files, timeouts) as smtp:
-        failed = smtp.open()
+    try:
+        with SmtpConnection(access, mode, ca_files, timeouts) as smtp:
+            failed = smtp.open()
+    except ConfigurationError as error:
+        raise MailboxCheckError("smtp_connect", access.public_text(str(error))) from None
     if failed is not None:
         code = "" if failed.reply_code is None else f"{failed.reply_code} "
-        raise MailboxCheckError(_SMTP_STAGES.get(failed.stage, "smtp_connect"), code + failed.server_text)
+        stage = _SMTP_STAGES.get(failed.stage, "smtp_connect")
+        raise MailboxCheckError(stage, code + failed.server_text, transient=failed.outcome == "transient")
     try:
         with ImapReader(access, mode, ca_files, timeout) as reader:
             reader.select("INBOX")
     except ImapError as error:
-        raise MailboxCheckError(error.stage, error.server_text) from None
+        raise MailboxCheckError(error.stage, error.server_text, transient=error.transient) from None
+    except ConfigurationError as error:
+        raise MailboxCheckError("imap_connect", access.public_text(str(error))) from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import ssl
 import sys
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -80,6 +81,20 @@ def dial(mode: Mode, host: str, port: int, timeout: float, source_address: str |
         except OSError as error:
             fault = error
     raise fault
+
+
+def is_lasting_fault(error: OSError) -> bool:
+    """Return whether a connection that failed so fails again until somebody changes something.
+
+    That is a certificate that does not verify, a port that does not speak TLS, an egress address that this machine does
+    not have, and a host name that does not exist. A name server that does not answer passes (``EAI_AGAIN``),
+    and so does a closed port.
+    """
+    if isinstance(error, socket.gaierror):
+        return error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL"):
+        return True
+    return isinstance(error, ssl.SSLCertVerificationError | SourceAddressError)
 
 
 def install_loopback_guard(allowed_hosts: Iterable[str] = ()) -> None:

@@ -20,8 +20,8 @@ from imap_tools.errors import ImapToolsError
 from imap_tools.utils import encode_folder
 from pydantic import SecretStr
 
-from emberflow.email_ops import oauth
-from emberflow.email_ops.egress import Mode
+from emberflow.email_ops import login_refusals, oauth
+from emberflow.email_ops.egress import Mode, is_lasting_fault
 from emberflow.email_ops.imap_client import Box, Client
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import MESSAGE_ID
@@ -45,8 +45,6 @@ _FOLDER_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 _UIDS_PER_COMMAND = 100
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# RFC 5530: a NO to a login with one of these codes is not about the password.
-_NOT_ABOUT_THE_PASSWORD = re.compile(r"\[(UNAVAILABLE|INUSE|LIMIT|SERVERBUG|CONTACTADMIN)\]", re.IGNORECASE)
 _FETCH_START = re.compile(rb"\d+ \(")
 # What may stand in an IMAP quoted string as it is (RFC 9051 4.3): nothing else may become part of a command.
 _QUOTABLE = re.compile(r"[ !#-\[\]-~]{1,500}")
@@ -56,14 +54,16 @@ _NOT_SELECTABLE = {"\\noselect", "\\nonexistent"}
 class ImapError(EmberflowError):
     """Server or network did not do what was asked. ``stage`` says when; ``server_text`` holds no credentials.
 
-    ``imap_auth`` is only ever the server's refusal of the login: a connection that breaks, or an outage that
-    the server announces during login, is ``imap_connect``.
+    ``imap_auth`` is only ever the server's refusal of the login: a connection that breaks, an outage or a limit
+    that the server announces during login, is ``imap_connect``. ``transient`` means that the same may succeed later
+    although nobody changes anything.
     """
 
-    def __init__(self, stage: ImapStage, server_text: str) -> None:
+    def __init__(self, stage: ImapStage, server_text: str, *, transient: bool = False) -> None:
         super().__init__(f"{stage}: {server_text}")
         self.stage = stage
         self.server_text = server_text
+        self.transient = transient
 
 
 @dataclass(frozen=True)
@@ -265,13 +265,27 @@ class ImapReader:
     def _login_by_password(self) -> None:
         access = self._access
         password = access.password.get_secret_value()
+        login = access.username + password
+        # RFC 9051 6.2.3: with LOGINDISABLED the command must not be tried; it carries ASCII only.
+        by_command = login.isascii() and login.isprintable() and "LOGINDISABLED" not in self._client.capabilities
         with self._faults("imap_auth"):
-            if "AUTH=PLAIN" in self._client.capabilities:
-                self._box.login_utf8(access.username, password, initial_folder=None)
-            elif (access.username + password).isascii() and (access.username + password).isprintable():
-                self._box.login(access.username, password, initial_folder=None)
-            else:
-                raise ImapError("imap_auth", "the login is not plain ASCII and the server has no AUTH=PLAIN")
+            if "AUTH=PLAIN" in self._client.capabilities and self._is_taken_by_plain(or_else=by_command):
+                return
+            if not by_command:
+                raise ImapError(
+                    "imap_auth", "the server offers neither AUTH=PLAIN nor a LOGIN command that could carry this login"
+                )
+            self._box.login(access.username, password, initial_folder=None)
+
+    def _is_taken_by_plain(self, *, or_else: bool) -> bool:
+        """Log in by SASL PLAIN; False if the mechanism was refused, not the login, and there is something else."""
+        try:
+            self._box.login_utf8(self._access.username, self._access.password.get_secret_value(), initial_folder=None)
+        except imaplib.IMAP4.error as refusal:
+            if or_else and _refuses_the_mechanism(refusal):
+                return False
+            raise
+        return True
 
     def _login_by_token(self) -> None:
         self._access_token = None
@@ -280,7 +294,8 @@ class ImapReader:
         try:
             self._access_token = token = oauth.access_token(self._access, self._mode, self._ca_files)
         except AccessTokenError as error:
-            raise ImapError("imap_auth" if error.permanent else "imap_connect", str(error)) from None
+            stage: ImapStage = "imap_auth" if error.permanent else "imap_connect"
+            raise ImapError(stage, str(error), transient=not error.permanent) from None
         initial = self._access.xoauth2(token)
         with self._faults("imap_auth"):
             # A second challenge says why the token is refused; the refusal itself follows an empty answer.
@@ -346,7 +361,8 @@ class ImapReader:
 
     def _refused(self, stage: ImapStage, data: Sequence[object]) -> NoReturn:
         texts = [piece.decode("utf-8", "replace") for piece in data if isinstance(piece, bytes)]
-        raise ImapError(stage, self._public(" ".join(texts) or "refused without a reason"))
+        text = self._public(" ".join(texts) or "refused without a reason")
+        raise ImapError(stage, text, transient=login_refusals.passes(text))
 
     def _public(self, text: str) -> str:
         return self._access.public_text(text, self._access_token)
@@ -357,9 +373,27 @@ class ImapReader:
             yield
         except (OSError, imaplib.IMAP4.error, ImapToolsError, ValueError) as error:
             text = self._public(f"{type(error).__name__}: {error}")
-            broken = isinstance(error, OSError | imaplib.IMAP4.abort) or _NOT_ABOUT_THE_PASSWORD.search(text)
+            is_broken = isinstance(error, OSError | imaplib.IMAP4.abort)
+            passes = login_refusals.passes(text)
+            transient = passes or (is_broken and not _is_lasting(error))
             # Not chained: the original text may quote the login.
-            raise ImapError("imap_connect" if stage == "imap_auth" and broken else stage, text) from None
+            stage_told: ImapStage = "imap_connect" if stage == "imap_auth" and (is_broken or passes) else stage
+            raise ImapError(stage_told, text, transient=transient) from None
+
+
+def _refuses_the_mechanism(refusal: imaplib.IMAP4.error) -> bool:
+    """Return whether AUTHENTICATE was refused before the password was judged: BAD (RFC 9051 7.1.3), or the words."""
+    if isinstance(refusal, imaplib.IMAP4.abort):
+        return False
+    text = str(refusal)
+    return "command error: BAD" in text or login_refusals.is_about_the_mechanism(text)
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Return whether a connection failed for a reason that stays until somebody changes something."""
+    if isinstance(error, OSError):
+        return is_lasting_fault(error)
+    return "TLS not supported by server" in str(error)
 
 
 def _folder(name: str) -> str:

@@ -18,8 +18,8 @@ can lead many of them; connecting and logging in block.
 from __future__ import annotations
 
 import base64
+import hmac
 import socket
-import ssl
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ from pydantic import SecretStr
 
 from emberflow.clock import seconds_since_boot
 from emberflow.crash_points import reach
-from emberflow.email_ops import oauth
+from emberflow.email_ops import login_refusals, oauth
 from emberflow.email_ops.addresses import domain_of, require_unrepaired
-from emberflow.email_ops.egress import Mode, SourceAddressError, dial
+from emberflow.email_ops.egress import Mode, SourceAddressError, dial, is_lasting_fault
 from emberflow.email_ops.enhanced_codes import enhanced_code
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import LINE_BYTES
@@ -294,16 +294,53 @@ class SmtpConnection:
         username, password = self._access.username, self._access.password.get_secret_value()
         if "\0" in username + password:
             raise ConfigurationError(f"the login of {self._access.address} holds a NUL character")
-        if "PLAIN" in offered:
-            plain = _base64(f"\0{username}\0{password}")
-            return self._expect("auth", 235, lambda: self._live.docmd("AUTH", f"PLAIN {plain}"))
-        if "LOGIN" in offered:
-            return (
-                self._expect("auth", 334, lambda: self._live.docmd("AUTH", "LOGIN"))
-                or self._expect("auth", 334, lambda: self._live.docmd(_base64(username)))
-                or self._expect("auth", 235, lambda: self._live.docmd(_base64(password)))
-            )
-        return self._misconfigured("auth", "the server offers neither AUTH PLAIN nor AUTH LOGIN")
+        mechanisms = {
+            "PLAIN": lambda: self._log_in_by_plain(username, password),
+            "LOGIN": lambda: self._log_in_by_login(username, password),
+            "CRAM-MD5": lambda: self._log_in_by_cram_md5(username, password),
+        }
+        failed: Attempt | None = self._misconfigured("auth", f"the server offers none of AUTH {', '.join(mechanisms)}")
+        for name in [name for name in mechanisms if name in offered]:
+            failed = mechanisms[name]()
+            if failed is None or self._session is None:
+                return failed
+            # The password was judged, or will be no better judged by another mechanism now: one login, one judgement.
+            if not login_refusals.is_about_the_mechanism(failed.server_text, failed.reply_code):
+                return failed
+        return failed
+
+    def _log_in_by_plain(self, username: str, password: str) -> Attempt | None:
+        """RFC 4616, with the initial response of RFC 4954 4."""
+        plain = _base64(f"\0{username}\0{password}")
+        return self._expect("auth", 235, lambda: self._live.docmd("AUTH", f"PLAIN {plain}"))
+
+    def _log_in_by_login(self, username: str, password: str) -> Attempt | None:
+        """The mechanism of draft-murchison-sasl-login."""
+        return (
+            self._expect("auth", 334, lambda: self._live.docmd("AUTH", "LOGIN"))
+            or self._expect("auth", 334, lambda: self._live.docmd(_base64(username)))
+            or self._expect("auth", 235, lambda: self._live.docmd(_base64(password)))
+        )
+
+    def _log_in_by_cram_md5(self, username: str, password: str) -> Attempt | None:
+        """RFC 2195."""
+        challenge = b""
+
+        def begin() -> tuple[int, bytes]:
+            nonlocal challenge
+            code, challenge = self._live.docmd("AUTH", "CRAM-MD5")
+            return code, challenge
+
+        failed = self._expect("auth", 334, begin)
+        if failed is not None:
+            return failed
+        try:
+            asked = base64.b64decode(challenge, validate=True)
+        except ValueError:
+            self._drop()
+            return self._attempt("transient", "auth", "host", 334, "the challenge of AUTH CRAM-MD5 is not base64")
+        digest = hmac.new(password.encode(), asked, "md5").hexdigest()
+        return self._expect("auth", 235, lambda: self._live.docmd(_base64(f"{username} {digest}")))
 
     def _authenticate_by_token(self, offered: Collection[str]) -> Attempt | None:
         self._access_token = None
@@ -428,6 +465,8 @@ class SmtpConnection:
         if code == 421 or not refused:
             self._drop()
         outcome: Outcome = "permanent" if code >= 500 else "transient"
+        if stage == "auth" and login_refusals.passes(text.decode("utf-8", "replace")):
+            outcome = "transient"
         if not refused and stage == "eod":
             outcome = "uncertain"
         return self._attempt(outcome, stage, _scope(stage, code, refused), code, text)
@@ -435,7 +474,7 @@ class SmtpConnection:
     def _lost(self, stage: Stage, error: OSError, outcome: Outcome = "transient") -> Attempt:
         """The connection is gone or never was."""
         self._drop()
-        if isinstance(error, ssl.SSLCertVerificationError):
+        if outcome == "transient" and is_lasting_fault(error):
             outcome = "permanent"
         return self._attempt(outcome, stage, "host", None, f"{type(error).__name__}: {error}")
 

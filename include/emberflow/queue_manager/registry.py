@@ -8,7 +8,9 @@ mailboxes provisioned on the operator's own server.
 
 from __future__ import annotations
 
+import logging
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,7 +44,10 @@ from emberflow.settings import Settings
 Kind = Literal["sender", "bot"]
 
 _TABLES: Mapping[Kind, tuple[Table, str]] = {"sender": (senders, "state"), "bot": (bots, "status")}
+log = logging.getLogger(__name__)
 _CHECKS_AT_ONCE = 8
+_TRY_AGAIN_S = 3.0
+_PASSES = "transient, tried twice"
 _PASSWORD_BYTES = 24
 _NAMES = (
     "Ada Lindqvist", "Bruno Keller", "Carla Mendes", "David Okafor", "Elena Petrova", "Felix Braun",
@@ -76,14 +81,16 @@ class Servers:
 class CheckResult:
     """The outcome of one connection check; ``stage`` and ``text`` are None when it passed.
 
-    Besides the stages of ``MailboxCheckError`` there are ``secret`` (the password cannot be decrypted) and ``egress``
-    (the mail mode forbids to connect).
+    Besides the stages of ``MailboxCheckError`` there are ``secret`` (the password cannot be decrypted), ``egress`` (the
+    mail mode forbids to connect) and ``check`` (the check itself failed). ``transient`` means that the failure proves
+    nothing about the mailbox: it was tried twice, and the mailbox keeps its state.
     """
 
     mailbox_id: int
     address: str
     stage: str | None
     text: str | None
+    transient: bool = False
 
 
 def import_senders(engine: Engine, file: Path, settings: Settings) -> list[int]:
@@ -181,7 +188,10 @@ def check_mailboxes(
     """Run the connection check of the given mailboxes (default: all), store and return the outcomes.
 
     A passed check makes an unverified sender or bot active; a failed one is stored with its stage and the
-    server's text, and an active sender or bot becomes unverified with that reason.
+    server's text, and an active sender or bot becomes unverified with that reason. A check that fails for a reason that
+    passes (a busy server, a closed port, a limit, a name server that does not answer) is tried once more after the
+    others; if it fails so again, it is stored as such, and senders and bots stay what they are. Whatever is wrong
+    with one mailbox is its own result.
     """
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
@@ -193,7 +203,16 @@ def check_mailboxes(
         for mailbox_id, reason in opened.unreadable.items()
     ]
     with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
+        again = []
         for result in pool.map(lambda mailbox: _check(mailbox, mode, settings), opened.boxes.values()):
+            if result.transient:
+                again.append(opened.boxes[result.mailbox_id])
+            else:
+                results.append(result)
+                progress(result)
+        if again:
+            time.sleep(_TRY_AGAIN_S)
+        for result in pool.map(lambda mailbox: _check(mailbox, mode, settings), again):
             results.append(result)
             progress(result)
     with engine.begin() as connection:
@@ -326,6 +345,7 @@ def list_bots(engine: Engine) -> Sequence[RowMapping]:
     query = text("""
         select bots.id, mailboxes.address, mailboxes.provider, mailboxes.zone, bots.status, bots.status_reason,
             bots.status_remedy, bots.source, bots.attested_by, bots.born_at, bots.interaction_limits,
+            mailboxes.check_stage, mailboxes.check_text,
             coalesce(days.inbound_sent, 0) as inbound_today, coalesce(days.reply_sent, 0) as replies_today
         from ops.bots
         inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
@@ -415,24 +435,30 @@ def _check(mailbox: Mailbox, mode: Mode, settings: Settings) -> CheckResult:
     try:
         check_mailbox(access, mode, settings.ca_files)
     except MailboxCheckError as error:
-        return CheckResult(access.mailbox_id, access.address, error.stage, error.server_text)
+        return CheckResult(access.mailbox_id, access.address, error.stage, error.server_text, error.transient)
     except EgressRefusedError as error:
         return CheckResult(access.mailbox_id, access.address, "egress", str(error))
+    except Exception as error:  # it is this mailbox's result: the others are checked all the same
+        log.exception("the check of %s failed", access.address)
+        text = access.public_text(f"{type(error).__name__}: {error}")
+        return CheckResult(access.mailbox_id, access.address, "check", text, transient=True)
     return CheckResult(access.mailbox_id, access.address, None, None)
 
 
 def _store_check(connection: Connection, result: CheckResult) -> None:
     passed = result.stage is None
-    connection.execute(
-        update(mailboxes)
-        .where(mailboxes.c.id == result.mailbox_id)
-        .values(
-            check_passed=passed,
-            check_stage=result.stage,
-            check_text=result.text,
-            checked_at=func.clock_timestamp(),
-        )
-    )
+    passed = result.stage is None
+    values: dict[str, Any] = {
+        "check_stage": result.stage,
+        "check_text": f"{_PASSES}: {result.text}" if result.transient else result.text,
+        "checked_at": func.clock_timestamp(),
+    }
+    if not result.transient:
+        values["check_passed"] = passed
+    connection.execute(update(mailboxes).where(mailboxes.c.id == result.mailbox_id).values(values))
+    if result.transient:
+        _store_transient(connection, result)
+        return
     for kind, (table, name) in _TABLES.items():
         expected = ["unverified"]
         values = _state(name, "active", None, None)
@@ -445,6 +471,19 @@ def _store_check(connection: Connection, result: CheckResult) -> None:
             values = _state(name, "unverified", reason, remedy)
         connection.execute(
             update(table).where(table.c.mailbox_id == result.mailbox_id, table.c[name].in_(expected)).values(values)
+        )
+
+
+def _store_transient(connection: Connection, result: CheckResult) -> None:
+    """Say at what has never passed a check why it still waits; nothing else changes."""
+    unchecked = select(mailboxes.c.id).where(mailboxes.c.id == result.mailbox_id, mailboxes.c.check_passed.is_(None))
+    reason = f"connection not checked yet, {_PASSES}: {result.stage}: {result.text}"
+    for kind, (table, name) in _TABLES.items():
+        remedy = f"wait a few minutes, then run `emberflow {kind}s check`"
+        connection.execute(
+            update(table)
+            .where(table.c.mailbox_id.in_(unchecked), table.c[name] == "unverified")
+            .values({f"{name}_reason": reason, f"{name}_remedy": remedy})
         )
 
 

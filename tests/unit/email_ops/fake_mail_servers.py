@@ -32,6 +32,8 @@ NOW = dt.datetime.now(dt.UTC)
 # {"status":"401","schemes":"bearer","scope":"https://mail.google.com/"}
 XOAUTH2_CHALLENGE = b"eyJzdGF0dXMiOiI0MDEiLCJzY2hlbWVzIjoiYmVhcmVyIiwic2NvcGUiOiJodHRwczovL21haWwuZ29vZ2xlLmNvbS8ifQ=="
 
+CRAM_CHALLENGE = b"<1896.697170952@fake.test>"
+
 Action = str | bytes | Callable[[socket.socket], bool | None]
 
 
@@ -226,9 +228,11 @@ class FaultySmtpServer(_LoopbackServer):
     unless it returns True. A bare string is followed by CRLF. ``once`` stages misbehave at their first occurrence
     only. ``accepted`` are the messages taken over: those whose final dot was answered normally, or all of them
     with ``store_at_eod``. ``peers`` are the IP addresses that connected.
-    With XOAUTH2 the ``access_tokens`` are good, and ``sasl`` is what clients said.
+    With XOAUTH2 the ``access_tokens`` are good, and ``sasl`` is what clients said. ``refused_mechanisms`` are announced
+    and answered with the reply line given.
     """
 
+    refused_mechanisms: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, Action | Sequence[Action]] = field(default_factory=dict)
     once: frozenset[str] = frozenset()
     store_at_eod: bool = False
@@ -276,6 +280,12 @@ class FaultySmtpServer(_LoopbackServer):
                 return
 
     def _authenticate(self, connection: socket.socket, reader: Any, command: str) -> bool:
+        if refusal := self.refused_mechanisms.get(command.split(" ")[1]):
+            connection.sendall(f"{refusal}\r\n".encode())
+            return True
+        if command == "AUTH CRAM-MD5":
+            connection.sendall(b"334 " + base64.b64encode(CRAM_CHALLENGE) + b"\r\n")
+            self.sasl.append(base64.b64decode(reader.readline()).decode())
         if "auth" not in self.faults and command == "AUTH LOGIN":
             for challenge in (b"334 VXNlcm5hbWU6\r\n", b"334 UGFzc3dvcmQ6\r\n"):
                 connection.sendall(challenge)

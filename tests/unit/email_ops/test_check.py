@@ -62,6 +62,43 @@ def test_the_failed_stage_and_the_servers_words_are_reported(
     assert text in caught.value.server_text
 
 
+@pytest.mark.parametrize(
+    ("smtp_faults", "imap_script", "is_transient"),
+    [
+        ({"banner": "421 4.3.2 too many connections"}, {}, True),
+        ({"banner": close}, {}, True),
+        ({"ehlo": "451 4.3.0 try again"}, {}, True),
+        ({"starttls": "454 4.7.0 not now"}, {}, True),
+        ({"auth": "454 4.7.0 Temporary authentication failure"}, {}, True),
+        ({"auth": "535 5.7.8 wrong password"}, {}, False),
+        ({"banner": "554 5.7.1 blocked"}, {}, False),
+        ({}, {"CAPABILITY": [close]}, True),
+        ({}, {"AUTHENTICATE": [b"NO [ALERT] Too many simultaneous connections. (Failure)"]}, True),
+        ({}, {"AUTHENTICATE": [b"NO wrong password"]}, False),
+        ({}, {"SELECT": [b"NO [UNAVAILABLE] backend is away"]}, True),
+        ({}, {"SELECT": [b"NO mailbox does not exist"]}, False),
+    ],
+)
+def test_what_passes_is_told_apart_from_what_somebody_has_to_change(
+    authority: Authority, smtp_faults: dict[str, Any], imap_script: dict[str, Any], is_transient: bool
+) -> None:
+    """S-B1"""
+    with pytest.raises(MailboxCheckError) as caught:
+        check(authority, smtp_faults, imap_script)
+    assert caught.value.transient is is_transient
+
+
+@pytest.mark.parametrize("protocol", ["smtp", "imap"])
+def test_an_impossible_host_name_is_a_failed_step_like_any_other(authority: Authority, protocol: str) -> None:
+    """S-B1: two dots raise in the IDNA codec, where no network error is expected."""
+    smtp, imap = FaultySmtpServer(authority.server_context()), ScriptedImapServer(authority.server_context())
+    with smtp.running() as smtp_port, imap.running() as imap_port:
+        access = an_access(smtp_port=smtp_port, imap_port=imap_port, **{f"{protocol}_host": "mail..north.test"})
+        with pytest.raises(MailboxCheckError, match=rf"{protocol}_connect: 'mail..north.test' is not a host") as caught:
+            check_mailbox(access, "sandbox", {"localhost": authority.ca_file}, timeout=2)
+    assert not caught.value.transient
+
+
 def test_an_unverifiable_certificate_is_a_tls_failure(authority: Authority) -> None:
     """S-B1, E-B7"""
     wrong = authority.server_context("mail.north.test")

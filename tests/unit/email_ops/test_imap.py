@@ -162,6 +162,48 @@ def test_only_the_servers_refusal_of_the_login_counts_as_such(
     assert caught.value.stage == stage
 
 
+@pytest.mark.parametrize(
+    ("answer", "stage", "is_transient"),
+    [
+        (b"NO [ALERT] Too many simultaneous connections. (Failure)", "imap_connect", True),
+        (b"NO [ALERT] Account exceeded command or bandwidth limits. (Failure)", "imap_connect", True),
+        (b"NO Server Unavailable. 15", "imap_connect", True),
+        (b"NO Temporary authentication failure. [mail:2026-06-01]", "imap_connect", True),
+        (b"NO [OVERQUOTA] rate limited", "imap_connect", True),
+        (b"NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)", "imap_auth", False),
+        (b"NO LOGIN failed.", "imap_auth", False),
+    ],
+)
+@pytest.mark.parametrize("capabilities", ["IMAP4rev1 AUTH=PLAIN", "IMAP4rev1"])
+def test_limits_and_outages_said_in_words_are_not_taken_for_a_wrong_password(
+    authority: Authority, capabilities: str, answer: bytes, stage: str, is_transient: bool
+) -> None:
+    """B-B10: also without the codes of RFC 5530, which most servers do not send; the login is tried once."""
+    script = {"(AUTHENTICATE|LOGIN)": [answer]}
+    with a_reader(authority, script, capabilities=capabilities) as (reader, server):
+        with pytest.raises(ImapError) as caught:
+            reader.__enter__()
+        assert len(commands(server, "AUTHENTICATE") + commands(server, "LOGIN")) == 1
+    assert (caught.value.stage, caught.value.transient) == (stage, is_transient)
+
+
+@pytest.mark.parametrize("refusal", [b"NO Unsupported authentication mechanism.", b"BAD unknown command"])
+def test_a_mechanism_that_is_announced_and_refused_gives_way_to_the_login_command(
+    authority: Authority, refusal: bytes
+) -> None:
+    with a_reader(authority, {"AUTHENTICATE": [refusal]}) as (reader, server):
+        with reader:
+            pass
+        assert commands(server, "LOGIN")
+    with a_reader(authority, {"AUTHENTICATE": [refusal]}, capabilities="IMAP4rev1 AUTH=PLAIN LOGINDISABLED") as (
+        reader,
+        server,
+    ):
+        with pytest.raises(ImapError, match="imap_auth"):
+            reader.__enter__()
+        assert not commands(server, "LOGIN")
+
+
 def test_a_server_that_quotes_the_login_does_not_get_it_into_our_records(authority: Authority) -> None:
     """S-B2"""
     quoted = f"NO <{PASSWORD}> is wrong".encode()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
+import hmac
 import os
 import signal
 import socket
@@ -29,6 +31,7 @@ from emberflow.email_ops.smtp_session import Session
 from emberflow.errors import ConfigurationError, EgressRefusedError
 from emberflow.settings import PROJECT_ROOT
 from tests.unit.email_ops.fake_mail_servers import (
+    CRAM_CHALLENGE,
     PASSWORD,
     Authority,
     FaultySmtpServer,
@@ -260,13 +263,18 @@ def test_a_host_that_never_answers_a_connection_is_transient() -> None:
             assert judged(send(connection)) == ("transient", "dial", "host", None)
 
 
-def test_a_host_that_does_not_resolve_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("errno", "outcome"), [(socket.EAI_AGAIN, "transient"), (socket.EAI_NONAME, "permanent")], ids=["away", "no_such"]
+)
+def test_a_host_that_does_not_exist_is_told_apart_from_a_name_server_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, errno: int, outcome: str
+) -> None:
     def fail(*_args: object, **_kwargs: object) -> None:
-        raise OSError("[Errno -2] Name or service not known")
+        raise socket.gaierror(errno, "no address")
 
     monkeypatch.setattr("socket.getaddrinfo", fail)
     with SmtpConnection(an_access(), "sandbox", {}, PATIENT) as connection:
-        assert judged(send(connection)) == ("transient", "dial", "host", None)
+        assert judged(send(connection)) == (outcome, "dial", "host", None)
 
 
 def test_sandbox_mode_refuses_another_machine_before_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,8 +334,64 @@ def test_a_refused_login_is_tried_once_and_not_again_with_another_mechanism(auth
     assert sum(command.startswith("AUTH") for command in server.commands) == 1
 
 
-def test_a_server_without_a_login_that_we_know_is_a_permanent_fault(authority: Authority) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "504 5.7.4 Unrecognized authentication type",
+        "502 Invalid input",
+        "500 5.5.1 unrecognized command",
+        "503 5.5.1 AUTH PLAIN not available",
+        "534 5.7.9 Authentication mechanism is too weak",
+        "535 Error: authentication failed: Invalid authentication mechanism",
+        "538 5.7.11 Encryption required for requested authentication mechanism",
+    ],
+)
+@pytest.mark.parametrize("refused", [("PLAIN",), ("PLAIN", "LOGIN")], ids=" ".join)
+def test_a_mechanism_that_is_announced_and_refused_gives_way_to_the_next(
+    authority: Authority, refusal: str, refused: tuple[str, ...]
+) -> None:
+    """RFC 4954 4: QQ, Naver and some Exchange servers announce more than they take."""
+    server = FaultySmtpServer(
+        authority.server_context(), auth="AUTH PLAIN LOGIN CRAM-MD5", refused_mechanisms=dict.fromkeys(refused, refusal)
+    )
+    with a_connection(server, authority) as connection:
+        assert send(connection).outcome == "sent"
+    tried = [command.split(" ")[1] for command in server.commands if command.startswith("AUTH")]
+    assert tried == ["PLAIN", "LOGIN", "CRAM-MD5"][: len(refused) + 1]
+
+
+def test_if_every_mechanism_is_refused_the_last_refusal_is_told(authority: Authority) -> None:
+    refused = {"PLAIN": "504 5.5.4 no PLAIN", "LOGIN": "504 5.5.4 no LOGIN"}
+    server = FaultySmtpServer(authority.server_context(), refused_mechanisms=refused)
+    with a_connection(server, authority) as connection:
+        attempt = send(connection)
+    assert judged(attempt) == ("permanent", "auth", "mailbox", 504)
+    assert attempt.server_text == "5.5.4 no LOGIN"
+
+
+def test_cram_md5_proves_the_password_without_saying_it(authority: Authority) -> None:
+    """RFC 2195 2: keyed MD5 of the challenge, after the user name."""
     server = FaultySmtpServer(authority.server_context(), auth="AUTH CRAM-MD5")
+    with a_connection(server, authority) as connection:
+        assert send(connection).outcome == "sent"
+    digest = hmac.new(PASSWORD.encode(), CRAM_CHALLENGE, hashlib.md5).hexdigest()
+    assert server.sasl == [f"ann@north.test {digest}"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    ["535 5.7.8 Error: authentication failed: Temporary authentication failure", "550 Connection frequency limited"],
+)
+def test_a_limit_or_an_outage_at_the_login_is_transient_whatever_the_code(authority: Authority, refusal: str) -> None:
+    """Nothing is wrong with the password, so the mailbox must not be paused."""
+    server = FaultySmtpServer(authority.server_context(), faults={"auth": refusal})
+    with a_connection(server, authority) as connection:
+        assert judged(send(connection)) == ("transient", "auth", "mailbox", int(refusal[:3]))
+    assert sum(command.startswith("AUTH") for command in server.commands) == 1
+
+
+def test_a_server_without_a_login_that_we_know_is_a_permanent_fault(authority: Authority) -> None:
+    server = FaultySmtpServer(authority.server_context(), auth="AUTH GSSAPI")
     with a_connection(server, authority) as connection:
         assert judged(send(connection)) == ("permanent", "auth", "host", None)
 
