@@ -1,8 +1,7 @@
 """Injected time. Nothing outside this module asks the machine what time it is.
 
 Instants are timezone-aware and in UTC; a *local day* is always the day of one mailbox's own zone.
-Leases are the exception: they live by the database's ``clock_timestamp()`` (see ``queue_manager.store``),
-because several machines must agree on them.
+Several machines must agree on the time, so a run goes by the database's clock: see ``queue_manager.database_clock``.
 """
 
 from __future__ import annotations

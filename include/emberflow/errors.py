@@ -18,6 +18,10 @@ class EgressRefusedError(EmberflowError):
     """A connection that is not allowed in the present mode was stopped before its first byte."""
 
 
+class WorkerRefusedError(EmberflowError):
+    """This machine must not exchange mail, although others may: its clock or its keys are not those of the rest."""
+
+
 class SecretError(EmberflowError):
     """A secret could not be decrypted: the key is unknown, or the row was altered or moved."""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.clock import local_day
+from emberflow.clock import Clock, SystemClock, floor_hour, local_day
+from emberflow.queue_manager import dispatcher, planner, submission
 from emberflow.queue_manager.caps import HOURS_KEPT, Counters
 from emberflow.queue_manager.guard import (
     BotDay,
@@ -29,7 +31,8 @@ from emberflow.queue_manager.policies import Policy
 from emberflow.queue_manager.slots import Slot
 from emberflow.senders.pacing import PacingPolicy, open_windows
 from tests.builders import a_sender, frame
-from tests.worlds import NOON, Sandbox, a_policy, a_real_policy, a_world
+from tests.faults.kit.clocks import OffsetClock, set_offset
+from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world
 
 # Zone, day, and how many hours it has. Sao Paulo gave up clock changes in 2019 and Apia in 2021 (their changes were
 # at midnight, so a day began at 01:00 or had 23:00-24:00 twice); Lord Howe moves by half an hour; Dublin's winter is
@@ -219,3 +222,92 @@ def test_rolling_caps_are_kept_by_workers_whose_clocks_disagree_by_hours(databas
         world.change("update ops.mailboxes set next_send_at = null")
         world.dispatch()
     assert world.statuses()["sent"] == len(world.deliveries()) == 3
+
+
+@pytest.fixture
+def hasty(database: Engine, sandbox: Sandbox) -> World:
+    """One sender with twenty mails due at once, of which a rolling day lets five through; it is now."""
+    policy = a_policy(replies={"rate": 0.0}, caps={"sender_24h": 5})
+    world = a_world(
+        database,
+        sandbox,
+        senders=1,
+        bots=20,
+        checks=False,
+        policy=policy,
+        start=SystemClock().now() - timedelta(minutes=1),
+    )
+    for bot in world.bots:
+        world.slot(bot=bot, gap_s=0)
+    return world
+
+
+def dispatched(world: World, clock: Clock) -> dispatcher.LaneReport:
+    """One run of a worker with this clock; its machine's day has a quota, whatever day that is."""
+    world.change(
+        "insert into ops.sender_days (sender_id, local_day, ramp_day, ramp_volume, health_multiplier, daily_factor, "
+        "warmup_quota, total_quota) values (:sender, :day, 1, 50, 1, 1, 50, 50) on conflict do nothing",
+        sender=world.senders[0].id, day=local_day(clock.now(), "UTC"),
+    )  # fmt: skip
+    world.change("update ops.mailboxes set next_send_at = null")
+    dispatcher.due_lanes(world.engine, clock=clock)
+    return dispatcher.dispatch_lane(world.engine, 0, clock=clock, settings=world.settings)
+
+
+def test_a_clock_that_jumps_twice_by_more_than_a_day_opens_no_new_window(hasty: World, tmp_path: Path) -> None:
+    """I3, Q-F6: the database's clock counts; with the worker's, a cap of 5 let 15 mails through."""
+    file = tmp_path / "offset"
+    clock = OffsetClock(file)
+    assert dispatched(hasty, clock).ends["sent"] == 5
+
+    for hours in (26, 52, -26):
+        set_offset(file, hours * 3600)
+        report = dispatched(hasty, clock)
+        assert report.ends.total() == 0
+        assert report.refused is not None
+        assert "synchronise both (NTP)" in report.refused
+
+    set_offset(file, 0)
+    assert dispatched(hasty, clock).ends["sent"] == 0
+    assert len(hasty.deliveries()) == 5
+
+
+def test_a_clock_that_jumps_while_a_run_is_under_way_changes_nothing_for_it(
+    hasty: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I3: a run goes by the database's answer and a counter; nobody can set that counter."""
+    file = tmp_path / "offset"
+    submit = submission.submit
+    asked: list[datetime] = []
+
+    def jump(*arguments: Any, now: datetime, **options: Any) -> Any:
+        asked.append(now)
+        set_offset(file, 26 * 3600 * len(asked))
+        return submit(*arguments, now=now, **options)
+
+    monkeypatch.setattr(submission, "submit", jump)
+    began = SystemClock().now()
+    assert dispatched(hasty, OffsetClock(file)).ends["sent"] == 5
+    assert max(asked) - began < timedelta(minutes=5)
+    assert len(hasty.deliveries()) == 5
+
+
+def test_a_worker_a_few_seconds_off_sends_by_the_databases_clock(hasty: World, tmp_path: Path) -> None:
+    """What differs by less than a minute is no fault; neither is it what counts."""
+    set_offset(tmp_path / "offset", -40)
+    before = SystemClock().now()
+    assert dispatched(hasty, OffsetClock(tmp_path / "offset")).ends["sent"] == 5
+    assert min(row["sent_at"] for row in hasty.rows("select sent_at from ops.slots where sent_at is not null")) > before
+
+
+def test_a_clock_that_is_wrong_neither_expires_nor_reads_nor_plans_ahead_of_time(hasty: World, tmp_path: Path) -> None:
+    """Q-B8: tidying, reading and planning go by the database's clock too."""
+    set_offset(tmp_path / "offset", 26 * 3600)
+    clock = OffsetClock(tmp_path / "offset")
+    began = SystemClock().now()
+    planner.plan_hour(hasty.engine, floor_hour(SystemClock().now()), clock=clock, settings=hasty.settings)
+    dispatcher.due_lanes(hasty.engine, clock=clock)
+    assert "expired" not in hasty.statuses()
+    assert hasty.value("select outcome from ops.plan_runs") == "planned"
+    last = hasty.value("select max(local_day) from ops.sender_days")
+    assert began.date() <= last <= SystemClock().now().date()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,16 @@ def test_slots_that_wait_for_nobody_are_a_finding(world: World) -> None:
     finding = found(world.settings)["queue"]
     assert finding.result == "2 planned, 1 late, 0 uncertain"
     assert "dispatch" in (finding.remedy or "")
+
+
+@pytest.mark.parametrize(("seconds", "remedy"), [(10, "synchronise both"), (-3600, "this machine sends nothing until")])
+def test_a_clock_that_differs_is_a_finding_and_from_a_minute_on_it_stops_this_machine(
+    world: World, monkeypatch: pytest.MonkeyPatch, seconds: int, remedy: str
+) -> None:
+    """Q-B4"""
+    now = SystemClock.now
+    monkeypatch.setattr(SystemClock, "now", lambda self: now(self) + timedelta(seconds=seconds))
+    clock = found(world.settings)["clock against database"]
+    assert clock.remedy is not None
+    assert remedy in clock.remedy
+    assert ("ahead of" if seconds > 0 else "behind") in clock.remedy

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 
 from sqlalchemy import Engine, create_engine
 
-from emberflow.clock import HOUR, SystemClock
+from emberflow.clock import HOUR, ManualClock, SystemClock
 from emberflow.queue_manager import dispatcher
 from emberflow.settings import Settings
 from tests.worlds import NOON, Sandbox, a_policy, a_world
@@ -57,11 +57,16 @@ def _empty_a_lane(settings: Settings, lane: int) -> Counter[str]:
         engine.dispose()
 
 
-class _ClockOfThatHour(SystemClock):
+class _ClockOfThatHour(ManualClock):
     """Runs as the system's does, from the end of the planned hour on."""
 
     def __init__(self) -> None:
-        self._ahead = NOON + HOUR - super().now()
+        super().__init__(NOON + HOUR)
+        self._system = SystemClock()
+        self._began = self._system.now()
 
     def now(self) -> datetime:
-        return super().now() + self._ahead
+        return super().now() + (self._system.now() - self._began)
+
+    def sleep(self, seconds: float) -> None:
+        self._system.sleep(seconds)

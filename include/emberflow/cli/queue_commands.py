@@ -107,9 +107,8 @@ def settle_slot(
 ) -> None:
     """Settle an uncertain slot by a person's decision. A mail that was not sent may be sent again."""
     from emberflow.cli.console import console
-    from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import reconcile
+    from emberflow.queue_manager import database_clock, reconcile
     from emberflow.queue_manager.policies import in_force
 
     with connect().begin() as connection:
@@ -119,7 +118,7 @@ def settle_slot(
             is_sent=sent,
             by=by or getpass.getuser(),
             why=why,
-            now=SystemClock().now(),
+            now=database_clock.now(connection),
             policy=in_force(connection).policy,
         )
     console.print(f"slot {slot} is {status}")
@@ -131,12 +130,11 @@ def release_slot(
 ) -> None:
     """Plan a parked slot again: its cause is mended."""
     from emberflow.cli.console import console
-    from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import backlog
+    from emberflow.queue_manager import backlog, database_clock
 
     with connect().begin() as connection:
-        backlog.release(connection, slot, by=getpass.getuser(), now=SystemClock().now())
+        backlog.release(connection, slot, by=getpass.getuser(), now=database_clock.now(connection))
     console.print(f"slot {slot} is planned")
 
 

@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from emberflow.clock import Clock
 from emberflow.queue_manager import ledger, store
 from emberflow.queue_manager.connection_slots import ConnectionSlots
+from emberflow.queue_manager.database_clock import refusal, shared
 from emberflow.queue_manager.lane_run import LaneReport, LaneRun
 from emberflow.queue_manager.policies import in_force
 from emberflow.queue_manager.switches import enter_mail_mode
@@ -37,7 +38,7 @@ def due_lanes(engine: Engine, *, clock: Clock) -> list[int]:
     """Tidy the queue and return the lanes that have something to send within one run."""
     with engine.begin() as connection:
         policy = in_force(connection).policy
-        now = clock.now()
+        now = shared(engine, clock).now()
         tidied = store.tidy(connection, now=now, policy=policy.queue)
         ledger.record_parked(connection, tidied.parked, now)
         if tidied.is_anything:
@@ -46,12 +47,16 @@ def due_lanes(engine: Engine, *, clock: Clock) -> list[int]:
 
 
 def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings) -> LaneReport:
-    """Send what is or becomes due in ``lane`` during one run.
+    """Send what is or becomes due in ``lane`` during one run; a machine whose clock is wrong sends nothing.
 
     Raises:
         ConfigurationError: no policy is in force, a key is missing, or live mode is only half switched on.
     """
-    report = LaneReport(lane)
+    clock = shared(engine, clock)
+    report = LaneReport(lane, refused=refusal(clock))
+    if report.refused is not None:
+        log.error("nothing is sent: %s", report.refused)
+        return report
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
     with _alone(engine, lane) as session:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -17,6 +16,7 @@ from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.errors import EmberflowError
+from emberflow.queue_manager import database_clock
 from emberflow.queue_manager.policies import in_force
 from emberflow.queue_manager.switches import LIVE_MAIL, STOP_SENDING, is_on
 from emberflow.settings import Settings
@@ -95,10 +95,13 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
 
 
 def _clocks(connection: Connection) -> Finding:
-    theirs: datetime = connection.execute(text("select clock_timestamp()")).scalar_one()
-    skew = abs((theirs - SystemClock().now()).total_seconds())
-    remedy = "synchronise both clocks (NTP)" if skew > _CLOCK_TOLERANCE_S else None
-    return Finding("clock against database", f"{skew:.2f} s apart", remedy)
+    skew_s = (SystemClock().now() - database_clock.now(connection)).total_seconds()
+    remedy = None
+    if abs(skew_s) > _CLOCK_TOLERANCE_S:
+        remedy = database_clock.describe(skew_s)
+    if abs(skew_s) > database_clock.MOST_SKEW_S:
+        remedy = f"this machine sends nothing until that is mended: {remedy}"
+    return Finding("clock against database", f"{abs(skew_s):.2f} s apart", remedy)
 
 
 def _mode(connection: Connection, settings: Settings) -> Finding:

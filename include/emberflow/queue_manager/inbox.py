@@ -34,6 +34,7 @@ from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.errors import EgressRefusedError, EmberflowError
 from emberflow.queue_manager import ledger, store
+from emberflow.queue_manager.database_clock import shared
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.policies import PolicyInForce, in_force
 from emberflow.queue_manager.reconcile import Uncertain, settle_as_sent
@@ -99,6 +100,7 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
         InboxUnreadableError: all of them failed.
         ConfigurationError: as in ``dispatcher.dispatch_lane``.
     """
+    clock = shared(engine, clock)
     report = ShardReport(shard)
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)

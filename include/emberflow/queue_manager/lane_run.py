@@ -59,10 +59,14 @@ _GUARD_PATIENCE_S = 2.0  # enough for a deadlock or a failover; longer, and the 
 
 @dataclass
 class LaneReport:
-    """How many slots of one lane came to which end in one run; ``was_busy`` means another worker had it."""
+    """How many slots of one lane came to which end in one run; ``was_busy`` means another worker had it.
+
+    ``refused`` says why this worker must not send at all; then it claimed nothing.
+    """
 
     lane: int
     was_busy: bool = False
+    refused: str | None = None
     ends: Counter[str] = field(default_factory=Counter)
 
 

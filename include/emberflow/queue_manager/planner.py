@@ -30,6 +30,7 @@ from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.message import message_ids_for
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import plan_inputs
+from emberflow.queue_manager.database_clock import shared
 from emberflow.queue_manager.pair_history import PairHistory, Recorder, Replay
 from emberflow.queue_manager.plan import Plan, choose, compute, quotas
 from emberflow.queue_manager.plan_inputs import PlanInputs
@@ -148,6 +149,7 @@ def plan_hour(
         ConfigurationError: no policy is in force, or there is no key for warm-up tokens.
     """
     _require_hour(hour)
+    clock = shared(engine, clock)
     ended = _Stopwatch(on_phase)
     with engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("emberflow.plan_hour"))))

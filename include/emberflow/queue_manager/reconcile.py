@@ -41,6 +41,7 @@ from emberflow.email_ops.received import ReceivedMessage, parse
 from emberflow.email_ops.tokens import TokenError, WarmupToken, sign, verify
 from emberflow.errors import EgressRefusedError, EmberflowError
 from emberflow.queue_manager import ledger, store, submission
+from emberflow.queue_manager.database_clock import shared
 from emberflow.queue_manager.ledger import Sent
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.policies import Policy, in_force
@@ -143,6 +144,7 @@ def run(engine: Engine, *, clock: Clock, settings: Settings, shard: int = 0, sha
     Raises:
         ConfigurationError: no policy is in force, a key is missing, or live mode is only half switched on.
     """
+    clock = shared(engine, clock)
     report = ReconcileReport()
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)

@@ -14,9 +14,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from emberflow.clock import HOUR, SystemClock, floor_hour
+from emberflow.clock import HOUR, Clock, SystemClock, floor_hour
 from emberflow.database.engine import connect
-from emberflow.queue_manager import dispatcher, inbox, planner, reconcile, reputation
+from emberflow.errors import WorkerRefusedError
+from emberflow.queue_manager import database_clock, dispatcher, inbox, planner, reconcile, reputation
 from emberflow.queue_manager.policies import in_force
 from emberflow.settings import settings
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def plan_hour(partition_key: str | None) -> dict[str, Any]:
     """Plan the hour named by ``partition_key`` (ISO 8601, UTC), or the present hour when there is none."""
-    clock = SystemClock()
+    clock = _clock()
     hour = _hour(partition_key, clock.now())
     report = planner.plan_hour(connect(), hour, clock=clock, settings=settings())
     before = ", was planned before" if report.was_planned_before else ""
@@ -36,16 +37,22 @@ def plan_hour(partition_key: str | None) -> dict[str, Any]:
 
 def due_lanes() -> list[int]:
     """Return the lanes that one dispatch run fans out to."""
-    clock = SystemClock()
+    clock = _clock()
     lanes = dispatcher.due_lanes(connect(), clock=clock)
     _say(clock.now(), f"lanes with work: {_listed(lanes)}")
     return lanes
 
 
 def dispatch_lane(lane: int) -> dict[str, Any]:
-    """Send what is due in ``lane``; return how many slots came to which end."""
-    clock = SystemClock()
+    """Send what is due in ``lane``; return how many slots came to which end.
+
+    Raises:
+        WorkerRefusedError: this machine must not send; the text says why.
+    """
+    clock = _clock()
     report = dispatcher.dispatch_lane(connect(), lane, clock=clock, settings=settings())
+    if report.refused is not None:
+        raise WorkerRefusedError(f"nothing was sent: {report.refused}")
     _say(clock.now(), f"lane {lane}{' was busy' if report.was_busy else ''}", report.ends)
     return {"lane": lane, "was_busy": report.was_busy, **report.ends}
 
@@ -54,13 +61,13 @@ def shards() -> list[int]:
     """Return the shards of mailboxes that one inbox run fans out to."""
     with connect().begin() as connection:
         found = list(range(in_force(connection).policy.inbox.shards))
-    _say(SystemClock().now(), f"shards to read: {_listed(found)}")
+    _say(_clock().now(), f"shards to read: {_listed(found)}")
     return found
 
 
 def read_shard(shard: int) -> dict[str, Any]:
     """Read the mailboxes of ``shard``; return what was found."""
-    clock = SystemClock()
+    clock = _clock()
     report = inbox.read_shard(connect(), shard, clock=clock, settings=settings())
     counts = {"mailboxes": report.mailboxes, "unreadable": len(report.unreadable), **report.found}
     _say(clock.now(), f"shard {shard}", counts)
@@ -69,7 +76,7 @@ def read_shard(shard: int) -> dict[str, Any]:
 
 def uncertain_shards() -> list[int]:
     """Return the shards of mailboxes that one reconcile run fans out to."""
-    now = SystemClock().now()
+    now = _clock().now()
     with connect().begin() as connection:
         policy = in_force(connection).policy
         found = reconcile.due_shards(connection, now=now, policy=policy, shards=policy.inbox.shards)
@@ -79,7 +86,7 @@ def uncertain_shards() -> list[int]:
 
 def reconcile_shard(shard: int) -> dict[str, Any]:
     """Settle the uncertain slots of ``shard``; return how many came to which end, and why others still wait."""
-    engine, clock = connect(), SystemClock()
+    engine, clock = connect(), _clock()
     with engine.begin() as connection:
         shards = in_force(connection).policy.inbox.shards
     report = reconcile.run(engine, clock=clock, settings=settings(), shard=shard, shards=shards)
@@ -90,7 +97,7 @@ def reconcile_shard(shard: int) -> dict[str, Any]:
 
 def marts_are_due() -> bool:
     """Return whether events came in that the reputation marts do not know, and the policy's interval is over."""
-    now = SystemClock().now()
+    now = _clock().now()
     with connect().begin() as connection:
         refresh_s = in_force(connection).policy.reputation.refresh_s
         is_due = reputation.is_due(connection, now, refresh_s)
@@ -100,11 +107,16 @@ def marts_are_due() -> bool:
 
 def build_marts(partition_key: str | None) -> dict[str, Any]:
     """Build the reputation marts as of the end of the named hour, or as of now while that is still ahead."""
-    now = SystemClock().now()
+    now = _clock().now()
     hour = _hour(partition_key, now)
     report = asdict(reputation.build_marts(min(hour + HOUR, now)))
     _say(hour, "marts built", report)
     return report
+
+
+def _clock() -> Clock:
+    """Return the clock that all workers share."""
+    return database_clock.shared(connect(), SystemClock())
 
 
 def _say(moment: datetime, what: str, counts: Mapping[str, float] | None = None) -> None:

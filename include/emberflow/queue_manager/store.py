@@ -13,7 +13,8 @@ lease while it lives. Just before DATA ``submission.submit`` checks everything t
 to ``submitting``. Afterwards ``finish`` records the end. Every write names the token: once a lease has lapsed and
 somebody else holds the slot, a late worker's write matches no row and changes nothing.
 
-Leases live by the database's ``clock_timestamp()``; what is due is decided by the caller's clock. The plan of a slot
+Leases live by the database's ``clock_timestamp()``; what is due is decided by the caller's clock, which in a run of a
+worker is the database's too. The plan of a slot
 (``scheduled_tasks``) never changes; everything here is written to its narrow row in ``slot_states``. Every function
 takes as many slots as it is given, in one statement: cost is linear in slots and, once these are vacuumed, independent
 of how many have ended. A claim also reads past what is due in other lanes and stands before its own.
