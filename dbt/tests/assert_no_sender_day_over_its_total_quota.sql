@@ -39,9 +39,7 @@ sent as (
 
     select
         senders.sender_id,
-        cast(
-            coalesce(slots.submitted_at, mail_events.occurred_at) at time zone mailboxes.zone as date
-        ) as local_day,
+        ops.local_day(coalesce(slots.submitted_at, mail_events.occurred_at), mailboxes.zone) as local_day,
         count(*) as sent
 
     from mail_events

@@ -2,17 +2,25 @@
 
 Instants are timezone-aware and in UTC; a *local day* is always the day of one mailbox's own zone.
 Several machines must agree on the time, so a run goes by the database's clock: see ``queue_manager.database_clock``.
+
+One zone database decides, the pinned wheel ``tzdata``: the files of the machine differ from host to host, so they are
+not looked at, and the database's own is not asked (``database.zones`` gives it ours).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Protocol
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones, reset_tzpath
 
 HOUR = timedelta(hours=1)
+_STEP = timedelta(days=9)
+
+reset_tzpath(())
+ZoneInfo.clear_cache()  # what was read from the machine's files before this module was
 
 
 class Clock(Protocol):
@@ -72,6 +80,12 @@ def floor_hour(moment: datetime) -> datetime:
 
 
 @cache
+def known_zones() -> frozenset[str]:
+    """Return the IANA names that mailboxes may have."""
+    return frozenset(available_timezones())
+
+
+@cache
 def clock_of(zone: str) -> ZoneInfo:
     """Return the clock of an IANA zone; ZoneInfo itself remembers eight, and reads a file for each of the others."""
     return ZoneInfo(zone)
@@ -80,3 +94,27 @@ def clock_of(zone: str) -> ZoneInfo:
 def local_day(moment: datetime, zone: str) -> date:
     """Return the calendar day of ``moment`` in the IANA zone ``zone``."""
     return require_utc(moment).astimezone(clock_of(zone)).date()
+
+
+def offsets_of(zone: str, since: datetime, until: datetime) -> Iterator[tuple[datetime, int]]:
+    """Yield (instant, seconds ahead of UTC from then on), beginning with ``since``; to the second.
+
+    No zone has moved its clocks twice within ``_STEP``, so a change is where two looks differ.
+    """
+    clock = clock_of(zone)
+
+    def offset_s(moment: datetime) -> int:
+        return int((moment.astimezone(clock).utcoffset() or timedelta()).total_seconds())
+
+    moment, offset = require_utc(since), offset_s(since)
+    yield moment, offset
+    while moment < until:
+        later = moment + _STEP
+        if offset_s(later) != offset:
+            before, after = moment, later
+            while after - before > timedelta(seconds=1):
+                middle = before + timedelta(seconds=(after - before) // timedelta(seconds=2))
+                before, after = (middle, after) if offset_s(middle) == offset else (before, middle)
+            offset = offset_s(after)
+            yield after, offset
+        moment = later

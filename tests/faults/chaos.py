@@ -234,7 +234,7 @@ class _Chaos:
         world.change(
             "insert into ops.sender_days (sender_id, local_day, ramp_day, ramp_volume, health_multiplier, "
             "daily_factor, warmup_quota, total_quota) "
-            "select senders.id, (clock_timestamp() at time zone mailboxes.zone)::date, 1, :most, 1, 1, "
+            "select senders.id, ops.local_day(clock_timestamp(), mailboxes.zone), 1, :most, 1, 1, "
             "case when senders.id % 3 = 0 then :few else :most end, :most "
             "from ops.senders inner join ops.mailboxes on mailboxes.id = mailbox_id",
             most=asked + 10,

@@ -38,7 +38,7 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
     results = {finding.check: finding.result for finding in findings}
     assert set(results) == {
         "keys", "conversation scripts", "database schema", "clock against database", "policy", "mail",
-        "mailboxes", "queue", "open transactions",
+        "mailboxes", "time zones", "queue", "open transactions",
     }  # fmt: skip
     assert results["mail"] == "sandbox: loopback only"
     assert results["mailboxes"] == "4 of 4 passed their check"

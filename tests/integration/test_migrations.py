@@ -110,7 +110,7 @@ def test_the_migrations_revert_and_apply_on_a_database_with_a_conversation_in_it
     downgrade(database)
     upgrade(database)
 
-    assert all(world.value(f"select count(*) from ops.{table}") == 0 for table in filled)  # noqa: S608
+    assert all(world.value(f"select count(*) from ops.{table}") == 0 for table in filled - {"zones"})  # noqa: S608
     assert a_world(database, sandbox, senders=1, bots=1).plan().slots == 1
 
 

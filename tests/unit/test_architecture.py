@@ -6,6 +6,7 @@ Each rule is a small function over a syntax tree; its test first shows that the 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ CLOCKS = {
 }
 # Types, not draws: a generator that was made from a named stream may be passed on.
 RANDOM_TYPES = {"Generator"}
+
+FOREIGN_ZONE = re.compile(r"at time zone (?!'UTC')")
 
 Rule = Callable[[ast.Module], list[str]]
 
@@ -76,6 +79,16 @@ def draws_from_shared_randomness(tree: ast.Module) -> list[str]:
     ]
 
 
+def asks_another_zone_database(tree: ast.Module) -> list[str]:
+    """Return SQL that lets PostgreSQL read a zone's name, and clocks that are not the clock module's."""
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [f"line {node.lineno}: at time zone" for node in texts if FOREIGN_ZONE.search(node.value)] + [
+        f"line {node.lineno}: ZoneInfo(...)"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ZoneInfo"
+    ]
+
+
 def reaches_below_the_queue_manager(tree: ast.Module) -> list[str]:
     """Return the imports of the library that are not ``emberflow.queue_manager``."""
     return [
@@ -111,6 +124,8 @@ def library(*, without: str) -> list[Path]:
         (draws_from_shared_randomness, "from random import choice", "from emberflow.randomness import uniforms"),
         (draws_from_shared_randomness, "np.random.default_rng()", "def f(draw: np.random.Generator): ..."),
         (draws_from_shared_randomness, "np.random.seed(1)", "generator(seed, 'replies').random()"),
+        (asks_another_zone_database, "ZoneInfo('Europe/Berlin')", "clock_of('Europe/Berlin')"),
+        (asks_another_zone_database, "text('select now() at time zone zone')", "text(\"now() at time zone 'UTC'\")"),
         (reaches_below_the_queue_manager, "from emberflow.database.engine import connect", "import pandas"),
         (reaches_below_the_queue_manager, "import emberflow.senders", "from emberflow.queue_manager import steps"),
         (reaches_below_the_queue_manager, "from emberflow import settings", "import emberflow.queue_manager.steps"),
@@ -128,6 +143,12 @@ def test_a_rule_sees_its_breach_and_nothing_else(rule: Rule, breach: str, fine: 
 
 def test_only_the_clock_asks_the_machine_what_time_it_is() -> None:
     assert breaches(asks_the_machine_for_the_time, library(without="clock.py")) == {}
+
+
+def test_only_the_clock_reads_the_names_of_zones() -> None:
+    """A migration that has been applied stays as it is; the last one that defines a view decides."""
+    files = [file for file in library(without="clock.py") if "versions" not in file.parts]
+    assert breaches(asks_another_zone_database, files) == {}
 
 
 def test_only_the_named_streams_draw_random_numbers() -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from emberflow.bots.limits import seconds_of_day
+from emberflow.clock import clock_of
 from emberflow.randomness import state, uniforms
 
 INSTANT: Final = "datetime64[us, UTC]"
@@ -153,7 +154,7 @@ def _into_waking_hours(replies: pd.DataFrame) -> pd.Series[pd.Timestamp]:
         raise ValueError(f"waking hours must end after they start: slots {replies['slot_id'].tolist()}")
     moved = replies["earliest"].copy()
     for zone, group in replies.groupby("zone"):
-        local = group["earliest"].dt.tz_convert(zone)
+        local = group["earliest"].dt.tz_convert(clock_of(str(zone)))
         midnight = local.dt.tz_localize(None).dt.normalize()
         wall_s = local.dt.hour * 3600 + local.dt.minute * 60 + local.dt.second
         wakes, sleeps = wakes_s[group.index], sleeps_s[group.index]
@@ -174,4 +175,4 @@ def _into_waking_hours(replies: pd.DataFrame) -> pd.Series[pd.Timestamp]:
 
 def _instant(wall: pd.Series[pd.Timestamp], zone: str, *, first: bool) -> pd.Series[pd.Timestamp]:
     ambiguous = np.full(len(wall), first)
-    return wall.dt.tz_localize(zone, nonexistent="shift_forward", ambiguous=ambiguous).dt.tz_convert("UTC")
+    return wall.dt.tz_localize(clock_of(zone), nonexistent="shift_forward", ambiguous=ambiguous).dt.tz_convert("UTC")

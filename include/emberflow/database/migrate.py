@@ -7,7 +7,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, inspect
+
+from emberflow.database import zones
+from emberflow.database.tables import SCHEMA
 
 # In schema `public`: dropping schema `ops` must not drop Alembic's own memory.
 VERSION_TABLE = "emberflow_schema_version"
@@ -15,8 +18,11 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Apply the migrations up to ``revision``; those already applied are skipped."""
+    """Apply the migrations up to ``revision``, those already applied are skipped, and bring the zones up to date."""
     _run(engine, lambda config: command.upgrade(config, revision))
+    with engine.begin() as connection:
+        if _has_zones(connection):
+            zones.synchronise(connection)
 
 
 def downgrade(engine: Engine, revision: str = "base") -> None:
@@ -29,6 +35,10 @@ def configuration() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     return config
+
+
+def _has_zones(connection: Connection) -> bool:
+    return inspect(connection).has_table("zones", SCHEMA)
 
 
 def _run(engine: Engine, step: Callable[[Config], None]) -> None:

@@ -107,6 +107,15 @@ egress_ips = Table(
     CheckConstraint("(state = 'active') = (state_reason is null)", name="reason_unless_active"),
 )
 
+zones = Table(
+    "zones",
+    metadata,
+    Column("name", Text, primary_key=True, comment="IANA name"),
+    Column("changes", ARRAY(DateTime(timezone=True)), nullable=False, comment="when an offset begins, ascending"),
+    Column("offsets_s", ARRAY(Integer), nullable=False, comment="seconds ahead of UTC from each change on"),
+    Column("edition", Text, nullable=False, comment="release of the Python package tzdata that they are from"),
+)
+
 mailboxes = Table(
     "mailboxes",
     metadata,

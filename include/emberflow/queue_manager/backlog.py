@@ -68,10 +68,13 @@ _RELEASE = text("""
     set status = 'planned',
         lapses = 0,
         target_time = greatest(target_time, :now),
-        local_day = (
-            greatest(target_time, cast(:now as timestamptz))
-            at time zone (select zone from ops.mailboxes where mailboxes.id = from_mailbox_id)
-        )::date,
+        local_day = coalesce(
+            ops.local_day(
+                greatest(target_time, cast(:now as timestamptz)),
+                (select zone from ops.mailboxes where mailboxes.id = from_mailbox_id)
+            ),
+            local_day
+        ),
         reason = 'released by ' || :by
     where slot_id = :id and status = 'parked'
 """)

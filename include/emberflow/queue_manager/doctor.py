@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from emberflow.clock import SystemClock
+from emberflow.database import zones
 from emberflow.database.engine import connect
 from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
@@ -90,6 +92,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     yield _guarded("policy", lambda: in_force(connection).policy.label)
     yield _mode(connection, settings)
     yield _mailboxes(connection)
+    yield _zones(connection)
     yield _queue(connection)
     yield _transactions(connection)
 
@@ -131,6 +134,20 @@ def _mailboxes(connection: Connection) -> Finding:
     elif row.total == 0:
         remedy = "import senders and bots: `emberflow senders import`, `emberflow bots import`"
     return Finding("mailboxes", f"{row.passed} of {row.total} passed their check", remedy)
+
+
+def _zones(connection: Connection) -> Finding:
+    wanted, present = version("tzdata"), zones.edition(connection)
+    if present != wanted:
+        remedy = "run `emberflow database migrate`"
+        return Finding("time zones", f"the database has tzdata {present}, this program {wanted}", remedy)
+    rows = connection.execute(text("select zone, min(address) as example from ops.mailboxes group by zone")).all()
+    unknown = zones.unknown(connection, [row.zone for row in rows])
+    lost = [f"{row.zone} of {row.example}" for row in rows if row.zone in unknown]
+    if lost:
+        remedy = "nothing is sent from them or to them: run `emberflow senders set ADDRESS --zone`, or `bots set`"
+        return Finding("time zones", f"not known: {', '.join(lost)}", remedy)
+    return Finding("time zones", f"{len(rows)} in use, all known; tzdata {wanted}")
 
 
 def _queue(connection: Connection) -> Finding:

@@ -15,7 +15,7 @@ from datetime import date, datetime, timedelta
 import numpy as np
 
 from emberflow.bots.limits import cap_today, next_waking
-from emberflow.clock import clock_of, local_day, require_utc
+from emberflow.clock import clock_of, known_zones, local_day, require_utc
 from emberflow.queue_manager.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.queue_manager.policies import Policy
 from emberflow.queue_manager.slots import Slot
@@ -127,6 +127,17 @@ def judge(
     if refusal is None:
         _count(facts, ledgers, caps, now, policy)
     return refusal
+
+
+def unknown_zone(from_zone: str, to_zone: str | None, slot: Slot, now: datetime) -> Refusal | None:
+    """Return why two mailboxes have no day and no hours that could be kept to; None if they have.
+
+    The next plan makes up for a warm-up mail; another one waits until an operator has corrected the zone.
+    """
+    for zone in (from_zone, to_zone):
+        if zone is not None and zone not in known_zones():
+            return Refusal(f"zone_unknown: {zone}", None if slot.is_made_up_for else now + timedelta(hours=1))
+    return None
 
 
 def fitness(*, is_checked: bool, sender_state: str, bot_status: str | None) -> Refusal | None:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from emberflow.clock import known_zones
 from emberflow.email_ops.addresses import AddressError, normalise
 from emberflow.email_ops.mailbox import TlsMode
 from emberflow.email_ops.message import UnsafeMessageError, require_one_line
@@ -39,7 +39,7 @@ def _name(value: str) -> str:
 
 
 def _zone(value: str) -> str:
-    if value not in available_timezones():
+    if value not in known_zones():
         raise ValueError("is not an IANA time zone such as Europe/Berlin")
     return value
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
+from emberflow.clock import known_zones
 from emberflow.database.secrets import SecretBox
 from emberflow.database.tables import egress_ips, mailbox_secrets, mailboxes
 from emberflow.email_ops.mailbox import MailboxAccess
@@ -28,7 +29,7 @@ class Mailbox:
 
 @dataclass(frozen=True)
 class Opened:
-    """Mailboxes by id, and why others of those asked for cannot be used: one bad secret stops no other mailbox."""
+    """Mailboxes by id, and why others of those asked for cannot be used: one bad secret or zone stops no other."""
 
     boxes: Mapping[int, Mailbox]
     unreadable: Mapping[int, str]
@@ -48,6 +49,12 @@ def open_mailboxes(connection: Connection, settings: Settings, ids: Iterable[int
     egress = egress_ips.c.address.label("source_address")
     query = select(mailboxes, egress).outerjoin(egress_ips, egress_ips.c.id == mailboxes.c.egress_ip_id)
     for row in connection.execute(query.where(mailboxes.c.id.in_(wanted))):
+        if row.zone not in known_zones():
+            unreadable[row.id] = (
+                f"mailbox {row.id} is in zone {row.zone!r}, which is not a known IANA time zone: correct it with "
+                f"`emberflow senders set` or `emberflow bots set`"
+            )
+            continue
         password = secrets[row.id]
         if isinstance(password, SecretError):
             unreadable[row.id] = str(password)

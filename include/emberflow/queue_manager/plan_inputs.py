@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, func, select, text
 
+from emberflow.clock import clock_of, known_zones
 from emberflow.database.bulk import read_numbers
 from emberflow.database.sessions import Sessions
 from emberflow.queue_manager.policies import Policy
@@ -43,12 +44,10 @@ _OPEN_SLOTS: Final = """
         states.is_uncounted,
         states.target_time,
         states.local_day,
-        (states.target_time at time zone coalesce(mailboxes.zone, 'UTC'))::date as bot_day,
         tasks.gap_s
     from open_states as states
     inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
     left join ops.bots on bots.id = tasks.bot_id and bots.mailbox_id = tasks.to_mailbox_id
-    left join ops.mailboxes on mailboxes.id = bots.mailbox_id
 """
 
 _GROUPS: Final = """
@@ -58,8 +57,14 @@ _GROUPS: Final = """
         coalesce(mailboxes.egress_ip_id, -1) as ip_group
 """
 
-# A subquery with an offset stays one: the instant is converted once per row, and each row's day is probed by its key.
-# Plain joins become hash joins, which read every day that ever was.
+# A mailbox whose zone nobody knows has no day, and is left out: it alone is not planned for.
+_TODAY: Final = """
+    inner join (select name, ops.local_day(%(start)s, name) as local_day from ops.zones offset 0) as here
+        on here.name = mailboxes.zone
+"""
+
+# A subquery with an offset stays one: each row's day is probed by its key. Plain joins become hash joins, which read
+# every day that ever was.
 _SENDERS: Final = f"""
     select
         senders.id as sender_id,
@@ -77,7 +82,7 @@ _SENDERS: Final = f"""
         coalesce(today.warmup_sent + today.reply_sent + today.cold_sent, 0) as total_sent
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
-    cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day offset 0) as here
+    {_TODAY}
     left join lateral (
         select days.warmup_sent, days.reply_sent, days.cold_sent, days.health_multiplier
         from ops.sender_days as days
@@ -92,7 +97,7 @@ _SENDERS: Final = f"""
             and earlier.warmup_sent > 0
             and (
                 senders.ramp_since is null
-                or earlier.local_day >= (senders.ramp_since at time zone mailboxes.zone)::date
+                or earlier.local_day >= ops.local_day(senders.ramp_since, mailboxes.zone)
             )
         order by earlier.local_day desc
         limit 1
@@ -114,7 +119,7 @@ _BOTS: Final = f"""
         coalesce(today.inbound_sent, 0) as inbound_sent
     from ops.bots
     inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
-    cross join lateral (select (%(start)s at time zone mailboxes.zone)::date as local_day offset 0) as here
+    {_TODAY}
     left join lateral (
         select days.inbound_sent
         from ops.bot_days as days
@@ -201,7 +206,7 @@ def read(
         lambda connection, reader: reader(connection), readers
     )
     uncounted = slots[slots["is_uncounted"]]
-    senders = _with_open_mail(senders, uncounted).assign(zone=_named(senders["zone"], zones))
+    senders = _with_open_mail(_in_known_zones(senders, zones), uncounted)
     senders = senders.merge(scores, on="sender_id", how="left", validate="one_to_one")
     # Campaigns are not here yet: nobody sends cold mail, and no domain's age is known.
     senders = senders.assign(
@@ -210,7 +215,7 @@ def read(
         domain_age_days=np.nan,
         cold_peak=0,
     )
-    bots = _with_open_inbound(bots, uncounted).assign(zone=_named(bots["zone"], zones))
+    bots = _with_open_inbound(_in_known_zones(bots, zones), uncounted)
     planned = slots.loc[slots["bot_id"] > 0, ["sender_id", "bot_id", "is_first", "target_time"]]
     return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, providers, domains, planned)
 
@@ -285,7 +290,8 @@ def _with_open_inbound(bots: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
     inbound = slots[slots["goes_to_bot"]]
     place = _places(bots["bot_id"], inbound["bot_id"])
     known = inbound.assign(place=place)[place >= 0]
-    today = known[known["bot_day"].to_numpy() == bots["local_day"].to_numpy()[known["place"]]]
+    due_on = _days(known["target_time"], bots["zone"].array[known["place"]])
+    today = known[due_on == bots["local_day"].to_numpy()[known["place"]]]
     used = bots["inbound_sent"] + np.bincount(today["place"], minlength=len(bots))
     planned_until = pd.DatetimeIndex(_latest(len(bots), known["place"], known["target_time"]), tz="UTC")
     return bots.drop(columns=["inbound_sent", "local_day"]).assign(inbound_used=used, planned_until=planned_until)
@@ -302,8 +308,23 @@ def _latest(size: int, place: pd.Series[int], instants: pd.Series[pd.Timestamp])
     return latest.view("datetime64[us]")
 
 
-def _named(codes: pd.Series[int], names: pd.DataFrame) -> Any:
-    return pd.Categorical.from_codes(_places(names["code"], codes), pd.Index(names["zone"]))
+def _in_known_zones(mailboxes: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
+    """Return mailboxes with the names of their zones; those in zones that this program does not know are left out."""
+    known = names[names["zone"].isin(known_zones())].reset_index(drop=True)
+    codes = _places(known["code"], mailboxes["zone"])
+    zone = pd.Categorical.from_codes(codes, pd.Index(known["zone"]))
+    placed: pd.DataFrame = mailboxes.assign(zone=zone)[codes >= 0]
+    return placed.reset_index(drop=True)
+
+
+def _days(instants: pd.Series[pd.Timestamp], zones: Any) -> Any:
+    """Return the day of each instant by the clock of its zone, as datetime64[s]."""
+    days = np.empty(len(instants), dtype="datetime64[s]")
+    for code, zone in enumerate(zones.categories):
+        here = zones.codes == code
+        if here.any():
+            days[here] = instants[here].dt.tz_convert(clock_of(zone)).dt.tz_localize(None).dt.normalize()
+    return days
 
 
 def _providers(connection: Connection, policy: Policy) -> pd.DataFrame:

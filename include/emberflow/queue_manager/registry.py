@@ -20,6 +20,8 @@ from typing import Any, Literal
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, RowMapping, Table, case, func, literal, or_, select, text, update
 
+from emberflow.clock import known_zones
+from emberflow.database import zones
 from emberflow.database.secrets import SecretBox
 from emberflow.database.tables import bots, mailboxes, senders
 from emberflow.email_ops.addresses import domain_of, normalise
@@ -48,6 +50,7 @@ log = logging.getLogger(__name__)
 _CHECKS_AT_ONCE = 8
 _TRY_AGAIN_S = 3.0
 _PASSES = "transient, tried twice"
+_NO_ZONE = "its time zone is not known: nothing is sent from it or to it"
 _PASSWORD_BYTES = 24
 _NAMES = (
     "Ada Lindqvist", "Bruno Keller", "Carla Mendes", "David Okafor", "Elena Petrova", "Felix Braun",
@@ -81,9 +84,10 @@ class Servers:
 class CheckResult:
     """The outcome of one connection check; ``stage`` and ``text`` are None when it passed.
 
-    Besides the stages of ``MailboxCheckError`` there are ``secret`` (the password cannot be decrypted), ``egress`` (the
-    mail mode forbids to connect) and ``check`` (the check itself failed). ``transient`` means that the failure proves
-    nothing about the mailbox: it was tried twice, and the mailbox keeps its state.
+    Besides the stages of ``MailboxCheckError`` there are ``secret`` (the password cannot be decrypted), ``zone`` (its
+    time zone is not known), ``egress`` (the mail mode forbids to connect) and ``check`` (the check itself failed).
+    ``transient`` means that the failure proves nothing about the mailbox: it was tried twice, and the mailbox keeps its
+    state.
     """
 
     mailbox_id: int
@@ -197,10 +201,11 @@ def check_mailboxes(
         mode = enter_mail_mode(connection, settings)
         wanted = list(ids) if ids is not None else list(connection.execute(select(mailboxes.c.id)).scalars())
         opened = open_mailboxes(connection, settings, wanted)
-        addresses = {row.id: row.address for row in connection.execute(select(mailboxes.c.id, mailboxes.c.address))}
+        columns = select(mailboxes.c.id, mailboxes.c.address, mailboxes.c.zone)
+        rows = {row.id: row for row in connection.execute(columns)}
     results = [
-        CheckResult(mailbox_id, addresses[mailbox_id], "secret", reason)
-        for mailbox_id, reason in opened.unreadable.items()
+        CheckResult(id_, rows[id_].address, "secret" if rows[id_].zone in known_zones() else "zone", reason)
+        for id_, reason in opened.unreadable.items()
     ]
     with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
         again = []
@@ -329,33 +334,37 @@ def resume_bot(engine: Engine, address: str) -> None:
 def list_senders(engine: Engine) -> Sequence[RowMapping]:
     """Return one row per sender with today's quota, count and score, ordered by address."""
     query = text("""
-        select today.*, senders.state_reason, senders.state_remedy, mailboxes.provider, mailboxes.zone,
-            mailboxes.check_stage, mailboxes.check_text
+        select today.*, senders.state_remedy, mailboxes.provider, mailboxes.zone,
+            mailboxes.check_stage, mailboxes.check_text,
+            coalesce(senders.state_reason, case when zones.name is null then :no_zone end) as state_reason
         from ops.senders_today as today
         inner join ops.senders using (id)
         inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
+        left join ops.zones on zones.name = mailboxes.zone
         order by today.address
     """)
     with engine.connect() as connection:
-        return connection.execute(query).mappings().all()
+        return connection.execute(query, {"no_zone": _NO_ZONE}).mappings().all()
 
 
 def list_bots(engine: Engine) -> Sequence[RowMapping]:
     """Return one row per bot with today's counts, ordered by address."""
     query = text("""
-        select bots.id, mailboxes.address, mailboxes.provider, mailboxes.zone, bots.status, bots.status_reason,
+        select bots.id, mailboxes.address, mailboxes.provider, mailboxes.zone, bots.status,
+            coalesce(bots.status_reason, case when zones.name is null then :no_zone end) as status_reason,
             bots.status_remedy, bots.source, bots.attested_by, bots.born_at, bots.interaction_limits,
             mailboxes.check_stage, mailboxes.check_text,
             coalesce(days.inbound_sent, 0) as inbound_today, coalesce(days.reply_sent, 0) as replies_today
         from ops.bots
         inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
+        left join ops.zones on zones.name = mailboxes.zone
         left join ops.bot_days as days
             on days.bot_id = bots.id
-            and days.local_day = (clock_timestamp() at time zone mailboxes.zone)::date
+            and days.local_day = ops.local_day(clock_timestamp(), mailboxes.zone)
         order by mailboxes.address
     """)
     with engine.connect() as connection:
-        return connection.execute(query).mappings().all()
+        return connection.execute(query, {"no_zone": _NO_ZONE}).mappings().all()
 
 
 def _import(
@@ -377,6 +386,12 @@ def _import(
             RowProblem(number, "address", f"{row.address} is already registered")
             for number, row in rows
             if row.address in known
+        ]
+        unknown = zones.unknown(connection, {row.zone for _, row in rows})
+        taken += [
+            RowProblem(number, "zone", f"the database does not know {row.zone}: run `emberflow database migrate`")
+            for number, row in rows
+            if row.zone in unknown
         ]
         if taken:
             raise ImportRejectedError(str(file), taken)

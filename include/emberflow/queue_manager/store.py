@@ -261,7 +261,7 @@ _REPLAN = text("""
 
     update ops.slot_states as states
     set target_time = overdue.new_time,
-        local_day = (overdue.new_time at time zone mailboxes.zone)::date,
+        local_day = coalesce(ops.local_day(overdue.new_time, mailboxes.zone), states.local_day),
         reason = 'overdue: planned again'
     from overdue
     inner join ops.mailboxes on mailboxes.id = overdue.from_mailbox_id
@@ -276,8 +276,12 @@ _FINISH = text("""
         sent_at = ended.sent_at,
         target_time = coalesce(ended.retry_at, states.target_time),
         local_day = case when ended.retry_at is null then states.local_day
-            else (ended.retry_at at time zone
-                (select zone from ops.mailboxes where mailboxes.id = states.from_mailbox_id))::date end,
+            else coalesce(
+                ops.local_day(
+                    ended.retry_at, (select zone from ops.mailboxes where mailboxes.id = states.from_mailbox_id)
+                ),
+                states.local_day
+            ) end,
         attempts = states.attempts + ended.counted,
         lease_token = null,
         lease_until = null

@@ -204,7 +204,8 @@ def submit(
     time-outs from here on need. A slot that this worker does not hold any more is refused as ``lease_lost``.
     """
     said = {slot.id: Submission(LOST) for slot in slots}
-    facts, ledgers, is_stopped = _look(connection, slots, now)
+    facts, lost_in_time, ledgers, is_stopped = _look(connection, slots, now)
+    said |= {slot_id: Submission(refusal) for slot_id, refusal in lost_in_time.items()}
     allowed: list[Slot] = []
     for fact in facts:
         refusal = guard.judge(fact, ledgers, now=now, is_stopped=is_stopped, policy=policy, seed=seed)
@@ -227,14 +228,19 @@ def unfit(
     judged = {}
     for row in connection.execute(_UNFIT, {"ids": list(by_id)}):
         zones = (row.from_zone, row.to_zone)
-        judged[row.id] = guard.fitness(
-            is_checked=bool(row.is_checked), sender_state=row.sender_state, bot_status=row.bot_status
-        ) or guard.bot_rest(by_id[row.id], zones, row.cooldown_until, now=now, policy=policy, seed=seed)
+        judged[row.id] = (
+            guard.fitness(is_checked=bool(row.is_checked), sender_state=row.sender_state, bot_status=row.bot_status)
+            or guard.unknown_zone(*zones, by_id[row.id], now)
+            or guard.bot_rest(by_id[row.id], zones, row.cooldown_until, now=now, policy=policy, seed=seed)
+        )
     return {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
 
 
 def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now: datetime) -> None:
-    """Uncount a mail that :func:`submit` counted and that provably did not leave."""
+    """Uncount a mail that :func:`submit` counted and that provably did not leave.
+
+    If a zone has become unknown since, there is no telling in which day it was counted: it stays counted in it.
+    """
     row = connection.execute(
         _ROUTE,
         {
@@ -243,7 +249,8 @@ def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now
             "to_address": slot.to_address,
         },
     ).one()
-    sender_day = guard.sender_day_of(slot, row.from_zone, submitted_at)
+    has_days = guard.unknown_zone(row.from_zone, row.to_zone, slot, now) is None
+    sender_day = guard.sender_day_of(slot, row.from_zone, submitted_at) if has_days else None
     if sender_day is not None:
         kinds = {
             "warmup": int(slot.task_type == "warmup"),
@@ -251,7 +258,7 @@ def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now
             "cold": int(slot.is_cold),
         }
         connection.execute(_UNCOUNT_SENDER_DAY, _day("sender_id", sender_day) | kinds)
-    bot_day = guard.bot_day_of(slot, row.from_zone, row.to_zone, submitted_at)
+    bot_day = guard.bot_day_of(slot, row.from_zone, row.to_zone, submitted_at) if has_days else None
     if bot_day is not None:
         kinds = {"inbound": int(slot.is_from_sender), "reply": int(not slot.is_from_sender)}
         connection.execute(_UNCOUNT_BOT_DAY, _day("bot_id", bot_day) | kinds)
@@ -261,11 +268,20 @@ def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now
     counters.store(connection)
 
 
-def _look(connection: Connection, slots: Sequence[Slot], now: datetime) -> tuple[list[Facts], Ledgers, bool]:
-    """Lock and read what the decision rests on; slots that are not held any more are left out."""
+def _look(
+    connection: Connection, slots: Sequence[Slot], now: datetime
+) -> tuple[list[Facts], dict[int, Refusal], Ledgers, bool]:
+    """Lock and read what the decision rests on; slots that are not held any more are left out.
+
+    A slot between mailboxes of which one has no day is refused here, because no counters can be locked for it.
+    """
     held = rows_as_json({"id": slot.id, "token": slot.lease_token} for slot in slots)
     rows = {row.id: row for row in prepared.rows_of(connection, _FACTS, {"held": held})}
-    mine = [slot for slot in slots if slot.id in rows]
+    held_slots = [slot for slot in slots if slot.id in rows]
+    zones = {slot.id: (rows[slot.id].from_zone, rows[slot.id].to_zone) for slot in held_slots}
+    judged = {slot.id: guard.unknown_zone(*zones[slot.id], slot, now) for slot in held_slots}
+    refused = {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
+    mine = [slot for slot in held_slots if slot.id not in refused]
     routes = {slot.id: _route(rows[slot.id]) for slot in mine}
     [around] = prepared.rows_of(connection, _CIRCUMSTANCES, {"now": now})
     blocked = dict(zip(around.open_breakers, around.open_until, strict=True))
@@ -274,7 +290,7 @@ def _look(connection: Connection, slots: Sequence[Slot], now: datetime) -> tuple
     pauses = {slot.from_mailbox_id: rows[slot.id].next_send_at for slot in mine}
     bots = sorted({slot.bot_id for slot in mine if slot.bot_id is not None and slot.goes_to_bot})
     rests = {row.id: row.cooldown_until for row in prepared.rows_of(connection, _BOTS, {"ids": bots})}
-    return facts, _lock(connection, facts, pauses, rests, now), around.is_stopped
+    return facts, refused, _lock(connection, facts, pauses, rests, now), around.is_stopped
 
 
 def _facts(

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, RowMapping, text
 
-from emberflow.clock import HOUR, clock_of
+from emberflow.clock import HOUR, clock_of, known_zones
 from emberflow.email_ops.addresses import normalise
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import planner
@@ -88,6 +88,8 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     if sender["state"] != "active":
         remedy = f"; {sender['state_remedy']}" if sender["state_remedy"] else ""
         return told(f"the sender is {sender['state']}: {sender['state_reason']}{remedy}")
+    if sender["zone"] not in known_zones():
+        return told(f"its zone {sender['zone']!r} is not known: run `emberflow senders set ADDRESS --zone`")
     if run is not None and run["outcome"] == "past":
         return told("the hour was over when it was planned, and an hour that is over plans nothing")
 
