@@ -17,5 +17,3 @@ The rooms, from the ground floor up (a package imports only from those above it 
 ``cli``
     The operator's command line and the local stack that it starts.
 """
-
-__version__ = "0.1.0"

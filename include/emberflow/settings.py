@@ -8,7 +8,6 @@ machine; set a variable to point at real servers.
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from emberflow.errors import ConfigurationError
+from emberflow.locations import PROJECT_ROOT, home
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["PROJECT_ROOT", "TOKEN_URLS", "OAuthClient", "Settings", "home", "settings"]
 
 
 # Where an access token is got from unless the setting says otherwise: Google's "Using OAuth 2.0 for Web Server
@@ -40,11 +40,6 @@ class OAuthClient(BaseModel):
     client_id: str = Field(min_length=1)
     client_secret: SecretStr = SecretStr("")
     token_url: str = Field(pattern=r"^https://[^/?#@\s]+/[^?#@\s]*$")
-
-
-def home() -> Path:
-    """Return the directory that holds all state of this instance (``EMBERFLOW_HOME``)."""
-    return Path(os.environ.get("EMBERFLOW_HOME") or PROJECT_ROOT / ".emberflow")
 
 
 class Settings(BaseSettings):

@@ -31,7 +31,8 @@ from psycopg2 import sql
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from emberflow.cli import airflow_pools
-from emberflow.cli.airflow import PREPARE, AirflowClient
+from emberflow.cli.airflow import PREPARE
+from emberflow.cli.airflow_client import AirflowClient
 from emberflow.cli.demo import exchange, populate
 from emberflow.cli.stack import DAG_IDS, Stack
 from emberflow.clock import HOUR, SystemClock, floor_hour

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from sqlalchemy import Engine, TextClause, create_engine, text
 
-from emberflow.cli.airflow import AirflowClient
+from emberflow.cli.airflow_client import AirflowClient
 from emberflow.cli.demo import populate
 from emberflow.cli.stack import DAG_IDS, Stack
 from emberflow.clock import HOUR, SystemClock, floor_hour

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from emberflow.errors import ConfigurationError
-from emberflow.settings import PROJECT_ROOT
 
 
 def bench(
@@ -22,6 +21,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Measure a part of the product beside its peers, on servers of its own on this machine."""
+    from emberflow.locations import PROJECT_ROOT
+
     if not (PROJECT_ROOT / "benchmarks" / "__init__.py").exists():
         raise ConfigurationError(f"there are no benchmarks in {PROJECT_ROOT}: run this in a clone of the repository")
     # Last in the path, so that no folder of the clone can take the place of an installed package.

@@ -14,7 +14,7 @@ from tempfile import mkdtemp
 from sqlalchemy import Engine, text
 
 from emberflow import private_files
-from emberflow.cli.airflow import AirflowClient
+from emberflow.cli.airflow_client import AirflowClient
 from emberflow.cli.console import console, progress, table
 from emberflow.cli.proof import Proof, count, prove, show
 from emberflow.cli.sandbox_accounts import write_accounts

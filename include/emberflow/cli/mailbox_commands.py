@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import SecretStr
 
 from emberflow.errors import ConfigurationError
 
@@ -246,6 +245,8 @@ def generate_secrets() -> None:
 @secrets.command("set")
 def set_secret(address: str) -> None:
     """Store a new password for a registered mailbox (asked for, or read from standard input) and check it."""
+    from pydantic import SecretStr
+
     from emberflow.database.engine import connect
     from emberflow.queue_manager import registry
     from emberflow.settings import settings

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from emberflow.cli import (
+    airflow_command,
     bench_command,
     capacity_command,
     chaos_command,
@@ -25,7 +26,6 @@ app = typer.Typer(
     help="Emberflow: sender warm-up and compliant cold outreach as a data pipeline.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(mailbox_commands.senders, name="senders")
 app.add_typer(mailbox_commands.bots, name="bots")
@@ -43,11 +43,28 @@ app.command()(plan_commands.explain)
 app.command()(capacity_command.capacity)
 app.command()(bench_command.bench)
 app.command()(chaos_command.chaos)
+app.command("airflow", cls=airflow_command.Untouched)(airflow_command.airflow)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        import tomllib
+
+        from emberflow.locations import PROJECT_ROOT
+
+        project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+        typer.echo(f"{project['name']} {project['version']}")
+        raise typer.Exit
 
 
 @app.callback()
-def _stop_like_ctrl_c() -> None:
-    """End on SIGTERM as on Ctrl-C, so that everything is cleaned up."""
+def _stop_like_ctrl_c(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Sender warm-up and compliant cold outreach as a data pipeline."""
+    # SIGTERM ends a command as Ctrl-C does, so that everything is cleaned up.
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -68,7 +85,7 @@ def demo(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
     """Run the test suite, a process per core; extra arguments go to pytest (``-n 0``: one process)."""
-    from emberflow.settings import PROJECT_ROOT
+    from emberflow.locations import PROJECT_ROOT
 
     os.chdir(PROJECT_ROOT)
     # Tests of one file share their servers, so a file is never shared out. Each process has a PostgreSQL of its own.
@@ -81,7 +98,7 @@ def up() -> None:
     """Start the local stack and leave it running."""
     from emberflow.cli.console import console, progress
     from emberflow.cli.stack import STEPS, Stack
-    from emberflow.settings import home
+    from emberflow.locations import home
 
     stack = Stack(home(), attached=False)
     try:
@@ -102,7 +119,7 @@ def down() -> None:
     """Stop the local stack; its data stays."""
     from emberflow.cli.console import console
     from emberflow.cli.stack import Stack
-    from emberflow.settings import home
+    from emberflow.locations import home
 
     Stack(home(), attached=False).stop()
     console.print("down")
@@ -113,7 +130,7 @@ def status() -> None:
     """Show what of the local stack runs; exit with 1 if a part is missing."""
     from emberflow.cli.console import console, table
     from emberflow.cli.stack import Stack
-    from emberflow.settings import home
+    from emberflow.locations import home
 
     stack = Stack(home(), attached=False)
     states = stack.status()

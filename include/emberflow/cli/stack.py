@@ -18,23 +18,19 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
-
-from pydantic import SecretStr
-from sqlalchemy import create_engine
+from typing import TYPE_CHECKING, Self
 
 from emberflow import private_files
 from emberflow.cli import airflow
-from emberflow.cli.airflow import AirflowClient
 from emberflow.cli.processes import Service
 from emberflow.database.embedded import EmbeddedPostgres
-from emberflow.database.migrate import upgrade
-from emberflow.database.secrets import generate_key
-from emberflow.email_ops.sandbox import SandboxAddress
 from emberflow.errors import StackError
-from emberflow.queue_manager.policies import ensure_in_force, shipped
-from emberflow.queue_manager.registry import Servers
-from emberflow.settings import Settings
+
+if TYPE_CHECKING:
+    from emberflow.cli.airflow_client import AirflowClient
+    from emberflow.email_ops.sandbox import SandboxAddress
+    from emberflow.queue_manager.registry import Servers
+    from emberflow.settings import Settings
 
 DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reconcile", "reputation"}
 _PORTS = ("airflow", "smtp", "smtps", "imap", "imaps")
@@ -96,6 +92,8 @@ class Stack:
 
     def sandbox_address(self) -> SandboxAddress:
         """Return the sandbox's host, ports and CA."""
+        from emberflow.email_ops.sandbox import SandboxAddress
+
         ports = self._ports()
         return SandboxAddress(
             host="localhost",
@@ -103,16 +101,20 @@ class Stack:
             smtps_port=ports["smtps"],
             imap_port=ports["imap"],
             imaps_port=ports["imaps"],
-            ca_file=self.sandbox_directory / "tls" / "ca.pem",
+            ca_file=self._sandbox_ca(),
         )
 
     def sandbox_servers(self) -> Servers:
         """Return the sandbox as mailboxes refer to it."""
+        from emberflow.queue_manager.registry import Servers
+
         address = self.sandbox_address()
         return Servers(address.host, address.smtp_port, "starttls", address.host, address.imaps_port, "implicit")
 
     def airflow_client(self) -> AirflowClient:
         """Return a REST client that is logged in as the administrator."""
+        from emberflow.cli.airflow_client import AirflowClient
+
         return AirflowClient(self._ports()["airflow"], self._keys()["AIRFLOW_ADMIN_PASSWORD"])
 
     def airflow_login(self) -> tuple[str, str, str]:
@@ -123,13 +125,21 @@ class Stack:
             self._keys()["AIRFLOW_ADMIN_PASSWORD"],
         )
 
+    def is_running(self) -> bool:
+        """Return whether ``up`` has started this stack and its database server runs."""
+        return (self.home / "stack.env").exists() and self._postgres.pid() is not None
+
     def settings(self) -> Settings:
         """Return the settings that this stack's processes run with."""
+        from pydantic import SecretStr
+
+        from emberflow.settings import Settings
+
         keys = self._keys()
         return Settings(
             database_url=SecretStr(self.database_url),
             mail_mode="sandbox",
-            ca_files={"localhost": self.sandbox_address().ca_file},
+            ca_files={"localhost": self._sandbox_ca()},
             secret_keys=json.loads(keys["EMBERFLOW_SECRET_KEYS"]),
             token_keys=json.loads(keys["EMBERFLOW_TOKEN_KEYS"]),
         )
@@ -155,6 +165,10 @@ class Stack:
         )
         search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         return inherited | configured | own | self._addresses() | {"PATH": search_path} | self._variables
+
+    def running_environment(self) -> dict[str, str]:
+        """Return the variables that the processes of the running stack got when ``up`` started them."""
+        return self.environment() | _read_variables(self.home / "stack.env")
 
     def start(self, report: Report = lambda _: None) -> None:
         """Start what does not run yet, in order, and wait until all of it answers.
@@ -203,7 +217,7 @@ class Stack:
         report("Airflow")
         for service in self._airflow:
             if service.process() is None:
-                command = [_airflow(), *airflow.COMPONENTS[service.name]]
+                command = [airflow_program(), *airflow.COMPONENTS[service.name]]
                 service.start(command, environment, die_with_parent=self._attached)
 
         def all_run() -> None:
@@ -255,7 +269,15 @@ class Stack:
                 raise StackError(f"the mail sandbox does not answer:\n{self._sandbox.log_tail()}")
             time.sleep(0.05)
 
+    def _sandbox_ca(self) -> Path:
+        return self.sandbox_directory / "tls" / "ca.pem"
+
     def _migrate(self) -> None:
+        from sqlalchemy import create_engine
+
+        from emberflow.database.migrate import upgrade
+        from emberflow.queue_manager.policies import ensure_in_force, shipped
+
         engine = create_engine(self.database_url)
         try:
             upgrade(engine)
@@ -266,7 +288,7 @@ class Stack:
 
     def _addresses(self) -> dict[str, str]:
         """Return the settings that a later command finds in ``stack.env``."""
-        ca_files = {"localhost": str(self.sandbox_address().ca_file)}
+        ca_files = {"localhost": str(self._sandbox_ca())}
         ca_files |= json.loads(self._configured.get("EMBERFLOW_CA_FILES", "{}"))
         return self._configured | {
             "EMBERFLOW_HOME": str(self.home),
@@ -287,15 +309,15 @@ class Stack:
         file = self.home / "keys.env"
         if not file.exists():
             _write_private(file, generate_keys())
-        pairs = (line.partition("=") for line in file.read_text().splitlines() if line)
-        return {name: value.strip("'") for name, _, value in pairs}
+        return _read_variables(file)
 
 
 def _operators_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("EMBERFLOW_")}
 
 
-def _airflow() -> str:
+def airflow_program() -> str:
+    """Return the path of Airflow's own command line."""
     return str(Path(sys.executable).parent / "airflow")
 
 
@@ -309,6 +331,8 @@ def _answers(port: int) -> bool:
 
 def generate_keys() -> dict[str, str]:
     """Return a fresh set of every key that a stack needs, by variable name."""
+    from emberflow.database.secrets import generate_key
+
     return {
         "EMBERFLOW_SECRET_KEYS": json.dumps({"k1": generate_key()}),
         "EMBERFLOW_TOKEN_KEYS": json.dumps([secrets.token_urlsafe(32)]),
@@ -318,6 +342,11 @@ def generate_keys() -> dict[str, str]:
         "AIRFLOW_ADMIN_PASSWORD": secrets.token_urlsafe(12),
         "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
     }
+
+
+def _read_variables(file: Path) -> dict[str, str]:
+    pairs = (line.partition("=") for line in file.read_text().splitlines() if line)
+    return {name: value.strip("'") for name, _, value in pairs}
 
 
 def _write_private(file: Path, variables: Mapping[str, str]) -> None:

@@ -73,6 +73,7 @@ def test_the_home_its_keys_and_its_ports_are_closed(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "home", attached=True)
     private_files.make_directory(stack.home)
     stack.settings()
+    stack.sandbox_address()
 
     assert mode(stack.home) == 0o700
     assert {file.name: mode(file) for file in stack.home.iterdir()} == {"keys.env": 0o600, "ports.json": 0o600}
