@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from emberflow.cli.options import AsJson
 from emberflow.cli.plan_commands import At, compute_hour, parse_hour
 
 
-def capacity(at: At = None) -> None:
+def capacity(at: At = None, as_json: AsJson = False) -> None:
     """Show how many bots the senders need, what the bots can take, and what limits the plan of an hour."""
     from emberflow.cli.report import show_capacity
     from emberflow.clock import SystemClock
@@ -17,4 +18,4 @@ def capacity(at: At = None) -> None:
     with connect().connect() as connection:
         plan = compute_hour(connection, hour, now)
         found = of_plan.capacity(connection, hour, plan, in_force(connection).policy, now)
-    show_capacity(found)
+    show_capacity(found, as_json=as_json)

@@ -1,14 +1,18 @@
-"""How the command line speaks: one console, tables from rows, a progress bar for long steps."""
+"""How the command line speaks: one console, tables from rows or the same as JSON, a progress bar for long steps."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,22 +25,52 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-# Redirected output has no width of its own; 80 columns would cut addresses.
-console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+# Redirected output has no width: whoever reads it gets each line whole.
+_UNLIMITED = 100_000
+console = Console(width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False)
+
+_READABLE = 14  # characters; a column of words that is narrower breaks most of them
+_RULES = 3  # characters that a column's borders and padding take
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of what a command shows; ``key`` names it in JSON.
+
+    ``least`` are columns that give way, the first one first, where a terminal is too narrow for all.
+    """
+
+    key: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    caption: str | None = None
+    least: Sequence[str] = ()
+
+
+def show(*sections: Section, as_json: bool = False) -> None:
+    """Print sections as tables, or as JSON: one as an array of objects, several as an object of such arrays."""
+    if as_json:
+        arrays = records(*sections)
+        print_json(arrays if len(sections) > 1 else arrays[sections[0].key])
+        return
+    for section in sections:
+        _print(section)
+
+
+def print_json(document: Any) -> None:
+    """Print a document for programs: instants in ISO 8601, numbers as numbers, on as many lines as it needs."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, default=_as_json))
+
+
+def records(*sections: Section) -> dict[str, list[dict[str, Any]]]:
+    """Return each section's rows as objects, under its key."""
+    return {section.key: _rows_of(section) for section in sections}
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str | None = None) -> None:
     """Print rows under headings; numbers are right-aligned, None is a dash."""
-    cells = [list(row) for row in rows]
-    shown = Table(title=title, caption=caption, title_justify="left", caption_justify="left", header_style="bold")
-    for index, name in enumerate(columns):
-        numbers = any(isinstance(row[index], int | float | Decimal) for row in cells)
-        # What a row is about stays in one piece: people copy it.
-        shown.add_column(name, justify="right" if numbers else "left", overflow="fold", no_wrap=index == 0)
-    for row in cells:
-        # As Text, because markup in a server's answer is not ours.
-        shown.add_row(*(value if isinstance(value, Text) else Text(spell(value)) for value in row))
-    console.print(shown)
+    show(Section("rows", title, columns, [list(row) for row in rows], caption))
 
 
 def spell(value: Any) -> str:
@@ -47,6 +81,96 @@ def spell(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, float):
         return f"{value:.4g}"
+    return str(value)
+
+
+def _print(section: Section) -> None:
+    left_out: list[str] = []
+    while left_out != list(section.least) and _least_width(section, left_out) > console.width:
+        left_out.append(section.least[len(left_out)])
+    if _least_width(section, left_out) > console.width:
+        _print_records(section)
+        return
+    caption = section.caption
+    if left_out:
+        hint = f"No room for {', '.join(left_out)}: widen the terminal, or use --json."
+        caption = hint if caption is None else f"{caption}\n{hint}"
+    shown = Table(
+        title=section.title, caption=caption, title_justify="left", caption_justify="left", header_style="bold"
+    )
+    for index, name in enumerate(section.columns):
+        if name in left_out:
+            continue
+        numbers = any(isinstance(row[index], int | float | Decimal) for row in section.rows)
+        width = _least_column(section, index)
+        # What a row is about stays in one piece: people copy it.
+        shown.add_column(
+            name,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=index == 0,
+            min_width=width if console.width < _UNLIMITED else None,
+        )
+    for row in section.rows:
+        # As Text, because markup in a server's answer is not ours.
+        cells = [_cell(value) for name, value in zip(section.columns, row, strict=True) if name not in left_out]
+        shown.add_row(*cells)
+    console.print(shown)
+
+
+def _print_records(section: Section) -> None:
+    """Print each row as lines of its own, for a terminal that is too narrow for a table."""
+    console.print(Text(section.title, "italic"))
+    label = max(map(len, section.columns), default=0)
+    for row in section.rows:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="bold", no_wrap=True, width=label)
+        grid.add_column(overflow="fold")
+        for name, value in zip(section.columns, row, strict=True):
+            grid.add_row(name, _cell(value))
+        console.print(grid)
+        console.print()
+    if section.caption:
+        console.print(Text(section.caption, "dim"))
+
+
+def _least_width(section: Section, left_out: Sequence[str]) -> int:
+    kept = [index for index, name in enumerate(section.columns) if name not in left_out]
+    return 1 + sum(_least_column(section, index) + _RULES for index in kept)
+
+
+def _least_column(section: Section, index: int) -> int:
+    """Return the characters below which a column cannot be read: words may wrap, numbers and first columns may not."""
+    lines = [line.cell_len for row in section.rows for line in _cell(row[index]).split()]
+    heading = max(map(len, section.columns[index].split()), default=0)
+    longest = max(lines, default=0)
+    may_wrap = index > 0 and not any(isinstance(row[index], int | float | Decimal | datetime) for row in section.rows)
+    return max(heading, min(longest, _READABLE) if may_wrap else longest)
+
+
+def _cell(value: Any) -> Text:
+    return value if isinstance(value, Text) else Text(spell(value))
+
+
+def _rows_of(section: Section) -> list[dict[str, Any]]:
+    keys = [re.sub(r"\W+", "_", name.removesuffix(" (UTC)")).strip("_") for name in section.columns]
+    return [dict(zip(keys, map(_plain, row), strict=True)) for row in section.rows]
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell as a value of JSON, which knows neither colours nor NaN."""
+    if isinstance(value, Text):
+        return value.plain
+    return None if value != value else value  # noqa: PLR0124 - NaN is the one value unequal to itself
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if hasattr(value, "item"):  # a number of NumPy's
+        return value.item()
     return str(value)
 
 

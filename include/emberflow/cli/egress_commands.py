@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from emberflow.cli.options import AsJson
+
 egress = typer.Typer(help="The source addresses that mail leaves from.", no_args_is_help=True)
 
 Cap = Annotated[int | None, typer.Option(min=0, help="At most so many per UTC hour; default: no cap.")]
@@ -28,9 +30,9 @@ def add_address(
 
 
 @egress.command("list")
-def list_addresses() -> None:
+def list_addresses(as_json: AsJson = False) -> None:
     """List the addresses with their state, caps and mailboxes."""
-    from emberflow.cli.console import table
+    from emberflow.cli.console import Section, show
     from emberflow.database.engine import connect
     from emberflow.queue_manager import egress as addresses
 
@@ -44,7 +46,8 @@ def list_addresses() -> None:
         )
         for row in rows
     ]  # fmt: skip
-    table(f"{len(rows)} egress addresses", columns, cells)
+    least = ("logins per hour", "sends per hour")
+    show(Section("addresses", f"{len(rows)} egress addresses", columns, cells, least=least), as_json=as_json)
 
 
 @egress.command("hold")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emberflow.cli.options import AsJson
 from emberflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def import_senders(
 
 
 @senders.command("list")
-def list_senders() -> None:
+def list_senders(as_json: AsJson = False) -> None:
     """List the senders with today's quota, what was sent, and their reputation."""
-    from emberflow.cli.console import table
+    from emberflow.cli.console import Section, show
     from emberflow.database.engine import connect
     from emberflow.queue_manager import registry
 
@@ -51,7 +52,8 @@ def list_senders() -> None:
         )
         for row in registry.list_senders(connect())
     ]  # fmt: skip
-    table(f"{len(rows)} senders", columns, rows)
+    least = ("day", "replies", "quota", "sent", "score")
+    show(Section("senders", f"{len(rows)} senders", columns, rows, least=least), as_json=as_json)
 
 
 @senders.command("pause")
@@ -157,9 +159,9 @@ def create_bots(
 
 
 @bots.command("list")
-def list_bots() -> None:
+def list_bots(as_json: AsJson = False) -> None:
     """List the bots with what they received and answered today."""
-    from emberflow.cli.console import table
+    from emberflow.cli.console import Section, show
     from emberflow.database.engine import connect
     from emberflow.queue_manager import registry
 
@@ -183,7 +185,8 @@ def list_bots() -> None:
         )
         for row in registry.list_bots(connect())
     ]  # fmt: skip
-    table(f"{len(rows)} bots", columns, rows)
+    least = ("source", "attested by", "born", "provider", "replies", "received")
+    show(Section("bots", f"{len(rows)} bots", columns, rows, least=least), as_json=as_json)
 
 
 @bots.command("check")

@@ -21,6 +21,7 @@ from emberflow.cli import (
     queue_commands,
     script_commands,
 )
+from emberflow.cli.options import AsJson
 
 app = typer.Typer(
     help="Emberflow: sender warm-up and compliant cold outreach as a data pipeline.",
@@ -126,32 +127,39 @@ def down() -> None:
 
 
 @app.command()
-def status() -> None:
+def status(as_json: AsJson = False) -> None:
     """Show what of the local stack runs; exit with 1 if a part is missing."""
-    from emberflow.cli.console import console, table
+    from emberflow.cli.console import Section, console, print_json, records, show
     from emberflow.cli.stack import Stack
     from emberflow.locations import home
 
     stack = Stack(home(), attached=False)
     states = stack.status()
     rows = [(part.name, "up" if part.pid else "down", part.pid, part.address if part.pid else None) for part in states]
-    table(f"Local stack in {stack.home}", ("part", "state", "pid", "address"), rows)
-    if any(part.pid is None for part in states):
+    section = Section("parts", f"Local stack in {stack.home}", ("part", "state", "pid", "address"), rows)
+    is_whole = all(part.pid is not None for part in states)
+    login = dict(zip(("address", "user", "password"), stack.airflow_login(), strict=True)) if is_whole else None
+    if as_json:
+        print_json({"home": str(stack.home), "airflow": login} | records(section))
+    else:
+        show(section)
+        if login:
+            console.print("Airflow: {address}  user {user}  password {password}".format_map(login), markup=False)
+    if not is_whole:
         raise typer.Exit(1)
-    address, user, password = stack.airflow_login()
-    console.print(f"Airflow: {address}  user {user}  password {password}")
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check the configuration and every part that a plan depends on; exit with 1 if something is wrong."""
     from emberflow.cli import airflow_pools
-    from emberflow.cli.console import table
+    from emberflow.cli.console import Section, show
     from emberflow.queue_manager.doctor import examine
     from emberflow.settings import settings
 
     pools = airflow_pools.examine(airflow_pools.metadata_url(), airflow_pools.lanes_in_force(settings()))
     findings = [*examine(settings()), pools]
-    table("Doctor", ("check", "result", "what to do"), [(f.check, f.result, f.remedy) for f in findings])
+    rows = [(f.check, f.result, f.remedy) for f in findings]
+    show(Section("findings", "Doctor", ("check", "result", "what to do"), rows), as_json=as_json)
     if any(finding.remedy for finding in findings):
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emberflow.cli.options import AsJson
 from emberflow.errors import ConfigurationError, EmberflowError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ Picture = Annotated[Path | None, typer.Option(help="Draw it as a timeline of slo
 
 def explain(
     slot: Annotated[int, typer.Argument(help="The slot's number, see `emberflow plan show`.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show why a slot chose its bot and what has happened to it."""
     from emberflow.cli.report import show_explanation
@@ -39,27 +41,29 @@ def explain(
     from emberflow.queue_manager.explain import explain as look_up
 
     with connect().connect() as connection:
-        show_explanation(look_up(connection, slot))
+        show_explanation(look_up(connection, slot), as_json=as_json)
 
 
 @plan.command("show")
 def show_plan(
     hour: Annotated[str | None, typer.Option(help="UTC hour, like 2026-01-31T09; default: the latest planned.")] = None,
     picture: Picture = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the slots of a planned hour, and the hours planned before."""
-    from emberflow.cli.report import show_hours, show_slots
+    from emberflow.cli.console import Section, show
+    from emberflow.cli.report import hours_section, slots_section
     from emberflow.database.engine import connect
     from emberflow.queue_manager.explain import planned_hours, slots_of_hour
 
     with connect().connect() as connection:
         hours = planned_hours(connection)
-        show_hours(hours)
         if not hours:
+            show(hours_section(hours), Section("slots", "No slots", (), []), as_json=as_json)
             return
         wanted = parse_hour(hour) if hour else next((h["hour"] for h in hours if h["slots"]), hours[0]["hour"])
         slots = slots_of_hour(connection, wanted)
-        show_slots(wanted, slots)
+        show(hours_section(hours), slots_section(wanted, slots), as_json=as_json)
         if picture is not None:
             _draw_planned(connection, wanted, slots, picture)
 
@@ -70,13 +74,14 @@ def run_plan(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be planned, and write nothing.")] = False,
     picture: Picture = None,
     limit: Annotated[int, typer.Option(min=1, help="With --dry-run: list the first so many slots.")] = 40,
+    as_json: AsJson = False,
 ) -> None:
     """Plan an hour now, as the DAG `warmup_hourly` does; an hour that is planned stays as it is."""
     from emberflow.cli.console import console
     from emberflow.queue_manager import steps
 
     if dry_run:
-        _preview(parse_hour(at), picture, limit)
+        _preview(parse_hour(at), picture, limit, as_json=as_json)
         return
     if picture is not None:
         raise ConfigurationError("--picture needs --dry-run; `emberflow plan show --picture FILE` draws a planned hour")
@@ -91,6 +96,7 @@ def run_plan(
 def explain_missing_slots(
     sender: Annotated[str, typer.Argument(help="The sender's address.")],
     at: At = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say why a sender has no slot in an hour, or fewer than expected, with every number from its ramp to the slot."""
     from emberflow.cli.report import show_why_not
@@ -101,7 +107,7 @@ def explain_missing_slots(
 
     with connect().connect() as connection:
         told = why_not(connection, sender, parse_hour(at), now=SystemClock().now(), settings=settings())
-    show_why_not(told)
+    show_why_not(told, as_json=as_json)
 
 
 @policy.command("apply")
@@ -124,14 +130,13 @@ def show_policy() -> None:
     """Print the policy in force, every number of it."""
     import yaml
 
-    from emberflow.cli.console import console
     from emberflow.database.engine import connect
     from emberflow.queue_manager.policies import in_force
 
     with connect().connect() as connection:
         force = in_force(connection)
-    console.print(f"# version {force.policy_id}")
-    console.print(yaml.safe_dump(force.policy.model_dump(mode="json"), sort_keys=False), markup=False)
+    typer.echo(f"# version {force.policy_id}")
+    typer.echo(yaml.safe_dump(force.policy.model_dump(mode="json"), sort_keys=False))
 
 
 @mail.command("live")
@@ -208,8 +213,9 @@ def compute_hour(connection: Connection, hour: datetime, now: datetime) -> Plan:
     return preview(connection, hour, now=now if now < hour + HOUR else hour, settings=settings())
 
 
-def _preview(hour: datetime, picture: Path | None, limit: int) -> None:
-    from emberflow.cli.report import show_preview
+def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool) -> None:
+    from emberflow.cli.console import console, print_json, records, show
+    from emberflow.cli.report import preview_section, summary_of
     from emberflow.clock import HOUR, SystemClock
     from emberflow.database.engine import connect
     from emberflow.queue_manager.capacity import bot_names
@@ -230,7 +236,13 @@ def _preview(hour: datetime, picture: Path | None, limit: int) -> None:
     elif hour + HOUR <= now:
         remark = "the hour is over and a run plans nothing; this is what the present state would have given"
     origin = f"policy {force.policy.label} (version {force.policy_id}), seed {settings().seed}"
-    summary = show_preview(hour, plan, first, names, f"{origin}; {remark}")
+    section, summary = preview_section(hour, plan, first, names), summary_of(plan)
+    if as_json:
+        print_json({"hour": hour, "summary": summary, "origin": origin, "remark": remark} | records(section))
+    else:
+        show(section)
+        console.print(f"{summary}. Nothing was written.")
+        console.print(f"{origin}; {remark}.", style="dim", markup=False)
     if picture is not None:
         _draw(picture, hour, plan.day, plan.slots, f"{origin}\n{summary}; {remark}")
 

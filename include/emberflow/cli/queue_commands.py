@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from emberflow.cli.options import AsJson
+
 queue = typer.Typer(help="What waits in the queue, and what only a person can decide.", no_args_is_help=True)
 suppressions = typer.Typer(help="Addresses and domains that get no mail.", no_args_is_help=True)
 
@@ -39,9 +41,10 @@ def list_queue(
         list[_Status] | None, typer.Option(help="May be repeated; default: uncertain and parked, which need a person.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="The oldest so many.")] = 100,
+    as_json: AsJson = False,
 ) -> None:
     """List slots with the reason for their state and what can be done about it."""
-    from emberflow.cli.console import table
+    from emberflow.cli.console import Section, show
     from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
     from emberflow.queue_manager import backlog
@@ -52,25 +55,27 @@ def list_queue(
         policy = in_force(connection).policy
         waiting = backlog.listed(connection, statuses, limit, now=SystemClock().now(), policy=policy)
     rows = [
-        (one.id, one.status, one.what, f"{one.from_address}\n{one.to_address}", one.since, one.reason, one.remedy)
+        (one.id, one.status, one.what, one.from_address, one.to_address, one.since, one.reason, one.remedy)
         for one in waiting
     ]
-    columns = ("slot", "status", "what", "from, to", "since (UTC)", "reason", "what to do")
+    columns = ("slot", "status", "what", "from", "to", "since (UTC)", "reason", "what to do")
     advice = (
         "An uncertain mail is looked for until it is found or provably absent; where that is impossible, look yourself "
         "and settle it --sent or --not-sent. A parked slot may be what killed its workers: release it when that is "
         "mended. `emberflow explain SLOT` shows what happened."
     )
-    table(f"{len(rows)} slots: {', '.join(statuses)}", columns, rows, caption=advice if rows else None)
+    title, caption = f"{len(rows)} slots: {', '.join(statuses)}", advice if rows else None
+    show(Section("slots", title, columns, rows, caption, least=("what", "since (UTC)", "to")), as_json=as_json)
 
 
 @queue.command("shape")
 def show_shape(
     by: Annotated[_End, typer.Option(help="Whose domains are the rows.")] = _End.RECIPIENT,
     limit: Annotated[int, typer.Option(min=1, help="The longest so many rows.")] = 25,
+    as_json: AsJson = False,
 ) -> None:
     """Show how many due slots wait per domain, and for how many minutes: where the queue is stuck."""
-    from emberflow.cli.console import table
+    from emberflow.cli.console import Section, show
     from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
     from emberflow.queue_manager import backlog
@@ -79,7 +84,8 @@ def show_shape(
         shape = backlog.shape(connection, by.value, now=SystemClock().now())
     columns = (f"{by} domain", "all", *(f"<{age}" for age in backlog.AGES_MIN), f"{backlog.AGES_MIN[-1]}+")
     rows = [(domain, sum(counts), *counts) for domain, counts in list(shape.items())[: limit + 1]]
-    table(f"{rows[0][1] if rows else 0} due slots, by minutes of waiting", columns, rows)
+    title = f"{rows[0][1] if rows else 0} due slots, by minutes of waiting"
+    show(Section("shape", title, columns, rows), as_json=as_json)
 
 
 @queue.command("reconcile")
@@ -161,9 +167,10 @@ def add_suppression(
 @suppressions.command("list")
 def list_suppressions(
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+    as_json: AsJson = False,
 ) -> None:
     """List who gets no mail, why, and who decided it."""
-    from emberflow.cli.console import table
+    from emberflow.cli.console import Section, show
     from emberflow.database.engine import connect
     from emberflow.queue_manager import suppressions as store
 
@@ -172,7 +179,8 @@ def list_suppressions(
             (store.Target(row["kind"], row["value"]), row["reason"], row["added_by"], row["added_at"])
             for row in store.entries(connection, limit)
         ]
-    table(f"{len(rows)} suppressions", ("address or domain", "reason", "added by", "added at (UTC)"), rows)
+    columns = ("address or domain", "reason", "added by", "added at (UTC)")
+    show(Section("suppressions", f"{len(rows)} suppressions", columns, rows), as_json=as_json)
 
 
 @suppressions.command("remove")

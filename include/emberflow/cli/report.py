@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emberflow.bots.evidence import Evidence
-from emberflow.cli.console import console, spell, table
+from emberflow.cli.console import Section, console, print_json, records, show, spell
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,30 +43,30 @@ _STATES = {
 }
 
 
-def show_hours(hours: Sequence[RowMapping]) -> None:
-    """Print the planned hours, newest first."""
+def hours_section(hours: Sequence[RowMapping]) -> Section:
+    """Return the planned hours, newest first."""
     rows = [
         (run["hour"], run["outcome"], run["senders"], run["bots"], run["wanted"], run["slots"],
          run["policy_name"], run["plan_sha256"][:12])
         for run in hours
     ]  # fmt: skip
     columns = ("hour (UTC)", "outcome", "senders", "bots free", "wanted", "slots", "policy", "plan sha256")
-    table("Planned hours", columns, rows)
+    return Section("hours", "Planned hours", columns, rows, least=("plan sha256", "policy", "bots free"))
 
 
-def show_slots(hour: datetime, slots: Sequence[RowMapping]) -> None:
-    """Print the slots of one hour in the order of their target times."""
+def slots_section(hour: datetime, slots: Sequence[RowMapping]) -> Section:
+    """Return the slots of one hour in the order of their target times."""
     rows = [
         (slot["id"], slot["target_time"], slot["sender_address"], slot["bot_address"], slot["tier"], slot["status"],
          slot["reason"])
         for slot in slots
     ]  # fmt: skip
     columns = ("slot", "target time (UTC)", "sender", "bot", "tier", "status", "reason")
-    table(f"{len(rows)} slots of {spell(hour)}", columns, rows)
+    return Section("slots", f"{len(rows)} slots of {spell(hour)}", columns, rows, least=("tier", "reason"))
 
 
-def show_preview(hour: datetime, plan: Plan, first: DataFrame, names: Mapping[int, BotName], origin: str) -> str:
-    """Print the first slots of a computed hour and what it came to; return the latter as one line."""
+def preview_section(hour: datetime, plan: Plan, first: DataFrame, names: Mapping[int, BotName]) -> Section:
+    """Return the first slots of a computed hour."""
     addresses = plan.day.set_index("sender_id")["address"]
     rows = [
         (at.to_pydatetime(), addresses[sender], names[bot].address, tier, gap_s)
@@ -76,11 +76,16 @@ def show_preview(hour: datetime, plan: Plan, first: DataFrame, names: Mapping[in
     ]
     left_out = f", the first {len(rows)}" if len(rows) < len(plan.slots) else ""
     columns = ("target time (UTC)", "sender", "bot", "tier", "gap s")
-    table(f"{len(plan.slots)} slots of {spell(hour)}{left_out}", columns, rows)
+    title = f"{len(plan.slots)} slots of {spell(hour)}{left_out}"
+    return Section("slots", title, columns, rows, least=("gap s", "tier"))
+
+
+def summary_of(plan: Plan) -> str:
+    """Return in one line what a computed hour came to."""
     reasons = plan.selection.unfilled["reason"].astype("str").value_counts()
     lost = {f"no bot ({reason})": count for reason, count in reasons.items()}
     lost["no room"] = len(plan.selection.picks) - len(plan.slots)
-    summary = ", ".join(
+    return ", ".join(
         [
             f"{int((plan.day['open_s_now'] > 0).sum())} senders with an open window",
             f"{int(plan.day['wanted'].sum())} wanted",
@@ -88,27 +93,25 @@ def show_preview(hour: datetime, plan: Plan, first: DataFrame, names: Mapping[in
             *(f"{count} {reason}" for reason, count in lost.items() if count),
         ]
     )
-    console.print(f"{summary}. Nothing was written.")
-    console.print(f"{origin}.", style="dim", markup=False)
-    return summary
 
 
-def show_why_not(told: WhyNot) -> None:
+def show_why_not(told: WhyNot, *, as_json: bool) -> None:
     """Print the answer, the slots that there are, and the numbers behind it."""
+    rows = [
+        tuple(slot[name] for name in ("id", "target_time", "bot_address", "status", "reason")) for slot in told.slots
+    ]
+    slots = Section("slots", "Its slots of this hour", ("slot", "target time (UTC)", "bot", "status", "reason"), rows)
+    steps = Section("steps", "From the ramp to the slot", ("step", "mails", "how"), list(told.steps))
+    if as_json:
+        answer = {"sender": told.address, "hour": told.hour, "answer": told.answer}
+        print_json(answer | records(slots, steps))
+        return
     console.print(f"{told.address}, {spell(told.hour)} UTC: {told.answer}.", markup=False, style="bold")
-    if told.slots:
-        rows = [
-            tuple(slot[name] for name in ("id", "target_time", "bot_address", "status", "reason"))
-            for slot in told.slots
-        ]
-        table("Its slots of this hour", ("slot", "target time (UTC)", "bot", "status", "reason"), rows)
-    if told.steps:
-        table("From the ramp to the slot", ("step", "mails", "how"), told.steps)
+    show(*(section for section in (slots, steps) if section.rows))
 
 
-def show_capacity(found: Capacity) -> None:
+def show_capacity(found: Capacity, *, as_json: bool) -> None:
     """Print supply and demand, the formula, what limits the hour's plan, and the warnings."""
-    _show_need(found)
     supply = [
         (_STATES.get(row[0], row[0].replace("_", " ")), *row[1:])
         for row in found.supply.itertuples(index=False, name=None)
@@ -117,34 +120,45 @@ def show_capacity(found: Capacity) -> None:
     supply += [
         (f"{status}: never chosen", count, *[None] * 4) for status, count in found.bots.items() if status != "active"
     ]
-    table(
-        f"Bots at {spell(found.hour)} UTC",
-        ("state", "bots", "may receive today", "received or planned", "left today", "seats this hour"),
-        supply,
+    pools = [
+        (provider, bots, cap, seats, taken, seats - taken)
+        for provider, bots, cap, seats, taken in zip(
+            *(found.pools[name] for name in ("provider", "bots", "cap_today", "seats", "taken")), strict=True
+        )
+    ]
+    sections = (
+        _need(found),
+        Section(
+            "bots",
+            f"Bots at {spell(found.hour)} UTC",
+            ("state", "bots", "may receive today", "received or planned", "left today", "seats this hour"),
+            supply,
+        ),
+        _losses(found),
+        Section(
+            "pools",
+            "Pools of this hour, by provider of the bots",
+            ("provider", "bots", "may receive today", "seats this hour", "taken", "free"),
+            pools,
+        ),
+        Section(
+            "caps",
+            "Caps over 24 hours on everybody's mail, nearest use",
+            ("cap", "whose", "used", "limit"),
+            [(cap.scope, cap.key or "-", cap.used, cap.limit) for cap in found.caps],
+        ),
     )
-    _show_losses(found)
-    table(
-        "Pools of this hour, by provider of the bots",
-        ("provider", "bots", "may receive today", "seats this hour", "taken", "free"),
-        [
-            (provider, bots, cap, seats, taken, seats - taken)
-            for provider, bots, cap, seats, taken in zip(
-                *(found.pools[name] for name in ("provider", "bots", "cap_today", "seats", "taken")), strict=True
-            )
-        ],
-    )
-    table(
-        "Caps over 24 hours on everybody's mail, nearest use",
-        ("cap", "whose", "used", "limit"),
-        [(cap.scope, cap.key or "-", cap.used, cap.limit) for cap in found.caps],
-    )
+    if as_json:
+        print_json({"hour": found.hour, "warnings": found.warnings} | records(*sections))
+        return
+    show(*sections)
     for warning in found.warnings:
         console.print(f"warning: {warning}", style="bold yellow", markup=False)
     if not found.warnings:
         console.print("There are enough bots, now and when every ramp has reached its maximum.", style="green")
 
 
-def _show_need(found: Capacity) -> None:
+def _need(found: Capacity) -> Section:
     def column(needed: BotsNeeded, senders: int) -> list[object]:
         return [senders, needed.largest_volume, needed.daily_mails, needed.by_load, needed.by_cooldown, needed.bots]
 
@@ -160,7 +174,8 @@ def _show_need(found: Capacity) -> None:
     active = found.senders.get("active", 0)
     now, maximum = column(found.now, found.volumes_known), column(found.at_maximum, active)
     others = ", ".join(f"{count} {state}" for state, count in found.senders.items() if state != "active")
-    table(
+    return Section(
+        "need",
         f"{active} active senders, {found.bots.get('active', 0)} active bots",
         ("term", "now", "at the ramp's maximum"),
         list(zip(terms, now, maximum, strict=True)),
@@ -168,12 +183,13 @@ def _show_need(found: Capacity) -> None:
     )
 
 
-def _show_losses(found: Capacity) -> None:
+def _losses(found: Capacity) -> Section:
     volume = int(found.account["ramp_volume"])
     losses = sorted(((int(found.account[name]), name) for name in _LOSSES), reverse=True)
     rows = [(_LOSSES[name][0], mails, f"{mails / volume:.0%}", _LOSSES[name][1]) for mails, name in losses if mails]
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.unfilled.items())
-    table(
+    return Section(
+        "left_out",
         f"{found.account['slots']} slots of this hour from a day's ramp volume of {volume}; the rest, largest first",
         ("where it stays", "mails", "share", "what to do"),
         rows,
@@ -181,10 +197,10 @@ def _show_losses(found: Capacity) -> None:
     )
 
 
-def show_explanation(explanation: Explanation) -> None:
+def show_explanation(explanation: Explanation, *, as_json: bool) -> None:
     """Print a slot, how its bot was chosen, and its events."""
     slot = explanation.slot
-    facts = [
+    facts: list[tuple[str, Any]] = [
         ("from", slot["sender_address"] if slot["turn"] % 2 else slot["bot_address"]),
         ("to", slot["bot_address"] if slot["turn"] % 2 else slot["sender_address"]),
         ("kind", f"{slot['task_type']}, turn {slot['turn']}, priority {slot['priority_level']}"),
@@ -196,27 +212,40 @@ def show_explanation(explanation: Explanation) -> None:
     ]
     if slot["hour"] is not None:
         facts.append(("plan", f"{spell(slot['hour'])}, seed {slot['seed']}, sha256 {slot['plan_sha256'][:12]}"))
-    table(f"Slot {slot['id']}", ("", ""), facts)
+    events = [(event["occurred_at"], event["event_type"], event["details"]) for event in explanation.events]
+    if as_json:
+        told = Section("events", "Events", ("at (UTC)", "event", "details"), events)
+        print_json({"slot": dict(slot), "selection": _selection_as_json(explanation)} | records(told))
+        return
+    show(Section("slot", f"Slot {slot['id']}", ("", ""), facts))
     if explanation.evidence is None:
         answered = slot["parent_slot_id"]
         console.print(f"A reply chooses no bot: it answers slot {answered} in its own thread.")
     else:
-        _show_evidence(explanation, explanation.evidence)
-    events = [
-        (
-            event["occurred_at"],
-            event["event_type"],
-            ", ".join(f"{k} {v}" for k, v in event["details"].items() if v is not None),
-        )
-        for event in explanation.events
-    ]
+        show(_evidence(explanation, explanation.evidence))
     if events:
-        table("Events", ("at (UTC)", "event", "details"), events)
+        worded = [
+            (at, kind, ", ".join(f"{k} {v}" for k, v in said.items() if v is not None)) for at, kind, said in events
+        ]
+        show(Section("events", "Events", ("at (UTC)", "event", "details"), worded))
     else:
         console.print("no events yet")
 
 
-def _show_evidence(explanation: Explanation, evidence: Evidence) -> None:
+def _selection_as_json(explanation: Explanation) -> dict[str, Any] | None:
+    evidence = explanation.evidence
+    if evidence is None:
+        return None
+    return {
+        "asked_tier": evidence.asked_tier,
+        "tier": evidence.tier,
+        "terms": evidence.terms,
+        "rejected": evidence.rejected,
+        "is_replayed": explanation.is_replayed,
+    } | records(_evidence(explanation, evidence))
+
+
+def _evidence(explanation: Explanation, evidence: Evidence) -> Section:
     addresses = explanation.bot_addresses
     fell = "" if evidence.asked_tier == evidence.tier else " (fell through)"
     terms = " x ".join(f"{name} {spell(value)}" for name, value in evidence.terms.items())
@@ -227,7 +256,8 @@ def _show_evidence(explanation: Explanation, evidence: Evidence) -> None:
     ]
     refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in evidence.rejected.items())
     again = "computed again, and equal to" if explanation.is_replayed else "computed again, but it DIFFERS from"
-    table(
+    return Section(
+        "places",
         f"Selection: asked {evidence.asked_tier} at {explanation.asked_at}, used {evidence.tier}{fell}",
         ("place", "bot", "weight", "draw", "key = -ln(draw) / weight"),
         rows,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from emberflow.cli.options import AsJson
+
 scripts = typer.Typer(help="What warm-up mails say.", no_args_is_help=True)
 
 
@@ -29,15 +31,16 @@ def check_scripts(
 
 
 @scripts.command("list")
-def list_scripts() -> None:
+def list_scripts(as_json: AsJson = False) -> None:
     """List the scripts in use with their topics and how many conversations they can make."""
-    from emberflow.cli.console import table
+    from emberflow.cli.console import Section, show
     from emberflow.email_ops.content import load_scripts
 
     directory = _configured()
     found = load_scripts(directory).by_id.values()
     rows = [(script.id, script.topic, len(script.turns), script.variants) for script in found]
-    table(f"{len(rows)} scripts of {directory}", ("script", "topic", "turns", "variants"), rows)
+    columns = ("script", "topic", "turns", "variants")
+    show(Section("scripts", f"{len(rows)} scripts of {directory}", columns, rows), as_json=as_json)
 
 
 def _configured() -> Path:

@@ -1,0 +1,55 @@
+"""Every command that prints a table prints the same as JSON, and nothing else (DESIGN 8)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sqlalchemy import Engine
+from typer.main import get_command
+
+from emberflow.cli.main import app
+from tests.worlds import Command, Sandbox, World, a_world
+
+LISTINGS = [
+    ("senders", "list"), ("bots", "list"), ("queue", "list"), ("queue", "shape"), ("suppressions", "list"),
+    ("egress", "list"), ("scripts", "list"), ("plan", "show"), ("plan", "run", "--dry-run"), ("capacity",),
+    ("explain", "1"), ("plan", "why-not", "sender1@senders1.test"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    world = a_world(database, sandbox, senders=2, bots=4, checks=False)
+    world.plan()
+    world.slot()
+    return world
+
+
+@pytest.mark.parametrize("words", LISTINGS, ids=" ".join)
+def test_a_listing_as_json_is_one_document(world: World, run: Command, words: tuple[str, ...]) -> None:
+    if words[:2] == ("plan", "why-not"):
+        words = (*words[:2], world.senders[0].address)
+    done = run(*words, "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert isinstance(document, list | dict)
+    if words in (("senders", "list"), ("bots", "list")):
+        assert {row["address"] for row in document} == {
+            account.address for account in (world.senders if words[0] == "senders" else world.bots)
+        }
+
+
+def test_every_command_named_like_a_listing_has_the_option() -> None:
+    names = ("list", "show", "shape", "status", "doctor", "explain", "capacity", "why-not")
+    without = []
+
+    def walk(command: object, path: tuple[str, ...]) -> None:
+        for name, sub in getattr(command, "commands", {}).items():
+            walk(sub, (*path, name))
+        options = {word for parameter in getattr(command, "params", []) for word in parameter.opts}
+        if path and path[-1] in names and "--json" not in options and path != ("policy", "show"):
+            without.append(path)
+
+    walk(get_command(app), ())
+    assert without == []
