@@ -158,3 +158,23 @@ def test_without_a_database_the_operator_is_told_how_to_get_one(tmp_path: Path) 
 
     assert process.returncode == 1
     assert "./emberflow up" in process.stderr
+
+
+@pytest.mark.parametrize("command", [("senders", "list"), ("queue", "list"), ("plan", "show"), ("capacity",)])
+def test_a_database_that_is_away_or_was_never_migrated_is_one_line_that_says_what_to_do(
+    tmp_path: Path, bare_database: Engine, command: tuple[str, ...]
+) -> None:
+    away = f"postgresql+psycopg2://someone:{PASSWORD}@127.0.0.1:1/emberflow"
+    bare = bare_database.url.render_as_string(hide_password=False)
+    for url, remedy in ((away, "`./emberflow up`"), (bare, "`emberflow database migrate`")):
+        process = subprocess.run(
+            [sys.executable, "-m", "emberflow.cli", *command],
+            env={"EMBERFLOW_HOME": str(tmp_path), "EMBERFLOW_DATABASE_URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 1
+        assert remedy in process.stderr
+        assert len(process.stderr.splitlines()) == 1
+        assert PASSWORD not in process.stderr

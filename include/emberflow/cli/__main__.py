@@ -10,6 +10,11 @@ from rich.text import Text
 from emberflow.cli.main import app
 from emberflow.errors import EmberflowError
 
+# Classes of PostgreSQL's error codes (its manual, appendix A): a table, column or schema that does not exist; and
+# a server that shuts down or starts.
+_NOT_THIS_SCHEMA = ("42P01", "42703", "3F000")
+_SERVER_GOES = ("57P", "08")
+
 
 def main() -> None:
     """Run the command line and exit with 1 on an expected problem, 130 on Ctrl-C."""
@@ -19,9 +24,31 @@ def main() -> None:
     except EmberflowError as error:
         errors.print(Text.assemble(("emberflow: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
         sys.exit(1)
+    except Exception as error:
+        text = _database_problem(error)
+        if text is None:
+            raise
+        errors.print(Text.assemble(("emberflow: ", "bold red"), text), highlight=False, soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         errors.print("\n[yellow]stopped[/]")
         sys.exit(130)
+
+
+def _database_problem(error: Exception) -> str | None:
+    """Return what an operator should do about the database; None if something else is wrong."""
+    exc = sys.modules.get("sqlalchemy.exc")
+    if exc is None or not isinstance(error, exc.DBAPIError):
+        return None
+    said = " ".join(str(error.orig).split())
+    code = getattr(error.orig, "pgcode", None)
+    if code in _NOT_THIS_SCHEMA:
+        return f"the database has another schema than this version: run `emberflow database migrate` ({said})"
+    if isinstance(error, exc.OperationalError) and (code is None or code.startswith(_SERVER_GOES)):
+        return (
+            f"the database does not answer: start it with `./emberflow up`, or look at EMBERFLOW_DATABASE_URL ({said})"
+        )
+    return None
 
 
 if __name__ == "__main__":
