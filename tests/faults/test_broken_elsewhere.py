@@ -26,7 +26,7 @@ from sqlalchemy.exc import IntegrityError
 from emberflow import crash_points
 from emberflow.clock import SystemClock
 from emberflow.crash_points import CrashPoint
-from emberflow.email_ops.message import TOKEN_HEADER
+from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.tokens import verify
 from emberflow.queue_manager import backlog, dispatcher, egress, reconcile, registry, suppressions, switches
 from emberflow.queue_manager.backlog import Waiting

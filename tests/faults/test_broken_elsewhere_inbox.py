@@ -19,8 +19,9 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.email_ops import imap
+from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.imap import ImapReader
-from emberflow.email_ops.message import TOKEN_HEADER, WARMUP_HEADER, WARMUP_LABEL
+from emberflow.email_ops.message import WARMUP_LABEL
 from emberflow.queue_manager import ledger, reconcile, store, submission
 from emberflow.queue_manager.slots import Priority
 from emberflow.queue_manager.store import End

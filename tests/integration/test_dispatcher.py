@@ -20,7 +20,8 @@ from sqlalchemy import Engine
 
 from emberflow.clock import ManualClock
 from emberflow.database.secrets import SecretBox
-from emberflow.email_ops.message import TOKEN_HEADER, WARMUP_HEADER, WARMUP_LABEL
+from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
+from emberflow.email_ops.message import WARMUP_LABEL
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
 from emberflow.email_ops.tokens import WarmupToken, verify

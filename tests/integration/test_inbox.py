@@ -12,8 +12,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from emberflow.email_ops.header_fields import WARMUP_HEADER
 from emberflow.email_ops.imap import ImapError, ImapReader
-from emberflow.email_ops.message import WARMUP_HEADER, OutgoingMessage, build
+from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.email_ops.sandbox import create_accounts
 from emberflow.email_ops.tokens import sign
 from emberflow.queue_manager import inbox, ledger

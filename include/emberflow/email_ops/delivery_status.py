@@ -13,7 +13,7 @@ from email.message import Message
 from email.parser import BytesParser, HeaderParser
 from email.policy import compat32
 
-from emberflow.email_ops.message import MESSAGE_ID
+from emberflow.email_ops.header_fields import MESSAGE_ID
 
 _MOST_PARTS = 50
 _VALUE_CHARACTERS = 500

@@ -1,69 +1,51 @@
 """Reading a mailbox over IMAP (RFC 9051): incrementally, within bounds, changing nothing by accident.
 
-imap-tools does the login and the folder list. Its ``fetch``, ``flag``, ``move`` and ``delete`` are not used:
-the first marks as read and mixes up messages while flags change, the others EXPUNGE the whole folder and with
-it what others had marked. Where reading stopped is in the caller's :class:`Cursor`, not here.
+imap-tools does the login. Its ``fetch``, ``flag``, ``move`` and ``delete`` are not used: the first marks as read and
+mixes up messages while flags change, the others EXPUNGE the whole folder and with it what others had marked. Where
+reading stopped is in the caller's :class:`Cursor`, not here.
+
+A server is not trusted: a session has a deadline and a number of bytes, a message is parsed in a process of its own,
+and whatever is raised on the way is an :class:`ImapError` of this mailbox.
 """
 
 from __future__ import annotations
 
-import imaplib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Literal, NoReturn, Self
+from typing import Literal
 
-from imap_tools.errors import ImapToolsError
-from imap_tools.utils import encode_folder
-from pydantic import SecretStr
-
-from emberflow.email_ops import login_refusals, oauth
-from emberflow.email_ops.egress import Mode, is_lasting_fault
-from emberflow.email_ops.imap_client import Box, Client
+from emberflow.email_ops.bounded_parser import BoundedParser, UnreadableMessageError
+from emberflow.email_ops.egress import Mode
+from emberflow.email_ops.header_fields import MESSAGE_ID
+from emberflow.email_ops.imap_folders import Folder, SpecialUse, read_listed, special_folder
+from emberflow.email_ops.imap_session import (
+    LAST_UID,
+    MESSAGE_BYTES,
+    TIMEOUT_SECONDS,
+    ImapError,
+    ImapSession,
+    folder_name,
+    item_of,
+)
 from emberflow.email_ops.mailbox import MailboxAccess
-from emberflow.email_ops.message import MESSAGE_ID
-from emberflow.email_ops.oauth import AccessTokenError
-from emberflow.email_ops.received import HEADER_BYTES, ReceivedMessage, parse, parse_date
-from emberflow.email_ops.tls import client_context
-from emberflow.errors import EmberflowError
+from emberflow.email_ops.message_limits import HEADER_BYTES
+from emberflow.email_ops.received import ReceivedMessage, parse_date
+from emberflow.email_ops.session_budget import SessionLimits
 
-SpecialUse = Literal["\\Junk", "\\Sent"]
+__all__ = ["Cursor", "ImapError", "ImapReader", "Portion", "SpecialUse", "Unread"]
+
 HeaderName = Literal["Message-ID", "X-Emberflow-Token"]
-ImapStage = Literal["imap_connect", "imap_auth", "imap_select", "imap_command"]
 
-MESSAGE_BYTES = 1024 * 1024
+REPORT_BYTES = 256 * 1024
 MESSAGES_PER_CALL = 500
-TIMEOUT_SECONDS = 60.0
 
-# For servers without SPECIAL-USE (RFC 6154); compared without case, after the namespace prefix.
-_FOLDER_NAMES: Mapping[str, tuple[str, ...]] = {
-    "\\Junk": ("junk", "spam", "junk e-mail", "junk email", "bulk mail"),
-    "\\Sent": ("sent", "sent items", "sent messages", "sent mail"),
-}
 _UIDS_PER_COMMAND = 100
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_FETCH_START = re.compile(rb"\d+ \(")
 # What may stand in an IMAP quoted string as it is (RFC 9051 4.3): nothing else may become part of a command.
 _QUOTABLE = re.compile(r"[ !#-\[\]-~]{1,500}")
-_NOT_SELECTABLE = {"\\noselect", "\\nonexistent"}
-
-
-class ImapError(EmberflowError):
-    """Server or network did not do what was asked. ``stage`` says when; ``server_text`` holds no credentials.
-
-    ``imap_auth`` is only ever the server's refusal of the login: a connection that breaks, an outage or a limit
-    that the server announces during login, is ``imap_connect``. ``transient`` means that the same may succeed later
-    although nobody changes anything.
-    """
-
-    def __init__(self, stage: ImapStage, server_text: str, *, transient: bool = False) -> None:
-        super().__init__(f"{stage}: {server_text}")
-        self.stage = stage
-        self.server_text = server_text
-        self.transient = transient
 
 
 @dataclass(frozen=True)
@@ -74,12 +56,42 @@ class Cursor:
     next_uid: int
 
 
-class ImapReader:
-    """A logged-in connection to one mailbox; use it in a ``with`` statement.
+@dataclass(frozen=True)
+class Unread:
+    """A message that could not be read, and why. ``size`` in bytes, if told; ``is_final``: no later try can succeed."""
+
+    uid: int
+    size: int | None
+    reason: str
+    is_final: bool
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What was read of a folder, by ascending UID, and the cursor to go on from; ``is_last``: nothing is left."""
+
+    messages: list[ReceivedMessage]
+    unread: list[Unread]
+    cursor: Cursor
+    is_last: bool
+
+
+@dataclass(frozen=True)
+class _Envelope:
+    uid: int
+    size: int
+    arrived: datetime | None
+    has_header: bool
+
+
+class ImapReader(ImapSession):
+    """What a mailbox holds, over a logged-in connection; use it in a ``with`` statement.
+
+    Without a ``parser`` the reader starts one of its own when it needs it.
 
     Raises:
-        ImapError: on entering and from every method.
-        EgressRefusedError, ConfigurationError: on entering.
+        ImapError, EgressRefusedError, ConfigurationError: as in :class:`ImapSession`.
+        ParserUnavailableError: from what returns messages.
     """
 
     def __init__(
@@ -88,85 +100,83 @@ class ImapReader:
         mode: Mode,
         ca_files: Mapping[str, Path],
         timeout: float = TIMEOUT_SECONDS,
+        limits: SessionLimits | None = None,
+        parser: BoundedParser | None = None,
     ) -> None:
-        self._access = access
-        self._mode = mode
-        self._ca_files = ca_files
-        self._context = client_context(access.imap_host, ca_files)
-        self._timeout = timeout
-        self._access_token: SecretStr | None = None
+        super().__init__(access, mode, ca_files, timeout, limits)
+        self._parser = parser or BoundedParser()
+        self._is_own_parser = parser is None
 
-    def __enter__(self) -> Self:
-        try:
-            self._connect()
-        except ImapError as error:
-            if error.stage != "imap_auth" or self._access_token is None:
-                raise
-            # The access token was withdrawn or expired before its time; a second one is asked for once.
-            oauth.forget(self._access, self._access_token)
-            self._connect()
-        return self
-
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        # After a failure nobody may be there to answer a LOGOUT, or the conversation may be out of step.
-        if failed is None:
-            with suppress(OSError, imaplib.IMAP4.error):
-                self._client.logout()
-        self._client.shutdown()
+    def __exit__(self, failed: type[BaseException] | None, *arguments: object) -> None:
+        super().__exit__(failed, *arguments)
+        if self._is_own_parser:
+            self._parser.close()
 
     def select(self, folder: str) -> tuple[int, int]:
         """Open ``folder`` for reading and flagging; return its UIDVALIDITY and UIDNEXT (0 if not told)."""
-        name = _folder(folder)
-        with self._faults("imap_select"):
-            status, data = self._client.select(name)
-        if status != "OK":
-            self._refused("imap_select", data)
-        return self._number("UIDVALIDITY"), self._number("UIDNEXT")
+        self._select(folder)
+        return self._uidvalidity, self._number("UIDNEXT")
 
     def find_folder(self, special_use: SpecialUse) -> str | None:
         """Return the folder that the server marks with ``special_use``, else one with a customary name."""
-        with self._faults("imap_command"):
-            folders = self._box.folder.list()
-        for folder in folders:
-            if special_use.lower() in (flag.lower() for flag in folder.flags):
-                return str(folder.name)
-        names = {folder.name.rpartition(folder.delim or "/")[2].lower(): str(folder.name) for folder in folders}
-        return next((names[name] for name in _FOLDER_NAMES[special_use] if name in names), None)
+        return special_folder(self._folders(), special_use)
 
     def ensure_folder(self, folder: str) -> None:
         """Create ``folder`` unless it exists."""
-        name = _folder(folder)
+        name = folder_name(folder)
+        if any(known.name == folder for known in self._folders()):
+            return
         with self._faults("imap_command"):
-            if not any(known.name == folder for known in self._box.folder.list()):
-                self._box.folder.create(name.encode())
+            status, data = self._client.create(name)
+        if status != "OK":
+            self._refused("imap_command", data)
 
     def new_messages(self, folder: str, after: Cursor | None) -> tuple[list[ReceivedMessage], Cursor]:
-        """Return what arrived in ``folder`` since ``after``, by ascending UID, and the cursor to go on from.
+        """Return what arrived in ``folder`` since ``after``, whole, and the cursor to go on from.
+
+        As :meth:`next_portion`, without what could not be read.
+        """
+        portion = self.next_portion(folder, after)
+        return portion.messages, portion.cursor
+
+    def next_portion(self, folder: str, after: Cursor | None, *, having: HeaderName | None = None) -> Portion:
+        """Return what arrived in ``folder`` since ``after``.
 
         At most 500 messages a call: the oldest new ones, so that the next call goes on where this one
         stopped. Without a cursor, or when the server has renumbered the folder (another UIDVALIDITY, RFC 9051
         2.3.1.1), the newest 500 are returned; after a renumbering the caller knows some of them already.
-        Nothing is marked as read, and of messages over 1 MiB only the header is read. Selects ``folder``.
+        With ``having`` only messages that have this header field are returned, read as far as their header: what
+        strangers send costs a line each. Otherwise they are read whole, and of those over 1 MiB the header.
+        Nothing is marked as read. Selects ``folder``.
+
+        A message that the server does not give, or that cannot be parsed, is in ``unread`` and keeps no other back.
         """
-        uidvalidity, uidnext = self.select(folder)
-        if after is None or after.uidvalidity != uidvalidity:
-            uids = self._search("ALL")[-MESSAGES_PER_CALL:]
-            return list(self._read(folder, uids)), Cursor(uidvalidity, max([uidnext, *(uid + 1 for uid in uids)]))
-        if 0 < uidnext <= after.next_uid:
-            return [], after
+        exists = self._select(folder)
+        uidnext = self._number("UIDNEXT")
+        if after is None or after.uidvalidity != self._uidvalidity:
+            newest = f"{exists - MESSAGES_PER_CALL + 1}:*" if exists > MESSAGES_PER_CALL else "ALL"
+            uids = self._search(newest)[-MESSAGES_PER_CALL:]
+            next_uid = max([1, uidnext, *(uid + 1 for uid in uids)])
+            return Portion(*self._read(folder, uids, having), Cursor(self._uidvalidity, next_uid), is_last=True)
+        start = max(after.next_uid, 1)
+        if start > LAST_UID or 0 < uidnext <= start:
+            return Portion([], [], after, is_last=True)
         # "n:*" always matches the last message, also when its UID is below n.
-        found = self._search("UID", f"{after.next_uid}:*")
-        uids = [uid for uid in found if uid >= after.next_uid][:MESSAGES_PER_CALL]
-        return list(self._read(folder, uids)), Cursor(uidvalidity, uids[-1] + 1 if uids else after.next_uid)
+        found = [uid for uid in self._search("UID", f"{start}:*") if uid >= start]
+        uids = found[:MESSAGES_PER_CALL]
+        cursor = Cursor(self._uidvalidity, uids[-1] + 1) if uids else after
+        return Portion(*self._read(folder, uids, having), cursor, is_last=len(found) == len(uids))
+
+    def read_again(
+        self, folder: str, uidvalidity: int, uids: Sequence[int], *, having: HeaderName | None = None
+    ) -> tuple[list[ReceivedMessage], list[Unread]]:
+        """Return these messages as :meth:`next_portion` does; none under another UIDVALIDITY. Selects ``folder``."""
+        self._select(folder)
+        return self._read(folder, uids, having) if self._uidvalidity == uidvalidity else ([], [])
 
     def folders(self) -> list[str]:
-        """Return every folder that can hold messages, INBOX first."""
-        with self._faults("imap_command"):
-            listed = self._box.folder.list()
-        names = {str(folder.name) for folder in listed if not _NOT_SELECTABLE & {flag.lower() for flag in folder.flags}}
-        for name in names:
-            if not name.isprintable():
-                raise ImapError("imap_command", f"the folder {name!r} cannot be named in a command")
+        """Return every folder that can hold messages, INBOX first; one whose name cannot be told is left out."""
+        names = {folder.name for folder in self._folders() if folder.is_selectable}
         return sorted(names, key=lambda name: (name.upper() != "INBOX", name))
 
     def find_by_message_id(self, message_ids: Collection[str], folder: str) -> dict[str, list[int]]:
@@ -201,14 +211,16 @@ class ImapReader:
     def reports(self, folder: str, since: date) -> Iterator[bytes]:
         """Yield the newest 500 multipart/report messages (RFC 6522) since ``since`` (the server's calendar).
 
-        Each is cut at 1 MiB; nothing is marked as read. Selects ``folder``.
+        Each is cut at 256 KiB; one that the server does not give, or that cannot be parsed in bounded time, is left
+        out. Nothing is marked as read. Selects ``folder``.
         """
         self.select(folder)
         uids = self._search("SINCE", _day(since), "HEADER", "Content-Type", '"multipart/report"')
         for uid in uids[-MESSAGES_PER_CALL:]:
-            raw = self._raw(uid, f"BODY.PEEK[]<0.{MESSAGE_BYTES}>")
-            if raw is not None:
-                yield raw
+            given, _ = self._fetch_each(folder, [uid], f"(UID BODY.PEEK[]<0.{REPORT_BYTES}>)")
+            for head, raw in given.values():
+                if b"BODY[" in head.upper() and self._parser.can_read_report(raw):
+                    yield raw
 
     def mark_seen(self, uids: Iterable[int]) -> None:
         """Mark messages of the selected folder as read."""
@@ -223,9 +235,9 @@ class ImapReader:
         """
         for group in _groups(uids):
             if "MOVE" in self._client.capabilities:
-                self._uid("MOVE", group, _folder(folder))
+                self._uid("MOVE", group, folder_name(folder))
             else:
-                self._uid("COPY", group, _folder(folder))
+                self._uid("COPY", group, folder_name(folder))
                 self._remove(group)
 
     def delete_before(self, folder: str, day: date) -> int:
@@ -236,170 +248,79 @@ class ImapReader:
             self._remove(group)
         return len(uids)
 
-    def _connect(self) -> None:
-        with self._faults("imap_connect"):
-            self._client = Client(
-                self._access,
-                self._mode,
-                self._context,
-                self._timeout,
-                literal_limit=MESSAGE_BYTES + HEADER_BYTES,
+    def _folders(self) -> list[Folder]:
+        with self._faults("imap_command"):
+            status, data = self._client.list()
+        if status != "OK":
+            self._refused("imap_command", data)
+        return read_listed(data)
+
+    def _read(
+        self, folder: str, uids: Sequence[int], having: HeaderName | None
+    ) -> tuple[list[ReceivedMessage], list[Unread]]:
+        envelopes, refused = self._envelopes(folder, uids, having)
+        unread = [Unread(uid, None, reason, is_final=False) for uid, reason in refused.items()]
+        messages: list[ReceivedMessage] = []
+        header = f"(UID BODY.PEEK[HEADER]<0.{HEADER_BYTES}>)"
+        whole = f"(UID BODY.PEEK[]<0.{MESSAGE_BYTES}>)"
+        is_short = {one.uid: having is not None or one.size > MESSAGE_BYTES for one in envelopes}
+        for asked in (header, whole):
+            wanted = [one for one in envelopes if is_short[one.uid] == (asked == header)]
+            # Whole messages one by one: together they may be more than the answer to one command may be.
+            for group in [wanted] if asked == header else [[one] for one in wanted]:
+                given, refused = self._fetch_each(folder, [one.uid for one in group], asked)
+                for one in group:
+                    if one.uid in refused:
+                        unread.append(Unread(one.uid, one.size, refused[one.uid], is_final=False))
+                    elif one.uid in given and b"BODY[" in given[one.uid][0].upper():
+                        read = self._parse(folder, one, given[one.uid][1], with_body=asked == whole)
+                        (messages if isinstance(read, ReceivedMessage) else unread).append(read)  # type: ignore[arg-type]
+        return sorted(messages, key=lambda message: message.uid), unread
+
+    def _parse(self, folder: str, one: _Envelope, raw: bytes, *, with_body: bool) -> ReceivedMessage | Unread:
+        oversized = one.size > MESSAGE_BYTES
+        try:
+            return self._parser.message(
+                raw,
+                uid=one.uid,
+                folder=folder,
+                size=one.size,
+                internal_date=one.arrived,
+                oversized=oversized,
+                with_body=with_body,
             )
-        try:
-            self._login()
-        except BaseException:
-            self._client.shutdown()
-            raise
+        except UnreadableMessageError as error:
+            return Unread(one.uid, one.size, str(error), is_final=True)
 
-    def _login(self) -> None:
-        self._box = Box(self._client)
-        if self._access.oauth is None:
-            self._login_by_password()
-        else:
-            self._login_by_token()
-        with self._faults("imap_connect"):
-            # imaplib asked before the login, when servers announce neither MOVE nor UIDPLUS.
-            _, data = self._client.capability()
-            self._client.capabilities = tuple(data[-1].decode("ascii", "replace").upper().split())
-
-    def _login_by_password(self) -> None:
-        access = self._access
-        password = access.password.get_secret_value()
-        login = access.username + password
-        # RFC 9051 6.2.3: with LOGINDISABLED the command must not be tried; it carries ASCII only.
-        by_command = login.isascii() and login.isprintable() and "LOGINDISABLED" not in self._client.capabilities
-        with self._faults("imap_auth"):
-            if "AUTH=PLAIN" in self._client.capabilities and self._is_taken_by_plain(or_else=by_command):
-                return
-            if not by_command:
-                raise ImapError(
-                    "imap_auth", "the server offers neither AUTH=PLAIN nor a LOGIN command that could carry this login"
-                )
-            self._box.login(access.username, password, initial_folder=None)
-
-    def _is_taken_by_plain(self, *, or_else: bool) -> bool:
-        """Log in by SASL PLAIN; False if the mechanism was refused, not the login, and there is something else."""
-        try:
-            self._box.login_utf8(self._access.username, self._access.password.get_secret_value(), initial_folder=None)
-        except imaplib.IMAP4.error as refusal:
-            if or_else and _refuses_the_mechanism(refusal):
-                return False
-            raise
-        return True
-
-    def _login_by_token(self) -> None:
-        self._access_token = None
-        if "AUTH=XOAUTH2" not in self._client.capabilities:
-            raise ImapError("imap_auth", "the server does not offer AUTH=XOAUTH2")
-        try:
-            self._access_token = token = oauth.access_token(self._access, self._mode, self._ca_files)
-        except AccessTokenError as error:
-            stage: ImapStage = "imap_auth" if error.permanent else "imap_connect"
-            raise ImapError(stage, str(error), transient=not error.permanent) from None
-        initial = self._access.xoauth2(token)
-        with self._faults("imap_auth"):
-            # A second challenge says why the token is refused; the refusal itself follows an empty answer.
-            self._client.authenticate("XOAUTH2", lambda challenge: b"" if challenge else initial)
-
-    def _search(self, *criteria: str) -> list[int]:
-        data = self._uid("SEARCH", *criteria)
-        return sorted(int(uid) for line in data if isinstance(line, bytes) for uid in line.split() if uid.isdigit())
-
-    def _read(self, folder: str, uids: Sequence[int]) -> Iterator[ReceivedMessage]:
-        for group in _groups(uids):
-            for head, _ in self._fetch(group, "(UID RFC822.SIZE INTERNALDATE)"):
-                uid, size = _item(rb"UID (\d+)", head), _item(rb"RFC822\.SIZE (\d+)", head)
-                if uid is None or size is None or int(uid) not in uids:
-                    continue  # an unsolicited FETCH: somebody changed a flag
-                arrived = parse_date(_item(rb'INTERNALDATE "([^"]+)"', head) or "")
-                message = self._read_one(folder, int(uid), int(size), arrived)
-                if message is not None:
-                    yield message
-
-    def _read_one(self, folder: str, uid: int, size: int, arrived: datetime | None) -> ReceivedMessage | None:
-        oversized = size > MESSAGE_BYTES
-        part = f"BODY.PEEK[HEADER]<0.{HEADER_BYTES}>" if oversized else f"BODY.PEEK[]<0.{MESSAGE_BYTES}>"
-        raw = self._raw(uid, part)
-        if raw is None:
-            return None
-        return parse(raw, uid=uid, folder=folder, size=size, internal_date=arrived, oversized=oversized)
+    def _envelopes(
+        self, folder: str, uids: Sequence[int], having: HeaderName | None
+    ) -> tuple[list[_Envelope], dict[int, str]]:
+        """Return what can be told of the messages without reading them, and why nothing can be told of others."""
+        header = f" BODY.PEEK[HEADER.FIELDS ({having})]" if having else ""
+        given, refused = self._fetch_each(folder, uids, f"(UID RFC822.SIZE INTERNALDATE{header})")
+        envelopes = []
+        for uid, (head, literal) in given.items():
+            size = item_of(rb"RFC822\.SIZE (\d{1,10})", head)
+            if size is None:
+                continue  # an unsolicited FETCH: somebody changed a flag
+            has_header = having is None or b":" in literal
+            if has_header:
+                arrived = parse_date(item_of(rb'INTERNALDATE "([^"]+)"', head) or "")
+                envelopes.append(_Envelope(uid, int(size), arrived, has_header))
+        return envelopes, refused
 
     def _raw(self, uid: int, part: str) -> bytes | None:
-        for head, literal in self._fetch(str(uid), f"(UID {part})"):
-            if _item(rb"UID (\d+)", head) == str(uid) and b"BODY[" in head.upper():
-                return literal
-        return None  # expunged since the search
-
-    def _fetch(self, uids: str, items: str) -> list[tuple[bytes, bytes]]:
-        """Return (text, literal) of each FETCH response; imaplib hands out a response in several pieces."""
-        responses: list[tuple[bytes, bytes]] = []
-        for piece in self._uid("FETCH", uids, items):
-            text, literal = piece if isinstance(piece, tuple) else (piece or b"", b"")
-            if _FETCH_START.match(text) or not responses:
-                responses.append((text, literal))
-            else:
-                head, body = responses[-1]
-                responses[-1] = (head + text, body + literal)
-        return responses
+        given, refusal = self._fetch([uid], f"(UID {part})")
+        if refusal is not None:
+            raise ImapError("imap_command", refusal)
+        head, literal = given.get(uid, (b"", b""))
+        return literal if b"BODY[" in head.upper() else None  # expunged since the search
 
     def _remove(self, group: str) -> None:
         self._uid("STORE", group, "+FLAGS.SILENT", "(\\Deleted)")
         # Without UIDPLUS (RFC 4315) they stay marked: EXPUNGE would also remove what others had marked.
         if "UIDPLUS" in self._client.capabilities:
             self._uid("EXPUNGE", group)
-
-    def _uid(self, command: str, *arguments: str) -> list[bytes | tuple[bytes, bytes] | None]:
-        with self._faults("imap_command"):
-            status, data = self._client.uid(command, *arguments)
-        if status != "OK":
-            self._refused("imap_command", data)
-        return data
-
-    def _number(self, response: str) -> int:
-        data = self._client.response(response)[1]
-        return int(data[-1]) if data and data[-1] and data[-1].isdigit() else 0
-
-    def _refused(self, stage: ImapStage, data: Sequence[object]) -> NoReturn:
-        texts = [piece.decode("utf-8", "replace") for piece in data if isinstance(piece, bytes)]
-        text = self._public(" ".join(texts) or "refused without a reason")
-        raise ImapError(stage, text, transient=login_refusals.passes(text))
-
-    def _public(self, text: str) -> str:
-        return self._access.public_text(text, self._access_token)
-
-    @contextmanager
-    def _faults(self, stage: ImapStage) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, imaplib.IMAP4.error, ImapToolsError, ValueError) as error:
-            text = self._public(f"{type(error).__name__}: {error}")
-            is_broken = isinstance(error, OSError | imaplib.IMAP4.abort)
-            passes = login_refusals.passes(text)
-            transient = passes or (is_broken and not _is_lasting(error))
-            # Not chained: the original text may quote the login.
-            stage_told: ImapStage = "imap_connect" if stage == "imap_auth" and (is_broken or passes) else stage
-            raise ImapError(stage_told, text, transient=transient) from None
-
-
-def _refuses_the_mechanism(refusal: imaplib.IMAP4.error) -> bool:
-    """Return whether AUTHENTICATE was refused before the password was judged: BAD (RFC 9051 7.1.3), or the words."""
-    if isinstance(refusal, imaplib.IMAP4.abort):
-        return False
-    text = str(refusal)
-    return "command error: BAD" in text or login_refusals.is_about_the_mechanism(text)
-
-
-def _is_lasting(error: Exception) -> bool:
-    """Return whether a connection failed for a reason that stays until somebody changes something."""
-    if isinstance(error, OSError):
-        return is_lasting_fault(error)
-    return "TLS not supported by server" in str(error)
-
-
-def _folder(name: str) -> str:
-    if not name or not name.isprintable():
-        raise ValueError(f"{name!r} is not a folder name")
-    return str(encode_folder(name), "ascii")
 
 
 def _day(day: date) -> str:
@@ -410,8 +331,3 @@ def _groups(uids: Iterable[int]) -> Iterator[str]:
     ordered = sorted(set(uids))
     for start in range(0, len(ordered), _UIDS_PER_COMMAND):
         yield ",".join(str(int(uid)) for uid in ordered[start : start + _UIDS_PER_COMMAND])
-
-
-def _item(pattern: bytes, text: bytes) -> str | None:
-    found = re.search(pattern, text)
-    return found.group(1).decode("ascii", "replace") if found else None

@@ -30,16 +30,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from emberflow.clock import require_utc
 from emberflow.email_ops.addresses import require_unrepaired
+from emberflow.email_ops.header_fields import MESSAGE_ID, REFERENCES_KEPT, TOKEN_HEADER, WARMUP_HEADER
 from emberflow.errors import EmberflowError
 from emberflow.text_columns import Texts, padded, spelled
 
-WARMUP_HEADER = "X-Emberflow-Warmup"
 WARMUP_LABEL = "automated mailbox warm-up between mailboxes of one operator"
-TOKEN_HEADER = "X-Emberflow-Token"  # noqa: S105
-
-# Printable ASCII without space, angle bracket, quote or backslash: also safe inside an IMAP quoted string.
-MESSAGE_ID = re.compile(r"<[!#-;=?-\[\]-~]{1,400}>")
-REFERENCES_KEPT = 10
 
 LINE_BYTES = 998  # RFC 5322 2.1.1, without CRLF
 # What can stand in a header as it is: ASCII without a space at either end, and short enough to leave room for an

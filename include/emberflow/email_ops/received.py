@@ -2,7 +2,8 @@
 
 Only the compat32 parser is used: the modern policy needs seconds for 10,000 parameters and overflows the
 stack on nested comments (https://github.com/python/cpython/issues/136063). Headers are cut at 64 KiB, values
-at a few thousand characters, and a body nested deeper than any real mail is not parsed at all.
+at a few thousand characters, a body with more parts or parameters than any real mail is not parsed at all, and only
+real character sets are decoded.
 """
 
 from __future__ import annotations
@@ -11,22 +12,24 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.errors import HeaderParseError
-from email.header import decode_header, make_header
+from email.header import decode_header
 from email.message import Message
 from email.parser import BytesHeaderParser, BytesParser
 from email.policy import compat32
 from email.utils import getaddresses, parsedate_to_datetime
 
-from emberflow.email_ops.message import MESSAGE_ID, REFERENCES_KEPT, TOKEN_HEADER, WARMUP_HEADER
+from emberflow.email_ops import charsets
+from emberflow.email_ops.header_fields import MESSAGE_ID, REFERENCES_KEPT, TOKEN_HEADER, WARMUP_HEADER
+from emberflow.email_ops.message_limits import header_of, too_much_in
 
-HEADER_BYTES = 64 * 1024
 BODY_TEXT_CHARACTERS = 64 * 1024
 _VALUE_CHARACTERS = 2_000
 _REFERENCES_CHARACTERS = 16_000
-_MOST_PARTS = 50
 
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
-_NESTING = re.compile(rb"boundary|message/", re.IGNORECASE)
+# Neighbours are one text: RFC 2047 6.2 drops what is between them, and may cut a character in two.
+_ENCODED_WORD = r"=\?[!->@-~]{1,80}\?[bBqQ]\?[ !->@-~]*\?="
+_ENCODED_WORDS = re.compile(rf"{_ENCODED_WORD}(?:\s+{_ENCODED_WORD})*")
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,25 @@ class ReceivedMessage:
 
 
 def parse(
-    raw: bytes, *, uid: int, folder: str, size: int, internal_date: datetime | None, oversized: bool = False
+    raw: bytes,
+    *,
+    uid: int,
+    folder: str,
+    size: int,
+    internal_date: datetime | None,
+    oversized: bool = False,
+    with_body: bool = True,
 ) -> ReceivedMessage:
-    """Read ``raw`` (header and body, or of an ``oversized`` message the header alone). Never raises."""
-    headers = BytesHeaderParser(policy=compat32).parsebytes(raw[:HEADER_BYTES])
-    references = MESSAGE_ID.findall(_raw(headers, "References", _REFERENCES_CHARACTERS) or "")
+    """Read ``raw``: header and body, or of an ``oversized`` message the header alone. Never raises.
+
+    The header alone takes a few milliseconds at most. What strangers put into a body may take longer: it is read by
+    :class:`emberflow.email_ops.bounded_parser.BoundedParser`.
+    """
+    headers = BytesHeaderParser(policy=compat32).parsebytes(header_of(raw))
+    references = MESSAGE_ID.findall(_decoded(headers, "References", _REFERENCES_CHARACTERS) or "")
     if len(references) > REFERENCES_KEPT:
         references = [references[0], *references[1 - REFERENCES_KEPT :]]
+    token = _decoded(headers, TOKEN_HEADER)
     return ReceivedMessage(
         uid=uid,
         folder=folder,
@@ -74,16 +89,17 @@ def parse(
         references=tuple(references),
         from_address=_address(headers, "From"),
         to_address=_address(headers, "To"),
-        subject=_text(headers, "Subject"),
-        date=parse_date(_raw(headers, "Date") or ""),
+        subject=_decoded(headers, "Subject"),
+        date=parse_date(_value(headers, "Date") or ""),
         internal_date=internal_date,
-        token=_raw(headers, TOKEN_HEADER),
-        warmup_label=_raw(headers, WARMUP_HEADER) is not None,
-        auto_submitted=_raw(headers, "Auto-Submitted"),
+        # A token holds no space: what a gateway folded in is not part of it.
+        token=None if token is None else token.replace(" ", ""),
+        warmup_label=_value(headers, WARMUP_HEADER) is not None,
+        auto_submitted=_value(headers, "Auto-Submitted"),
         return_path=_return_path(headers),
         size=size,
         oversized=oversized,
-        body_text=None if oversized else _body_text(raw),
+        body_text=_body_text(raw) if with_body and not oversized else None,
     )
 
 
@@ -96,33 +112,41 @@ def parse_date(text: str) -> datetime | None:
         return None
 
 
-def _raw(headers: Message, name: str, limit: int = _VALUE_CHARACTERS) -> str | None:
-    value = headers.get(name)
-    # str() because a value with 8-bit bytes arrives as a Header object.
-    return None if value is None else _CONTROL_OR_SPACE.sub(" ", str(value)[:limit]).strip()
+def _value(headers: Message, name: str, limit: int = _VALUE_CHARACTERS) -> str | None:
+    """Return the first field of this name as it was sent, 8-bit text included, on one line."""
+    name = name.lower()
+    raw = next((str(value) for field, value in headers.raw_items() if field.lower() == name), None)
+    if raw is None:
+        return None
+    text = charsets.decode(raw[:limit].encode("ascii", "surrogateescape"))
+    return _CONTROL_OR_SPACE.sub(" ", text).strip()
 
 
-def _text(headers: Message, name: str) -> str | None:
-    value = _raw(headers, name)
+def _decoded(headers: Message, name: str, limit: int = _VALUE_CHARACTERS) -> str | None:
+    """Return a field's value with its encoded words (RFC 2047) decoded; gateways also encode what is plain ASCII."""
+    value = _value(headers, name, limit)
     if value is None:
         return None
+    return _CONTROL_OR_SPACE.sub(" ", _ENCODED_WORDS.sub(lambda found: _words(found.group()), value)).strip()
+
+
+def _words(encoded: str) -> str:
     try:
-        return _CONTROL_OR_SPACE.sub(" ", str(make_header(decode_header(value)))).strip()
-    except (
-        HeaderParseError,
-        ValueError,
-        LookupError,
-    ):  # a charset or an encoding that does not exist: keep what was sent
-        return value
+        pieces = decode_header(encoded)
+    except (HeaderParseError, ValueError):
+        return encoded
+    if any(charset is not None and charsets.codec_of(charset) is None for _, charset in pieces):
+        return encoded
+    return "".join(piece if isinstance(piece, str) else charsets.decode(piece, charset) for piece, charset in pieces)
 
 
 def _message_id(headers: Message, name: str) -> str | None:
-    found = MESSAGE_ID.search(_raw(headers, name) or "")
+    found = MESSAGE_ID.search(_decoded(headers, name) or "")
     return found.group() if found else None
 
 
 def _address(headers: Message, name: str) -> str | None:
-    value = _raw(headers, name)
+    value = _value(headers, name)
     try:
         addresses = [address.strip().lower() for _, address in getaddresses([value or ""])]
     except (RecursionError, ValueError, IndexError):  # nested comments and groups
@@ -131,30 +155,28 @@ def _address(headers: Message, name: str) -> str | None:
 
 
 def _return_path(headers: Message) -> str | None:
-    value = _raw(headers, "Return-Path")
+    value = _value(headers, "Return-Path")
     if value is None:
         return None
     return "" if value == "<>" else _address(headers, "Return-Path")
 
 
 def _body_text(raw: bytes) -> str | None:
-    if len(_NESTING.findall(raw)) > _MOST_PARTS:
+    if too_much_in(raw) is not None:
         return None
     try:
         for part in BytesParser(policy=compat32).parsebytes(raw).walk():
             if part.get_content_type() == "text/plain" and part.get_content_disposition() != "attachment":
-                return _decode(part)
+                return _text(part)
     except Exception:  # the standard parser promises nothing for malformed mail; None is the record of it
         return None
     return None
 
 
-def _decode(part: Message) -> str:
+def _text(part: Message) -> str:
     payload = part.get_payload(decode=True)
     octets = payload if isinstance(payload, bytes) else b""
-    charset = part.get_content_charset("utf-8")
-    try:
-        text = octets.decode(charset, "replace")
-    except LookupError:
-        text = octets.decode("utf-8", "replace")
+    # Not get_content_charset(): it decodes the name itself with whatever codec RFC 2231 lets a stranger name.
+    charset = part.get_param("charset")
+    text = charsets.decode(octets, str(charset[2] if isinstance(charset, tuple) else charset or ""))
     return text.replace("\r\n", "\n").replace("\0", "")[:BODY_TEXT_CHARACTERS]

@@ -324,10 +324,153 @@ def test_of_an_oversized_message_only_the_header_is_fetched(authority: Authority
 
 def test_a_literal_beyond_all_bounds_ends_the_session_before_it_is_allocated(authority: Authority) -> None:
     """Towards E-F10: imaplib before gh-119511 allocates what is announced."""
-    script = a_folder_with(5) | {"UID FETCH 5 .*BODY": [b"* 5 FETCH (UID 5 BODY[]<0> {4000000000}", close]}
-    too_long = pytest.raises(ImapError, match="literal of 4000000000 bytes")
-    with a_reader(authority, script) as (reader, _), reader, too_long:
+    script = a_folder_with(7, search=b"5 7") | {
+        "UID FETCH 5 .*BODY": [b"* 5 FETCH (UID 5 BODY[]<0> {4000000000}", close],
+        "UID FETCH .*RFC822.SIZE": [a_size(5), a_size(7)],
+    }
+    with a_reader(authority, script) as (reader, _), reader:
+        portion = reader.next_portion("INBOX", None)
+    assert [message.uid for message in portion.messages] == [7]
+    assert [(one.uid, one.is_final) for one in portion.unread] == [(5, False)]
+    assert "literal of 4000000000 bytes" in portion.unread[0].reason
+
+
+REFUSALS: dict[str, Any] = {
+    "NO": b"NO [SERVERBUG] cannot be read",
+    "BAD": b"BAD internal error",
+    "hangs up": close,
+    "says nothing": hang,
+}
+
+
+@pytest.mark.parametrize("having", [None, "X-Emberflow-Token"])
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS.keys())
+def test_a_message_that_the_server_does_not_give_keeps_no_other_back(
+    authority: Authority, refusal: Any, having: Any
+) -> None:
+    """It is named with the reason; those before and after it are read."""
+    raw = b"X-Emberflow-Token: a.b\r\n" + RAW
+    fields = b"BODY[HEADER.FIELDS (X-EMBERFLOW-TOKEN)] {26}\r\nX-Emberflow-Token: a.b\r\n\r\n"
+    script: dict[str, Any] = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 5 6 7"]}
+    script |= {
+        "UID FETCH .*RFC822.SIZE": [a_size(uid)[:-1] + b" " + fields + b")" for uid in (5, 6, 7)],
+        "UID FETCH .*\\b6\\b.*BODY": [a_body(5, raw), refusal],
+        "UID FETCH 5 .*BODY": [a_body(5, raw)],
+        "UID FETCH 7 .*BODY": [a_body(7, raw)],
+    }
+    with a_reader(authority, script, timeout=1.0) as (reader, _), reader:
+        portion = reader.next_portion("INBOX", None, having=having)
+        assert reader.select("INBOX") == (9, 100)
+    assert [(message.uid, message.token) for message in portion.messages] == [(5, "a.b"), (7, "a.b")]
+    assert [(one.uid, one.size, one.is_final) for one in portion.unread] == [(6, len(RAW), False)]
+    assert portion.unread[0].reason
+    assert portion.cursor == Cursor(9, 100)
+
+
+def test_a_server_that_hangs_up_at_every_message_is_left(authority: Authority) -> None:
+    script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 5 6 7 8 9"], "UID FETCH": [close]}
+    with a_reader(authority, script) as (reader, server), pytest.raises(ImapError, match="imap_command"), reader:
+        reader.next_portion("INBOX", None)
+    assert server.connections == 4
+
+
+def test_of_messages_without_the_header_asked_for_nothing_more_is_read(authority: Authority) -> None:
+    """What strangers send costs a line each, whatever is in it."""
+    stranger = a_size(5)[:-1] + b" BODY[HEADER.FIELDS (X-EMBERFLOW-TOKEN)] {2}\r\n\r\n)"
+    script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 5"], "UID FETCH": [stranger]}
+    with a_reader(authority, script) as (reader, server), reader:
+        portion = reader.next_portion("INBOX", None, having="X-Emberflow-Token")
+    assert (portion.messages, portion.unread, portion.cursor) == ([], [], Cursor(9, 100))
+    assert len(commands(server, "FETCH")) == 1
+
+
+def test_a_message_that_cannot_be_parsed_is_named_for_good(authority: Authority) -> None:
+    bomb = b"Content-Type: text/plain" + b"; a=b" * 10_000 + b"\r\n\r\nx"
+    script = a_folder_with(5, 7) | {"UID FETCH 5 .*BODY": [a_body(5, bomb)]}
+    with a_reader(authority, script) as (reader, _), reader:
+        portion = reader.next_portion("INBOX", None)
+    assert [message.uid for message in portion.messages] == [7]
+    assert [(one.uid, one.reason, one.is_final) for one in portion.unread] == [(5, "more than 2000 parameters", True)]
+
+
+def test_messages_are_read_again_by_their_numbers_unless_these_changed(authority: Authority) -> None:
+    with a_reader(authority, a_folder_with(5, 7)) as (reader, _), reader:
+        messages, unread = reader.read_again("INBOX", 9, [7])
+        assert ([message.uid for message in messages], unread) == ([7], [])
+        assert reader.read_again("INBOX", 10, [7]) == ([], [])
+
+
+@pytest.mark.parametrize("next_uid", [0, 1, 2**32 - 1, 2**32])
+def test_no_command_names_a_uid_that_is_none(authority: Authority, next_uid: int) -> None:
+    """RFC 9051 9: a UID is from 1 to 2^32 - 1, also when the server tells no UIDNEXT."""
+    script = {"SELECT": [b"* 0 EXISTS", b"* OK [UIDVALIDITY 9] ok"], "UID SEARCH": [b"* SEARCH"]}
+    with a_reader(authority, script) as (reader, server), reader:
+        assert reader.new_messages("INBOX", None) == ([], Cursor(9, 1))
+        reader.new_messages("INBOX", Cursor(9, next_uid))
+    for command in commands(server, "UID SEARCH UID"):
+        assert 1 <= int(command.split()[-1].split(":")[0]) < 2**32
+
+
+def test_numbers_that_are_no_uids_are_not_taken_for_some(authority: Authority) -> None:
+    search = b"0 7 4294967296 " + b"9" * 5_000 + b" -1 x"
+    with a_reader(authority, a_folder_with(7, search=search)) as (reader, _), reader:
+        messages, _ = reader.new_messages("INBOX", None)
+    assert [message.uid for message in messages] == [7]
+
+
+def test_of_a_large_folder_only_the_newest_are_asked_for(authority: Authority) -> None:
+    """The numbers of a million messages are one line of seven megabytes."""
+    script = a_folder_with(5) | {"SELECT": [b"* 1000000 EXISTS", *selected()[1:]]}
+    with a_reader(authority, script) as (reader, server), reader:
         reader.new_messages("INBOX", None)
+    assert commands(server, "SEARCH") == ["UID SEARCH 999501:*"]
+
+
+ODD_CAPABILITIES: dict[str, list[Any]] = {
+    "NO": [b"NO [SERVERBUG] not now"],
+    "BAD": [b"BAD User is authenticated but not connected."],
+    "OK without a list": [],
+    "an empty list": [b"* CAPABILITY "],
+    "a literal": [b"* CAPABILITY {3}\r\nabc"],
+    "the end": [close],
+}
+
+
+@pytest.mark.parametrize("answer", ODD_CAPABILITIES.values(), ids=ODD_CAPABILITIES.keys())
+def test_whatever_follows_the_login_is_usable_or_an_error_of_this_mailbox(
+    authority: Authority, answer: list[Any]
+) -> None:
+    class Odd(ScriptedImapServer):
+        def _look_up(self, command: str) -> tuple[list[Any] | None, str]:
+            if command == "CAPABILITY" and self.commands.count("CAPABILITY") > 1:
+                said = [line for line in answer if isinstance(line, bytes) and line.startswith((b"NO", b"BAD"))]
+                return [line for line in answer if line not in said], said[0].decode() if said else "OK done"
+            return super()._look_up(command)
+
+    server = Odd(authority.server_context(), implicit=True)
+    with server.running() as port:
+        access = an_access(imap_port=port, imap_tls="implicit")
+        try:
+            with ImapReader(access, "sandbox", {"localhost": authority.ca_file}) as reader:
+                reader.select("INBOX")
+        except ImapError as error:
+            assert error.stage == "imap_connect"  # noqa: PT017 - either outcome is right
+
+
+@pytest.mark.parametrize("fault", [UnicodeError, ValueError, KeyError, IndexError, AssertionError, RecursionError])
+def test_whatever_a_library_raises_is_an_error_of_this_mailbox(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    with a_reader(authority) as (reader, _), reader:
+        monkeypatch.setattr(reader._client, "select", lambda *_: (_ for _ in ()).throw(fault("odd")))
+        with pytest.raises(ImapError, match=r"imap_select: .*odd"):
+            reader.select("INBOX")
+
+
+@pytest.mark.parametrize("host", ["mail..north.test", "a" * 64 + ".test", "."])
+def test_a_host_that_is_none_is_an_error_of_this_mailbox(host: str) -> None:
+    with pytest.raises(ImapError, match="imap_connect"):
+        ImapReader(an_access(imap_host=host), "sandbox", {}).__enter__()
 
 
 @pytest.mark.parametrize("answer", [close, hang], ids=["close", "hang"])
@@ -459,7 +602,7 @@ def test_delivery_reports_are_read_without_marking_them(authority: Authority) ->
     with a_reader(authority, script) as (reader, server), reader:
         assert list(reader.reports("INBOX", date(2026, 3, 1))) == [RAW]
     assert commands(server, "SEARCH") == ['UID SEARCH SINCE 1-Mar-2026 HEADER Content-Type "multipart/report"']
-    assert commands(server, "FETCH") == ["UID FETCH 4 (UID BODY.PEEK[]<0.1048576>)"]
+    assert commands(server, "FETCH") == ["UID FETCH 4 (UID BODY.PEEK[]<0.262144>)"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -104,7 +105,7 @@ def test_a_message_id_that_could_not_be_looked_up_safely_is_none(value: str) -> 
 def test_control_characters_never_come_out_of_a_header() -> None:
     message = headers("Subject: =?utf-8?q?a=0D=0ABcc=3A_eve=00?=\nX-Emberflow-Token: a\tb\x07c")
     assert message.subject == "a Bcc: eve"
-    assert message.token == "a b c"
+    assert message.token == "abc"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,76 @@ def test_control_characters_never_come_out_of_a_header() -> None:
 )
 def test_an_encoded_word_that_cannot_be_decoded_is_kept_or_replaced(subject: str) -> None:
     assert headers(f"Subject: {subject}").subject is not None
+
+
+TOKEN = "WzEyMzQ1NiwxMjM0NSw1NDMyMSwzXQ.abc-DEF_123"
+LONG_ID = "<2026060112.0000012345.003.0123456789abcdef0123456789abcdef@mail.long-name-of-a-domain.north.test>"
+
+
+def q_encoded(text: str) -> str:
+    return "".join(letter if letter.isalnum() else f"={ord(letter):02X}" for letter in text)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        TOKEN,
+        f"\n {TOKEN}",
+        f"   {TOKEN} \t",
+        f"=?us-ascii?Q?{q_encoded(TOKEN)}?=",
+        f"=?us-ascii?Q?{q_encoded(TOKEN[:20])}?=\n =?us-ascii?Q?{q_encoded(TOKEN[20:])}?=",
+        f"{TOKEN[:20]}\n {TOKEN[20:]}",
+        f"=?utf-8?B?{base64.b64encode(TOKEN.encode()).decode()}?=",
+    ],
+)
+def test_a_token_is_read_however_it_was_encoded_or_folded_on_the_way(sent: str) -> None:
+    """Exchange, MimeKit and Python's own generator write long values as encoded words."""
+    assert headers(f"X-Emberflow-Token: {sent}").token == TOKEN
+
+
+@pytest.mark.parametrize("sent", [LONG_ID, f"\n {LONG_ID}", f"=?us-ascii?q?{q_encoded(LONG_ID)}?="])
+@pytest.mark.parametrize("name", ["Message-ID", "In-Reply-To", "References"])
+def test_a_message_id_is_read_however_it_was_encoded_or_folded_on_the_way(sent: str, name: str) -> None:
+    message = headers(f"{name}: {sent}")
+    assert LONG_ID in (message.message_id, message.in_reply_to, *message.references)
+
+
+@pytest.mark.parametrize(
+    ("subject", "shown"),
+    [
+        ("Grüße aus Köln".encode(), "Grüße aus Köln"),
+        ("Grüße aus Köln".encode("latin-1"), "Grüße aus Köln"),
+        ("Grüße =?utf-8?q?K=C3=B6ln?=".encode(), "Grüße Köln"),
+        ("迷惑メール".encode(), "迷惑メール"),
+        (b"=?utf8mb4?q?Gr=C3=BC=C3=9Fe?=", "Grüße"),
+        (b"=?cp-850?q?Gr=81=E1e?=", "Grüße"),
+        (b"=?utf-8*de?b?R3LDvMOf?= =?utf-8*de?b?ZQ==?=", "Grüße"),
+        (b"=?utf-8?b?w?= =?klingon?q?x?=", "=?utf-8?b?w?= =?klingon?q?x?="),
+        (b"=?punycode?q?a-b?=", "=?punycode?q?a-b?="),
+    ],
+)
+def test_a_header_is_shown_as_well_as_can_be(subject: bytes, shown: str) -> None:
+    assert received(b"Subject: " + subject + b"\r\n\r\nx").subject == shown
+
+
+def test_addresses_are_read_beside_raw_eight_bit_names() -> None:
+    message = received("From: =?utf-8?q?J=C3=B6rg=2C?= <joerg@north.test>\r\nTo: Jörg <bo@south.test>\r\n\r\n".encode())
+    assert (message.from_address, message.to_address) == ("joerg@north.test", "bo@south.test")
+
+
+@pytest.mark.parametrize(
+    "charset",
+    ['"utf-8\x00"', "undefined", "unicode_escape", "hex", "idna", "punycode", "x" * 5000, "utf8mb4", "us-ascii", '""'],
+)
+def test_a_charset_that_is_none_keeps_the_body(charset: str) -> None:
+    raw = f"Content-Type: text/plain; charset={charset}\r\n\r\nGrüße \\x41\r\n".encode()
+    assert received(raw).body_text == "Grüße \\x41\n"
+
+
+def test_the_name_of_a_charset_is_not_decoded_with_a_charset_of_its_own() -> None:
+    """RFC 2231 4: that would be a way to any codec."""
+    raw = b"Content-Type: text/plain; charset*=punycode'x'" + b"a-" * 1000 + b"\r\n\r\nhello\r\n"
+    assert received(raw).body_text == "hello\n"
 
 
 def test_raw_eight_bit_headers_are_readable_as_far_as_possible() -> None:
@@ -191,6 +262,13 @@ BOMBS = {
     "100,000 header lines": b"X: y\r\n" * 100_000,
     "a million blank lines": b"\r\n" * 500_000,
     "one line of a megabyte": b"A" * 1_000_000,
+    "half a million blocks of a delivery status": b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\n"
+    + b"Content-Type: message/delivery-status\r\n\r\n"
+    + b"\r\n" * 500_000,
+    "semicolons alone": b"Content-Type: text/plain" + b";" * 60_000,
+    "quotes that are never closed": b'Content-Type: text/plain; a="' + b';"' * 30_000,
+    "a quadratic codec": b"Content-Type: text/plain; charset=punycode\r\n\r\n" + b"a-" * 400_000,
+    "a quadratic codec of a header": b"Subject: =?punycode?q?" + b"a-" * 30_000 + b"?=",
     "broken uuencode": b"Content-Transfer-Encoding: x-uuencode\r\n\r\nbegin 644 a\r\n\xff\xff\r\n",
     "base64 of one character": b"Content-Transfer-Encoding: base64\r\n\r\nA",
     "charset of rfc 2231": b"Content-Type: text/plain; charset*=utf-8'x'%00%ff\r\n\r\nx",
@@ -200,9 +278,9 @@ BOMBS = {
 @pytest.mark.parametrize("raw", BOMBS.values(), ids=BOMBS.keys())
 def test_a_parser_bomb_is_read_in_bounded_time(raw: bytes) -> None:
     """Towards E-F10. A megabyte is what the reader passes on at most."""
-    started = time.perf_counter()
+    started = time.process_time()
     received(raw[: 1024 * 1024])
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 HEADER = st.sampled_from(["From", "To", "Subject", "Date", "Message-ID", "References", "Content-Type", "Return-Path"])

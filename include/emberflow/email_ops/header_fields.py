@@ -1,0 +1,12 @@
+"""The header fields by which a message of ours is known, and the form of a Message-ID."""
+
+from __future__ import annotations
+
+import re
+
+WARMUP_HEADER = "X-Emberflow-Warmup"
+TOKEN_HEADER = "X-Emberflow-Token"  # noqa: S105
+
+# Printable ASCII without space, angle bracket, quote or backslash: also safe inside an IMAP quoted string.
+MESSAGE_ID = re.compile(r"<[!#-;=?-\[\]-~]{1,400}>")
+REFERENCES_KEPT = 10

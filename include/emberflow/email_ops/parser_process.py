@@ -1,0 +1,70 @@
+"""The process in which strangers' messages are parsed: reads requests from its input, answers on its output.
+
+It imports little, holds no secret, and ends when its input does. Its parent is
+:class:`emberflow.email_ops.bounded_parser.BoundedParser`. Blocks are preceded by their length (4 bytes, network order);
+a request is two blocks, a JSON object and the message.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import struct
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, BinaryIO
+
+from emberflow.email_ops.delivery_status import read_returned
+from emberflow.email_ops.received import parse
+
+READY = b"ready"
+MESSAGE_CPU_SECONDS = 1.0
+MEMORY_BYTES = 384 * 1024 * 1024
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
+    with suppress(ValueError, OSError):  # a system that has no such limit, or a lower one already
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    _write(answers, READY)
+    while (request := _read(requests)) is not None:
+        raw = _read(requests) or b""
+        # Its signal ends the process, wherever in the standard library it is.
+        signal.setitimer(signal.ITIMER_PROF, MESSAGE_CPU_SECONDS)
+        try:
+            told = {"answer": _answer(json.loads(request), raw)}
+        except (MemoryError, RecursionError) as error:
+            told = {"unreadable": f"{type(error).__name__} while parsing it"}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _write(answers, json.dumps(told, default=datetime.isoformat).encode())
+
+
+def _answer(request: dict[str, Any], raw: bytes) -> Any:
+    if request.pop("what") == "report":
+        read_returned(raw)
+        return None
+    told = request.pop("internal_date")
+    return asdict(parse(raw, internal_date=datetime.fromisoformat(told) if told else None, **request))
+
+
+def _read(pipe: BinaryIO) -> bytes | None:
+    head = pipe.read(4)
+    if len(head) < 4:
+        return None
+    (size,) = struct.unpack("!I", head)
+    return pipe.read(size)
+
+
+def _write(pipe: BinaryIO, block: bytes) -> None:
+    pipe.write(struct.pack("!I", len(block)) + block)
+    pipe.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Strangers' messages in a process of their own: a costly one ends that process, and the next is read."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emberflow.email_ops.bounded_parser import BoundedParser, ParserUnavailableError, UnreadableMessageError
+from emberflow.email_ops.parser_process import MEMORY_BYTES
+from emberflow.email_ops.received import ReceivedMessage, parse
+from tests.unit.email_ops.test_received import BOMBS, NOON
+
+PLAIN = b"Message-ID: <a@x.test>\r\nSubject: hello\r\n\r\nhi\r\n"
+BLOCKS = b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n"
+
+
+@pytest.fixture
+def parser() -> Iterator[BoundedParser]:
+    with BoundedParser() as parser:
+        yield parser
+
+
+def read(parser: BoundedParser, raw: bytes, **changes: Any) -> ReceivedMessage:
+    values: dict[str, Any] = {"uid": 7, "folder": "INBOX", "size": len(raw), "internal_date": NOON}
+    return parser.message(raw, **(values | changes))
+
+
+def process_of(parser: BoundedParser) -> int:
+    assert parser._process is not None
+    return parser._process.pid
+
+
+def test_it_reads_what_the_parser_reads(parser: BoundedParser) -> None:
+    for raw in (PLAIN, b"", "Subject: Grüße\r\nTo: a@b.test\r\nDate: Mon, 23 Nov 2026 13:00:00 +0100\r\n\r\n".encode()):
+        assert read(parser, raw) == parse(raw, uid=7, folder="INBOX", size=len(raw), internal_date=NOON)
+    assert read(parser, PLAIN, with_body=False, internal_date=None).body_text is None
+
+
+def test_one_process_reads_many_messages(parser: BoundedParser) -> None:
+    read(parser, PLAIN)
+    first = process_of(parser)
+    read(parser, PLAIN)
+    assert process_of(parser) == first
+
+
+def test_the_process_gets_nothing_of_our_environment(parser: BoundedParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads what strangers wrote; the keys of mailboxes are not its business."""
+    monkeypatch.setenv("EMBERFLOW_SECRET_KEYS", "not for strangers")
+    read(parser, PLAIN)
+    assert b"EMBERFLOW" not in Path(f"/proc/{process_of(parser)}/environ").read_bytes()
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
+def test_after_any_bomb_the_next_message_is_read(parser: BoundedParser, bomb: bytes) -> None:
+    with suppress(UnreadableMessageError):
+        read(parser, bomb[: 1024 * 1024])
+    assert read(parser, PLAIN).subject == "hello"
+
+
+def test_a_message_that_takes_too_long_ends_the_process_and_not_the_reading(parser: BoundedParser) -> None:
+    """What the counting before the parser does not know of."""
+    with pytest.raises(UnreadableMessageError, match="more than 1 s of processor time"):
+        parser._ask("report", {}, BLOCKS + b"\r\n" * 2_000_000)
+    assert read(parser, PLAIN).subject == "hello"
+
+
+def test_the_process_has_a_limit_of_memory(parser: BoundedParser) -> None:
+    read(parser, PLAIN)
+    limits = Path(f"/proc/{process_of(parser)}/limits").read_text()
+    assert re.search(rf"Max address space +{MEMORY_BYTES} ", limits)
+
+
+def test_a_process_that_somebody_else_ended_makes_no_message_unreadable(parser: BoundedParser) -> None:
+    read(parser, PLAIN)
+    os.kill(process_of(parser), signal.SIGKILL)
+    assert read(parser, PLAIN).subject == "hello"
+
+
+def test_a_process_that_does_not_start_says_nothing_about_a_message(
+    parser: BoundedParser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(ParserUnavailableError):
+        read(parser, PLAIN)
+
+
+def test_a_report_that_is_read_in_bounds_can_be_read(parser: BoundedParser) -> None:
+    assert parser.can_read_report(BLOCKS + b"Reporting-MTA: dns; mx.test\r\n\r\nAction: failed\r\n\r\n--b--\r\n")
+    assert not parser.can_read_report(BLOCKS + b"\r\n" * 500_000)
+
+
+def test_the_process_ends_with_its_parser() -> None:
+    with BoundedParser() as parser:
+        read(parser, PLAIN)
+        pid = process_of(parser)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
