@@ -10,8 +10,8 @@ health, kill switch and lease.
 ### Triage notes
 - *No lane is due*: the mapped task is skipped. That is normal at night.
 - *`was_busy`*: another run still works on the lane. Normal after a clear.
-- Slots in state `uncertain` were cut off after DATA; they resolve when the mail is found at its recipient, and are
-  never sent again blindly.
+- Slots in state `uncertain` were cut off after DATA; the DAG `reconcile` settles them when the mail is found. They are
+  never sent again because it was not.
 - *live mode is only half switched on*: see `emberflow mail live --help`. Nothing was sent.
 """
 

@@ -1,17 +1,21 @@
 """Settle uncertain mails: those whose server's answer to the final dot was never seen.
 
-Shards are shares of the mailboxes. One task per shard with something to settle looks for each uncertain mail, once its
-settle time is over: in the recipient's own mailbox, then in the sender's (a copy under Sent, or a notification that it
-came back). Found: `sent`. Returned: `failed`. Provably absent: uncounted and planned again. Any doubt: it stays
-`uncertain`. Nothing is ever sent again blindly.
+Shards are shares of the mailboxes. One task per shard with something to look for searches each uncertain mail, once its
+settle time is over: in the recipient's own mailbox, then in the sender's (a copy under Sent, or a bounce). Found:
+`sent`. Returned: `failed`. Found nowhere: it stays `uncertain` and is unresolved, counted as if it had been sent. Not
+found never sends a mail again.
 
-- **Reads** IMAP, every folder of the mailboxes that are asked
-- **Writes** `ops.scheduled_tasks`, `ops.mail_events`, the day counters; never sends
+- **Reads** IMAP, every folder of the mailboxes that are asked; the database's clock
+- **Writes** `ops.slot_states`, `ops.mail_events`, `ops.conversations`; never sends
 
 ### Triage notes
 - *No shard is due*: the mapped task is skipped. That is the normal case.
-- *`waiting`*: slots that could not be settled, with the reasons, mostly a mailbox that cannot be read. They are looked
-  for again at the next run, for five days. `emberflow queue list` says what to do; `emberflow queue settle` decides.
+- *`waiting`*: slots that could not be looked for everywhere, with the reasons, mostly a mailbox that cannot be read.
+  They are looked for again within the hour, for five days, and are unresolved then.
+- *`unresolved`*: slots that were found nowhere; *`not_found_again`*: those that were unresolved before. They are looked
+  for again at twice their age and so on, for five days. `emberflow queue list` says where each was looked for;
+  `emberflow queue settle` takes what a person found out.
+- *`planned`*, *`expired`*: a worker heard too late that the server had refused the mail. It was not taken.
 - *`busy`, `settled_meanwhile`*: the inbox reader or another run was at the same slot. Harmless.
 - Many uncertain slots of one server at once: look at the server's log and at the DAG `dispatch` first.
 """

@@ -63,15 +63,18 @@ def test_a_worker_that_dies_anywhere_neither_doubles_nor_loses_its_mail(
     if status == "uncertain":
         crew.await_that(lambda: world.statuses() == {"uncertain": 1})
         assert len(world.deliveries()) in accepted
-        assert successor.terminate()
         world.clock.advance(timedelta(minutes=1))
         reconcile.run(world.engine, clock=world.clock, settings=world.settings)
-        world.change("update ops.slot_states set target_time = clock_timestamp() where status = 'planned'")
-        crew.start()
-    crew.await_that(lambda: world.statuses() == {"sent": 1})
+    else:
+        crew.await_that(lambda: world.statuses() == {"sent": 1})
 
-    (delivery,) = world.deliveries()
     slot = world.row("select * from ops.slots where id = :id", id=slot_id)
-    assert delivery.message_id == slot["message_id"]
-    assert (world.value("select warmup_sent from ops.sender_days"), len(world.events("sent"))) == (1, 1)
+    arrived = [delivery.message_id for delivery in world.deliveries()]
+    # Nobody can tell whether a server took what it does not show: that mail stays in doubt, and counted.
+    assert slot["status"] == ("sent" if arrived else "uncertain")
+    assert arrived in ([], [slot["message_id"]])
+    assert world.value("select warmup_sent from ops.sender_days") == 1
+    assert len(world.events("sent")) == len(arrived)
+    assert successor.terminate()
+    assert (world.statuses(), len(world.deliveries())) == ({slot["status"]: 1}, len(arrived))
     assert crew.complaints() == ""

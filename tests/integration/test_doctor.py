@@ -14,7 +14,7 @@ from emberflow.database.migrate import downgrade
 from emberflow.queue_manager import doctor, switches
 from emberflow.queue_manager.doctor import Finding, examine
 from emberflow.settings import Settings
-from tests.worlds import PASSWORD, Sandbox, World, a_world, some_settings
+from tests.worlds import NOON, PASSWORD, Sandbox, World, a_world, some_settings
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
     results = {finding.check: finding.result for finding in findings}
     assert set(results) == {
         "keys", "conversation scripts", "database schema", "clock against database", "policy", "mail",
-        "mailboxes", "time zones", "queue", "open transactions",
+        "mailboxes", "time zones", "queue", "mails in doubt", "open transactions",
     }  # fmt: skip
     assert results["mail"] == "sandbox: loopback only"
     assert results["mailboxes"] == "4 of 4 passed their check"
@@ -129,7 +129,7 @@ def test_slots_that_wait_for_nobody_are_a_finding(world: World) -> None:
     assert found(world.settings)["queue"].remedy is None
     world.slot(target_time=world.clock.now())
     finding = found(world.settings)["queue"]
-    assert finding.result == "2 planned, 1 late, 0 uncertain"
+    assert finding.result == "2 planned, 1 late"
     assert "dispatch" in (finding.remedy or "")
 
 
@@ -144,3 +144,19 @@ def test_a_clock_that_differs_is_a_finding_and_from_a_minute_on_it_stops_this_ma
     assert clock.remedy is not None
     assert remedy in clock.remedy
     assert ("ahead of" if seconds > 0 else "behind") in clock.remedy
+
+
+def test_mails_in_doubt_are_counted_with_their_age_and_what_to_do(world: World) -> None:
+    """Q-F5: nothing is hidden; what only has to be waited for needs nobody."""
+    assert found(world.settings)["mails in doubt"] == Finding("mails in doubt", "none")
+    submitted = {"status": "uncertain", "attempts": 1, "submitted_at": SystemClock().now() - timedelta(minutes=5)}
+    world.slot(**submitted)
+    finding = found(world.settings)["mails in doubt"]
+    assert finding == Finding("mails in doubt", "0 unresolved, 1 waiting to be looked for, the oldest for 5 min")
+
+    world.slot(**submitted | {"look_again_at": SystemClock().now()})
+    assert "queue list" in (found(world.settings)["mails in doubt"].remedy or "")
+    world.slot(**submitted | {"submitted_at": SystemClock().now() - timedelta(days=3), "unresolved_at": NOON})
+    finding = found(world.settings)["mails in doubt"]
+    assert finding.result == "1 unresolved, 2 waiting to be looked for, the oldest for 3.0 d"
+    assert "queue settle" in (finding.remedy or "")

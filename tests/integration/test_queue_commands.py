@@ -61,13 +61,18 @@ def test_what_needs_a_person_is_listed_with_reason_and_remedy(queue: Command, wo
     """Q-F5"""
     world.slot()
     old, new = an_uncertain_slot(world, timedelta(days=1)), an_uncertain_slot(world, timedelta(minutes=1))
+    hindered = an_uncertain_slot(world, timedelta(days=1))
     parked = a_parked_slot(world)
+    world.change("update ops.slot_states set unresolved_at = submitted_at where slot_id = :id", id=old)
+    world.change("update ops.slot_states set look_again_at = submitted_at where slot_id = :id", id=hindered)
 
     shown = queue("list")
 
     assert shown.exit_code == 0
-    assert "3 slots: uncertain, parked" in shown.output
+    assert "4 slots: uncertain, parked" in shown.output
+    assert "unresolved" in shown.output
     assert f"queue settle {old}" in words(shown)
+    assert f"queue settle {hindered}" in words(shown)
     assert f"queue settle {new}" not in words(shown)
     assert "wait until" in words(shown)
     assert f"queue release {parked}" in words(shown)
@@ -168,12 +173,23 @@ def test_reconcile_settles_what_it_can_and_names_what_it_cannot(queue: Command, 
 
     shown = queue("reconcile")
 
-    assert "settled: 1 sent; still uncertain: 1" in shown.output
+    assert "looked for: 1 sent; waiting: 1" in shown.output
     assert f"{world.bots[1].address} is not active" in words(shown)
     assert (status_of(world, found), status_of(world, paused)) == ("sent", "uncertain")
     world.change("update ops.bots set status = 'active'")
-    assert "still uncertain: 0" in queue("reconcile").output
-    assert "settled: nothing" in queue("reconcile").output
+    assert "looked for: 1 unresolved; waiting: 0" in queue("reconcile").output
+    assert "looked for: 1 not found again; waiting: 0" in queue("reconcile").output
+
+
+def test_several_slots_are_settled_at_once_or_none_of_them(queue: Command, world: World) -> None:
+    """Q-F5: a server that fails leaves many mails in doubt."""
+    first, second = (an_uncertain_slot(world, timedelta(days=1)) for _ in range(2))
+    planned = world.slot()
+
+    assert queue("settle", first, planned, "--sent", "--why", "a mistake").exit_code == 1
+    assert status_of(world, first) == "uncertain"
+    assert queue("settle", first, second, "--sent", "--why", "in the server's log").exit_code == 0
+    assert (status_of(world, first), status_of(world, second)) == ("sent", "sent")
 
 
 # queue shape

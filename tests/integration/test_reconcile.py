@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from threading import Barrier
 from typing import Any
 from unittest.mock import patch
@@ -20,10 +21,12 @@ from sqlalchemy import Engine, RowMapping, text
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.email_ops.sandbox import create_accounts
+from emberflow.email_ops.smtp import Attempt
 from emberflow.email_ops.tokens import sign
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import dispatcher, reconcile, submission
-from emberflow.queue_manager.reconcile import Finding, ReconcileReport
+from emberflow.queue_manager import dispatcher, ledger, reconcile, submission
+from emberflow.queue_manager.mail_search import Finding, MailSearch
+from emberflow.queue_manager.reconcile import ReconcileReport
 from emberflow.queue_manager.slots import Slot
 from tests.worlds import PASSWORD, Member, Sandbox, World, a_policy, a_world
 
@@ -47,8 +50,16 @@ def settled(world: World) -> ReconcileReport:
     return run(world)
 
 
-def run(world: World, **shards: int) -> ReconcileReport:
-    return reconcile.run(world.engine, clock=world.clock, settings=world.settings, **shards)
+def run(world: World, **options: Any) -> ReconcileReport:
+    return reconcile.run(world.engine, clock=world.clock, settings=world.settings, **options)
+
+
+def said_not_sent(world: World, slot_id: int) -> str:
+    """Settle a slot as `queue settle --not-sent` does."""
+    with world.engine.begin() as connection:
+        return reconcile.settle(
+            connection, slot_id, is_sent=False, by="eva", why="asked", now=world.clock.now(), policy=world.policy
+        )
 
 
 def an_uncertain(world: World, sender: Member | None = None, bot: Member | None = None, **changes: Any) -> Slot:
@@ -132,6 +143,11 @@ def move(world: World, member: Member, source: str, target: str) -> None:
 def the_slot(world: World, slot: Slot | int) -> RowMapping:
     number = slot if isinstance(slot, int) else slot.id
     return world.row("select * from ops.slots where id = :id", id=number)
+
+
+def the_state(world: World, slot: Slot | int) -> RowMapping:
+    number = slot if isinstance(slot, int) else slot.id
+    return world.row("select * from ops.slot_states where slot_id = :id", id=number)
 
 
 def counted(world: World) -> Counted:
@@ -228,59 +244,145 @@ def test_a_copy_under_sent_says_that_the_sending_server_took_it(world: World) ->
     assert the_slot(world, slot)["reason"] == "found in Sent of its sender"
 
 
-# Absent
+# Found nowhere
 
 
-def test_a_mail_that_never_left_is_uncounted_and_sent_again_until_its_attempts_are_used_up(world: World) -> None:
-    """Q-F5"""
+def test_a_mail_that_is_found_nowhere_is_unresolved_and_neither_sent_again_nor_uncounted(world: World) -> None:
+    """Q-F5: absence of evidence is no proof that it did not leave."""
     slot_id = world.slot(bot=world.bots[2])
     assert world.dispatch() == {"uncertain": 1}
+
+    assert settled(world) == ReconcileReport({"unresolved": 1}, {})
+
+    assert the_slot(world, slot_id)["status"] == "uncertain"
+    state = the_state(world, slot_id)
+    where = "INBOX, Junk, Sent of its sender, INBOX, Archive, Drafts, Junk, Sent, Trash of its recipient"
+    assert state["reason"] == f"unresolved, it is neither sent again nor uncounted: looked for in {where}"
+    assert state["unresolved_at"] == world.clock.now()
     assert counted(world) == (1, 1, 1)
-
-    assert settled(world).ends == {"planned": 1}
-    assert counted(world) == (0, 0, 0)
     (reconciled,) = world.events("reconciled")
-    assert reconciled["details"] == {"found": "absent", "by": "reconcile"}
-
-    assert world.dispatch() == {"uncertain": 1}
-    assert settled(world).ends == {"failed": 1}
-    assert (the_slot(world, slot_id)["status"], the_slot(world, slot_id)["reason"]) == (
-        "failed",
-        "not sent in 2 attempts",
-    )
-    assert len(world.events("reconciled")) == 2
-    assert counted(world) == (0, 0, 0)
+    assert reconciled["details"] == {"found": "nowhere", "by": "reconcile", "where": where}
+    assert world.dispatch() == {}
     assert (world.deliveries(), world.events("sent")) == ([], [])
 
 
-def test_a_warmup_mail_that_is_overdue_by_then_expires(world: World) -> None:
-    """Q-B8: the next plan makes up for it."""
+def test_an_unresolved_mail_is_looked_for_with_growing_pauses_and_no_more_after_the_look_back(world: World) -> None:
+    """Q-F5: after five days no server tries any more."""
     slot = an_uncertain(world)
-    world.clock.advance(timedelta(seconds=world.policy.queue.overdue_s))
+    submitted_at = the_slot(world, slot)["submitted_at"]
+    assert settled(world).ends == {"unresolved": 1}
+    looked = []
+    for _ in range(24 * 7):
+        world.clock.advance(timedelta(hours=1))
+        if run(world) == ReconcileReport({"not_found_again": 1}, {}):
+            looked.append((world.clock.now() - submitted_at) / timedelta(hours=1))
 
-    assert settled(world).ends == {"expired": 1}
-    assert the_slot(world, slot)["status"] == "expired"
-    assert counted(world) == (0, 0, 0)
+    assert looked == sorted(looked)
+    assert 6 <= len(looked) <= 12
+    assert 120 <= looked[-1] <= 122
+    pauses = [later - earlier for earlier, later in pairwise(looked[:-1])]
+    assert pauses == sorted(pauses)
+    assert the_state(world, slot)["look_again_at"] is None
+    assert len(world.events("reconciled")) == 1
+    # A person can have it looked for all the same.
+    assert run(world, is_asked_for=True).ends == {"not_found_again": 1}
 
 
-def test_a_reply_is_owed_however_late_it_is_until_its_attempts_are_used_up(database: Engine, sandbox: Sandbox) -> None:
-    """Q-F5, Q-B8"""
+def in_the_inbox(world: World, slot: Slot) -> None:
+    world.submit(world.senders[0], world.bots[0], a_message(world, slot))
+
+
+def under_sent(world: World, slot: Slot) -> None:
+    file_under_sent(world, a_message(world, slot))
+
+
+def as_a_bounce(world: World, slot: Slot) -> None:
+    world.submit(world.bots[0], world.senders[0], a_notification(slot.message_id))
+
+
+@pytest.mark.parametrize(("appear", "status"), [(in_the_inbox, "sent"), (under_sent, "sent"), (as_a_bounce, "failed")])
+def test_what_appears_late_settles_an_unresolved_mail(world: World, appear: Any, status: str) -> None:
+    """Q-F5: a server may have held it."""
+    slot = an_uncertain(world)
+    assert settled(world).ends == {"unresolved": 1}
+    appear(world, slot)
+    assert run(world) == ReconcileReport()  # not at every run
+    world.clock.advance(timedelta(hours=2))
+
+    assert run(world).ends == {status: 1}
+    state = the_state(world, slot)
+    assert (state["status"], state["unresolved_at"], state["look_again_at"]) == (status, None, None)
+    assert counted(world) == (1, 1, 1)
+
+
+def test_the_inbox_reader_settles_an_unresolved_mail_however_late_it_comes(world: World) -> None:
+    """Q-F5: and it is answered like any other."""
+    slot = an_uncertain(world)
+    assert settled(world).ends == {"unresolved": 1}
+    world.clock.advance(timedelta(seconds=2 * world.policy.reconcile.look_back_s))
+    in_the_inbox(world, slot)
+
+    assert world.read() == {"inbox": 1, "replies": 1, "resolved": 1}
+    assert the_slot(world, slot)["status"] == "sent"
+
+
+@pytest.fixture
+def talk(database: Engine, sandbox: Sandbox) -> World:
+    """A bot's reply to a sender whose server takes mail without answering is in doubt."""
     world = a_world(database, sandbox, ["drop1"], ["ann"], a_policy_with(), checks=False)
     world.slot()
     world.talk(1)
     world.clock.advance(timedelta(seconds=60))
     assert world.dispatch() == {"uncertain": 1}
-    world.clock.advance(timedelta(seconds=world.policy.queue.overdue_s))
+    assert settled(world).ends == {"unresolved": 1}
+    return world
 
-    assert settled(world).ends == {"planned": 1}
-    assert world.value("select sum(reply_sent) from ops.bot_days") == 0
-    assert world.value("select thread_status from ops.conversations") == "reply_scheduled"
 
-    dispatcher.due_lanes(database, clock=world.clock)  # spreads what is overdue
-    world.clock.advance(timedelta(seconds=world.policy.queue.spread_s))
-    assert world.dispatch() == {"uncertain": 1}
-    assert settled(world).ends == {"failed": 1}
-    assert world.value("select thread_status from ops.conversations") == "closed"
+def test_nothing_waits_for_an_unresolved_reply(talk: World) -> None:
+    """Q-F5: its conversation is over; the reply stays counted."""
+    assert talk.row("select thread_status, next_action_time from ops.conversations") == {
+        "thread_status": "closed",
+        "next_action_time": None,
+    }
+    assert talk.value("select sum(reply_sent) from ops.bot_days") == 1
+
+
+def test_a_conversation_goes_on_when_its_unresolved_reply_is_found(talk: World) -> None:
+    """Q-F5, B-B8"""
+    reply = Slot.of({**talk.row("select * from ops.slots where turn = 2"), "lease_token": ""})
+    copy = a_message(talk, reply, from_address=talk.bots[0].address, to_address=talk.senders[0].address)
+    with any_mail_program(talk, talk.senders[0]) as client:
+        assert client.append("INBOX", "", imaplib.Time2Internaldate(talk.clock.now()), copy)[0] == "OK"
+    talk.clock.advance(timedelta(hours=2))
+
+    assert run(talk).ends == {"sent": 1}
+    conversation = talk.row("select thread_status, turn from ops.conversations")
+    assert conversation == {"thread_status": "awaiting_reply", "turn": 2}
+
+
+def test_a_conversation_waits_again_for_a_reply_that_a_person_found_not_sent(talk: World) -> None:
+    """Q-F5, Q-B8: it is owed however late it is, until its attempts are used up."""
+    (slot_id,) = (row["id"] for row in talk.rows("select id from ops.slots where status = 'uncertain'"))
+    talk.clock.advance(timedelta(seconds=talk.policy.queue.overdue_s))
+    assert said_not_sent(talk, slot_id) == "planned"
+    assert talk.value("select sum(reply_sent) from ops.bot_days") == 0
+    assert talk.value("select thread_status from ops.conversations") == "reply_scheduled"
+
+    dispatcher.due_lanes(talk.engine, clock=talk.clock)  # spreads what is overdue
+    talk.clock.advance(timedelta(seconds=talk.policy.queue.spread_s))
+    assert talk.dispatch() == {"uncertain": 1}
+    assert said_not_sent(talk, slot_id) == "failed"
+    assert the_slot(talk, slot_id)["reason"] == "not sent in 2 attempts"
+    assert talk.value("select thread_status from ops.conversations") == "closed"
+
+
+def test_a_warmup_mail_that_is_overdue_when_a_person_found_it_not_sent_expires(world: World) -> None:
+    """Q-B8: the next plan makes up for it."""
+    slot = an_uncertain(world)
+    world.clock.advance(timedelta(seconds=world.policy.queue.overdue_s + 1))
+
+    assert said_not_sent(world, slot.id) == "expired"
+    assert counted(world) == (0, 0, 0)
 
 
 def test_a_copy_of_another_slot_or_with_a_forged_token_is_no_evidence(world: World) -> None:
@@ -294,7 +396,67 @@ def test_a_copy_of_another_slot_or_with_a_forged_token_is_no_evidence(world: Wor
         copy = a_message(world, slot, message_id="<made.by.hand@senders.test>", token=token)
         world.submit(world.senders[0], world.bots[0], copy)
 
+    assert settled(world).ends == {"unresolved": 1}
+
+
+# The server's own answer, heard too late
+
+
+def heard_too_late(world: World, slot: Slot, outcome: Any, *, stage: Any = "eod", code: int | None = 451) -> None:
+    """What a worker records that had its answer when its lease had lapsed (see the dispatcher)."""
+    attempt = Attempt(outcome, stage, "message", code, None, "4.3.0 said the server")
+    now = world.clock.now()
+    with world.engine.begin() as connection:
+        ledger.record(
+            connection, tried=[ledger.Tried(slot, attempt, now)], fenced=[ledger.Late(slot, now)], cooldown_s=0
+        )
+
+
+@pytest.mark.parametrize("outcome", ["transient", "permanent"])
+def test_a_refusal_that_was_heard_too_late_proves_that_the_mail_was_not_taken(world: World, outcome: str) -> None:
+    """Q-F5: it is uncounted, and planned again until its attempts are used up."""
+    slot = an_uncertain(world)
+    heard_too_late(world, slot, outcome)
+
     assert settled(world).ends == {"planned": 1}
+    assert counted(world) == (0, 0, 0)
+    (reconciled,) = world.events("reconciled")
+    assert reconciled["details"] == {"found": "not_sent", "by": "reconcile", "answer": "451 4.3.0 said the server"}
+
+
+def test_an_acknowledgement_that_was_heard_too_late_proves_that_it_was_taken(world: World) -> None:
+    """Q-F5: even if it is nowhere to be seen."""
+    slot = an_uncertain(world)
+    heard_too_late(world, slot, "sent", code=250)
+
+    assert settled(world).ends == {"sent": 1}
+    assert the_slot(world, slot)["reason"] == "the server had answered: 250 4.3.0 said the server"
+    assert counted(world) == (1, 1, 1)
+
+
+def test_what_lies_in_a_mailbox_outweighs_what_a_server_said(world: World) -> None:
+    """Q-F5: some refuse a mail and deliver it all the same."""
+    slot = an_uncertain(world)
+    heard_too_late(world, slot, "permanent")
+    in_the_inbox(world, slot)
+
+    assert settled(world).ends == {"sent": 1}
+
+
+@pytest.mark.parametrize(
+    "heard",
+    [
+        {"outcome": "uncertain"},
+        {"outcome": "transient", "stage": "rcpt"},  # another worker's, whose claim lapsed before DATA
+        {"outcome": "transient", "attempts": 1},
+    ],
+)
+def test_an_answer_to_another_attempt_or_none_at_all_proves_nothing(world: World, heard: dict[str, Any]) -> None:
+    slot = an_uncertain(world)
+    earlier = replace(slot, attempts=heard.get("attempts", 0))
+    heard_too_late(world, earlier, heard["outcome"], stage=heard.get("stage", "eod"))
+
+    assert settled(world).ends == {"unresolved": 1}
 
 
 # Returned
@@ -314,11 +476,10 @@ def test_a_mail_that_came_back_has_failed_and_stays_counted(world: World) -> Non
 
 def test_a_notification_about_another_mail_is_no_evidence(world: World) -> None:
     """case 33: a bounce says something about the mail that it names, and of no other."""
-    slot = an_uncertain(world)
+    an_uncertain(world)
     world.submit(world.bots[0], world.senders[0], a_notification("<another@senders.test>"))
 
-    assert settled(world).ends == {"planned": 1}
-    assert the_slot(world, slot)["status"] == "planned"
+    assert settled(world).ends == {"unresolved": 1}
 
 
 # Cold mail
@@ -346,11 +507,9 @@ def test_a_cold_mail_without_a_trace_waits_for_a_person(world: World) -> None:
     """Q-F5: nobody can look into a stranger's mailbox, and a second copy hurts more than a lost one."""
     slot = a_cold_uncertain(world)
 
-    report = settled(world)
-
-    assert (report.ends, list(report.waiting)) == ({}, [slot.id])
-    assert "not ours" in report.waiting[slot.id]
+    assert settled(world) == ReconcileReport({"unresolved": 1}, {})
     assert the_slot(world, slot)["status"] == "uncertain"
+    assert "INBOX, Junk, Sent of its sender; its recipient's mailbox is not ours" in the_slot(world, slot)["reason"]
 
 
 # Doubt
@@ -410,7 +569,7 @@ DOUBTS: dict[str, tuple[Callable[[World], Any], str]] = {
 
 @pytest.mark.parametrize("doubt", DOUBTS)
 def test_with_any_doubt_a_slot_stays_uncertain_and_says_why(world: World, doubt: str) -> None:
-    """Q-F5: absence is proven or it is not."""
+    """Q-F5: what was not looked for everywhere waits."""
     make, why = DOUBTS[doubt]
     slot, other = an_uncertain(world), an_uncertain(world, world.senders[1], world.bots[1])
     disturbed = make(world)
@@ -423,8 +582,9 @@ def test_with_any_doubt_a_slot_stays_uncertain_and_says_why(world: World, doubt:
     assert (row["status"], row["reason"]) == ("uncertain", f"not settled: {report.waiting[slot.id]}")
     assert PASSWORD not in row["reason"]
     assert slot.id not in {event["slot_id"] for event in world.events("reconciled")}
+    assert the_state(world, slot)["unresolved_at"] is None
     # Nobody else has to wait because of it, unless the doubt is about every mailbox.
-    assert the_slot(world, other)["status"] == ("uncertain" if "folder" in doubt else "planned")
+    assert (the_state(world, other)["unresolved_at"] is None) == ("folder" in doubt)
 
 
 @pytest.mark.parametrize("folder", ["INBOX", "Junk"])
@@ -443,24 +603,73 @@ def test_what_was_found_before_or_after_an_unreadable_folder_is_found(world: Wor
 def test_a_doubt_that_is_over_settles_the_slot(world: World) -> None:
     slot = an_uncertain(world)
     paused(world)
+    in_the_inbox(world, slot)
     assert list(settled(world).waiting) == [slot.id]
     world.change("update ops.bots set status = 'active', status_reason = null")
+    world.clock.advance(timedelta(hours=1))
 
-    assert run(world).ends == {"planned": 1}
+    assert run(world).ends == {"sent": 1}
+
+
+def test_evidence_at_the_sender_settles_a_mail_whose_recipient_cannot_be_asked(world: World) -> None:
+    """Q-F5"""
+    slot = an_uncertain(world)
+    paused(world)
+    as_a_bounce(world, slot)
+
+    assert settled(world).ends == {"failed": 1}
+
+
+def test_a_doubt_that_outlasts_the_look_back_is_unresolved_and_says_so(world: World) -> None:
+    """Q-F5: a person is asked in the end."""
+    slot = an_uncertain(world)
+    paused(world)
+    assert list(settled(world).waiting) == [slot.id]
+    world.clock.advance(timedelta(seconds=world.policy.reconcile.look_back_s))
+
+    assert run(world) == ReconcileReport({"unresolved": 1}, {})
+    assert "never looked for everywhere: " in the_slot(world, slot)["reason"]
+    assert "is not active" in the_slot(world, slot)["reason"]
+    world.clock.advance(timedelta(days=30))
+    assert run(world) == ReconcileReport()
+
+
+def test_a_mailbox_that_raises_what_nobody_expects_costs_only_its_own_mails(world: World) -> None:
+    """Q-F5"""
+    slot, other = an_uncertain(world), an_uncertain(world, world.senders[1], world.bots[1])
+    folders = ImapReader.folders
+
+    def broken(reader: ImapReader) -> list[str]:
+        if reader._access.address == world.bots[0].address:
+            raise LookupError("nobody catches this")
+        return folders(reader)
+
+    with patch.object(ImapReader, "folders", broken):
+        report = settled(world)
+
+    assert (report.ends, list(report.waiting)) == ({"unresolved": 1}, [slot.id])
+    assert the_state(world, other)["unresolved_at"] is not None
 
 
 # When
 
 
-def test_nothing_is_decided_before_the_settle_time_or_long_after_it(world: World) -> None:
-    """Q-F5: a server on the way may hold the mail; after five days only a person decides."""
-    slot = an_uncertain(world)
+def test_nothing_is_looked_for_before_the_settle_time(world: World) -> None:
+    """Q-F5: a server on the way may hold the mail."""
+    an_uncertain(world)
     world.clock.advance(reconcile.settle_time(world.policy) - timedelta(seconds=1))
     assert run(world) == ReconcileReport()
+    assert run(world, is_asked_for=True) == ReconcileReport()
 
-    world.clock.advance(timedelta(seconds=world.policy.reconcile.look_back_s))
-    assert run(world) == ReconcileReport()
-    assert the_slot(world, slot)["status"] == "uncertain"
+
+def test_a_mail_that_nobody_looked_for_in_all_the_look_back_is_looked_for_once(world: World) -> None:
+    """Q-F5: reconciling may have been off for long."""
+    slot, found = an_uncertain(world), an_uncertain(world)
+    in_the_inbox(world, found)
+    world.clock.advance(timedelta(seconds=2 * world.policy.reconcile.look_back_s))
+
+    assert run(world).ends == {"unresolved": 1, "sent": 1}
+    assert the_state(world, slot)["look_again_at"] is None
 
 
 def test_every_uncertain_slot_belongs_to_one_shard_and_only_shards_with_one_are_due(world: World) -> None:
@@ -487,7 +696,7 @@ def test_a_mailbox_is_logged_in_to_once_for_all_of_its_mails(world: World) -> No
         return enter(reader)
 
     with patch.object(ImapReader, "__enter__", counting):
-        assert settled(world).ends == {"planned": 3}
+        assert settled(world).ends == {"unresolved": 3}
     assert logins == [world.bots[0].address, world.senders[0].address]
 
 
@@ -510,7 +719,7 @@ def some_of_each(world: World) -> None:
 def test_reconciling_again_changes_nothing(world: World) -> None:
     """Q-F5"""
     some_of_each(world)
-    assert settled(world).ends == {"sent": 2, "planned": 2}
+    assert settled(world).ends == {"sent": 2, "unresolved": 2}
     before = everything(world)
 
     assert run(world) == ReconcileReport()
@@ -521,21 +730,22 @@ def test_two_reconciles_at_once_settle_each_slot_once(world: World) -> None:
     """Q-F5"""
     some_of_each(world)
     world.clock.advance(reconcile.settle_time(world.policy) + timedelta(seconds=1))
-    look, both_have_looked = reconcile._Search.look_for, Barrier(2, timeout=60)
+    look, both_have_looked = MailSearch.look_for, Barrier(2, timeout=60)
 
     def together(search: Any, mails: Any) -> Any:
         findings = look(search, mails)
         both_have_looked.wait()
         return findings
 
-    with patch.object(reconcile._Search, "look_for", together), ThreadPoolExecutor(2) as threads:
+    with patch.object(MailSearch, "look_for", together), ThreadPoolExecutor(2) as threads:
         first, second = threads.map(lambda _: run(world), range(2))
 
     ends = first.ends + second.ends
-    assert (ends["sent"], ends["planned"], ends["settled_meanwhile"]) == (2, 2, 4)
-    assert world.statuses() == {"sent": 2, "planned": 2}
+    assert (ends["sent"], ends["unresolved"]) == (2, 2)
+    assert (ends["settled_meanwhile"], ends["not_found_again"]) == (2, 2)
+    assert world.statuses() == {"sent": 2, "uncertain": 2}
     assert (len(world.events("reconciled")), len(world.events("sent"))) == (4, 2)
-    assert counted(world) == (2, 2, 2)
+    assert counted(world) == (4, 4, 4)
 
 
 def test_a_slot_that_the_inbox_reader_resolves_meanwhile_stays_as_it_left_it(world: World) -> None:
@@ -545,9 +755,9 @@ def test_a_slot_that_the_inbox_reader_resolves_meanwhile_stays_as_it_left_it(wor
 
     def missed(_search: Any, _mails: Any) -> dict[int, Finding]:
         assert world.read() == {"inbox": 1, "replies": 1, "resolved": 1}
-        return {slot.id: Finding("absent", "at neither end")}
+        return {slot.id: Finding("not_found", "neither mailbox")}
 
-    with patch.object(reconcile._Search, "look_for", missed):
+    with patch.object(MailSearch, "look_for", missed):
         assert settled(world).ends == {"settled_meanwhile": 1}
 
     assert the_slot(world, slot)["status"] == "sent"
@@ -581,9 +791,9 @@ def test_a_finding_about_an_earlier_attempt_decides_nothing(world: World) -> Non
 
     def slow(_search: Any, _mails: Any) -> dict[int, Finding]:
         world.change("update ops.slot_states set attempts = attempts + 1")
-        return {slot.id: Finding("absent", "at neither end")}
+        return {slot.id: Finding("not_found", "neither mailbox")}
 
-    with patch.object(reconcile._Search, "look_for", slow):
+    with patch.object(MailSearch, "look_for", slow):
         assert settled(world).ends == {"settled_meanwhile": 1}
     assert the_slot(world, slot)["status"] == "uncertain"
     assert counted(world) == (1, 1, 1)
@@ -596,7 +806,7 @@ def test_reconcile_gives_way_to_whoever_holds_the_row(world: World) -> None:
         report = settled(world)
 
     assert report == ReconcileReport({}, {slot.id: "others are writing to its row right now"})
-    assert run(world).ends == {"planned": 1}
+    assert run(world).ends == {"unresolved": 1}
 
 
 # A person's answer
@@ -618,15 +828,13 @@ def test_a_person_may_say_that_it_was_sent(world: World) -> None:
 def test_a_person_may_say_that_it_was_not_sent(world: World) -> None:
     """Q-F5: then it is uncounted and sent again."""
     slot = a_cold_uncertain(world)
-    with world.engine.begin() as connection:
-        status = reconcile.settle(
-            connection, slot.id, is_sent=False, by="eva", why="asked", now=world.clock.now(), policy=world.policy
-        )
+    assert settled(world).ends == {"unresolved": 1}
 
-    assert status == the_slot(world, slot)["status"] == "planned"
+    assert said_not_sent(world, slot.id) == the_slot(world, slot)["status"] == "planned"
     assert world.value("select sum(cold_sent) from ops.sender_days") == 0
-    (reconciled,) = world.events("reconciled")
-    assert reconciled["details"] == {"found": "absent", "by": "eva", "why": "asked"}
+    _, reconciled = world.events("reconciled")
+    assert reconciled["details"] == {"found": "not_sent", "by": "eva", "why": "asked"}
+    assert the_state(world, slot)["unresolved_at"] is None
 
 
 def test_only_an_uncertain_slot_can_be_settled(world: World) -> None:

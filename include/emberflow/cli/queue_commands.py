@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,24 +45,24 @@ def list_queue(
 ) -> None:
     """List slots with the reason for their state and what can be done about it."""
     from emberflow.cli.console import Section, show
-    from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import backlog
+    from emberflow.queue_manager import backlog, database_clock
     from emberflow.queue_manager.policies import in_force
 
     statuses = status or [_Status.UNCERTAIN, _Status.PARKED]
     with connect().connect() as connection:
         policy = in_force(connection).policy
-        waiting = backlog.listed(connection, statuses, limit, now=SystemClock().now(), policy=policy)
+        waiting = backlog.listed(connection, statuses, limit, now=database_clock.now(connection), policy=policy)
     rows = [
         (one.id, one.status, one.what, one.from_address, one.to_address, one.since, one.reason, one.remedy)
         for one in waiting
     ]
     columns = ("slot", "status", "what", "from", "to", "since (UTC)", "reason", "what to do")
     advice = (
-        "An uncertain mail is looked for until it is found or provably absent; where that is impossible, look yourself "
-        "and settle it --sent or --not-sent. A parked slot may be what killed its workers: release it when that is "
-        "mended. `emberflow explain SLOT` shows what happened."
+        "An unresolved mail was looked for everywhere and found nowhere. It counts as sent and is not sent again by "
+        "itself: ask the mail server's operator or the recipient, and settle it --sent or --not-sent. It is looked for "
+        "again now and then, and settled by itself where it is found. A parked slot may be what killed its workers: "
+        "release it when that is mended. `emberflow explain SLOT` shows what happened."
     )
     title, caption = f"{len(rows)} slots: {', '.join(statuses)}", advice if rows else None
     show(Section("slots", title, columns, rows, caption, least=("what", "since (UTC)", "to")), as_json=as_json)
@@ -90,44 +90,42 @@ def show_shape(
 
 @queue.command("reconcile")
 def reconcile_now() -> None:
-    """Look for uncertain mails in their mailboxes now, as the DAG `reconcile` does, and settle what can be settled."""
+    """Look for every uncertain mail in its mailboxes now, however old it is, and settle what can be settled."""
     from emberflow.cli.console import console, table
     from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
     from emberflow.queue_manager import reconcile
     from emberflow.settings import settings
 
-    report = reconcile.run(connect(), clock=SystemClock(), settings=settings())
+    report = reconcile.run(connect(), clock=SystemClock(), settings=settings(), is_asked_for=True)
     ends = ", ".join(f"{count} {end.replace('_', ' ')}" for end, count in sorted(report.ends.items()))
-    console.print(f"settled: {ends or 'nothing'}; still uncertain: {len(report.waiting)}")
+    console.print(f"looked for: {ends or 'nothing'}; waiting: {len(report.waiting)}")
     if report.waiting:
-        table("Still uncertain", ("slot", "why"), list(report.waiting.items()))
+        table("Waiting", ("slot", "why"), list(report.waiting.items()))
 
 
 @queue.command("settle")
 def settle_slot(
-    slot: Annotated[int, typer.Argument(help="The slot's number, see `emberflow queue list`.")],
+    slots: Annotated[list[int], typer.Argument(help="Numbers of slots, see `emberflow queue list`.")],
     sent: Annotated[bool, typer.Option("--sent/--not-sent", help="What you found out about this mail.")],
     why: Annotated[str, typer.Option(help="How you know; it is stored with your name.")],
     by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
 ) -> None:
-    """Settle an uncertain slot by a person's decision. A mail that was not sent may be sent again."""
+    """Settle uncertain slots by a person's decision, all or none. A mail that was not sent may be sent again."""
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
     from emberflow.queue_manager import database_clock, reconcile
     from emberflow.queue_manager.policies import in_force
 
     with connect().begin() as connection:
-        status = reconcile.settle(
-            connection,
-            slot,
-            is_sent=sent,
-            by=by or getpass.getuser(),
-            why=why,
-            now=database_clock.now(connection),
-            policy=in_force(connection).policy,
-        )
-    console.print(f"slot {slot} is {status}")
+        policy, now = in_force(connection).policy, database_clock.now(connection)
+        decision: dict[str, Any] = {"is_sent": sent, "by": by or getpass.getuser(), "why": why}
+        ends = {
+            slot: reconcile.settle(connection, slot, **decision, now=now, policy=policy)
+            for slot in dict.fromkeys(slots)
+        }
+    for slot, status in ends.items():
+        console.print(f"slot {slot} is {status}")
 
 
 @queue.command("release")

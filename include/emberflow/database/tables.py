@@ -411,8 +411,21 @@ slot_states = Table(
     Column("status", Text, nullable=False, server_default="planned"),
     Column("reason", Text, comment="why it is where it is: the binding cap, the reply code, the fault"),
     Column("binding_cap", Text, comment="the cap that held it the last time, as scope:key used/cap"),
+    Column(
+        "unresolved_at",
+        DateTime(timezone=True),
+        comment="when an uncertain mail was found nowhere; it stays counted and is not sent again by itself",
+    ),
+    Column(
+        "look_again_at",
+        DateTime(timezone=True),
+        comment="when an uncertain mail is looked for again; null: as soon as it is settled, or no more",
+    ),
     _one_of("status", SLOT_STATUSES),
     CheckConstraint("(status = 'sent') = (sent_at is not null)", name="sent_at_iff_sent"),
+    CheckConstraint(
+        "status = 'uncertain' or (unresolved_at is null and look_again_at is null)", name="in_doubt_only_if_uncertain"
+    ),
     Index(
         "ix_slot_states_planned",
         "priority_level",

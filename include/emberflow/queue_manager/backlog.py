@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager.policies import Policy
@@ -32,13 +32,26 @@ _LISTED = text("""
             when 'sent' then slots.sent_at
             else slots.due_since
         end as since,
-        concat_ws('; ', slots.reason, slots.binding_cap) as reason
+        concat_ws('; ', slots.reason, slots.binding_cap) as reason,
+        states.unresolved_at is not null as is_unresolved,
+        states.look_again_at
     from ops.slots
+    inner join ops.slot_states as states on states.slot_id = slots.id
     inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
     left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
     where slots.status = any(:statuses)
     order by since, slots.id
     limit :limit
+""")
+
+_IN_DOUBT = text("""
+    select
+        count(*) filter (where unresolved_at is null) as waiting,
+        count(*) filter (where unresolved_at is not null) as unresolved,
+        count(*) filter (where unresolved_at is null and look_again_at is not null) as hindered,
+        extract(epoch from clock_timestamp() - min(submitted_at)) as oldest_s
+    from ops.slot_states
+    where status = 'uncertain'
 """)
 
 _SHAPE = text("""
@@ -84,8 +97,9 @@ _RELEASE = text("""
 class Waiting:
     """One slot as the operator sees it.
 
-    ``since`` is when it was submitted, was sent, or first became due. ``remedy`` is the command for it, or until when
-    there is nothing to do (UTC); None where nobody has to do anything.
+    ``status`` is the slot's, and ``unresolved`` for an uncertain one that was found nowhere. ``since`` is when it was
+    submitted, was sent, or first became due. ``remedy`` is the command for it, or until when there is nothing to do
+    (UTC); None where nobody has to do anything.
     """
 
     id: int
@@ -98,6 +112,27 @@ class Waiting:
     remedy: str | None
 
 
+@dataclass(frozen=True)
+class InDoubt:
+    """How many mails are uncertain: ``waiting`` to be looked for, or ``unresolved``, found nowhere.
+
+    Of those that wait, ``hindered`` were looked for in vain because something is amiss. ``oldest_s``: since the oldest
+    was submitted, in seconds; None without any.
+    """
+
+    waiting: int
+    unresolved: int
+    hindered: int
+    oldest_s: float | None
+
+
+def in_doubt(connection: Connection) -> InDoubt:
+    """Count the mails of which nobody knows whether they were sent."""
+    row = connection.execute(_IN_DOUBT).one()
+    oldest_s = None if row.oldest_s is None else float(row.oldest_s)
+    return InDoubt(row.waiting, row.unresolved, row.hindered, oldest_s)
+
+
 def listed(
     connection: Connection, statuses: Sequence[str], limit: int, *, now: datetime, policy: Policy
 ) -> list[Waiting]:
@@ -106,13 +141,13 @@ def listed(
     return [
         Waiting(
             id=row.id,
-            status=row.status,
+            status="unresolved" if row.is_unresolved else row.status,
             what=f"{row.task_type.replace('_', ' ')}, turn {row.turn}",
             from_address=row.from_address,
             to_address=row.to_address,
             since=row.since,
             reason=row.reason,
-            remedy=_remedy(row.id, row.status, row.since, now, policy),
+            remedy=_remedy(row, now, policy),
         )
         for row in rows
     ]
@@ -142,12 +177,14 @@ def release(connection: Connection, slot_id: int, *, by: str, now: datetime) -> 
         raise EmberflowError(f"slot {slot_id} is not parked; see `emberflow queue list --status parked`")
 
 
-def _remedy(slot_id: int, status: str, since: datetime, now: datetime, policy: Policy) -> str | None:
-    if status == "parked":
-        return f"queue release {slot_id}"
-    if status != "uncertain":
+def _remedy(slot: Row[Any], now: datetime, policy: Policy) -> str | None:
+    if slot.status == "parked":
+        return f"queue release {slot.id}"
+    if slot.status != "uncertain":
         return None
-    settled = since + settle_time(policy)
-    if now < settled:
-        return f"wait until {settled:%H:%M}"
-    return f"queue settle {slot_id}"
+    if slot.is_unresolved:
+        return f"queue settle {slot.id}"
+    if slot.look_again_at is not None:
+        return f"mend what hinders the search, or queue settle {slot.id}"
+    settled = slot.since + settle_time(policy)
+    return f"wait until {settled:%H:%M}" if now < settled else "run queue reconcile"

@@ -18,7 +18,7 @@ from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import database_clock
+from emberflow.queue_manager import backlog, database_clock
 from emberflow.queue_manager.policies import in_force
 from emberflow.queue_manager.switches import LIVE_MAIL, STOP_SENDING, is_on
 from emberflow.settings import Settings
@@ -94,6 +94,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     yield _mailboxes(connection)
     yield _zones(connection)
     yield _queue(connection)
+    yield _in_doubt(connection)
     yield _transactions(connection)
 
 
@@ -154,13 +155,27 @@ def _queue(connection: Connection) -> Finding:
     row = connection.execute(
         text("""
             select count(*) filter (where status = 'planned') as planned,
-                count(*) filter (where status = 'uncertain') as uncertain,
                 count(*) filter (where status = 'planned' and target_time < now() - interval '10 minutes') as late
             from ops.slot_states
         """)
     ).one()
     remedy = "look at the DAG `dispatch`: due slots are waiting" if row.late else None
-    return Finding("queue", f"{row.planned} planned, {row.late} late, {row.uncertain} uncertain", remedy)
+    return Finding("queue", f"{row.planned} planned, {row.late} late", remedy)
+
+
+def _in_doubt(connection: Connection) -> Finding:
+    mails = backlog.in_doubt(connection)
+    if mails.oldest_s is None:
+        return Finding("mails in doubt", "none")
+    age = f"{mails.oldest_s / 86_400:.1f} d" if mails.oldest_s >= 86_400 else f"{mails.oldest_s / 60:.0f} min"
+    found = f"{mails.unresolved} unresolved, {mails.waiting} waiting to be looked for, the oldest for {age}"
+    if not mails.unresolved and not mails.hindered:
+        return Finding("mails in doubt", found)
+    remedy = (
+        "`emberflow queue list` says for each where it was looked for or what hinders that; they count as sent until "
+        "`emberflow queue settle` is told what you found out"
+    )
+    return Finding("mails in doubt", found, remedy)
 
 
 def _transactions(connection: Connection) -> Finding:

@@ -35,9 +35,10 @@ from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.errors import EgressRefusedError, EmberflowError
 from emberflow.queue_manager import ledger, store
 from emberflow.queue_manager.database_clock import shared
+from emberflow.queue_manager.mail_search import Uncertain
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.policies import PolicyInForce, in_force
-from emberflow.queue_manager.reconcile import Uncertain, settle_as_sent
+from emberflow.queue_manager.reconcile import settle_as_sent
 from emberflow.queue_manager.slots import Priority, Slot
 from emberflow.queue_manager.switches import enter_mail_mode
 from emberflow.randomness import state

@@ -116,6 +116,12 @@ _CLOSE_CONVERSATION = text("""
     where id = :id and (turn < :turn or (turn = :turn and thread_status = 'awaiting_reply'))
 """)
 
+_REOPEN_CONVERSATION = text("""
+    update ops.conversations
+    set thread_status = 'reply_scheduled', next_action_time = :reply_at, updated_at = clock_timestamp()
+    where id = :id and turn < :turn
+""")
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -243,6 +249,12 @@ def close_conversation(connection: Connection, slot: Slot) -> None:
     A thread that has gone on, or in which an answer to this mail is scheduled, stays as it is.
     """
     connection.execute(_CLOSE_CONVERSATION, {"id": slot.conversation_id, "turn": slot.turn})
+
+
+def reopen_conversation(connection: Connection, slot: Slot) -> None:
+    """Let the slot's thread wait for its mail again, which is planned anew; a first mail has no thread yet."""
+    key = {"id": slot.conversation_id, "turn": slot.turn, "reply_at": slot.target_time}
+    connection.execute(_REOPEN_CONVERSATION, key)
 
 
 def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, mailbox_id: int, uid: str) -> bool:

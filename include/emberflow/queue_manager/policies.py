@@ -95,9 +95,9 @@ class ReconcilePolicy(BaseModel):
     """When an ``uncertain`` mail is looked for, and for how long.
 
     ``settle_s`` runs from the last moment at which the worker may have written the final dot (``submitted_at`` plus
-    ``dispatch.write_within_s``). Before it is over "not found" proves nothing: a server on the way may hold the mail in
-    its queue and try again after 15 to 30 minutes, for instance because it was greylisted (RFC 6647). A slot that is
-    still uncertain ``look_back_s`` after it was submitted is left to a person: after five days no server tries any more
+    ``dispatch.write_within_s``). Before it is over it is not worth looking: a server on the way may hold the mail in
+    its queue and try again after 15 to 30 minutes, for instance because it was greylisted (RFC 6647). A mail that was
+    not found is looked for again until ``look_back_s`` after it was submitted: after five days no server tries any more
     (RFC 5321 4.5.4.1).
     """
 

@@ -7,6 +7,7 @@ States (drawn in docs/guarantees.md)::
     planned <- submitting              4xx after DATA: the server said that it did not take the mail
     planned -> cancelled | expired     refused for good, or too late
     planned -> parked                  several workers died with it; a person decides
+    uncertain -> sent | failed | ...   see ``queue_manager.reconcile``; not found is never a reason to send again
 
 A worker *claims* due slots of its lane (``FOR UPDATE SKIP LOCKED``), which gives each a lease token, and *renews* the
 lease while it lives. Just before DATA ``submission.submit`` checks everything that forbids sending and moves the slot

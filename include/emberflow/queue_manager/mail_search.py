@@ -1,0 +1,238 @@
+"""Where uncertain mails lie: a search of the mailboxes at both ends, which changes nothing.
+
+1. Warm-up and replies, in the recipient's own mailbox: every folder, because filters and people move mail, by its
+   Message-ID, and by its token, because some providers write their own Message-ID. Every folder is searched twice, or
+   a mail that was moved from a folder not yet searched to one searched already would be missed.
+2. What was not found there, and all cold mail, in the sender's mailbox: a bounce that names it
+   (``email_ops.delivery_status``), or the copy that many providers file under Sent when they accept a mail.
+
+Not found is no proof of anything: a server may still hold the mail, or keep it where IMAP does not show it.
+
+A finding is *unknown* where not even that can be said: a mailbox is out of use or cannot be logged in to, a folder
+cannot be read, a recipient's mailbox does not show its Junk folder. Whatever one mailbox does is the finding of its own
+mails, never of others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy import Connection, RowMapping, text
+
+from emberflow.email_ops.delivery_status import read_returned
+from emberflow.email_ops.egress import Mode
+from emberflow.email_ops.imap import ImapError, ImapReader
+from emberflow.email_ops.received import ReceivedMessage, parse
+from emberflow.email_ops.tokens import TokenError, WarmupToken, sign, verify
+from emberflow.errors import EmberflowError
+from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
+from emberflow.queue_manager.slots import Slot
+from emberflow.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_IN_USE = text("""
+    select
+        mailboxes.id,
+        mailboxes.address,
+        coalesce(mailboxes.check_passed, false) as is_checked,
+        coalesce(senders.state = 'active', false) or coalesce(bots.status = 'active', false) as is_active
+    from ops.mailboxes
+    left join ops.senders on senders.mailbox_id = mailboxes.id
+    left join ops.bots on bots.mailbox_id = mailboxes.id
+    where mailboxes.id = any(:ids)
+""")
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """A slot under lock, or as it was read, and when its last attempt was submitted."""
+
+    slot: Slot
+    submitted_at: datetime
+
+    @classmethod
+    def of(cls, row: RowMapping) -> Uncertain:
+        """Return the mail in a row of the view ``slots``; nobody holds it, so it has no lease token."""
+        return cls(Slot.of({**row, "lease_token": ""}), row["submitted_at"])
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What mailboxes say of one mail. ``detail``: where it is or is not, why it came back, or what is amiss."""
+
+    verdict: Literal["present", "returned", "not_found", "unknown"]
+    detail: str
+    subject: str = ""
+
+
+def usable_mailboxes(
+    connection: Connection, mails: Iterable[Uncertain], settings: Settings
+) -> tuple[Mapping[int, Mailbox], dict[int, str]]:
+    """Return the mailboxes of ``mails`` that may be logged in to, and why others may not, by mailbox id."""
+    ids = {id_ for mail in mails for id_ in (mail.slot.from_mailbox_id, mail.slot.to_mailbox_id) if id_ is not None}
+    unusable: dict[int, str] = {}
+    for row in connection.execute(_IN_USE, {"ids": sorted(ids)}):
+        if not row.is_checked:
+            unusable[row.id] = f"{row.address} has not passed its connection check"
+        elif not row.is_active:
+            unusable[row.id] = f"{row.address} is not active"
+    opened = open_mailboxes(connection, settings, ids - unusable.keys())
+    return opened.boxes, unusable | dict(opened.unreadable)
+
+
+class MailSearch:
+    """One run's look into mailboxes: one connection for all mails that may lie in the same one."""
+
+    def __init__(
+        self, mode: Mode, settings: Settings, boxes: Mapping[int, Mailbox], unusable: Mapping[int, str]
+    ) -> None:
+        self._mode: Mode = mode
+        self._settings = settings
+        self._boxes = boxes
+        self._unusable = unusable
+
+    def look_for(self, mails: Sequence[Uncertain]) -> dict[int, Finding]:
+        """Return a finding for every mail, by slot id."""
+        findings: dict[int, Finding] = {}
+        for mailbox_id, group in _grouped(mails, lambda slot: slot.to_mailbox_id).items():
+            findings |= self._in_mailbox(mailbox_id, group, self._at_recipient)
+        left = [mail for mail in mails if mail.slot.is_cold or findings[mail.slot.id].verdict != "present"]
+        for mailbox_id, group in _grouped(left, lambda slot: slot.from_mailbox_id).items():
+            for slot_id, at_sender in self._in_mailbox(mailbox_id, group, self._at_sender).items():
+                findings[slot_id] = _of_both_ends(findings.get(slot_id), at_sender)
+        return findings
+
+    def _in_mailbox(
+        self,
+        mailbox_id: int,
+        mails: Sequence[Uncertain],
+        look: Callable[[ImapReader, Sequence[Uncertain]], dict[int, Finding]],
+    ) -> dict[int, Finding]:
+        if mailbox_id not in self._boxes:
+            return _unknown(mails, self._unusable.get(mailbox_id, f"mailbox {mailbox_id} is gone"))
+        access = self._boxes[mailbox_id].access
+        try:
+            with ImapReader(access, self._mode, self._settings.ca_files) as reader:
+                return look(reader, mails)
+        except EmberflowError as error:
+            return _unknown(mails, f"{access.address}: {error}")
+        except Exception as error:  # whatever one server says, the mails of the other mailboxes are looked for
+            log.exception("mailbox %s could not be searched", mailbox_id)
+            return _unknown(mails, f"{access.address}: {type(error).__name__}")
+
+    def _at_recipient(self, reader: ImapReader, mails: Sequence[Uncertain]) -> dict[int, Finding]:
+        folders = reader.folders()
+        shows_junk = reader.find_folder("\\Junk") is not None
+        found: dict[int, Finding] = {}
+        doubt = None if shows_junk else "the recipient's mailbox shows no Junk folder, where the mail may be"
+        for folder in [*folders, *folders]:
+            missing = [mail for mail in mails if mail.slot.id not in found]
+            try:
+                found |= self._in_folder(reader, folder, "recipient", missing)
+            except ImapError as error:
+                doubt = f"the recipient's folder {folder} cannot be read: {error}"
+        missing = [mail for mail in mails if mail.slot.id not in found]
+        if doubt is not None:
+            return found | _unknown(missing, doubt)
+        return found | _not_found(missing, f"{', '.join(folders)} of its recipient")
+
+    def _at_sender(self, reader: ImapReader, mails: Sequence[Uncertain]) -> dict[int, Finding]:
+        since = min(mail.submitted_at for mail in mails).date() - timedelta(days=1)
+        wanted = {mail.slot.message_id: mail.slot.id for mail in mails}
+        found: dict[int, Finding] = {}
+        folders = [folder for folder in ("INBOX", reader.find_folder("\\Junk")) if folder is not None]
+        for folder in folders:
+            for raw in reader.reports(folder, since):
+                returned = read_returned(raw)
+                if returned is not None and returned.message_id in wanted:
+                    why = f"{returned.status or ''} {returned.diagnostic or ''}".strip() or "no reason given"
+                    found[wanted[returned.message_id]] = Finding("returned", why)
+        sent = reader.find_folder("\\Sent")
+        if sent is not None:
+            folders.append(sent)
+            left = [mail for mail in mails if mail.slot.id not in found]
+            found |= self._in_folder(reader, sent, "sender", left)
+        missing = [mail for mail in mails if mail.slot.id not in found]
+        return found | _not_found(missing, f"{', '.join(folders)} of its sender")
+
+    def _in_folder(
+        self, reader: ImapReader, folder: str, whose: Literal["recipient", "sender"], mails: Sequence[Uncertain]
+    ) -> dict[int, Finding]:
+        if not mails:
+            return {}
+        by_id = reader.find_by_message_id([mail.slot.message_id for mail in mails], folder)
+        tokens = {mail.slot.id: self._token_search(mail.slot) for mail in mails if not mail.slot.is_cold}
+        by_token = reader.find_by_header("X-Emberflow-Token", list(tokens.values()), folder)
+        found: dict[int, Finding] = {}
+        for mail in mails:
+            uids = by_id.get(mail.slot.message_id, []) + by_token.get(tokens.get(mail.slot.id, ""), [])
+            for uid in dict.fromkeys(uids):
+                raw = reader.raw_message(folder, uid)
+                if raw is None:
+                    raise ImapError("imap_command", "a message was moved while it was looked at")
+                message = parse(raw, uid=uid, folder=folder, size=len(raw), internal_date=None)
+                if self._is_copy(mail.slot, message):
+                    where = f"in {folder} of its {whose}"
+                    found[mail.slot.id] = Finding("present", where, message.subject or "")
+                    break
+        return found
+
+    def _token_search(self, slot: Slot) -> str:
+        """Return the part of the slot's token that no change of keys alters."""
+        named = _token_of(slot)
+        token = sign(self._settings.require_token_keys(), named.slot_id, named.sender_id, named.bot_id, named.turn)
+        return token.rpartition(".")[0] + "."
+
+    def _is_copy(self, slot: Slot, message: ReceivedMessage) -> bool:
+        """Judge a message that a search returned: servers match parts of values, and strangers copy headers."""
+        return message.message_id == slot.message_id or self._is_token_of(slot, message.token)
+
+    def _is_token_of(self, slot: Slot, token: str | None) -> bool:
+        if slot.is_cold or token is None:
+            return False
+        try:
+            return verify(self._settings.require_token_keys(), token) == _token_of(slot)
+        except TokenError:
+            return False
+
+
+def _of_both_ends(at_recipient: Finding | None, at_sender: Finding) -> Finding:
+    """Put together what was found at the recipient (None: not ours) and at the sender."""
+    if at_recipient is None:
+        if at_sender.verdict != "not_found":
+            return at_sender
+        return Finding("not_found", f"{at_sender.detail}; its recipient's mailbox is not ours to look into")
+    if at_recipient.verdict == "unknown" and at_sender.verdict == "not_found":
+        return at_recipient
+    if at_sender.verdict != "not_found":
+        return at_sender
+    return Finding("not_found", f"{at_sender.detail}, {at_recipient.detail}")
+
+
+def _token_of(slot: Slot) -> WarmupToken:
+    if slot.bot_id is None:
+        raise ValueError(f"slot {slot.id} is cold mail, which carries no token")
+    return WarmupToken(slot.id, slot.sender_id, slot.bot_id, slot.turn)
+
+
+def _grouped(mails: Iterable[Uncertain], mailbox: Callable[[Slot], int | None]) -> dict[int, list[Uncertain]]:
+    groups: dict[int, list[Uncertain]] = defaultdict(list)
+    for mail in mails:
+        mailbox_id = mailbox(mail.slot)
+        if mailbox_id is not None:
+            groups[mailbox_id].append(mail)
+    return groups
+
+
+def _unknown(mails: Iterable[Uncertain], why: str) -> dict[int, Finding]:
+    return {mail.slot.id: Finding("unknown", why) for mail in mails}
+
+
+def _not_found(mails: Iterable[Uncertain], where: str) -> dict[int, Finding]:
+    return {mail.slot.id: Finding("not_found", where) for mail in mails}

@@ -1,0 +1,108 @@
+"""Mails that were accepted, whose answer was lost, and that no search finds in time: never is there a second copy.
+
+The judge is the receiving server: what it holds back, and what it stored for anybody's eyes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.clock import SystemClock
+from emberflow.email_ops.message import OutgoingMessage, build
+from emberflow.email_ops.tokens import sign
+from emberflow.queue_manager import reconcile, steps, store, submission
+from emberflow.queue_manager.slots import Slot
+from emberflow.queue_manager.store import End
+from tests.worlds import Sandbox, World, a_policy, a_world
+
+SILENT = {"replies": {"rate": 0.0}}
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    return a_world(database, sandbox, 1, 2, a_policy(**SILENT), checks=False)
+
+
+def an_accepted_mail(world: World) -> tuple[Slot, bytes]:
+    """A slot whose server has taken the mail with a 250 that was lost on the way; the server holds the mail."""
+    world.slot(gap_s=0)
+    (slot,) = world.claim()
+    with world.engine.begin() as connection:
+        submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
+        assert store.finish(connection, [End(slot, "uncertain", "eod connection lost")]) == {slot.id}
+    assert slot.bot_id is not None
+    held = build(
+        OutgoingMessage(
+            message_id=slot.message_id,
+            from_address=world.senders[0].address,
+            from_name="Ann",
+            to_address=world.bots[0].address,
+            subject="Soup",
+            body="Hello\n",
+            date=slot.target_time,
+            in_reply_to=None,
+            references=(),
+            token=sign(world.settings.require_token_keys(), slot.id, slot.sender_id, slot.bot_id, slot.turn),
+            auto_reply=False,
+        )
+    )
+    return slot, held
+
+
+def reconciled(world: World, times: int = 6) -> None:
+    """Reconcile and send what is due, again and again, for days."""
+    pause = reconcile.settle_time(world.policy) + timedelta(seconds=1)
+    for _ in range(times):
+        world.clock.advance(pause)
+        reconcile.run(world.engine, clock=world.clock, settings=world.settings)
+        world.dispatch()
+        pause *= 2
+
+
+def test_a_mail_that_its_server_delivers_long_after_the_settle_time_is_there_once(world: World) -> None:
+    """Q-F5: I1. No settle time is as long as a server may hold a mail."""
+    slot, held = an_accepted_mail(world)
+    reconciled(world)
+    assert world.deliveries() == []
+    world.submit(world.senders[0], world.bots[0], held)
+
+    assert world.read()["resolved"] == 1
+    assert [delivery.message_id for delivery in world.deliveries()] == [slot.message_id]
+    assert world.statuses() == {"sent": 1}
+
+
+def test_a_mail_in_a_quarantine_that_imap_does_not_show_gets_no_second_copy(world: World) -> None:
+    """Q-F5: I1. The server has it already; every delivery would be another one."""
+    an_accepted_mail(world)
+    reconciled(world)
+
+    assert world.deliveries() == []
+    slot = world.row("select status, unresolved_at, reason from ops.slot_states")
+    assert (slot["status"], slot["unresolved_at"] is not None) == ("uncertain", True)
+    assert "looked for in INBOX, Junk, Sent of its sender, INBOX, Archive" in slot["reason"]
+
+
+def test_a_reconciling_host_whose_clock_is_ahead_waits_as_long_as_any_other(
+    database: Engine, sandbox: Sandbox, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Q-F5: I1. The settle time runs by the database's clock: the mail is under way for seconds, not for a day."""
+    policy = a_policy(**SILENT, reconcile={"settle_s": 60})
+    world = a_world(database, sandbox, 1, 2, policy, checks=False, start=SystemClock().now())
+    configure(**world.variables())
+    slot, held = an_accepted_mail(world)
+    with monkeypatch.context() as ahead:
+        ahead.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + timedelta(days=1))
+        assert steps.uncertain_shards() == []
+        assert steps.reconcile_shard(0) == {"shard": 0, "waiting": 0, "reasons": []}
+
+    assert world.dispatch() == {}
+    world.submit(world.senders[0], world.bots[0], held)
+    assert [delivery.message_id for delivery in world.deliveries()] == [slot.message_id]
+    assert world.row("select status, unresolved_at from ops.slot_states") == {
+        "status": "uncertain",
+        "unresolved_at": None,
+    }
