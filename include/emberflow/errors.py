@@ -18,7 +18,7 @@ class EgressRefusedError(EmberflowError):
     """A connection that is not allowed in the present mode was stopped before its first byte."""
 
 
-class WorkerRefusedError(EmberflowError):
+class WorkerRefusedError(ConfigurationError):
     """This machine must not exchange mail, although others may: its clock or its keys are not those of the rest."""
 
 

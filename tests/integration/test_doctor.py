@@ -37,7 +37,7 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
     assert [finding for finding in findings if finding.remedy is not None] == []
     results = {finding.check: finding.result for finding in findings}
     assert set(results) == {
-        "keys", "conversation scripts", "database schema", "clock against database", "policy", "mail",
+        "keys", "conversation scripts", "database schema", "clock against database", "keys in force", "policy", "mail",
         "mailboxes", "time zones", "queue", "mails in doubt", "open transactions",
     }  # fmt: skip
     assert results["mail"] == "sandbox: loopback only"

@@ -266,11 +266,26 @@ def rotate_secrets() -> None:
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
     from emberflow.database.secrets import SecretBox
+    from emberflow.queue_manager import keys_in_force
     from emberflow.settings import settings
 
     with connect().begin() as connection:
+        keys_in_force.require(connection, settings())
         rotated = SecretBox(settings().secret_keys).rotate(connection)
     console.print(f"{rotated} passwords re-encrypted")
+
+
+@secrets.command("adopt")
+def adopt_keys() -> None:
+    """Put this machine's keys in force because the earlier ones are lost; machines with other keys are refused then."""
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import keys_in_force
+    from emberflow.settings import settings
+
+    with connect().begin() as connection:
+        keys_in_force.adopt(connection, settings())
+    console.print("the keys of this machine are in force; store passwords anew with `emberflow secrets set`")
 
 
 @sandbox.command("accounts")

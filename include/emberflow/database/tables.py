@@ -439,6 +439,16 @@ slot_states = Table(
     postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "50000"},
 )
 
+keys_in_force = Table(
+    "keys_in_force",
+    metadata,
+    Column("purpose", Text, primary_key=True),
+    Column("key_id", Text, nullable=False, comment="as EMBERFLOW_SECRET_KEYS names it; tokens: empty"),
+    Column("fingerprint", Text, nullable=False, comment="HMAC-SHA256 under the key itself; says nothing of the key"),
+    _instant("changed_at", default_now=True),
+    _one_of("purpose", ("secrets", "tokens")),
+)
+
 plan_inputs = Table(
     "plan_inputs",
     metadata,

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from emberflow.clock import Clock
+from emberflow.errors import WorkerRefusedError
 from emberflow.queue_manager import ledger, store
 from emberflow.queue_manager.connection_slots import ConnectionSlots
 from emberflow.queue_manager.database_clock import refusal, shared
@@ -47,7 +48,7 @@ def due_lanes(engine: Engine, *, clock: Clock) -> list[int]:
 
 
 def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings) -> LaneReport:
-    """Send what is or becomes due in ``lane`` during one run; a machine whose clock is wrong sends nothing.
+    """Send what is or becomes due in ``lane`` during one run; a machine whose clock or keys are wrong sends nothing.
 
     Raises:
         ConfigurationError: no policy is in force, a key is missing, or live mode is only half switched on.
@@ -57,8 +58,13 @@ def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings
     if report.refused is not None:
         log.error("nothing is sent: %s", report.refused)
         return report
-    with engine.begin() as connection:
-        mode = enter_mail_mode(connection, settings)
+    try:
+        with engine.begin() as connection:
+            mode = enter_mail_mode(connection, settings)
+    except WorkerRefusedError as error:
+        report.refused = str(error)
+        log.warning("nothing is sent: %s", report.refused)
+        return report
     with _alone(engine, lane) as session:
         if session is not None:
             with _stop_signal() as stop:

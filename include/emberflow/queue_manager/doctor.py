@@ -18,7 +18,7 @@ from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import backlog, database_clock
+from emberflow.queue_manager import backlog, database_clock, keys_in_force
 from emberflow.queue_manager.policies import in_force
 from emberflow.queue_manager.switches import LIVE_MAIL, STOP_SENDING, is_on
 from emberflow.settings import Settings
@@ -89,6 +89,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
         return
     yield Finding("database schema", f"revision {present}")
     yield _clocks(connection)
+    yield _keys_in_force(connection, settings)
     yield _guarded("policy", lambda: in_force(connection).policy.label)
     yield _mode(connection, settings)
     yield _mailboxes(connection)
@@ -106,6 +107,16 @@ def _clocks(connection: Connection) -> Finding:
     if abs(skew_s) > database_clock.MOST_SKEW_S:
         remedy = f"this machine sends nothing until that is mended: {remedy}"
     return Finding("clock against database", f"{abs(skew_s):.2f} s apart", remedy)
+
+
+def _keys_in_force(connection: Connection, settings: Settings) -> Finding:
+    try:
+        refusal = keys_in_force.why_refused(connection, settings)
+    except EmberflowError as error:
+        refusal = str(error)
+    return Finding(
+        "keys in force", "held by this machine" if refusal is None else "this machine sends nothing", refusal
+    )
 
 
 def _mode(connection: Connection, settings: Settings) -> Finding:

@@ -37,7 +37,7 @@ from emberflow.errors import (
     MailboxCheckError,
     RowProblem,
 )
-from emberflow.queue_manager import ledger, store
+from emberflow.queue_manager import keys_in_force, ledger, store
 from emberflow.queue_manager.import_files import BotRow, MailboxRow, SenderRow, read_rows
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.switches import enter_mail_mode
@@ -161,7 +161,8 @@ def create_bots(
     box = SecretBox(settings.secret_keys)
     attestation = Attestation(who, f"provisioned by Emberflow on {servers.smtp_host}")
     created = []
-    with engine.connect() as connection:
+    with engine.begin() as connection:
+        keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
         taken: set[str] = set(connection.execute(select(mailboxes.c.address)).scalars())
     for address, display_name in _fresh_addresses(domain, count, taken):
         password = secrets.token_urlsafe(_PASSWORD_BYTES)
@@ -252,6 +253,7 @@ def set_password(engine: Engine, address: str, password: SecretStr, settings: Se
     """
     (mailbox_id,) = mailbox_ids(engine, [address])
     with engine.begin() as connection:
+        keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
         SecretBox(settings.secret_keys).store(connection, mailbox_id, password)
     return mailbox_id
 
@@ -377,6 +379,7 @@ def _import(
     box = SecretBox(settings.secret_keys)
     rows = read_rows(file, model)
     with engine.begin() as connection:
+        keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
         known: set[str] = set(
             connection.execute(
                 select(mailboxes.c.address).where(mailboxes.c.address.in_([row.address for _, row in rows]))

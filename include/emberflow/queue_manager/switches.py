@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from emberflow.database.tables import switches
 from emberflow.email_ops.egress import Mode, install_loopback_guard
 from emberflow.errors import ConfigurationError
+from emberflow.queue_manager import keys_in_force
 from emberflow.settings import Settings
 
 LIVE_MAIL = "live_mail"
@@ -35,8 +36,10 @@ def enter_mail_mode(connection: Connection, settings: Settings) -> Mode:
     """Return the mode in which this process may exchange mail; in sandbox mode also close its sockets.
 
     Raises:
+        WorkerRefusedError: this machine has other keys than those in force.
         ConfigurationError: live mode is switched on in the configuration only.
     """
+    keys_in_force.require(connection, settings)
     if settings.mail_mode == "sandbox":
         install_loopback_guard(settings.control_plane_hosts)
         return "sandbox"

@@ -1,0 +1,169 @@
+"""A second machine on the same database whose keys are not those of the first."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from emberflow.database.secrets import SecretBox, generate_key
+from emberflow.errors import ConfigurationError, WorkerRefusedError
+from emberflow.queue_manager import dispatcher, inbox, keys_in_force, reconcile, registry
+from emberflow.queue_manager.doctor import Finding, examine
+from emberflow.settings import Settings
+from tests.worlds import Command, Sandbox, World, a_policy, a_world
+
+SILENT = a_policy(replies={"rate": 0.0})
+OTHERS: dict[str, dict[str, Any]] = {
+    "the same name for another key": {"secret_keys": {"first": SecretStr(generate_key())}},
+    "another name": {"secret_keys": {"k1": SecretStr(generate_key())}},
+    "another signing key": {"token_keys": (SecretStr("a key of the other machine"),)},
+}
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    """Two mails are due."""
+    world = a_world(database, sandbox, senders=2, bots=2, policy=SILENT, checks=False)
+    for sender, bot in zip(world.senders, world.bots, strict=True):
+        world.slot(sender, bot)
+    return world
+
+
+def like(world: World, **changes: Any) -> Settings:
+    return world.settings.model_copy(update=changes)
+
+
+def finding(settings: Settings) -> Finding:
+    return next(finding for finding in examine(settings) if finding.check == "keys in force")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that works on the world with its own keys."""
+
+    world: World
+    settings: Settings
+
+    def dispatch(self) -> dispatcher.LaneReport:
+        dispatcher.due_lanes(self.world.engine, clock=self.world.clock)
+        return dispatcher.dispatch_lane(self.world.engine, 0, clock=self.world.clock, settings=self.settings)
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=list(OTHERS))
+def test_a_machine_with_other_keys_puts_off_nobodys_mail(world: World, other: dict[str, Any]) -> None:
+    """Q-B6: it claims nothing, reads nothing, settles nothing; the first machine sends as if it were not there."""
+    stranger = like(world, **other)
+    before = world.rows("select * from ops.slots order by id")
+
+    refused = Machine(world, stranger).dispatch()
+    for act in (
+        lambda: inbox.read_shard(world.engine, 0, clock=world.clock, settings=stranger),
+        lambda: reconcile.run(world.engine, clock=world.clock, settings=stranger),
+        lambda: registry.check_mailboxes(world.engine, stranger),
+    ):
+        with pytest.raises(WorkerRefusedError, match="this machine has other keys"):
+            act()
+
+    assert refused.ends.total() == 0
+    assert "Copy the keys of a machine that works" in (refused.refused or "")
+    assert world.rows("select * from ops.slots order by id") == before
+    assert world.dispatch() == {"sent": 2}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=list(OTHERS))
+def test_doctor_is_red_on_the_machine_with_other_keys_and_green_on_the_first(
+    world: World, other: dict[str, Any]
+) -> None:
+    """Q-B6"""
+    world.dispatch()
+    assert finding(world.settings).remedy is None
+    found = finding(like(world, **other))
+    assert found.result == "this machine sends nothing"
+    assert "secrets adopt" in (found.remedy or "")
+
+
+def test_genuine_mail_is_not_taken_for_forged_by_a_machine_with_other_signing_keys(world: World) -> None:
+    """B-B4: a rejection would be on record for good."""
+    world.dispatch()
+    with pytest.raises(WorkerRefusedError):
+        inbox.read_shard(
+            world.engine, 0, clock=world.clock, settings=like(world, token_keys=(SecretStr("another key"),))
+        )
+    assert world.events("token_rejected") == []
+    assert world.read()["inbox"] == 2
+
+
+def test_keys_are_rotated_as_the_runbook_says(world: World) -> None:
+    """E-B7: new keys first, old ones behind; a machine that has only the old ones waits until it has the new ones."""
+    old, new = world.settings, SecretStr(generate_key())
+    both = like(
+        world,
+        secret_keys={"second": new} | old.secret_keys,
+        token_keys=(SecretStr("a new key that signs"), *old.token_keys),
+    )
+    assert Machine(world, both).dispatch().ends["sent"] == 2
+    assert Machine(world, old).dispatch().refused is not None
+
+    with world.engine.begin() as connection:
+        keys_in_force.require(connection, both)
+        assert SecretBox(both.secret_keys).rotate(connection) == 4
+    only_new = like(world, secret_keys={"second": new}, token_keys=both.token_keys)
+    world.slot()
+    assert Machine(world, only_new).dispatch().ends["sent"] == 1
+    assert finding(only_new).remedy is None
+
+
+def test_a_single_password_under_a_lost_key_holds_its_own_mailbox_only(world: World) -> None:
+    """Q-B6"""
+    with world.engine.begin() as connection:
+        SecretBox({"lost": SecretStr(generate_key())}).store(
+            connection, world.senders[0].mailbox_id, SecretStr("unreadable")
+        )
+    assert world.dispatch() == {"sent": 1, "held": 1}
+    assert finding(world.settings).remedy is None
+
+
+@pytest.mark.parametrize(
+    ("other", "is_refused"),
+    [({}, False), ({"secret_keys": {"first": SecretStr(generate_key())}}, True)],
+    ids=["own keys", "other keys"],
+)
+def test_a_database_of_an_earlier_version_believes_keys_that_open_its_passwords(
+    world: World, other: dict[str, Any], is_refused: bool
+) -> None:
+    """It knows of no key in force yet."""
+    world.change("delete from ops.keys_in_force")
+    report = Machine(world, like(world, **other)).dispatch()
+    assert (report.refused is not None) == is_refused
+    assert world.value("select count(*) from ops.keys_in_force") == (0 if is_refused else 2)
+
+
+def test_a_machine_with_other_keys_stores_no_password(world: World) -> None:
+    """The machines that work could not read it."""
+    stranger = like(world, secret_keys={"first": SecretStr(generate_key())})
+    with pytest.raises(ConfigurationError, match="this machine has other keys"):
+        registry.set_password(world.engine, world.senders[0].address, SecretStr("new"), stranger)
+    assert world.dispatch() == {"sent": 2}
+
+
+def test_lost_keys_are_given_up_by_a_command(world: World, run: Command, configure: Any) -> None:
+    """E-B7: after that the other machines are those that are refused."""
+    configure(EMBERFLOW_SECRET_KEYS=json.dumps({"new": generate_key()}), EMBERFLOW_TOKEN_KEYS=json.dumps(["new"]))
+    assert run("doctor").exit_code == 1
+    done = run("secrets", "adopt")
+    assert done.exit_code == 0, done.output
+    assert "are in force" in done.output
+    assert Machine(world, world.settings).dispatch().refused is not None
+
+
+def test_a_fingerprint_says_nothing_of_the_key(world: World) -> None:
+    """E-B7"""
+    world.dispatch()
+    stored = str(world.rows("select * from ops.keys_in_force"))
+    for key in (*world.settings.secret_keys.values(), *world.settings.token_keys):
+        assert key.get_secret_value() not in stored
