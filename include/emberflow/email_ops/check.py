@@ -25,7 +25,7 @@ def check_mailbox(
         MailboxCheckError: with the first step that failed, what the server said, and whether that passes.
         EgressRefusedError: the mode forbids to connect to one of the hosts.
     """
-    timeouts = Timeouts(connect=timeout, greeting=timeout, command=timeout)
+    timeouts = Timeouts(connect=timeout, greeting=timeout, command=timeout, login=2 * timeout)
     try:
         with SmtpConnection(access, mode, ca_files, timeouts) as smtp:
             failed = smtp.open()

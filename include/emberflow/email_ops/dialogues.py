@@ -68,6 +68,13 @@ class Dialogues(Generic[Key]):
         """Let the dialogue that asked reset its transaction; it ends with ``reason``."""
         self._go_on(key, refusal=reason)
 
+    def cut(self, key: Key) -> None:
+        """End a dialogue, if there is one, where it stands, together with its session; nothing is told of it."""
+        for number in [number for number, (listening, _) in self._listening.items() if listening == key]:
+            self._hear(number)
+        if key in self._steps:
+            self._steps.pop(key)[1].close()
+
     def wake(self) -> None:
         """End the present or the next :meth:`turn` at once."""
         if self._is_woken:

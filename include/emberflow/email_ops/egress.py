@@ -13,6 +13,7 @@ import ipaddress
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -22,6 +23,10 @@ Mode = Literal["sandbox", "live"]
 
 _GUARDED_EVENTS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
 _guard: list[frozenset[str]] = []
+
+
+class HostNameError(OSError):
+    """A text is not a possible host name: an empty label (two dots), or one of over 63 characters."""
 
 
 class SourceAddressError(OSError):
@@ -36,13 +41,13 @@ def require_mail_egress(mode: Mode, host: str) -> list[str]:
 
     Raises:
         EgressRefusedError: sandbox mode, and at least one address is not loopback.
-        ConfigurationError: the host is not a possible host name.
+        HostNameError: the host is not a possible host name.
         socket.gaierror: the name does not resolve.
     """
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise ConfigurationError(f"{host!r} is not a host name: {error}") from None
+    except ValueError as error:  # of the IDNA codec
+        raise HostNameError(f"{host!r} is not a host name: {error}") from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if mode == "live":
         return addresses
@@ -56,7 +61,10 @@ def require_mail_egress(mode: Mode, host: str) -> list[str]:
 
 
 def dial(mode: Mode, host: str, port: int, timeout: float, source_address: str | None = None) -> socket.socket:
-    """Open a TCP connection to a mail server; ``timeout`` (seconds) applies to each address and then stays.
+    """Open a TCP connection to a mail server.
+
+    ``timeout`` (seconds) is for all addresses of the host together, each of which gets a share, and then stays the
+    socket's; the name server's own time-out comes on top.
 
     With ``source_address`` the connection comes from that IP address of this machine, and only addresses of the
     host in the same IP version are tried.
@@ -73,28 +81,33 @@ def dial(mode: Mode, host: str, port: int, timeout: float, source_address: str |
         if not addresses:
             raise SourceAddressError(f"{host} has no address that egress address {source_address} could reach")
     fault = OSError(f"{host} has no address")
-    for address in addresses:
+    give_up_at = time.monotonic() + timeout
+    for tried, address in enumerate(addresses):
+        share_s = max((give_up_at - time.monotonic()) / (len(addresses) - tried), 0.001)
         try:
-            return _connect(address, port, timeout, source_address)
+            connection = _connect(address, port, share_s, source_address)
         except SourceAddressError:
             raise
         except OSError as error:
             fault = error
+        else:
+            connection.settimeout(timeout)
+            return connection
     raise fault
 
 
 def is_lasting_fault(error: OSError) -> bool:
     """Return whether a connection that failed so fails again until somebody changes something.
 
-    That is a certificate that does not verify, a port that does not speak TLS, an egress address that this machine does
-    not have, and a host name that does not exist. A name server that does not answer passes (``EAI_AGAIN``),
-    and so does a closed port.
+    That is an impossible host name, one that does not exist, a certificate that does not verify, a port that does not
+    speak TLS, and an egress address that this machine does not have. A name server that does not answer passes
+    (``EAI_AGAIN``), and so does a closed port.
     """
     if isinstance(error, socket.gaierror):
         return error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
     if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL"):
         return True
-    return isinstance(error, ssl.SSLCertVerificationError | SourceAddressError)
+    return isinstance(error, ssl.SSLCertVerificationError | SourceAddressError | HostNameError)
 
 
 def install_loopback_guard(allowed_hosts: Iterable[str] = ()) -> None:

@@ -19,7 +19,10 @@ from __future__ import annotations
 
 import base64
 import hmac
+import logging
 import socket
+import time
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +42,9 @@ from emberflow.email_ops.message import LINE_BYTES
 from emberflow.email_ops.oauth import AccessTokenError
 from emberflow.email_ops.smtp_session import Session, Steps, run
 from emberflow.email_ops.tls import client_context
-from emberflow.errors import ConfigurationError
+from emberflow.errors import ConfigurationError, EgressRefusedError
+
+log = logging.getLogger(__name__)
 
 Outcome = Literal["sent", "transient", "permanent", "uncertain"]
 Stage = Literal["dial", "tls", "ehlo", "auth", "mail", "rcpt", "data", "eod"]
@@ -54,6 +59,10 @@ _DOT = b".\r\n"
 # message still is and the dot.
 _ONE_WRITE_BYTES = 8192
 
+# Nobody waits longer for the answer to RSET or QUIT: what it would say is known, and hanging up says the same.
+_RESET_S = 5.0
+_FAREWELL_S = 1.0
+
 LEASE_ENDED = "the lease ended before the message was complete"
 
 # RFC 4954 6: authentication required or refused, whichever command the server chooses to say it at.
@@ -64,15 +73,17 @@ _AUTH_CODES = frozenset({530, 534, 535, 538})
 class Timeouts:
     """Seconds to wait for the network in each phase of RFC 5321 4.5.3.2.
 
-    ``greeting`` (banner) and ``command`` (EHLO, STARTTLS, AUTH, MAIL, RCPT, RSET, QUIT) stay below that section's
-    300 s, because giving up before DATA is a harmless retry and a lane must not wait for a dead host. From DATA on
-    they are that section's minima: ``data_start`` for the answer to DATA, ``data_block`` for a write of the content
-    or of the final dot, ``end_of_data`` for the answer to the dot, where giving up makes an uncertain message.
+    ``greeting`` (banner) and ``command`` (EHLO, STARTTLS, AUTH, MAIL, RCPT) stay below that section's 300 s, because
+    giving up before DATA is a harmless retry and a lane must not wait for a dead host. ``login`` bounds everything from
+    the greeting to the answer to AUTH, so that a server that says a little all the time holds nobody up either. From
+    DATA on they are that section's minima: ``data_start`` for the answer to DATA, ``data_block`` for a write of the
+    content or of the final dot, ``end_of_data`` for the answer to the dot, where giving up makes an uncertain message.
     """
 
     connect: float = 30.0
     greeting: float = 60.0
     command: float = 60.0
+    login: float = 120.0
     data_start: float = 120.0
     data_block: float = 180.0
     end_of_data: float = 600.0
@@ -81,6 +92,11 @@ class Timeouts:
     def longest_after_guard_s(self) -> float:
         """The most that can pass between ``before_data`` and the answer to the final dot."""
         return self.data_start + 2 * self.data_block + self.end_of_data
+
+    @property
+    def longest_s(self) -> float:
+        """The most that one message can take, from connecting to its end, besides the guard and the name server."""
+        return self.connect + self.login + 2 * self.command + self.longest_after_guard_s + _RESET_S
 
 
 @dataclass(frozen=True)
@@ -102,8 +118,8 @@ class Attempt:
 class SmtpConnection:
     """Submission for one mailbox over one connection, which is opened when needed and reused.
 
-    Faults of servers and networks are returned, never raised. EgressRefusedError, ConfigurationError and
-    AddressError are raised, because trying again cannot help.
+    Whatever goes wrong on the way is returned, never raised, also what nobody has thought of: one mailbox's error is
+    its own. EgressRefusedError, ConfigurationError and AddressError are raised, because trying again cannot help.
     """
 
     def __init__(
@@ -118,7 +134,6 @@ class SmtpConnection:
         self._access = access
         self._mode = mode
         self._ca_files = ca_files
-        self._context = client_context(access.smtp_host, ca_files)
         self._timeouts = timeouts
         self._elapsed = elapsed
         self._session: Session | None = None
@@ -219,11 +234,13 @@ class SmtpConnection:
         """Say QUIT if there is somebody to say it to; what the server makes of it changes nothing."""
         if self._session is None:
             return
+        self._session.wait_at_most(_FAREWELL_S)
         try:
             self._session.quit()
         except OSError:
             self._session.close()
-        self._session = None
+        finally:
+            self._session = None
 
     def abort(self) -> None:
         """Cut the connection from another thread: whoever waits for an answer stops waiting, without one."""
@@ -234,15 +251,32 @@ class SmtpConnection:
 
     def _log_in(self) -> Attempt | None:
         self._delivered = 0
+        steps: Mapping[Stage, Callable[[], Attempt | None]] = {
+            "dial": self._connect,
+            "tls": self._secure,
+            "auth": self._authenticate,
+        }
+        failed: Attempt | None = None
         try:
-            failed = self._connect() or self._secure() or self._authenticate()
+            for stage, step in steps.items():
+                failed = failed or self._tried(stage, step)
         except BaseException:
             self._drop()
             raise
         if failed is not None:
             self._drop()
+        elif self._session is not None:
+            self._session.end_by(None)
         self._is_fresh = True
         return failed
+
+    def _tried(self, stage: Stage, step: Callable[[], Attempt | None]) -> Attempt | None:
+        try:
+            return step()
+        except (EgressRefusedError, ConfigurationError):
+            raise
+        except Exception as error:
+            return self._lost(stage, error)
 
     def _is_over(self, failed: Attempt) -> bool:
         """An idle server ends a session between two messages: 421 4.4.2, a closed socket, or a login that lapsed."""
@@ -256,6 +290,7 @@ class SmtpConnection:
 
     def _connect(self) -> Attempt | None:
         access = self._access
+        context = client_context(access.smtp_host, self._ca_files)
         try:
             connection = dial(
                 self._mode, access.smtp_host, access.smtp_port, self._timeouts.connect, access.source_address
@@ -266,11 +301,12 @@ class SmtpConnection:
             return self._lost("dial", error)
         if access.smtp_tls == "implicit":
             try:
-                connection = self._context.wrap_socket(connection, server_hostname=access.smtp_host)
-            except OSError as error:
+                connection = context.wrap_socket(connection, server_hostname=access.smtp_host)
+            except Exception as error:
                 connection.close()
                 return self._lost("tls", error)
         self._session = session = Session(connection, access.smtp_host, domain_of(access.address))
+        session.end_by(time.monotonic() + self._timeouts.login)
         session.wait_at_most(self._timeouts.greeting)
         failed = self._expect("dial", 220, session.getreply)
         session.wait_at_most(self._timeouts.command)
@@ -284,7 +320,8 @@ class SmtpConnection:
             return None
         if not self._live.has_extn("starttls"):
             return self._misconfigured("tls", "the server does not offer STARTTLS")
-        return self._expect("tls", 220, lambda: self._live.starttls(context=self._context)) or self._greet()
+        context = client_context(self._access.smtp_host, self._ca_files)
+        return self._expect("tls", 220, lambda: self._live.starttls(context=context)) or self._greet()
 
     def _authenticate(self) -> Attempt | None:
         """Log in by the mailbox's own method; a server that does not offer it gets no other credential."""
@@ -347,10 +384,11 @@ class SmtpConnection:
         if "XOAUTH2" not in offered:
             return self._misconfigured("auth", "the server does not offer AUTH XOAUTH2")
         try:
-            self._access_token = token = oauth.access_token(self._access, self._mode, self._ca_files)
+            token = oauth.access_token(self._access, self._mode, self._ca_files)
         except AccessTokenError as error:
             return self._attempt("permanent" if error.permanent else "transient", "auth", "mailbox", None, str(error))
         initial = base64.b64encode(self._access.xoauth2(token)).decode()
+        self._access_token = token
 
         def authenticate() -> tuple[int, bytes]:
             code, text = self._live.docmd("AUTH", f"XOAUTH2 {initial}")
@@ -390,22 +428,23 @@ class SmtpConnection:
                 session.send(body)
             else:
                 rest = body + _DOT
-        except OSError as error:
+        except Exception as error:
             return self._lost("data", error)
         reach("before_dot")
         if self._elapsed() >= owned_until:
             return self._lapsed()
         try:
             session.send(rest)
-        except OSError as error:
+        except Exception as error:
             # Of a TLS record that was not written whole the server can read nothing: what was in it with the dot
             # has not arrived either. A dot alone may have left before the error was seen.
-            return self._lost("data", error) if rest is not _DOT else self._lost("eod", error, "uncertain")
+            is_cut = isinstance(error, OSError) and rest is not _DOT
+            return self._lost("data", error) if is_cut else self._lost("eod", error, "uncertain")
         try:
             reach("after_dot")
             session.wait_at_most(self._timeouts.end_of_data)
             code, text = yield from session.reply()
-        except OSError as error:
+        except Exception as error:
             return self._lost("eod", error, "uncertain")
         reach("after_reply")
         session.wait_at_most(self._timeouts.command)
@@ -424,7 +463,9 @@ class SmtpConnection:
         """Run one command; None if it was answered as wanted (250 stands for any 2xx)."""
         try:
             code, text = command()
-        except OSError as error:
+        except (EgressRefusedError, ConfigurationError):
+            raise
+        except Exception as error:
             return self._lost(stage, error)
         except BaseException:
             self._drop()  # interrupted between command and reply: the next reply would be taken for another's
@@ -446,7 +487,7 @@ class SmtpConnection:
                 with suppress(OSError):
                     for _ in range(unwanted):
                         yield from session.reply()
-        except OSError as error:
+        except Exception as error:
             return self._lost(stage, error)
         except BaseException:
             self._drop()  # interrupted between command and reply: the next reply would be taken for another's
@@ -471,12 +512,17 @@ class SmtpConnection:
             outcome = "uncertain"
         return self._attempt(outcome, stage, _scope(stage, code, refused), code, text)
 
-    def _lost(self, stage: Stage, error: OSError, outcome: Outcome = "transient") -> Attempt:
-        """The connection is gone or never was."""
+    def _lost(self, stage: Stage, error: Exception, outcome: Outcome = "transient") -> Attempt:
+        """The connection is gone or never was; an error that is none of the network's is this mailbox's alone."""
         self._drop()
+        text = f"{type(error).__name__}: {error}"
+        if not isinstance(error, OSError):
+            frames = "".join(traceback.format_tb(error.__traceback__))  # without the error itself: it may quote a login
+            log.error("mailbox %s, %s: %s\n%s", self._access.mailbox_id, stage, self._access.public_text(text), frames)
+            return self._attempt(outcome, stage, "mailbox", None, text)
         if outcome == "transient" and is_lasting_fault(error):
             outcome = "permanent"
-        return self._attempt(outcome, stage, "host", None, f"{type(error).__name__}: {error}")
+        return self._attempt(outcome, stage, "host", None, text)
 
     def _lapsed(self) -> Attempt:
         """Hang up: without its final dot the server has no message (RFC 5321 4.1.1.4)."""
@@ -493,14 +539,17 @@ class SmtpConnection:
     def _reset(self) -> Steps[None]:
         if self._session is None:
             return
+        session = self._session
+        session.wait_at_most(min(_RESET_S, self._timeouts.command))
         try:
-            self._session.send("RSET\r\n")
-            code, _ = yield from self._session.reply()
+            session.send("RSET\r\n")
+            code, _ = yield from session.reply()
         except OSError:
             code = 0
         except BaseException:
             self._drop()
             raise
+        session.wait_at_most(self._timeouts.command)
         if code != 250:
             self._drop()
 

@@ -11,6 +11,7 @@ leads one dialogue runs it with :func:`run`; whoever leads many waits for all of
 
 from __future__ import annotations
 
+import math
 import re
 import select
 import smtplib
@@ -28,30 +29,40 @@ Steps = Generator[float | None, float | None, _T]
 _REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _REPLY_LINE_BYTES = 4096
 _REPLY_LINES = 200
+_REPLY_BYTES = 65_536
+_WRITE_BYTES = 16_384  # one TLS record
 
 
 class Session(smtplib.SMTP):
     """An SMTP session over ``connection``, which may be TLS already; ``host`` is what STARTTLS verifies.
 
-    A write, and the whole of a reply, may each take as long as the last :meth:`wait_at_most` said.
+    A write, and the whole of a reply, may each take as long as the last :meth:`wait_at_most` said, and nothing goes on
+    after the moment that :meth:`end_by` named. What has arrived is read before any time is looked at: a process that
+    was stopped past its deadline finds the answer that came meanwhile.
     """
 
     def __init__(self, connection: socket.socket, host: str, local_hostname: str) -> None:
         super().__init__(local_hostname=local_hostname)
         self._host = host
         self._patience = 0.0
+        self._over_at = math.inf
         self._received = bytearray()
         self.sock: socket.socket | None = connection
 
     def wait_at_most(self, seconds: float) -> None:
         self._patience = seconds
 
+    def end_by(self, moment: float | None) -> None:
+        """Give up whatever goes on at ``moment`` (``time.monotonic``), however lively the server is; None: no limit."""
+        self._over_at = math.inf if moment is None else moment
+
     def require_silence(self) -> None:
         """Hang up if the server has said more than it was asked: the next reply would be another command's.
 
         Raises:
-            SMTPServerDisconnected: it has.
+            SMTPServerDisconnected: it has, or it has hung up.
         """
+        self._received += self._receive() or b""
         if self._received:
             raise self._broken(f"the server spoke out of turn: {bytes(self._received[:80])!r}")
 
@@ -61,7 +72,7 @@ class Session(smtplib.SMTP):
         if code == 220 and self.sock is not None:
             # Replies that were put in front of the handshake would be read as if they had come under TLS.
             self.require_silence()
-            self.sock.settimeout(self._patience)
+            self.sock.settimeout(self._left_s(self._give_up_at()))
             self.sock = context.wrap_socket(self.sock, server_hostname=self._host)
             self.ehlo_resp = None
             self.esmtp_features = {}
@@ -71,9 +82,13 @@ class Session(smtplib.SMTP):
     def send(self, s: bytes | str) -> None:  # type: ignore[override]
         if self.sock is None:
             raise self._broken("not connected")
-        self.sock.settimeout(self._patience)
+        give_up_at = self._give_up_at()
+        left = memoryview(s.encode("ascii") if isinstance(s, str) else s)
         try:
-            self.sock.sendall(s.encode("ascii") if isinstance(s, str) else s)
+            while left:
+                # Not sendall: under TLS it would grant the whole time to every record.
+                self.sock.settimeout(self._left_s(give_up_at))
+                left = left[self.sock.send(left[:_WRITE_BYTES]) :]
         except OSError as error:
             raise self._broken(f"connection lost: {error}") from error
 
@@ -82,8 +97,9 @@ class Session(smtplib.SMTP):
 
     def reply(self) -> Steps[tuple[int, bytes]]:
         """Read one reply, whole."""
-        give_up_at = time.monotonic() + self._patience
+        give_up_at = self._give_up_at()
         lines: list[bytes] = []
+        size = 0
         for _ in range(_REPLY_LINES):
             line = yield from self._read_line(give_up_at)
             reply = _REPLY_LINE.fullmatch(line)
@@ -91,6 +107,9 @@ class Session(smtplib.SMTP):
                 raise self._broken(f"not an SMTP reply: {line[:80]!r}")
             code, separator, text = reply.groups()
             lines.append(text or b"")
+            size += len(line)
+            if size > _REPLY_BYTES:
+                raise self._broken(f"a reply of more than {_REPLY_BYTES} bytes")
             if separator != b"-":
                 return int(code), b"\n".join(lines)
         raise self._broken(f"a reply of more than {_REPLY_LINES} lines")
@@ -106,13 +125,13 @@ class Session(smtplib.SMTP):
         while (end := self._received.find(b"\n")) < 0:
             if len(self._received) > _REPLY_LINE_BYTES:
                 raise self._broken(f"an endless line: {bytes(self._received[:80])!r}")
-            if time.monotonic() >= give_up_at:
-                raise self._broken("connection lost: timed out")
             piece = self._receive()
-            if piece is None:
-                yield give_up_at
-            else:
+            if piece is not None:
                 self._received += piece
+            elif time.monotonic() >= give_up_at:
+                raise self._broken("connection lost: timed out")
+            else:
+                yield give_up_at
         line = bytes(self._received[:end]).rstrip(b"\r")
         del self._received[: end + 1]
         return line
@@ -131,6 +150,20 @@ class Session(smtplib.SMTP):
         if not piece:
             raise self._broken(f"connection closed or reply cut after {bytes(self._received[:80])!r}")
         return piece
+
+    def _give_up_at(self) -> float:
+        return min(time.monotonic() + self._patience, self._over_at)
+
+    def _left_s(self, moment: float) -> float:
+        """Return the seconds until ``moment``.
+
+        Raises:
+            TimeoutError: there are none.
+        """
+        left_s = moment - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        return left_s
 
     def _broken(self, reason: str) -> smtplib.SMTPServerDisconnected:
         self.close()

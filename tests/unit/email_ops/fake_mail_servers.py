@@ -151,6 +151,28 @@ def trickle(connection: socket.socket) -> None:
             time.sleep(0.02)
 
 
+def flood(connection: socket.socket) -> None:
+    """Say continuation lines without end, as fast as they are taken."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(b"250-and more\r\n" * 100)
+
+
+def drip_lines(connection: socket.socket) -> None:
+    """Say whole continuation lines, each in time, without ever coming to an end."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(b"220-wait\r\n")
+            time.sleep(0.02)
+
+
+def long_lines(connection: socket.socket) -> None:
+    """Say a reply of lines that are each within bounds and together are not."""
+    with contextlib.suppress(OSError):
+        connection.sendall((b"250-" + b"x" * 4000 + b"\r\n") * 100 + b"250 end\r\n")
+    hang(connection)
+
+
 def hang(connection: socket.socket) -> None:
     """Say nothing until the client gives up."""
     with contextlib.suppress(OSError):

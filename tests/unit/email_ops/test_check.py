@@ -94,7 +94,7 @@ def test_an_impossible_host_name_is_a_failed_step_like_any_other(authority: Auth
     smtp, imap = FaultySmtpServer(authority.server_context()), ScriptedImapServer(authority.server_context())
     with smtp.running() as smtp_port, imap.running() as imap_port:
         access = an_access(smtp_port=smtp_port, imap_port=imap_port, **{f"{protocol}_host": "mail..north.test"})
-        with pytest.raises(MailboxCheckError, match=rf"{protocol}_connect: 'mail..north.test' is not a host") as caught:
+        with pytest.raises(MailboxCheckError, match=rf"{protocol}_connect: .*'mail..north.test' is not") as caught:
             check_mailbox(access, "sandbox", {"localhost": authority.ca_file}, timeout=2)
     assert not caught.value.transient
 

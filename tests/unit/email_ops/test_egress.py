@@ -10,8 +10,8 @@ import textwrap
 import pytest
 
 from emberflow.email_ops import egress
-from emberflow.email_ops.egress import dial, require_mail_egress
-from emberflow.errors import ConfigurationError, EgressRefusedError
+from emberflow.email_ops.egress import HostNameError, dial, is_lasting_fault, require_mail_egress
+from emberflow.errors import EgressRefusedError
 
 
 def resolving_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
@@ -44,9 +44,28 @@ def test_an_unknown_mode_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
         require_mail_egress("Live", "localhost")  # type: ignore[arg-type]
 
 
-def test_a_text_that_cannot_be_a_host_name_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match="not a host name"):
-        require_mail_egress("sandbox", f"{'x' * 70}.test")
+@pytest.mark.parametrize("host", [f"{'x' * 70}.test", "mail..north.test", ".north.test"])
+def test_a_text_that_cannot_be_a_host_name_is_a_connection_fault_that_lasts(host: str) -> None:
+    """Q-B6: an OSError, so that whoever can be told of a host that is away is told of this one too."""
+    with pytest.raises(HostNameError, match="not a host name") as caught:
+        require_mail_egress("sandbox", host)
+    assert is_lasting_fault(caught.value)
+
+
+def test_the_addresses_of_a_host_share_the_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with fifty addresses that are all silent takes no longer than one with a single one."""
+    given: list[float] = []
+
+    def silent(_address: str, _port: int, timeout: float, _source: str | None) -> socket.socket:
+        given.append(timeout)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(egress, "require_mail_egress", lambda _mode, _host: [f"127.0.0.{n}" for n in range(1, 51)])
+    monkeypatch.setattr(egress, "_connect", silent)
+    with pytest.raises(TimeoutError):
+        dial("sandbox", "localhost", 25, 10)
+    assert len(given) == 50
+    assert given[0] <= 10 / 50
 
 
 def test_dialling_tries_every_address_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from emberflow import crash_points
 from emberflow.crash_points import CrashPoint
-from emberflow.email_ops import smtp
+from emberflow.email_ops import smtp, smtp_session
 from emberflow.email_ops.addresses import AddressError
 from emberflow.email_ops.smtp import Attempt, SmtpConnection, Timeouts
 from emberflow.email_ops.smtp_session import Session
@@ -37,7 +37,10 @@ from tests.unit.email_ops.fake_mail_servers import (
     FaultySmtpServer,
     an_access,
     close,
+    drip_lines,
+    flood,
     hang,
+    long_lines,
     pause,
     reset,
     trickle,
@@ -73,7 +76,7 @@ def judged(attempt: Attempt) -> tuple[str, str, str, int | None]:
 
 def impatient_at(stage: str, action: Any) -> Timeouts:
     """Time-outs that are short for a server that never answers at ``stage``, and only there."""
-    if action not in (hang, trickle):
+    if action not in (hang, trickle, drip_lines):
         return PATIENT
     phase = {"banner": "greeting", "data": "data_start", "eod": "end_of_data"}.get(stage, "command")
     return replace(PATIENT, **{phase: 0.4})
@@ -89,6 +92,9 @@ def names(rows: list[tuple[str, str, Any, tuple[str, str, str, int | None]]]) ->
 NOT_ACCEPTED: list[tuple[str, str, Any, tuple[str, str, str, int | None]]] = [
     ("banner_never", "banner", hang, ("transient", "dial", "host", None)),
     ("banner_trickle", "banner", trickle, ("transient", "dial", "host", None)),
+    ("banner_drip", "banner", drip_lines, ("transient", "dial", "host", None)),
+    ("banner_flood", "banner", flood, ("transient", "dial", "host", None)),
+    ("banner_long", "banner", long_lines, ("transient", "dial", "host", None)),
     ("banner_close", "banner", close, ("transient", "dial", "host", None)),
     ("banner_rst", "banner", reset, ("transient", "dial", "host", None)),
     ("banner_421", "banner", "421 4.3.2 too busy", ("transient", "dial", "host", 421)),
@@ -149,6 +155,8 @@ ACCEPTED: list[tuple[str, str, Any, tuple[str, str, str, int | None]]] = [
     ("rst_before_250_stored", "eod", reset, ("uncertain", "eod", "host", None)),
     ("hang_before_250_stored", "eod", hang, ("uncertain", "eod", "host", None)),
     ("trickle_before_250_stored", "eod", trickle, ("uncertain", "eod", "host", None)),
+    ("flood_stored", "eod", flood, ("uncertain", "eod", "host", None)),
+    ("long_stored", "eod", long_lines, ("uncertain", "eod", "host", None)),
     ("partial_250_stored", "eod", [b"25", close], ("uncertain", "eod", "host", None)),
     ("cut_250_stored", "eod", [b"250 2.0.0 ok", close], ("uncertain", "eod", "host", None)),
     ("partial_multiline_stored", "eod", [b"250-first\r\n", close], ("uncertain", "eod", "host", None)),
@@ -550,6 +558,214 @@ def test_replies_in_front_of_the_tls_handshake_are_not_read_as_if_they_came_unde
     assert judged(attempt) == ("transient", "tls", "host", None)
     assert "out of turn" in attempt.server_text
     assert not any(command.startswith("AUTH") for command in server.commands)
+
+
+def slowly(_connection: socket.socket) -> bool:
+    """Take a while, which is well within the time for one answer."""
+    time.sleep(0.3)
+    return True
+
+
+def test_a_server_that_takes_its_time_at_every_step_of_the_login_is_left(authority: Authority) -> None:
+    """E-F6: each answer comes in time, and the login as a whole does not."""
+    faults = {
+        "banner": [slowly, "220 fake"],
+        "starttls": "220 go ahead",
+        "ehlo": [slowly, "250-fake\r\n250-STARTTLS\r\n250 AUTH PLAIN"],
+        "auth": [slowly, "235 welcome"],
+    }
+    server = FaultySmtpServer(authority.server_context(), implicit=True, faults=faults)
+    with a_connection(server, authority, replace(PATIENT, login=0.8)) as connection:
+        assert judged(send(connection)) == ("transient", "auth", "host", None)
+    with a_connection(server, authority) as connection:
+        assert send(connection).outcome == "sent"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("action", [trickle, drip_lines])
+def test_nobody_waits_for_the_answer_to_quit(authority: Authority, action: Any) -> None:
+    """RFC 5321 4.1.1.10: what was sent stays sent; the time-out of the test is what an endless wait would meet."""
+    server = FaultySmtpServer(authority.server_context(), faults={"quit": action})
+    with a_connection(server, authority, replace(PATIENT, command=600)) as connection:
+        assert send(connection).outcome == "sent"
+        connection.close()
+    assert server.commands[-1] == "QUIT"
+
+
+@pytest.mark.timeout(30)
+def test_a_refusal_is_told_although_the_server_never_answers_the_reset(authority: Authority) -> None:
+    """Q-F4: the slot's lease runs meanwhile, so what is known is not held back for long."""
+    faults = {"rcpt": "550 5.1.1 no such user", "rset": trickle}
+    server = FaultySmtpServer(authority.server_context(), faults=faults)
+    with a_connection(server, authority, replace(PATIENT, command=600)) as connection:
+        assert judged(send(connection)) == ("permanent", "rcpt", "message", 550)
+        assert connection.session is None
+
+
+@pytest.mark.parametrize(
+    "host", ["smtp..north.test", f"{'x' * 64}.test", ".north.test"], ids=["two dots", "long label", "leading dot"]
+)
+def test_an_impossible_host_name_is_a_fault_of_this_mailbox_only(host: str) -> None:
+    """Q-B6: it raises in the IDNA codec, not in the network."""
+    with SmtpConnection(an_access(smtp_host=host), "sandbox", {}, PATIENT) as connection:
+        attempt = send(connection)
+    assert judged(attempt) == ("permanent", "dial", "host", None)
+    assert "is not a host name" in attempt.server_text
+
+
+def test_an_error_that_nobody_has_thought_of_is_this_mailboxs_own(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Q-B6: told like every other failure, and logged with where it came from, without what it may quote."""
+
+    def fail(_session: Session) -> tuple[int, bytes]:
+        raise LookupError(f"unknown encoding: {PASSWORD}")
+
+    monkeypatch.setattr(Session, "ehlo", fail)
+    server = FaultySmtpServer(authority.server_context())
+    with a_connection(server, authority) as connection:
+        attempt = send(connection)
+    assert judged(attempt) == ("transient", "ehlo", "mailbox", None)
+    assert attempt.server_text == "LookupError: unknown encoding: ***"
+    assert "in fail" in caplog.text
+    assert PASSWORD not in caplog.text
+
+
+@pytest.mark.parametrize("message", [MESSAGE, MESSAGE + b"0123456789abcde\r\n" * 1000], ids=["short", "long"])
+@pytest.mark.parametrize("at", ["write", "read"])
+def test_an_error_that_nobody_has_thought_of_after_the_dot_is_uncertain(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, at: str, message: bytes
+) -> None:
+    """Q-F5: whatever it is, it proves nothing about the message."""
+    send_as_usual, reply_as_usual, dots = Session.send, Session.reply, 0
+
+    def write(session: Session, data: bytes | str) -> None:
+        nonlocal dots
+        send_as_usual(session, data)
+        if isinstance(data, bytes) and data.endswith(b".\r\n"):
+            dots += 1
+            if at == "write":
+                raise LookupError("after it was written")
+
+    def read(session: Session) -> Any:
+        if dots:
+            raise LookupError("before it was read")
+        return (yield from reply_as_usual(session))
+
+    monkeypatch.setattr(Session, "send", write)
+    monkeypatch.setattr(Session, "reply", read)
+    server = FaultySmtpServer(authority.server_context())
+    with a_connection(server, authority) as connection:
+        attempt = send(connection, message)
+    assert judged(attempt) == ("uncertain", "eod", "mailbox", None)
+    assert server.accepted == [message]
+
+
+def test_a_connection_that_was_closed_before_the_content_is_no_doubt(authority: Authority) -> None:
+    """RFC 5321 4.1.1.4: the server's farewell is there already, so no dot is written into the void."""
+    gone = threading.Event()
+
+    def leave(connection: socket.socket) -> None:
+        connection.sendall(b"354 go on\r\n421 4.3.2 shutting down\r\n")
+        close(connection)
+        gone.set()
+
+    server = FaultySmtpServer(authority.server_context(), faults={"data": leave})
+    with a_connection(server, authority) as connection:
+        connection.open()
+        steps = connection.dialogue(MESSAGE, "ann@north.test", "bo@south.test")
+        attempt = lead(connection, steps, before=lambda: gone.wait(10) if server.commands[-1] == "DATA" else None)
+    assert judged(attempt) == ("transient", "data", "host", None)
+
+
+def lead(connection: SmtpConnection, steps: Any, before: Callable[[], Any]) -> Attempt:
+    """Lead a dialogue; ``before`` is called whenever it has waited for the server, before it goes on."""
+    session, answer = connection.session, None
+    assert session is not None
+    try:
+        while True:
+            until, answer = steps.send(answer), None
+            if until is None:
+                answer = 3600.0
+            else:
+                session.wait_until(until)
+                before()
+    except StopIteration as end:
+        attempt: Attempt = end.value
+        return attempt
+
+
+@pytest.mark.parametrize("reply", [b"250 2.0.0 queued", b"250-and more of it, on and on\r\n" * 150 + b"250 end"])
+@pytest.mark.parametrize("stage", ["mail", "rcpt", "eod"])
+def test_an_answer_that_has_arrived_counts_although_the_deadline_is_over(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, stage: str, reply: bytes
+) -> None:
+    """Q-F4: as after a stop (SIGSTOP, a sleeping machine); the long one lies partly within the TLS library already."""
+    server = FaultySmtpServer(authority.server_context(), faults={stage: [pause, reply + b"\r\n"]}, store_at_eod=True)
+    clock = Jumping()
+    monkeypatch.setattr(smtp_session, "time", clock)
+    with a_connection(server, authority) as connection:
+        connection.open()
+        steps = connection.dialogue(MESSAGE, "ann@north.test", "bo@south.test")
+        attempt = lead(connection, steps, before=clock.jump)
+    assert attempt.outcome == "sent"
+    assert len(server.accepted) == 1
+
+
+class Jumping:
+    """The module ``time`` of a process that is away for hours at each :meth:`jump`."""
+
+    def __init__(self) -> None:
+        self._away = 0.0
+
+    def jump(self) -> None:
+        self._away += 10_000
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._away
+
+
+STOPPED = """
+    import sys
+    from pathlib import Path
+    from emberflow.email_ops.smtp import SmtpConnection, Timeouts
+    from tests.unit.email_ops.fake_mail_servers import an_access
+
+    port, ca_file = int(sys.argv[1]), Path(sys.argv[2])
+    timeouts = Timeouts(end_of_data=3)
+    with SmtpConnection(an_access(smtp_port=port), "sandbox", {"localhost": ca_file}, timeouts) as connection:
+        attempt = connection.deliver(
+            b"Subject: x\\r\\n\\r\\n", "ann@north.test", "bo@south.test", before_data=lambda: 3600
+        )
+    print(attempt.outcome, attempt.stage, attempt.server_text)
+"""
+
+
+def test_a_process_that_was_stopped_past_its_deadline_reads_the_answer_that_came_meanwhile(
+    authority: Authority,
+) -> None:
+    """Q-F4, Q-F5: a real SIGSTOP while it waits for the answer to the dot; what the server said is known."""
+    started: list[subprocess.Popen[str]] = []
+
+    def stop_and_answer(connection: socket.socket) -> bool:
+        time.sleep(0.5)  # by now it waits
+        started[0].send_signal(signal.SIGSTOP)
+        connection.sendall(b"250 2.0.0 queued as 4711\r\n")
+        time.sleep(3.5)
+        started[0].send_signal(signal.SIGCONT)
+        return True
+
+    server = FaultySmtpServer(authority.server_context(), faults={"eod": stop_and_answer}, store_at_eod=True)
+    with server.running() as port:
+        command = [sys.executable, "-c", textwrap.dedent(STOPPED), str(port), str(authority.ca_file)]
+        stopped = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
+        started.append(stopped)
+        try:
+            said, _ = stopped.communicate(timeout=60)
+        finally:
+            stopped.kill()
+            stopped.wait()
+    assert said == "sent eod 2.0.0 queued as 4711\n"
 
 
 class Elapsed:
