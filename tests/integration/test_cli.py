@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.database.secrets import generate_key
+from emberflow.database.secrets import SecretBox, generate_key
 from emberflow.email_ops.sandbox import create_accounts
 from tests.worlds import PASSWORD, Command, Sandbox, World, a_file, a_row, a_world
 
@@ -41,6 +41,30 @@ def test_a_file_of_new_senders_is_imported_and_checked(run: Command, world: Worl
 
     assert result.exit_code == 0
     assert "1 of 1 mailboxes passed" in result.output
+
+
+def test_an_import_that_is_interrupted_says_that_nothing_came_in(
+    run: Command, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S-B1: Ctrl-C while the rows are written."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SecretBox, "store_all", interrupt)
+    result = run("senders", "import", a_file(tmp_path, [a_row("late@senders-late.test", world.sandbox)]))
+    assert result.exit_code == 130
+    assert "nothing was imported" in result.stderr
+    assert world.value("select count(*) from ops.mailboxes where address like 'late%'") == 0
+
+
+def test_what_a_spreadsheet_left_behind_is_counted(run: Command, world: World, tmp_path: Path) -> None:
+    """S-B1"""
+    file = a_file(tmp_path, [a_row("late@senders-late.test", world.sandbox)])
+    file.write_text(file.read_text() + ",,,,\n,,,,\n")
+    shown = run("senders", "import", file, "--no-check").output
+    assert "left out: 2 empty rows" in shown
+    assert "1 senders imported" in shown
 
 
 def test_a_sender_that_cannot_log_in_is_shown_with_stage_and_answer(run: Command, world: World, tmp_path: Path) -> None:

@@ -59,3 +59,11 @@ def test_the_script_needs_nothing_but_the_standard_library() -> None:
     }
 
     assert imported <= sys.stdlib_module_names
+
+
+def test_files_with_passwords_that_the_readme_writes_are_not_put_under_version_control() -> None:
+    ignored = (PROJECT_ROOT / ".gitignore").read_text().splitlines()
+    readme = (PROJECT_ROOT / "README.md").read_text()
+    written = {word for word in readme.split() if word in ("senders.csv", "bots.csv")}
+    assert written
+    assert {f"/{name}" for name in written} <= set(ignored)

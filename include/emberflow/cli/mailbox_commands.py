@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
     from emberflow.cli.stack import Stack
+    from emberflow.queue_manager import registry
 
 senders = typer.Typer(help="Mailboxes that send.", no_args_is_help=True)
 bots = typer.Typer(help="Mailboxes that you own, which receive and reply.", no_args_is_help=True)
@@ -27,13 +30,15 @@ sandbox = typer.Typer(help="The mail sandbox of the local stack.", no_args_is_he
 def import_senders(
     file: Annotated[Path, typer.Argument(help="CSV with a header; see `docs/operations.md` for the columns.")],
     check: Annotated[bool, typer.Option(help="Run the connection checks right away.")] = True,
+    encoding: Annotated[str | None, typer.Option(help="Default: UTF-8 or UTF-16, as the file says.")] = None,
 ) -> None:
     """Import senders from a CSV file: all rows or none."""
     from emberflow.database.engine import connect
     from emberflow.queue_manager import registry
     from emberflow.settings import settings
 
-    ids = registry.import_senders(connect(), file, settings())
+    with _reading(encoding) as reading:
+        ids = registry.import_senders(connect(), file, settings(), reading)
     _imported("sender", ids, check=check)
 
 
@@ -112,6 +117,7 @@ def import_bots(
     attested_by: Annotated[str, typer.Option(help="Who declares that you own these mailboxes.")],
     how: Annotated[str, typer.Option(help="How ownership is known, for instance 'our own domain and server'.")],
     check: Annotated[bool, typer.Option(help="Run the connection checks right away.")] = True,
+    encoding: Annotated[str | None, typer.Option(help="Default: UTF-8 or UTF-16, as the file says.")] = None,
 ) -> None:
     """Import mailboxes that you own as bots: all rows or none."""
     from emberflow.database.engine import connect
@@ -119,7 +125,8 @@ def import_bots(
     from emberflow.settings import settings
 
     attestation = registry.Attestation(attested_by, how)
-    ids = registry.import_bots(connect(), file, attestation, settings())
+    with _reading(encoding) as reading:
+        ids = registry.import_bots(connect(), file, attestation, settings(), reading)
     _imported("bot", ids, check=check)
 
 
@@ -313,6 +320,30 @@ def _running_stack() -> Stack:
             "--smtp-host and set EMBERFLOW_PROVISION_COMMAND"
         )
     return Stack(home(), attached=False)
+
+
+@contextmanager
+def _reading(encoding: str | None) -> Iterator[registry.Reading]:
+    """Show on a terminal how far the import is; say what was left out, and after Ctrl-C that nothing came in."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from emberflow.cli.console import console
+    from emberflow.queue_manager import registry
+
+    errors = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    try:
+        with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+            task = bar.add_task("importing", total=None)
+            yield registry.Reading(
+                encoding,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                tell=lambda what: console.print(what, markup=False),
+            )
+    except KeyboardInterrupt:
+        errors.print("stopped: nothing was imported")
+        raise typer.Exit(130) from None
 
 
 def _imported(kind: str, ids: list[int], *, check: bool) -> None:

@@ -44,15 +44,27 @@ class SecretBox:
 
     def store(self, connection: Connection, mailbox_id: int, password: SecretStr) -> None:
         """Encrypt ``password`` and write it as the secret of ``mailbox_id``, replacing an earlier one."""
+        self.store_all(connection, {mailbox_id: password})
+
+    def store_all(self, connection: Connection, passwords: Mapping[int, SecretStr]) -> None:
+        """Encrypt passwords and write them as the secrets of their mailbox ids, replacing earlier ones."""
+        statement = insert(mailbox_secrets)
+        columns = ("key_id", "nonce", "ciphertext")
+        newer = {name: statement.excluded[name] for name in columns}
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["mailbox_id"], set_=newer),
+            [self._encrypt(mailbox_id, password) for mailbox_id, password in passwords.items()],
+        )
+
+    def _encrypt(self, mailbox_id: int, password: SecretStr) -> dict[str, Any]:
         nonce = entropy.token_bytes(_NONCE_BYTES)
         plain = password.get_secret_value().encode()
-        row = {
+        return {
+            "mailbox_id": mailbox_id,
             "key_id": self._current,
             "nonce": nonce,
             "ciphertext": self._ciphers[self._current].encrypt(nonce, plain, _associated(mailbox_id)),
         }
-        statement = insert(mailbox_secrets).values(mailbox_id=mailbox_id, **row)
-        connection.execute(statement.on_conflict_do_update(index_elements=["mailbox_id"], set_=row))
 
     def read(self, connection: Connection, mailbox_id: int) -> SecretStr:
         """Return the password of ``mailbox_id``.

@@ -9,13 +9,18 @@ from __future__ import annotations
 import re
 import smtplib
 from functools import lru_cache
+from ipaddress import ip_address
 
-from email_validator import EmailNotValidError, validate_email
+import idna
+from email_validator import EmailNotValidError, EmailSyntaxError, ValidatedEmail, validate_email
 
 from emberflow.errors import EmberflowError
 
 # RFC 5321 4.1.2: an unquoted local part (atext and dots), and a domain of letters, digits and hyphens.
 _PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
+_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_LONGEST_LOCAL, _LONGEST_ADDRESS, _LONGEST_HOST = 64, 254, 253
 
 
 class AddressError(EmberflowError):
@@ -30,17 +35,60 @@ def normalise(address: str) -> str:
     Raises:
         AddressError: syntax, length, a non-ASCII local part, or a form that smtplib would alter.
     """
+    stripped = address.strip()
+    local, _, domain = stripped.partition("@")
+    if _DOT_ATOM.fullmatch(local) and len(local) <= _LONGEST_LOCAL:
+        # The local part is a plain one, so only the domain is looked at, and thousands of addresses share one.
+        try:
+            return require_unrepaired(_within_length(f"{local.lower()}@{_normal_domain(domain)}", address))
+        except EmailNotValidError:
+            pass  # the whole address is looked at once more, for an error that names it
     try:
-        checked = validate_email(
-            address.strip(),
-            allow_smtputf8=False,
-            check_deliverability=False,
-            test_environment=True,
-            strict=True,
-        )
+        checked = _validated(stripped)
     except EmailNotValidError as error:
         raise AddressError(f"{address!r} is not a usable mail address: {error}") from None
     return require_unrepaired(f"{checked.local_part}@{checked.ascii_domain}".lower())
+
+
+@lru_cache(maxsize=4096)
+def normalise_host(host: str) -> str:
+    """Return the normal form of a server's name: lower case, IDNA 2008, no dot at the end; IP addresses as they are.
+
+    Labels have 1 to 63 letters, digits, hyphens or underscores, the name at most 253 (RFC 1035 2.3.4, RFC 1123 2.1).
+
+    Raises:
+        AddressError: it is neither.
+    """
+    name = host.strip().removesuffix(".").lower()
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        pass
+    if not name.isascii():
+        try:
+            name = idna.encode(name, uts46=True).decode("ascii")
+        except (idna.IDNAError, UnicodeError) as error:
+            raise AddressError(f"{host!r} is not a host name: {error}") from None
+    if len(name) > _LONGEST_HOST or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise AddressError(
+            f"{host!r} is not a host name: between dots stand 1 to 63 letters, digits or hyphens, in all at most 253"
+        )
+    return name
+
+
+@lru_cache(maxsize=4096)
+def _normal_domain(domain: str) -> str:
+    return _validated(f"a@{domain}").ascii_domain.lower()
+
+
+def _validated(address: str) -> ValidatedEmail:
+    return validate_email(address, allow_smtputf8=False, check_deliverability=False, test_environment=True, strict=True)
+
+
+def _within_length(normal: str, address: str) -> str:
+    if len(normal) > _LONGEST_ADDRESS:
+        raise EmailSyntaxError(f"{address!r} is too long")
+    return normal
 
 
 def domain_of(address: str) -> str:

@@ -1,32 +1,70 @@
 """Import files: CSV with a header, validated as a whole before anything is written.
 
 Every problem of a file is reported at once, with its row, column and reason; the column names are those of the row
-models below. Comma, semicolon and tab are understood, and a byte order mark is skipped.
+models below. What spreadsheets leave behind is understood: comma, semicolon and tab, byte order marks, UTF-16, other
+spellings of a heading, and empty rows and columns, which are left out and counted.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from emberflow.clock import known_zones
-from emberflow.email_ops.addresses import AddressError, normalise
+from emberflow.email_ops.addresses import AddressError, normalise, normalise_host
 from emberflow.email_ops.mailbox import TlsMode
 from emberflow.email_ops.message import UnsafeMessageError, require_one_line
-from emberflow.errors import ImportRejectedError, RowProblem
+from emberflow.errors import ConfigurationError, ImportRejectedError, RowProblem
 
 _DELIMITERS = ",;\t"
+_NOT_IN_A_HEADING = re.compile(r"[^a-z0-9]+")
+_HEADINGS = {
+    "e_mail": "address", "email": "address", "mail": "address", "e_mail_address": "address", "email_address": "address",
+    "mail_address": "address", "user": "username", "user_name": "username", "login": "username", "name": "display_name",
+    "time_zone": "zone", "timezone": "zone",
+}  # fmt: skip
+_ROWS_PER_STEP = 1000
+_SAMPLE = 4096
+_LINE_ENDS = "\u2028\u2029"
+# RFC 8314 3.3 and 7.3 (TLS from the first byte), RFC 6409 and RFC 9051 (STARTTLS).
+_TLS_OF_PORT: Mapping[int, TlsMode] = {
+    465: "implicit",
+    993: "implicit",
+    25: "starttls",
+    587: "starttls",
+    143: "starttls",
+}
 
 
 def _address(value: str) -> str:
     try:
         return normalise(value)
+    except AddressError as error:
+        raise ValueError(str(error)) from None
+
+
+def _host(value: str) -> str:
+    try:
+        return normalise_host(value)
     except AddressError as error:
         raise ValueError(str(error)) from None
 
@@ -44,28 +82,59 @@ def _zone(value: str) -> str:
     return value
 
 
+def _follows(port: str, default: TlsMode) -> Callable[[dict[str, Any]], TlsMode]:
+    return lambda values: _TLS_OF_PORT.get(values.get(port, 0), default)
+
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
+Host = Annotated[str, Field(min_length=1), AfterValidator(_host)]
 
 
 class MailboxRow(BaseModel):
-    """One mailbox as an import file describes it; the columns of the file are these names."""
+    """One mailbox as an import file describes it; the columns of the file are these names.
+
+    A TLS mode that is left out follows its port; one that contradicts a port whose mode is a standard is refused.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     address: Annotated[str, AfterValidator(_address)]
     password: SecretStr = Field(min_length=1)
-    smtp_host: str = Field(min_length=1)
+    smtp_host: Host
     smtp_port: Port = 587
-    smtp_tls: TlsMode = "starttls"
-    imap_host: str = Field(min_length=1)
+    smtp_tls: TlsMode = Field(default_factory=_follows("smtp_port", "starttls"))
+    imap_host: Host
     imap_port: Port = 993
-    imap_tls: TlsMode = "implicit"
+    imap_tls: TlsMode = Field(default_factory=_follows("imap_port", "implicit"))
     username: str = ""
     auth_method: Literal["password", "xoauth2"] = "password"
     display_name: Annotated[str, Field(max_length=100), AfterValidator(_name)] = ""
     provider: str = ""
     owner: Annotated[str, Field(max_length=100)] | None = None
     zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_no_control_characters(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            _require_printable(value)
+        return value
+
+    # Of validators before the type, the last one comes first.
+    @field_validator("provider", "owner", mode="before")
+    @classmethod
+    def _is_one_line(cls, value: Any) -> Any:
+        """Words that only people read; a spreadsheet may have wrapped them in their cell."""
+        return " ".join(value.split()) if isinstance(value, str) else value
+
+    @field_validator("smtp_tls", "imap_tls")
+    @classmethod
+    def _fits_its_port(cls, mode: TlsMode, info: ValidationInfo) -> TlsMode:
+        port = info.data.get(f"{info.field_name}".replace("tls", "port"), 0)
+        standard = _TLS_OF_PORT.get(port, mode)
+        if mode != standard:
+            raise ValueError(f"contradicts port {port}, where servers speak {standard}: leave it empty, or correct one")
+        return mode
 
 
 class SenderRow(MailboxRow):
@@ -79,54 +148,101 @@ class BotRow(MailboxRow):
     interaction_limits: Annotated[int, Field(ge=1, le=200)] | None = None
 
 
-def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
-    """Return the column names of a CSV file, in lower case, and its rows as (line number, values by column).
+@dataclass(frozen=True)
+class Sheet:
+    """A file as it was read: ``columns`` in normal form, ``records`` as (line number, values by column).
 
-    A row with more fields than there are columns holds the key None. A quotation mark that is never closed is an
-    error: what follows it, to the end of the file, would be one field.
+    A record with more values than there are columns holds the key None. ``empty_rows`` and ``empty_columns`` were left
+    out.
+    """
+
+    columns: list[str]
+    records: list[tuple[int, dict[str | None, Any]]]
+    empty_rows: int = 0
+    empty_columns: int = 0
+
+    @property
+    def left_out(self) -> str | None:
+        """What was left out, as a person reads it; None if nothing was."""
+        counted = (("row", self.empty_rows), ("column", self.empty_columns))
+        parts = [f"{count} empty {name}{'s' if count > 1 else ''}" for name, count in counted if count]
+        return f"left out: {' and '.join(parts)}" if parts else None
+
+
+def read_sheet(file: Path, encoding: str | None = None) -> Sheet:
+    """Read a CSV file in UTF-8, in UTF-16, or in the ``encoding`` that is named.
+
+    A quotation mark that is never closed is an error: what follows it, to the end of the file, would be one field.
 
     Raises:
-        ImportRejectedError: the file cannot be read.
+        ConfigurationError: there is no such file, or no such encoding.
+        ImportRejectedError: the file cannot be understood.
     """
     try:
-        content = file.read_text(encoding="utf-8-sig")
+        raw = file.read_bytes()
     except OSError as error:
-        raise ImportRejectedError(str(file), [RowProblem(1, "-", error.strerror or "cannot be read")]) from error
-    except UnicodeDecodeError as error:
-        problem = RowProblem(1, "-", f"is not UTF-8 (byte {error.start}); save it as UTF-8")
-        raise ImportRejectedError(str(file), [problem]) from error
+        raise ConfigurationError(f"{file}: {error.strerror or 'cannot be read'}; nothing was imported") from error
+    content = _decoded(file, raw, encoding)
+    blank = len(content) - len(content.lstrip("\r\n"))
+    skipped = len(content[:blank].splitlines())
+    content = content[blank:]
     header = content.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(content), delimiter=max(_DELIMITERS, key=header.count), strict=True)
+    delimiter = max(_DELIMITERS, key=header.count)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    records: list[tuple[int, list[str]]] = []
+    empty_rows = 0
     try:
-        reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or ()]
-        return columns, [(reader.line_num, record) for record in reader]
+        titles = next(reader, [])
+        for values in reader:
+            if any(map(str.strip, values)):
+                records.append((reader.line_num + skipped, values))
+            else:
+                empty_rows += bool(values)
     except csv.Error as error:
-        # Only the inner reader has counted the line that it stopped at.
-        problem = RowProblem(reader.reader.line_num, "-", f"cannot be read: {error}")
+        problem = RowProblem(reader.line_num + skipped, "-", f"cannot be read: {error}")
         raise ImportRejectedError(str(file), [problem]) from error
+    columns = [_heading(title) for title in titles]
+    empty = {place for place, name in enumerate(columns) if not name and _is_empty(place, records)}
+    return Sheet(
+        [name for place, name in enumerate(columns) if place not in empty],
+        [(number, _record(columns, values, empty)) for number, values in records],
+        empty_rows,
+        len(empty),
+    )
 
 
-def read_rows(file: Path, model: type[MailboxRow]) -> list[tuple[int, MailboxRow]]:
+def read_rows(
+    file: Path,
+    model: type[MailboxRow],
+    *,
+    encoding: str | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[tuple[int, MailboxRow]]:
     """Return the rows of ``file`` as (line number, row), all of them valid and no address twice.
 
+    ``progress(done, total)`` is called now and then, ``tell`` with what was left out.
+
     Raises:
-        ImportRejectedError: it cannot be read, or at least one row is invalid; every problem is listed.
+        ConfigurationError: as in :func:`read_sheet`.
+        ImportRejectedError: it cannot be understood, or at least one row is invalid; every problem is listed.
     """
-    columns, records = read_table(file)
-    problems = _header_problems(columns, model)
+    sheet = read_sheet(file, encoding)
+    problems = _header_problems(sheet.columns, model)
     if problems:
         raise ImportRejectedError(str(file), problems)
     rows: list[tuple[int, MailboxRow]] = []
     first_seen: dict[str, int] = {}
-    for number, record in records:
+    for done, (number, record) in enumerate(sheet.records, start=1):
+        if done % _ROWS_PER_STEP == 0:
+            progress(done, len(sheet.records))
         if None in record:
-            problems.append(RowProblem(number, "-", f"has more fields than the header's {len(columns)}"))
+            problems.append(RowProblem(number, "-", f"has more fields than the header's {len(sheet.columns)}"))
             continue
-        filled = {name: value for name, value in record.items() if value is not None and value.strip()}
         try:
-            row = model.model_validate(filled)
+            row = model.model_validate({name: value for name, value in record.items() if value.strip()})
         except ValidationError as error:
-            problems += [_problem(number, detail) for detail in error.errors(include_input=False)]
+            problems += [RowProblem(number, column, reason) for column, reason in complaints(error)]
             continue
         if row.address in first_seen:
             reason = f"{row.address} is already in row {first_seen[row.address]}"
@@ -137,7 +253,84 @@ def read_rows(file: Path, model: type[MailboxRow]) -> list[tuple[int, MailboxRow
         problems.append(RowProblem(2, "-", "the file has a header and no rows"))
     if problems:
         raise ImportRejectedError(str(file), problems)
+    if sheet.left_out:
+        tell(sheet.left_out)
     return rows
+
+
+def complaints(error: ValidationError) -> list[tuple[str, str]]:
+    """Return what a row's model complains about, as (column, reason)."""
+    return [
+        (
+            str(detail["loc"][0]) if detail["loc"] else "-",
+            "is empty or missing" if detail["type"] == "missing" else detail["msg"].removeprefix("Value error, "),
+        )
+        for detail in error.errors(include_input=False)
+        if detail["type"] != "default_factory_not_called"  # follows from another complaint
+    ]
+
+
+def _decoded(file: Path, raw: bytes, encoding: str | None) -> str:
+    named = encoding or _encoding_of(raw)
+    try:
+        return raw.decode(named)
+    except LookupError:
+        raise ConfigurationError(f"{encoding!r} is not an encoding; try utf-8, utf-16 or cp1252") from None
+    except UnicodeDecodeError as error:
+        # Latin-1 gives every byte a letter, so that lines and fields can be counted.
+        before = raw[: error.start].decode("latin-1")
+        lines = before.splitlines() or [""]
+        if before.endswith(("\n", "\r")):
+            lines.append("")
+        header = raw.decode("latin-1").lstrip("\r\n").partition("\n")[0]
+        delimiter = max(_DELIMITERS, key=header.count)
+        columns = next(csv.reader([header.strip()], delimiter=delimiter), [])
+        place = len(next(csv.reader([lines[-1]], delimiter=delimiter), [""])) - 1
+        column = _heading(columns[place]) if place < len(columns) else "-"
+        shown = raw[error.start : error.start + 1].hex()
+        reason = (
+            f"is not {named.upper()} (byte 0x{shown}); save it as UTF-8, or name its encoding, "
+            "for instance --encoding cp1252"
+        )
+        raise ImportRejectedError(str(file), [RowProblem(len(lines), column or "-", reason)]) from error
+
+
+def _encoding_of(raw: bytes) -> str:
+    """Return UTF-8, or UTF-16 if the file says so or half of its bytes are the zeros of ASCII in UTF-16."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    head = raw[:_SAMPLE]
+    for zeros, name in ((head[1::2], "utf-16-le"), (head[::2], "utf-16-be")):
+        if len(zeros) > 1 and zeros.count(0) > 0.8 * len(zeros):
+            return name
+    return "utf-8-sig"
+
+
+def _heading(title: str) -> str:
+    """Return the column that a heading means: ``SMTP-Host`` and ``smtp host`` are ``smtp_host``."""
+    name = _NOT_IN_A_HEADING.sub("_", title.lower()).strip("_")
+    return _HEADINGS.get(name, name) or title.strip()
+
+
+def _is_empty(place: int, records: Sequence[tuple[int, list[str]]]) -> bool:
+    return not any(value.strip() for _, values in records for value in values[place : place + 1])
+
+
+def _record(columns: Sequence[str], values: list[str], empty: set[int]) -> dict[str | None, Any]:
+    record: dict[str | None, Any] = {
+        name: value for place, (name, value) in enumerate(zip(columns, values, strict=False)) if place not in empty
+    }
+    if any(map(str.strip, values[len(columns) :])):
+        record[None] = values[len(columns) :]
+    return record
+
+
+def _require_printable(value: str) -> None:
+    if value.isprintable():
+        return
+    for character in value:
+        if character in _LINE_ENDS or unicodedata.category(character) == "Cc":
+            raise ValueError(f"holds a control character (U+{ord(character):04X}), which no name, host or login has")
 
 
 def _header_problems(columns: Sequence[str], model: type[MailboxRow]) -> list[RowProblem]:
@@ -156,9 +349,3 @@ def _header_problems(columns: Sequence[str], model: type[MailboxRow]) -> list[Ro
         if name not in fields
     ]
     return problems
-
-
-def _problem(number: int, detail: Mapping[str, Any]) -> RowProblem:
-    column = str(detail["loc"][0]) if detail["loc"] else "-"
-    reason = "is empty or missing" if detail["type"] == "missing" else str(detail["msg"]).removeprefix("Value error, ")
-    return RowProblem(number, column, reason)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from sqlalchemy import Connection, Engine, RowMapping, Table, case, func, litera
 
 from emberflow.clock import known_zones
 from emberflow.database import zones
+from emberflow.database.bulk import rows_as_json
 from emberflow.database.secrets import SecretBox
 from emberflow.database.tables import bots, mailboxes, senders
 from emberflow.email_ops.addresses import domain_of, normalise
@@ -48,6 +50,19 @@ Kind = Literal["sender", "bot"]
 _TABLES: Mapping[Kind, tuple[Table, str]] = {"sender": (senders, "state"), "bot": (bots, "status")}
 log = logging.getLogger(__name__)
 _CHECKS_AT_ONCE = 8
+_ROWS_AT_ONCE = 2000
+_COLUMNS = frozenset(mailboxes.c.keys()) & frozenset(MailboxRow.model_fields)
+_ADD_MAILBOXES = text("""
+    insert into ops.mailboxes (
+        address, display_name, provider, owner, zone, smtp_host, smtp_port, smtp_tls, imap_host, imap_port, imap_tls,
+        username, auth_method
+    )
+    select
+        address, display_name, provider, owner, zone, smtp_host, smtp_port, smtp_tls, imap_host, imap_port, imap_tls,
+        username, auth_method
+    from jsonb_populate_recordset(cast(null as ops.mailboxes), cast(:rows as jsonb))
+    returning id, address
+""")
 _TRY_AGAIN_S = 3.0
 _PASSES = "transient, tried twice"
 _NO_ZONE = "its time zone is not known: nothing is sent from it or to it"
@@ -66,6 +81,15 @@ class Attestation:
 
     who: str
     how: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read: its ``encoding`` (None: told by its bytes), and who is told how far it is and what is odd."""
+
+    encoding: str | None = None
+    progress: Callable[[int, int], None] = lambda _done, _total: None
+    tell: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -97,16 +121,18 @@ class CheckResult:
     transient: bool = False
 
 
-def import_senders(engine: Engine, file: Path, settings: Settings) -> list[int]:
+def import_senders(engine: Engine, file: Path, settings: Settings, reading: Reading = Reading()) -> list[int]:
     """Import a CSV file of senders; return their mailbox ids.
 
     Raises:
         ImportRejectedError: a row is invalid, repeated, or already known; nothing was written.
     """
-    return _import(engine, file, SenderRow, settings, _add_sender)
+    return _import(engine, file, SenderRow, settings, _add_senders, reading)
 
 
-def import_bots(engine: Engine, file: Path, attestation: Attestation, settings: Settings) -> list[int]:
+def import_bots(
+    engine: Engine, file: Path, attestation: Attestation, settings: Settings, reading: Reading = Reading()
+) -> list[int]:
     """Import a CSV file of mailboxes that the operator attests to own; return their mailbox ids.
 
     Raises:
@@ -118,10 +144,10 @@ def import_bots(engine: Engine, file: Path, attestation: Attestation, settings: 
             "bots must be mailboxes that you own: say who attests it (--attested-by) and how it is known (--how)"
         )
 
-    def add(connection: Connection, row: MailboxRow, mailbox_id: int) -> None:
-        _add_bot(connection, row, mailbox_id, attestation, "imported")
+    def add(connection: Connection, by_id: Mapping[int, MailboxRow]) -> None:
+        _add_bots(connection, by_id, attestation, "imported")
 
-    return _import(engine, file, BotRow, settings, add)
+    return _import(engine, file, BotRow, settings, add, reading)
 
 
 def create_bots(
@@ -160,7 +186,7 @@ def create_bots(
 
     box = SecretBox(settings.secret_keys)
     attestation = Attestation(who, f"provisioned by Emberflow on {servers.smtp_host}")
-    created = []
+    created: list[int] = []
     with engine.begin() as connection:
         keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
         taken: set[str] = set(connection.execute(select(mailboxes.c.address)).scalars())
@@ -176,9 +202,9 @@ def create_bots(
             **vars(servers),
         )
         with engine.begin() as connection:
-            mailbox_id = _add_mailbox(connection, row, box)
-            _add_bot(connection, row, mailbox_id, attestation, "provisioned")
-        created.append(mailbox_id)
+            by_id = _add_mailboxes(connection, [row], box)
+            _add_bots(connection, by_id, attestation, "provisioned")
+        created += by_id
         progress(address)
     return created
 
@@ -374,78 +400,91 @@ def _import(
     file: Path,
     model: type[MailboxRow],
     settings: Settings,
-    add: Callable[[Connection, MailboxRow, int], None],
+    add: Callable[[Connection, Mapping[int, MailboxRow]], None],
+    reading: Reading,
 ) -> list[int]:
     box = SecretBox(settings.secret_keys)
-    rows = read_rows(file, model)
+    rows = read_rows(file, model, encoding=reading.encoding, progress=reading.progress, tell=reading.tell)
+    ids: list[int] = []
     with engine.begin() as connection:
         keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
-        known: set[str] = set(
-            connection.execute(
-                select(mailboxes.c.address).where(mailboxes.c.address.in_([row.address for _, row in rows]))
-            ).scalars()
-        )
-        taken = [
-            RowProblem(number, "address", f"{row.address} is already registered")
-            for number, row in rows
-            if row.address in known
-        ]
-        unknown = zones.unknown(connection, {row.zone for _, row in rows})
-        taken += [
-            RowProblem(number, "zone", f"the database does not know {row.zone}: run `emberflow database migrate`")
-            for number, row in rows
-            if row.zone in unknown
-        ]
-        if taken:
-            raise ImportRejectedError(str(file), taken)
-        ids = []
-        for _, row in rows:
-            mailbox_id = _add_mailbox(connection, row, box)
-            add(connection, row, mailbox_id)
-            ids.append(mailbox_id)
+        problems = _registered(connection, rows) + _unknown_zones(connection, rows)
+        if problems:
+            raise ImportRejectedError(str(file), problems)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            by_id = _add_mailboxes(connection, [row for _, row in rows[start : start + _ROWS_AT_ONCE]], box)
+            add(connection, by_id)
+            ids += by_id
+            reading.progress(len(ids), len(rows))
     return ids
 
 
-def _add_mailbox(connection: Connection, row: MailboxRow, box: SecretBox) -> int:
-    values = row.model_dump(include=set(mailboxes.c.keys()) & set(MailboxRow.model_fields))
+def _registered(connection: Connection, rows: Sequence[tuple[int, MailboxRow]]) -> list[RowProblem]:
+    query = text("select address from ops.mailboxes where address = any(:addresses)")
+    known: set[str] = set(connection.execute(query, {"addresses": [row.address for _, row in rows]}).scalars())
+    return [
+        RowProblem(number, "address", f"{row.address} is already registered")
+        for number, row in rows
+        if row.address in known
+    ]
+
+
+def _unknown_zones(connection: Connection, rows: Sequence[tuple[int, MailboxRow]]) -> list[RowProblem]:
+    unknown = zones.unknown(connection, {row.zone for _, row in rows})
+    return [
+        RowProblem(number, "zone", f"the database does not know {row.zone}: run `emberflow database migrate`")
+        for number, row in rows
+        if row.zone in unknown
+    ]
+
+
+def _add_mailboxes(connection: Connection, rows: Sequence[MailboxRow], box: SecretBox) -> dict[int, MailboxRow]:
+    """Write mailboxes with their secrets; return them by id, in the order in which they came."""
+    by_address = {row.address: row for row in rows}
+    written = rows_as_json(columns_of(row) for row in rows)
+    found = {row.address: row.id for row in connection.execute(_ADD_MAILBOXES, {"rows": written})}
+    by_id = {found[address]: row for address, row in by_address.items()}
+    box.store_all(connection, {mailbox_id: row.password for mailbox_id, row in by_id.items()})
+    return by_id
+
+
+def columns_of(row: MailboxRow) -> dict[str, Any]:
+    """Return the values of ``ops.mailboxes`` that a row gives, defaults included."""
+    values = row.model_dump(include=set(_COLUMNS))
     values["username"] = row.username or row.address
     values["display_name"] = row.display_name or row.address.partition("@")[0]
     values["provider"] = row.provider or domain_of(row.address)
-    mailbox_id: int = connection.execute(mailboxes.insert().values(values).returning(mailboxes.c.id)).scalar_one()
-    box.store(connection, mailbox_id, row.password)
-    return mailbox_id
+    return values
 
 
-def _add_sender(connection: Connection, _row: MailboxRow, mailbox_id: int) -> None:
-    connection.execute(
-        senders.insert().values(
-            mailbox_id=mailbox_id,
-            state_reason="connection not checked yet",
-            state_remedy="run `emberflow senders check`",
-        )
-    )
+def _add_senders(connection: Connection, by_id: Mapping[int, MailboxRow]) -> None:
+    state = {"state_reason": "connection not checked yet", "state_remedy": "run `emberflow senders check`"}
+    connection.execute(senders.insert(), [{"mailbox_id": mailbox_id, **state} for mailbox_id in by_id])
 
 
-def _add_bot(
+def _add_bots(
     connection: Connection,
-    row: MailboxRow,
-    mailbox_id: int,
+    by_id: Mapping[int, MailboxRow],
     attestation: Attestation,
     source: Literal["imported", "provisioned"],
 ) -> None:
-    values: dict[str, Any] = {
-        "mailbox_id": mailbox_id,
-        "source": source,
-        "attested_by": attestation.who,
-        "attestation": attestation.how,
-        "status_reason": "connection not checked yet",
-        "status_remedy": "run `emberflow bots check`",
-    }
-    if isinstance(row, BotRow):
-        values["interaction_limits"] = row.interaction_limits
-        if row.born_at is not None:
-            values["born_at"] = row.born_at
-    connection.execute(bots.insert().values(values))
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    connection.execute(
+        bots.insert(),
+        [
+            {
+                "mailbox_id": mailbox_id,
+                "source": source,
+                "attested_by": attestation.who,
+                "attestation": attestation.how,
+                "status_reason": "connection not checked yet",
+                "status_remedy": "run `emberflow bots check`",
+                "interaction_limits": getattr(row, "interaction_limits", None),
+                "born_at": getattr(row, "born_at", None) or now,
+            }
+            for mailbox_id, row in by_id.items()
+        ],
+    )
 
 
 def _check(mailbox: Mailbox, mode: Mode, settings: Settings) -> CheckResult:

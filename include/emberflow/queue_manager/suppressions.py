@@ -18,7 +18,7 @@ from emberflow.database import prepared
 from emberflow.email_ops.addresses import AddressError, domain_of, normalise
 from emberflow.errors import EmberflowError, ImportRejectedError, RowProblem
 from emberflow.queue_manager import ledger
-from emberflow.queue_manager.import_files import read_table
+from emberflow.queue_manager.import_files import read_sheet
 from emberflow.queue_manager.slots import Slot
 
 _LONGEST_REASON = 200
@@ -205,7 +205,8 @@ def read_file(file: Path, reason: str) -> list[tuple[Target, str]]:
     Raises:
         ImportRejectedError: it cannot be read, or at least one row is invalid; every problem is listed.
     """
-    columns, records = read_table(file)
+    sheet = read_sheet(file)
+    columns, records = sheet.columns, sheet.records
     if "address" not in columns or set(columns) - {"address", "reason"}:
         problem = RowProblem(1, "-", f"the columns are address and reason, not {', '.join(columns) or 'missing'}")
         raise ImportRejectedError(str(file), [problem])
@@ -218,7 +219,7 @@ def read_file(file: Path, reason: str) -> list[tuple[Target, str]]:
             problems.append(RowProblem(number, "-", f"has more fields than the header's {len(columns)}"))
             continue
         try:
-            target = parse_target(record["address"] or "")
+            target = parse_target(record.get("address") or "")
         except AddressError as error:
             problems.append(RowProblem(number, "address", str(error)))
             continue
