@@ -35,6 +35,7 @@ from emberflow.cli.airflow import PREPARE
 from emberflow.cli.airflow_client import AirflowClient
 from emberflow.cli.demo import exchange, populate
 from emberflow.cli.stack import DAG_IDS, Stack
+from emberflow.cli.supervisor import histories
 from emberflow.clock import HOUR, SystemClock, floor_hour
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.sandbox import read_deliveries
@@ -401,6 +402,46 @@ def test_an_interrupted_demo_leaves_nothing_behind(moment: str, tmp_path: Path) 
     assert processes_of(tmp_path) == []
     assert list(tmp_path.glob("demo-*")) == []
     assert not sockets.exists()
+
+
+def test_a_stack_that_was_started_twice_at_once_mends_itself_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Q-B6. Its database and its scheduler are killed, the latter with tasks on its workers; `down` ends all."""
+    environment = os.environ | {"EMBERFLOW_HOME": str(tmp_path)}
+
+    def command(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "emberflow.cli", *arguments],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    stack = Stack(tmp_path, attached=False)
+    try:
+        with command("up") as first, command("up") as second:
+            said = [first.communicate(timeout=400)[0], second.communicate(timeout=400)[0]]
+        assert (first.returncode, second.returncode) == (0, 0), said
+        assert sum("waiting for it" in text for text in said) == 1
+
+        pids = {part.name: part.pid for part in stack.status()}
+        assert None not in pids.values()
+        for name in ("airflow-scheduler", "postgresql"):
+            os.kill(int(pids[name] or 0), signal.SIGKILL)
+
+        def is_mended() -> bool:
+            now = {part.name: part.pid for part in stack.status()}
+            told = histories(tmp_path)
+            killed = [told.get(name, {}).get("restarts", 0) for name in ("airflow-scheduler", "postgresql")]
+            return None not in now.values() and min(killed) >= 1 and now["postgresql"] != pids["postgresql"]
+
+        eventually(is_mended, 120, "every part runs again")
+        client = stack.airflow_client()
+        client.wait_for_run("dispatch", client.trigger("dispatch"), RUN_TIMEOUT_S)
+        with command("airflow", "dags", "list-runs", "dispatch") as asked:
+            assert "manual__" in asked.communicate(timeout=60)[0]
+    finally:
+        with command("down") as down:
+            down.communicate(timeout=120)
+
+    assert processes_of(tmp_path) == []
 
 
 def read_until(output: IO[str], line: str) -> str:

@@ -95,58 +95,31 @@ def test(context: typer.Context) -> None:
 
 
 @app.command()
-def up() -> None:
-    """Start the local stack and leave it running."""
-    from emberflow.cli.console import console, progress
-    from emberflow.cli.stack import STEPS, Stack
-    from emberflow.locations import home
+def up(
+    foreground: Annotated[
+        bool, typer.Option(help="Stay, watch over the stack, and stop it at the end: for systemd.")
+    ] = False,
+) -> None:
+    """Start the local stack and leave it running; what dies is started again."""
+    from emberflow.cli import stack_commands
 
-    stack = Stack(home(), attached=False)
-    try:
-        with progress("starting", len(STEPS)) as advance:
-            stack.start(advance)
-    except BaseException:
-        stack.stop()
-        raise
-    address, user, password = stack.airflow_login()
-    console.print(f"[bold green]up[/]  Airflow: [bold]{address}[/]  user [bold]{user}[/]  password [bold]{password}[/]")
-    console.print(
-        "Next: `./emberflow senders import FILE`, `./emberflow bots create --help`. Stop with `./emberflow down`."
-    )
+    stack_commands.up(foreground=foreground)
 
 
 @app.command()
 def down() -> None:
     """Stop the local stack; its data stays."""
-    from emberflow.cli.console import console
-    from emberflow.cli.stack import Stack
-    from emberflow.locations import home
+    from emberflow.cli import stack_commands
 
-    Stack(home(), attached=False).stop()
-    console.print("down")
+    stack_commands.down()
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Show what of the local stack runs; exit with 1 if a part is missing."""
-    from emberflow.cli.console import Section, console, print_json, records, show
-    from emberflow.cli.stack import Stack
-    from emberflow.locations import home
+    from emberflow.cli import stack_commands
 
-    stack = Stack(home(), attached=False)
-    states = stack.status()
-    rows = [(part.name, "up" if part.pid else "down", part.pid, part.address if part.pid else None) for part in states]
-    section = Section("parts", f"Local stack in {stack.home}", ("part", "state", "pid", "address"), rows)
-    is_whole = all(part.pid is not None for part in states)
-    login = dict(zip(("address", "user", "password"), stack.airflow_login(), strict=True)) if is_whole else None
-    if as_json:
-        print_json({"home": str(stack.home), "airflow": login} | records(section))
-    else:
-        show(section)
-        if login:
-            console.print("Airflow: {address}  user {user}  password {password}".format_map(login), markup=False)
-    if not is_whole:
-        raise typer.Exit(1)
+    stack_commands.status(as_json=as_json)
 
 
 @app.command()

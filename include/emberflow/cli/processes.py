@@ -1,8 +1,9 @@
-"""Supervised processes of the local stack: started, found again by a later command, and stopped for certain.
+"""Processes of the local stack: started, found again by a later command, and stopped for certain.
 
 A process is remembered in ``<name>.pid`` by its id *and* its start time, so that a recycled id is never taken for
-ours. Each one leads its own process group; stopping means SIGTERM to the leader and, when that is not enough,
-SIGKILL to the group.
+ours. Each one leads a session of its own (setsid(2)). Whatever it starts belongs to that session, also in a process
+group of its own, and still does when the leader has died: so workers are found and ended whoever died first. The kernel
+gives the id of a session to no new process while the session has a member (fork(2), credentials(7)).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from emberflow import private_files
 from emberflow.errors import StackError
 
 _STOP_TIMEOUT_S = 10.0
+_KILL_TIMEOUT_S = 10.0
+_SAME_START_S = 1.0
 _LOG_TAIL_BYTES = 2000
 
 
@@ -42,8 +46,12 @@ class Service:
         return self.directory / f"{self.name}.pid"
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], *, die_with_parent: bool) -> None:
-        """Start the process in the background; with ``die_with_parent`` the kernel ends it after this one."""
+        """Start the process in the background; with ``die_with_parent`` the kernel ends it after this one.
+
+        What an earlier process of this name left behind is ended first.
+        """
         private_files.make_directory(self.directory)
+        self.end_session()
         tie = ["setpriv", "--pdeathsig", "TERM"] if die_with_parent and shutil.which("setpriv") else []
         with private_files.append(self.log_file) as log:
             child = subprocess.Popen(
@@ -55,16 +63,52 @@ class Service:
                 start_new_session=True,
                 umask=private_files.UMASK,
             )
-        private_files.write_text(self._pid_file, f"{child.pid} {psutil.Process(child.pid).create_time()}")
+        self.remember(child.pid)
+
+    def remember(self, pid: int) -> None:
+        """Take a process that runs already for this one."""
+        private_files.write_text(self._pid_file, f"{pid} {psutil.Process(pid).create_time()}")
+
+    def forget(self) -> None:
+        """Let the process that was remembered be nobody's business any more."""
+        self._pid_file.unlink(missing_ok=True)
 
     def process(self) -> psutil.Process | None:
         """Return the running process, or None."""
+        remembered = self._remembered()
+        if remembered is None:
+            return None
+        pid, created = remembered
+        try:
+            process = psutil.Process(pid)
+            is_ours = abs(process.create_time() - created) < _SAME_START_S
+            return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def session(self) -> list[psutil.Process]:
+        """Return the living members of the process's session, itself among them; it may have died before them."""
+        remembered = self._remembered()
+        if remembered is None:
+            return []
+        leader, created = remembered
+        members = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) != leader or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if process.pid == leader and abs(process.create_time() - created) >= _SAME_START_S:
+                    return []  # the id is somebody else's by now, and so is the session
+                members.append(process)
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue
+        return members
+
+    def _remembered(self) -> tuple[int, float] | None:
         try:
             pid, created = self._pid_file.read_text().split()
-            process = psutil.Process(int(pid))
-            is_ours = abs(process.create_time() - float(created)) < 1.0
-            return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
-        except (OSError, ValueError, psutil.NoSuchProcess):
+            return int(pid), float(created)
+        except (OSError, ValueError):
             return None
 
     def require_running(self) -> None:
@@ -86,29 +130,25 @@ class Service:
             process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """Stop the process and whatever it left in its group; return when both are gone."""
+        """Stop the process and whatever it started; return when all of it is gone, whoever died first."""
         process = self.process()
         if process is not None:
             process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + _STOP_TIMEOUT_S
             while self.process() is not None and time.monotonic() < deadline:
                 time.sleep(0.05)
-            self._kill_group(process.pid)
-        self._pid_file.unlink(missing_ok=True)
+            with suppress(ChildProcessError):
+                os.waitpid(process.pid, os.WNOHANG)
+        self.end_session()
+        self.forget()
 
-    @staticmethod
-    def _kill_group(leader: int) -> None:
-        """End workers that outlived their leader; a session's group id is its leader's process id."""
-        try:
-            os.killpg(leader, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + 5.0
-        while time.monotonic() < deadline:
-            try:
-                os.waitpid(leader, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not psutil.pid_exists(leader):
-                return
-            time.sleep(0.05)
+    def end_session(self) -> None:
+        """End every member of the session at once, and wait until they are gone."""
+        deadline = time.monotonic() + _KILL_TIMEOUT_S
+        while members := self.session():
+            for process in members:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(members, timeout=0.2)
+            if time.monotonic() > deadline:
+                raise StackError(f"{self.name}: {len(members)} process(es) cannot be ended: {members}")

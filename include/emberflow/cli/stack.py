@@ -6,6 +6,7 @@ chosen once and kept, because mailboxes remember the ports of the sandbox.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -44,6 +46,9 @@ Report = Callable[[str], None]
 STEPS = ("PostgreSQL", "mail sandbox", "database schema", "Airflow's database", "Airflow")
 
 
+SUPERVISOR = "supervisor"
+
+
 @dataclass(frozen=True)
 class ServiceState:
     """One line of ``emberflow status``."""
@@ -53,13 +58,23 @@ class ServiceState:
     address: str
 
 
+@dataclass(frozen=True)
+class Part:
+    """One part of the stack as its supervisor sees it. ``needs`` names a part without which it is not started."""
+
+    name: str
+    is_running: Callable[[], bool]
+    start: Callable[[], None]
+    needs: str | None = None
+
+
 class Stack:
     """One instance of the local stack in ``home``.
 
     ``attached`` ties its processes to this one: they end with it, however it ends. Detached ones stay until
-    ``stop`` is called by this or a later command, and honour the operator's own ``EMBERFLOW_...`` variables: with
-    those set, the same stack works on another database, with other CAs, keys or scripts. ``variables`` are set for its
-    processes above all others.
+    ``stop`` is called by this or a later command, are started again when they die (``cli.supervisor``), and honour
+    the operator's own ``EMBERFLOW_...`` variables: with those set, the same stack works on another database, with
+    other CAs, keys or scripts. ``variables`` are set for its processes above all others.
     """
 
     def __init__(
@@ -73,6 +88,7 @@ class Stack:
         self._postgres = EmbeddedPostgres(home / "postgres")
         self._sandbox = Service("mail-sandbox", home / "run")
         self._airflow = [Service(name, home / "run") for name in airflow.COMPONENTS]
+        self._supervisor = Service(SUPERVISOR, home / "run")
 
     def __enter__(self) -> Self:
         return self
@@ -170,6 +186,41 @@ class Stack:
         """Return the variables that the processes of the running stack got when ``up`` started them."""
         return self.environment() | _read_variables(self.home / "stack.env")
 
+    @contextmanager
+    def alone(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Let no other command start or stop this stack meanwhile; ``on_wait`` is called before waiting for one."""
+        private_files.make_directory(self.home)
+        with private_files.append(self.home / "stack.lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def supervise_in_background(self) -> None:
+        """Start the process that starts again what dies."""
+        command = [sys.executable, "-m", "emberflow.cli.supervisor"]
+        self._supervisor.start(command, self.environment(), die_with_parent=False)
+
+    def parts(self) -> list[Part]:
+        """Return the parts in the order in which they are started, for the supervisor."""
+        postgres = Part("postgresql", lambda: self._postgres.pid() is not None, self._postgres.start)
+        sandbox = Part(self._sandbox.name, lambda: self._sandbox.process() is not None, self._start_sandbox)
+        return [postgres, sandbox, *(self._as_part(service, postgres.name) for service in self._airflow)]
+
+    def _as_part(self, service: Service, needs: str) -> Part:
+        return Part(
+            service.name,
+            is_running=lambda: service.process() is not None,
+            start=lambda: self._start_component(service),
+            needs=needs,
+        )
+
+    def _start_component(self, service: Service) -> None:
+        command = [airflow_program(), *airflow.COMPONENTS[service.name]]
+        service.start(command, self.environment(), die_with_parent=self._attached)
+
     def start(self, report: Report = lambda _: None) -> None:
         """Start what does not run yet, in order, and wait until all of it answers.
 
@@ -186,6 +237,7 @@ class Stack:
             StackError: as in :meth:`start`.
         """
         private_files.make_directory(self.home)
+        self._supervisor.stop()  # it would start the same parts
         report("PostgreSQL")
         self._postgres.start(die_with_parent=self._attached)
         for database in ("emberflow", "airflow"):
@@ -217,8 +269,7 @@ class Stack:
         report("Airflow")
         for service in self._airflow:
             if service.process() is None:
-                command = [airflow_program(), *airflow.COMPONENTS[service.name]]
-                service.start(command, environment, die_with_parent=self._attached)
+                self._start_component(service)
 
         def all_run() -> None:
             for service in [*self._airflow, self._sandbox]:
@@ -228,6 +279,7 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything that runs; what is kept in ``home`` stays."""
+        self._supervisor.stop()
         for service in self._airflow:
             service.ask_to_stop()
         for service in [*self._airflow, self._sandbox]:
@@ -251,6 +303,9 @@ class Stack:
             process = service.process()
             address = {"mail-sandbox": smtp, "airflow-api-server": f"http://127.0.0.1:{ports.get('airflow')}"}
             states.append(ServiceState(service.name, process.pid if process else None, address.get(service.name, "")))
+        if not self._attached:
+            process = self._supervisor.process()
+            states.append(ServiceState(SUPERVISOR, process.pid if process else None, ""))
         return states
 
     def _start_sandbox(self) -> None:
