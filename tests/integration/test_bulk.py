@@ -39,7 +39,7 @@ _rows = st.lists(
 def test_rows_of_every_type_come_back_as_they_went_in(
     database: Engine, rows: list[tuple[Any, ...]], at_once: int
 ) -> None:
-    """Q-F1: a plan is stored as it was computed, whatever the length of a text, and wherever the pieces end."""
+    """Towards Q-F1: a plan is stored as it was computed, whatever the length of a text, and wherever the pieces end."""
     big, small, share, happened, day, name = (list(column) for column in zip(*rows, strict=True)) if rows else [[]] * 6
     columns = {
         "place": np.arange(len(rows), dtype=np.int32),
@@ -64,6 +64,6 @@ def test_rows_of_every_type_come_back_as_they_went_in(
 
 
 def test_a_null_that_nothing_stands_for_is_refused(database: Engine) -> None:
-    """Q-F1: nothing is taken for another number."""
+    """Towards Q-F1: nothing is taken for another number."""
     with database.begin() as connection, pytest.raises(ValueError, match="holds a null"):
         read_numbers(connection, "select null::bigint as count")

@@ -511,7 +511,7 @@ def test_what_was_forbidden_after_planning_does_not_leave(
 
 
 def test_a_mailbox_whose_login_is_refused_logs_in_once(database: Engine, sandbox: Sandbox) -> None:
-    """B-B10, Q-F8: whoever tries a wrong password again and again gets the account locked."""
+    """Q-F8, towards B-B10: whoever tries a wrong password again and again gets the account locked."""
     world = a_world(database, sandbox, senders=1, bots=6, policy=a_policy(**SILENT))
     for bot in world.bots:
         world.slot(bot=bot, gap_s=0)
@@ -526,7 +526,7 @@ def test_a_mailbox_whose_login_is_refused_logs_in_once(database: Engine, sandbox
 
 
 def test_a_bot_that_does_not_exist_any_more_is_asked_for_once(database: Engine, sandbox: Sandbox) -> None:
-    """B-B10: one mail is refused with 550, and those planned before that do not try again."""
+    """Towards B-B10: one mail is refused with 550, and those planned before that do not try again."""
     world = a_world(
         database, sandbox, senders=3, bots=["reject1"], policy=a_policy(**SILENT, dispatch={"dialogues": 1})
     )

@@ -49,7 +49,7 @@ def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
 
 
 def test_a_sent_and_answered_slot_tells_its_story_in_order(world: World) -> None:
-    """Q-F2, D-F3"""
+    """Q-F2, towards D-F3"""
     world.talk(3)
     slot_id = world.value("select min(id) from ops.slots")
     told = explained(world, slot_id)

@@ -142,7 +142,7 @@ def test_a_renumbered_folder_is_read_again(sandbox: SandboxAddress, bot: str) ->
 
 
 def test_junk_is_found_rescued_and_filed(sandbox: SandboxAddress, bot: str) -> None:
-    """B-B5, B-B9"""
+    """B-B5, towards B-B9"""
     send(sandbox, bot, "one", sender="eve@junk.test")
     with a_reader(sandbox, bot) as reader:
         junk = reader.find_folder("\\Junk")

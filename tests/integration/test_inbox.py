@@ -207,7 +207,7 @@ def test_a_mail_that_its_owner_moved_to_junk_later_keeps_its_placement(world: Wo
 
 
 def test_an_answered_mail_is_marked_as_read(world: World) -> None:
-    """B-B9"""
+    """Towards B-B9"""
     world.read()
     with ImapReader(world.access(world.bots[0]), "sandbox", world.settings.ca_files) as reader:
         reader.select("INBOX")

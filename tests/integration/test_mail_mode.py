@@ -159,7 +159,7 @@ def test_the_default_is_the_sandbox(database: Engine) -> None:
 
 
 def test_a_switch_remembers_who_turned_it_and_why(world: World) -> None:
-    """U-B6"""
+    """Towards U-B6"""
     turn_live_mail(world, on=True)
     turn_live_mail(world, on=False)
     row = world.row("select * from ops.switches")

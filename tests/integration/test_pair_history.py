@@ -68,7 +68,7 @@ def test_partners_are_found_from_a_place_on_and_around_once(database: Engine, sa
 def test_many_pairs_are_answered_like_few_by_one_session_or_several(
     database: Engine, sandbox: Sandbox, times: int, sessions: int
 ) -> None:
-    """Q-B7: few keys are part of the query, more lie in a table, and very many are shared out."""
+    """Towards Q-B7: few keys are part of the query, more lie in a table, and very many are shared out."""
     meet(database, sandbox)
     senders, bots = np.tile(np.array([1, 1, 2]), times), np.tile(np.array([4, 5, 2]), times)
     with reading(database, sessions) as sharing:
@@ -83,7 +83,7 @@ def test_many_pairs_are_answered_like_few_by_one_session_or_several(
 
 
 def test_what_planning_asks_is_read_from_the_key_alone(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B7: a sender's partners are scattered over a table of millions of rows."""
+    """Towards Q-B7: a sender's partners are scattered over a table of millions of rows."""
     meet(database, sandbox)
     with database.begin() as connection:
         history = a_history(connection)

@@ -306,7 +306,7 @@ def test_a_provider_that_junks_the_mail_is_sent_less(database: Engine, sandbox: 
 
 
 def test_a_change_of_model_lifts_no_throttle(database: Engine, sandbox: Sandbox) -> None:
-    """S-B7: until the marts know the new model the old score holds, and so does the throttle where it finds none."""
+    """Until the marts know the new model the old score holds, and so does the throttle where it finds none."""
     policy = a_policy(ramp={"start": 20, "maximum": 20}, quota=STEADY, pacing=DENSE)
     world = a_world(database, sandbox, senders=2, bots=60, policy=policy, checks=False)
     first, second = world.senders

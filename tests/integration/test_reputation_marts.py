@@ -293,7 +293,7 @@ def test_a_build_repeated_gives_the_same_tables(world: World) -> None:
 
 
 def test_the_score_follows_the_published_model(world: World) -> None:
-    """S-B7: shrunk, decayed, read off the curves and blended, computed here a second time in Python."""
+    """Towards S-B7: shrunk, decayed, read off the curves and blended, computed here a second time in Python."""
     sender = world.good_sender()
     bot = world.bot("alpha")
     for minute in range(3):
@@ -326,7 +326,7 @@ def test_the_score_follows_the_published_model(world: World) -> None:
 
 
 def test_evidence_of_any_age_stops_no_score(world: World) -> None:
-    """S-B7: a restored mailbox or a clock at its epoch costs its own message only, which is too old to count."""
+    """Towards S-B7: a restored mailbox or a clock at its epoch costs its own message only."""
     sender, other = world.good_sender(), world.good_sender()
     build_marts(NOON)
     before = world.row("marts.fct_sender_component_scores", sender)
@@ -345,7 +345,7 @@ def test_evidence_of_any_age_stops_no_score(world: World) -> None:
 
 
 def test_a_sender_with_too_little_evidence_has_no_score(world: World) -> None:
-    """S-B7: 3 days, 10 placements and 2 providers are needed, each of them."""
+    """Towards S-B7: 3 days, 10 placements and 2 providers are needed, each of them."""
     alpha, beta = world.bot("alpha"), world.bot("beta")
 
     def a_sender_with(days: int, mails_a_day: int, bots: tuple[Account, Account]) -> Account:
@@ -388,7 +388,7 @@ def test_the_demo_model_scores_after_three_placements(world: World) -> None:
 
 
 def test_what_bots_do_is_reported_and_never_moves_the_score(world: World) -> None:
-    """S-B7, deliverability decision 4: replies, rescues and the bots' own mail are not evidence."""
+    """Towards S-B7, deliverability decision 4: replies, rescues and the bots' own mail are not evidence."""
     sender, bot = world.good_sender(), world.bot("alpha")
     slot_id = world.mail(sender, bot, NOON - 9 * MINUTE, placed="junk")
     build_marts(NOON)
@@ -431,7 +431,7 @@ def test_events_count_up_to_the_instant_asked_for_and_marts_never_go_back(world:
     ],
 )
 def test_a_breach_turns_exactly_its_test_red_and_the_scores_stay_current(world: World, breach: str, red: str) -> None:
-    """D-B4, D-B7"""
+    """D-B4, towards D-B7"""
     sender, bot = world.good_sender(), world.bot("alpha")
     idle = world.sender()
     world.quota(idle, NOON, 1)
@@ -472,7 +472,7 @@ def test_a_breach_turns_exactly_its_test_red_and_the_scores_stay_current(world: 
     ],
 )
 def test_a_forged_figure_turns_exactly_its_test_red(analyst: World, forgery: str, red: str) -> None:
-    """D-B4, D-B7, S-B7"""
+    """D-B4, towards D-B7 and S-B7"""
     sender, bot = analyst.sender(), analyst.bot("alpha")
     analyst.quota(sender, NOON, 50)
     analyst.mail(sender, bot, NOON - MINUTE)
@@ -486,7 +486,7 @@ def test_a_forged_figure_turns_exactly_its_test_red(analyst: World, forgery: str
 
 
 def test_the_unit_tests_of_the_model_pass(analyst: World) -> None:
-    """S-B7"""
+    """Towards S-B7"""
     build_marts(NOON)
 
     outcome = dbt("test", "--select", "test_type:unit")

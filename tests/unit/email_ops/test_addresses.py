@@ -22,7 +22,7 @@ from emberflow.email_ops.addresses import AddressError, domain_of, normalise, re
     ],
 )
 def test_two_spellings_of_one_mailbox_have_one_normal_form(written: str, normal: str) -> None:
-    """C-B2, case 31: trimmed, lower case, IDNA 2008 (the standard library's IDNA 2003 would turn ß into ss)."""
+    """Towards C-B2, case 31: trimmed, lower case, IDNA 2008 (the standard library's IDNA 2003 would turn ß into ss)."""
     assert normalise(written) == normal
     assert normalise(normal) == normal
 

@@ -155,7 +155,7 @@ def test_a_host_where_nobody_listens_is_a_connection_fault() -> None:
 def test_only_the_servers_refusal_of_the_login_counts_as_such(
     authority: Authority, answer: bytes | Callable[..., None], stage: str
 ) -> None:
-    """B-B10: an outage must not look like a wrong password."""
+    """Towards B-B10: an outage must not look like a wrong password."""
     script = {"AUTHENTICATE": [answer]}
     with a_reader(authority, script, timeout=0.3) as (reader, _), pytest.raises(ImapError) as caught:
         reader.__enter__()
@@ -178,7 +178,7 @@ def test_only_the_servers_refusal_of_the_login_counts_as_such(
 def test_limits_and_outages_said_in_words_are_not_taken_for_a_wrong_password(
     authority: Authority, capabilities: str, answer: bytes, stage: str, is_transient: bool
 ) -> None:
-    """B-B10: also without the codes of RFC 5530, which most servers do not send; the login is tried once."""
+    """Towards B-B10: also without the codes of RFC 5530, which most servers do not send; the login is tried once."""
     script = {"(AUTHENTICATE|LOGIN)": [answer]}
     with a_reader(authority, script, capabilities=capabilities) as (reader, server):
         with pytest.raises(ImapError) as caught:
@@ -517,7 +517,7 @@ def test_a_missing_folder_is_none(authority: Authority) -> None:
 
 
 def test_a_folder_is_created_once(authority: Authority) -> None:
-    """B-B9"""
+    """Towards B-B9"""
     with a_reader(authority, {"LIST": FOLDERS}) as (reader, server), reader:
         reader.ensure_folder("Junk")
         assert not commands(server, "CREATE")
@@ -526,7 +526,7 @@ def test_a_folder_is_created_once(authority: Authority) -> None:
 
 
 def test_marking_as_read_touches_nothing_else(authority: Authority) -> None:
-    """B-B9: imap-tools' flag() would expunge the whole folder."""
+    """Towards B-B9: imap-tools' flag() would expunge the whole folder."""
     with a_reader(authority) as (reader, server), reader:
         reader.select("INBOX")
         reader.mark_seen([7, 5, 7])
@@ -536,7 +536,7 @@ def test_marking_as_read_touches_nothing_else(authority: Authority) -> None:
 
 
 def test_moving_is_one_command_where_the_server_can(authority: Authority) -> None:
-    """B-B5, B-B9: servers announce MOVE only after the login."""
+    """B-B5, towards B-B9: servers announce MOVE only after the login."""
     with a_reader(authority) as (reader, server), reader:
         reader.select("Junk")
         reader.move([5], "INBOX")
@@ -572,7 +572,7 @@ def test_many_messages_are_named_in_commands_of_bearable_length(authority: Autho
 
 
 def test_mail_older_than_a_day_is_deleted_by_the_servers_calendar(authority: Authority) -> None:
-    """B-B9"""
+    """Towards B-B9"""
     script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 2 3"]}
     with a_reader(authority, script) as (reader, server), reader:
         assert reader.delete_before("Warm-up", date(2026, 3, 1)) == 2

@@ -115,7 +115,7 @@ def test_a_closed_weekday_has_an_empty_window() -> None:
     ],
 )
 def test_a_window_until_midnight_is_as_long_as_the_local_day(zone: str, day: date, hours: float) -> None:
-    """Q-F6."""
+    """Towards Q-F6."""
     noon = datetime.combine(day, time(12), tzinfo=UTC)
     of_day, opens_at, closes_at = window(zone, noon, ALL_DAY)
     assert of_day == day
@@ -364,7 +364,7 @@ def test_a_demonstration_plans_all_that_is_left_today_over_its_own_seconds() -> 
 @example(zone="Asia/Kolkata", day=date(2026, 6, 1), policy=STANDARD)
 @example(zone="Europe/Berlin", day=date(2026, 10, 25), policy=POLICIES[3])
 def test_the_spans_of_a_day_cover_its_workday_once(zone: str, day: date, policy: PacingPolicy) -> None:
-    """S-F5, Q-F6: whatever the zone's offset and the day's length, each hour's end is where the next one starts."""
+    """S-F5, towards Q-F6: whatever the zone's offset and the day's length, an hour ends where the next starts."""
     start = datetime.combine(day, time(0), ZoneInfo(zone)).astimezone(UTC)
     workday = workdays(zone, start, policy)
     row = workday.iloc[0]

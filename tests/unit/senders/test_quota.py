@@ -60,7 +60,6 @@ def test_health_scales_the_ramp_and_a_sender_without_a_score_keeps_it(score: flo
 
 @pytest.mark.parametrize(("last", "quota"), [(None, 30), (1, 30), (0.5, 15), (0.25, 7), (0, 0)])
 def test_a_score_that_is_not_known_any_more_never_lifts_a_throttle(last: float | None, quota: int) -> None:
-    """S-B7"""
     assert quota_of(**PLATEAU, score=None, last_multiplier=last) == quota
 
 

@@ -78,7 +78,7 @@ def test_every_column_is_one_of_the_schema_and_none_that_the_schema_asks_for_is_
 @given(worlds)
 @settings(max_examples=60, deadline=None)
 def test_a_pair_is_one_row_of_two_that_may_meet(world: World) -> None:
-    """B-F8: nobody meets a bot of its own domain, owner or source address, and nobody meets one twice as a stranger."""
+    """Nobody meets a bot of its own domain, owner or source address, and nobody meets one twice as a stranger."""
     pairs = whole(world, "bot_sender_interactions")
     mailboxes = world.mailboxes().assign(domain=lambda rows: rows["address"].str.partition("@")[2]).set_index("id")
     mine = mailboxes.loc[pairs["sender_id"]].reset_index()
