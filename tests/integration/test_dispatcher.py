@@ -17,6 +17,7 @@ from unittest.mock import patch
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from emberflow.clock import ManualClock
 from emberflow.database.secrets import SecretBox
@@ -582,7 +583,8 @@ def test_overdue_slots_are_given_up_instead_of_fired_together(database: Engine, 
 def test_a_database_that_goes_away_before_data_means_that_nothing_is_sent(database: Engine, sandbox: Sandbox) -> None:
     """Q-B6"""
     world = one_to(database, sandbox, "bot1")
-    with patch.object(submission, "submit", side_effect=ConnectionError), pytest.raises(ConnectionError):
+    gone = OperationalError("select", {}, Exception("the database is gone"))
+    with patch.object(submission, "submit", side_effect=gone), pytest.raises(OperationalError):
         world.dispatch()
     assert (world.statuses(), world.deliveries()) == ({"leased": 1}, [])
 

@@ -72,6 +72,7 @@ class Dialogues(Generic[Key]):
         """End a dialogue, if there is one, where it stands, together with its session; nothing is told of it."""
         for number in [number for number, (listening, _) in self._listening.items() if listening == key]:
             self._hear(number)
+        self._events = [event for event in self._events if event[0] != key]
         if key in self._steps:
             self._steps.pop(key)[1].close()
 

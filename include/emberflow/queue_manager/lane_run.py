@@ -5,6 +5,11 @@ done by others, who only report back to it: connecting and hanging up by two sma
 by a thread each. These are ``submission.submit`` immediately before DATA, and ``outcomes.Recorder.record`` after the
 server's answer; dialogues that reach one of them at the same moment share its commit. If this process dies in between,
 the slot's lease lapses in state ``submitting`` and it becomes ``uncertain``: it is never sent again blindly.
+
+Whatever goes wrong with one slot is that slot's outcome: it is put back with the reason, its attempts are counted, and
+after the last one it has failed; if its message was submitted, it is uncertain. The run goes on. What no slot is to
+blame for ends it: the database is away or has another schema, the configuration is incomplete, or one mailbox after the
+other meets an unknown error and nothing is sent in between.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InternalError, SQLAlchemyError
 
 from emberflow.clock import Clock
 from emberflow.crash_points import reach
@@ -31,7 +36,7 @@ from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.dialogues import Dialogues, Ended
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
-from emberflow.errors import EgressRefusedError
+from emberflow.errors import ConfigurationError, EgressRefusedError
 from emberflow.queue_manager import breakers, egress, slot_message, store, submission
 from emberflow.queue_manager.connection_slots import ConnectionSlots, Lease
 from emberflow.queue_manager.group_commit import GroupCommit
@@ -54,6 +59,8 @@ _OPENERS, _CLOSERS = 16, 4
 _PLACE_ATTEMPTS, _PLACE_PAUSE_S, _PLACE_RETRY_S = 50, 0.1, 10
 _STOP_GRACE_S = 4.0  # Airflow's supervisor sends SIGKILL five seconds after SIGTERM
 _RECORD_PATIENCE_S = 60.0
+_LONGEST_OVERTIME_S = 900.0  # after its window a run claims what is overdue for so long at most; the next run goes on
+_STUMBLES = 5  # mailboxes, one after the other, with unknown errors: the fault is ours
 _GUARD_PATIENCE_S = 2.0  # enough for a deadlock or a failover; longer, and the mail server hangs up
 
 
@@ -84,8 +91,10 @@ class _Line:
     place: Lease
 
     def hang_up(self) -> None:
-        self.connection.close()
-        self.place.release()
+        try:
+            self.connection.close()
+        finally:
+            self.place.release()
 
 
 @dataclass
@@ -134,6 +143,8 @@ class LaneRun:
         self._in_flight: set[int] = set()  # slots that are claimed and not recorded yet; none is claimed again
         self._refused: set[int] = set()  # mailboxes that a server refused in this run
         self._is_stopping = False
+        self._stumbled: set[int] = set()  # mailboxes with an unknown error, since a mail was sent
+        self._told_of: set[int] = set()  # slots whose outcome is such an error; a second one leaves them to their lease
         self._failures: list[BaseException] = []
         self._boxes: dict[int, Mailbox] = {}
         self._lines: dict[int, _Line] = {}
@@ -179,7 +190,8 @@ class LaneRun:
 
     def _claim_until(self, ends_at: datetime, stop: threading.Event) -> None:
         claim_at = 0.0
-        while not stop.is_set() and not self._failures:
+        give_up_at = time.monotonic() + self._policy.dispatch.window_s + _LONGEST_OVERTIME_S
+        while not stop.is_set() and not self._failures and time.monotonic() < give_up_at:
             now = self._clock.now()
             free = self._capacity - len(self._in_flight)
             if free >= self._capacity // 2 and (not self._in_flight or time.monotonic() >= claim_at):
@@ -226,8 +238,9 @@ class LaneRun:
                 for slot in slots
                 if slot.id not in refused and not self._boxes.keys() >= _mailboxes_of(slot)
             }
-            usable = [slot for slot in slots if slot.id not in refused]
-            keys = {slot.id: breaker_keys(slot, slot_message.route_of(slot, self._boxes)) for slot in usable}
+            routes, unbuilt = self._routes([slot for slot in slots if slot.id not in refused])
+            usable = [slot for slot in slots if slot.id in routes]
+            keys = {slot.id: breaker_keys(slot, routes[slot.id]) for slot in usable}
             blocked = breakers.admit(connection, keys, self._clock.now(), self._policy.breakers)
         reach("after_claim")
         for reason in opened.unreadable.values():
@@ -238,9 +251,22 @@ class LaneRun:
         for slot in slots:
             if slot.id in refused:
                 self._tell(Result(slot, refusal=refused[slot.id]))
+            elif slot.id in unbuilt:
+                self._tell(Result(slot, unbuilt=unbuilt[slot.id]))
             else:
                 self._enqueue(slot)
         return len(slots)
+
+    def _routes(self, slots: Sequence[Slot]) -> tuple[dict[int, Route], dict[int, str]]:
+        """Return which way the slots' mails go, and why others go none, by slot."""
+        routes: dict[int, Route] = {}
+        unbuilt: dict[int, str] = {}
+        for slot in slots:
+            try:
+                routes[slot.id] = slot_message.route_of(slot, self._boxes)
+            except Exception as error:
+                unbuilt[slot.id] = _unbuilt(error)
+        return routes, unbuilt
 
     def _enqueue(self, slot: Slot) -> None:
         with self._held_lock:
@@ -264,7 +290,8 @@ class LaneRun:
         for queue in self._waiting.values():
             while queue:
                 self._give_back(queue.popleft(), "run stopped")
-        self._turn_until(time.monotonic() + _STOP_GRACE_S if stop.is_set() else None)
+        patience_s = _STOP_GRACE_S if stop.is_set() else self._policy.dispatch.timeouts.longest_s + _RECORD_PATIENCE_S
+        self._turn_until(time.monotonic() + patience_s)
         if self._in_flight:
             # A dialogue that is still waiting for its answer loses its connection, and its slot is uncertain.
             for line in list(self._lines.values()):
@@ -277,9 +304,12 @@ class LaneRun:
         with self._engine.begin() as connection:
             keep_replaced_refresh_tokens(connection, self._settings)
 
-    def _turn_until(self, deadline: float | None) -> None:
-        while self._in_flight and (deadline is None or time.monotonic() < deadline):
-            self._turn(_LONGEST_TURN_S)
+    def _turn_until(self, deadline: float) -> None:
+        is_over = False
+        while self._in_flight and not is_over:
+            # Looked at before the turn: what arrived while this process was stopped is read all the same.
+            is_over = time.monotonic() >= deadline
+            self._turn(0 if is_over else _LONGEST_TURN_S)
 
     def _give_back(self, slot: Slot, reason: str) -> None:
         self._tell(Result(slot, refusal=Refusal(reason, slot.target_time)))
@@ -306,13 +336,39 @@ class LaneRun:
                 self._attempt(slot, step, *arguments)
 
     def _attempt(self, slot: Slot | None, step: Callable[..., None], *arguments: Any) -> None:
-        """Do a step of one mail. A failure that is not the mail's own ends the run; its slot waits for its lease."""
+        """Do a step of one mail. An error is the mail's outcome; one that no mail is to blame for ends the run.
+
+        Then, and if the outcome of an error could not be recorded either, the slot waits for its lease.
+        """
         try:
             step(*arguments)
         except BaseException as failure:
-            self._failures.append(failure)
+            if slot is None or _is_nobodys(failure):
+                self._failures.append(failure)
+            else:
+                log.exception("slot %s: unknown error", slot.id)
+                self._stumbled.add(slot.from_mailbox_id)
+                if len(self._stumbled) >= _STUMBLES:
+                    self._failures.append(failure)
+                elif slot.id not in self._told_of:
+                    self._told_of.add(slot.id)
+                    self._tell_error(slot, failure)
+                    return
             if slot is not None:
                 self._forget(slot)
+
+    def _tell_error(self, slot: Slot, error: BaseException) -> None:
+        """Have an error recorded as what became of a slot: uncertain if its message was submitted, else not sent."""
+        self._dialogues.cut(slot.id)
+        mail = self._mails.get(slot.id)
+        text = f"{type(error).__name__}: {error}"
+        box = self._boxes.get(slot.from_mailbox_id)
+        shown = text if box is None else box.access.public_text(text)
+        if mail is not None and mail.submitted_at is not None:
+            self._tell(mail.result(attempt=Attempt("uncertain", "eod", "mailbox", None, None, shown)))
+            return
+        attempt = Attempt("transient", "dial", "message", None, None, shown)
+        self._tell(Result(slot, slot_message.route_of(slot, self._boxes), attempt))
 
     def _report_back(self, slot: Slot | None, step: Callable[..., None], *arguments: Any) -> None:
         """Have ``step`` done by the thread of the run; any thread may ask."""
@@ -364,12 +420,12 @@ class LaneRun:
         """Open a session, which takes a place at its host and a login of its egress address; in an opener's thread."""
         sender = self._boxes[mail.slot.from_mailbox_id]
         try:
+            self._require_going_on(mail.slot)
             if line is None:
-                place = self._place(sender)
                 connection = SmtpConnection(
                     sender.access, self._mode, self._settings.ca_files, self._policy.dispatch.timeouts
                 )
-                line = self._lines[mail.slot.from_mailbox_id] = _Line(connection, place)
+                line = self._lines[mail.slot.from_mailbox_id] = _Line(connection, self._place(sender))
             failed = line.connection.open()
         except BaseException as error:
             self._report_back(mail.slot, self._end_dialogue, mail, Ended(error=error))
@@ -379,10 +435,16 @@ class LaneRun:
             else:
                 self._report_back(mail.slot, self._end_dialogue, mail, Ended(attempt=failed))
 
+    def _require_going_on(self, slot: Slot) -> None:
+        if self._is_stopping:
+            raise _RefusedError(Refusal("run stopped", slot.target_time))
+
     def _ask(self, mail: _Mail) -> None:
         """MAIL and RCPT are accepted: ask whether this mail may leave now."""
-        if self._is_stopping:
-            self._dialogues.refuse(mail.slot.id, _RefusedError(Refusal("run stopped", mail.slot.target_time)))
+        try:
+            self._require_going_on(mail.slot)
+        except _RefusedError as refusal:
+            self._dialogues.refuse(mail.slot.id, refusal)
             return
         asked = self._guard.ask(mail.slot)
         asked.add_done_callback(lambda said: self._report_back(mail.slot, self._answer, mail, said))
@@ -406,6 +468,9 @@ class LaneRun:
         elif isinstance(ended.error, EgressRefusedError):
             log.warning("slot %s is held: %s", mail.slot.id, ended.error)
             self._tell(mail.result(refusal=self._later("egress_refused")))
+        elif isinstance(ended.error, ConfigurationError) and mail.submitted_at is None:
+            log.error("slot %s is held: %s", mail.slot.id, ended.error)
+            self._tell(mail.result(refusal=self._later(f"not configured: {ended.error}"[:200])))
         elif ended.error is not None:
             raise ended.error
         elif ended.attempt is None:
@@ -414,8 +479,7 @@ class LaneRun:
             self._tell(mail.result(attempt=ended.attempt))
 
     def _tell_unbuilt(self, slot: Slot, route: Route, error: Exception) -> None:
-        reason = f"message cannot be built: {type(error).__name__}: {error}"[:200]
-        self._tell(Result(slot, route, unbuilt=reason))
+        self._tell(Result(slot, route, unbuilt=_unbuilt(error)))
 
     def _tell(self, result: Result) -> None:
         """Have a result recorded, before the next mail of its mailbox: a crash leaves one of them in doubt, not two."""
@@ -427,6 +491,8 @@ class LaneRun:
     def _note(self, slot: Slot, recorded: Future[Told]) -> None:
         told = recorded.result()
         self._report.ends[told.name] += 1
+        if told.name == "sent":
+            self._stumbled.clear()
         if told.verdict is not None and told.verdict.action == "pause_mailbox":
             self._refused.add(slot.from_mailbox_id)
         elif told.verdict is not None and told.verdict.action == "suppress" and slot.to_mailbox_id is not None:
@@ -482,6 +548,19 @@ class LaneRun:
         return [(said[slot.id].refusal, now) for slot in slots]
 
 
+def _unbuilt(error: Exception) -> str:
+    return f"message cannot be built: {type(error).__name__}: {error}"[:200]
+
+
+def _is_nobodys(error: BaseException) -> bool:
+    """Return whether no slot is to blame for an error, so that the next one would meet it too."""
+    if not isinstance(error, Exception) or isinstance(error, ConfigurationError):
+        return True
+    if isinstance(error, DBAPIError) and not error.connection_invalidated:
+        return not isinstance(error, DataError | IntegrityError | InternalError)  # about one row (a trigger: internal)
+    return isinstance(error, SQLAlchemyError)
+
+
 def _mailboxes_of(slot: Slot) -> set[int]:
     return {slot.from_mailbox_id} | ({slot.to_mailbox_id} if slot.to_mailbox_id is not None else set())
 
@@ -495,7 +574,7 @@ def _ticking(seconds: float, act: Callable[[], None]) -> Iterator[None]:
         while not over.wait(seconds):
             try:
                 act()
-            except OperationalError:
+            except Exception:
                 log.warning("leases could not be renewed; the database is asked again", exc_info=True)
 
     thread = threading.Thread(target=tick, name="renewal", daemon=True)
