@@ -59,6 +59,8 @@ labelled as (
                 then mail_events.event_type
             when mail_events.mailbox_id <> senders.mailbox_id then null
             when mail_events.event_type = 'sent' then 'sent'
+            when mail_events.concerns = 'mailbox' or mail_events.is_believed is false then null
+            when mail_events.outcome = 'permanent' and mail_events.concerns = 'host' then null
             when mail_events.outcome = 'permanent' and mail_events.scope = 'message' then 'hard_bounces'
             when mail_events.outcome = 'transient' and mail_events.scope = 'message' then 'deferrals'
             when mail_events.outcome = 'transient' and mail_events.reply_code / 100 = 4 then 'deferrals'

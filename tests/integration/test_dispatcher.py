@@ -526,18 +526,40 @@ def test_a_mailbox_whose_login_is_refused_logs_in_once(database: Engine, sandbox
     assert world.value("select state from ops.senders") == "paused"
 
 
-def test_a_bot_that_does_not_exist_any_more_is_asked_for_once(database: Engine, sandbox: Sandbox) -> None:
-    """Towards B-B10: one mail is refused with 550, and those planned before that do not try again."""
+def test_a_bot_that_one_server_alone_calls_unknown_is_asked_for_once_by_each_mailbox(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """Towards B-B10: each mail is refused with 550; nobody is planned for it again, and the bot stays in use."""
+    world = a_world(database, sandbox, senders=2, bots=["reject1"], policy=a_policy(**SILENT))
+    for sender in world.senders:
+        world.slot(sender)
+    assert world.dispatch() == {"failed": 2}
+    world.clock.advance(timedelta(days=1))
+    assert world.plan().slots == 0
+    assert [event["details"]["reply_code"] for event in world.events("attempt")] == [550, 550]
+    assert world.value("select status from ops.bots") == "active"
+
+
+def test_mail_to_a_bot_that_a_run_has_just_taken_out_of_use_is_held_and_then_cancelled(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """Towards B-B10: nobody logs in for it any more."""
     world = a_world(
         database, sandbox, senders=3, bots=["reject1"], policy=a_policy(**SILENT, dispatch={"dialogues": 1})
     )
-    for sender in world.senders:
+    bot, witness = world.bots[0], world.senders[0]
+    world.change(
+        "insert into ops.recipient_refusals (recipient, smtp_host, from_mailbox_id, to_mailbox_id, refused_at, reason) "
+        "values (:recipient, 'smtp.elsewhere.test', :witness, :bot, :at, 'recipient_invalid')",
+        recipient=bot.address, witness=witness.mailbox_id, bot=bot.mailbox_id, at=world.clock.now(),
+    )  # fmt: skip
+    for sender in world.senders[1:]:
         world.slot(sender)
-    assert world.dispatch() == {"failed": 1, "held": 2}
+    assert world.dispatch() == {"failed": 1, "held": 1}
     world.clock.advance(timedelta(minutes=1))
-    assert world.dispatch() == {"refused": 2}
-    assert [event["details"]["reply_code"] for event in world.events("attempt")] == [550]
-    assert world.statuses() == {"failed": 1, "cancelled": 2}
+    assert world.dispatch() == {"refused": 1}
+    assert len(world.events("attempt")) == 1
+    assert world.statuses() == {"failed": 1, "cancelled": 1}
 
 
 def test_the_kill_switch_holds_mail_and_releases_it(database: Engine, sandbox: Sandbox) -> None:

@@ -255,6 +255,33 @@ def analyst(world: World, artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> W
     return world
 
 
+def test_what_is_not_the_mails_fault_is_neither_a_bounce_nor_a_deferral(world: World) -> None:
+    """S-B5: limits of the mailbox, a From address that its login may not use, and what one server alone says."""
+    sender, bot = world.good_sender(), world.bot("alpha")
+    refused: dict[str, Any] = {"outcome": "permanent", "scope": "message"}
+    deferred: dict[str, Any] = {"outcome": "transient", "scope": "message", "reply_code": 452}
+    counted: list[dict[str, Any]] = [
+        refused,  # of an earlier release
+        refused | {"concerns": "message", "rule": "content_refused"},
+        refused | {"concerns": "egress_ip", "rule": "listed_ip"},
+        refused | {"concerns": "recipient", "is_believed": True},
+        deferred,
+        deferred | {"concerns": "recipient", "rule": "recipient_full"},
+    ]
+    ours: list[dict[str, Any]] = [
+        refused | {"concerns": "mailbox", "rule": "sending_limit_hour"},
+        refused | {"concerns": "mailbox", "rule": "from_not_allowed"},
+        refused | {"concerns": "recipient", "is_believed": False},
+        deferred | {"concerns": "mailbox", "rule": "sending_limit_day"},
+    ]
+    for details in counted + ours:
+        world.refusal(sender, bot, NOON - DAY, **details)
+    build_marts(NOON)
+    days = [row for row in world.rows("intermediate.int_deliveries__sender_day") if row["sender_id"] == sender.id]
+    assert sum(row["hard_bounces"] for row in days) == 4
+    assert sum(row["deferrals"] for row in days) == 2
+
+
 def test_a_build_creates_the_marts_and_every_test_is_green(world: World) -> None:
     """D-B6"""
     world.good_sender()

@@ -24,6 +24,8 @@ renamed as (
         details ->> 'outcome' as outcome,
         details ->> 'stage' as stage,
         details ->> 'scope' as scope,
+        details ->> 'rule' as rule,
+        details ->> 'concerns' as concerns,
         details ->> 'enhanced_code' as enhanced_code,
         details ->> 'server_text' as server_text,
         details ->> 'direction' as direction,
@@ -33,6 +35,9 @@ renamed as (
         cast(details ->> 'attempt' as integer) as attempt,
         cast(details ->> 'turn' as integer) as turn,
         cast(details ->> 'reply_code' as integer) as reply_code,
+
+        ---------- booleans
+        cast(details ->> 'is_believed' as boolean) as is_believed,
 
         ---------- timestamps
         occurred_at,

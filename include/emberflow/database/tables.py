@@ -529,6 +529,26 @@ suppressions = Table(
     Index("uq_suppressions_kind_value", "kind", "value", unique=True),
 )
 
+recipient_refusals = Table(
+    "recipient_refusals",
+    metadata,
+    Column("recipient", Text, primary_key=True, comment="address that the server calls unknown, normalised"),
+    Column("smtp_host", Text, primary_key=True, comment="the submission server that says so"),
+    Column(
+        "from_mailbox_id",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="mailboxes.id, whose mail was refused",
+    ),
+    Column("to_mailbox_id", BigInteger, comment="mailboxes.id; null: the recipient is not ours"),
+    Column("refused_at", DateTime(timezone=True), nullable=False, comment="the last time"),
+    Column("reason", Text, nullable=False, comment="the rule that read the reply, and its meaning"),
+    Column("accepted_at", DateTime(timezone=True), comment="another mailbox reached the recipient after that"),
+    Column("served_at", DateTime(timezone=True), comment="this mailbox got other mail away after that"),
+    Column("judged_at", DateTime(timezone=True), comment="the mailbox was stopped because of it"),
+)
+
 host_breakers = Table(
     "host_breakers",
     metadata,

@@ -493,10 +493,7 @@ class LaneRun:
         self._report.ends[told.name] += 1
         if told.name == "sent":
             self._stumbled.clear()
-        if told.verdict is not None and told.verdict.action == "pause_mailbox":
-            self._refused.add(slot.from_mailbox_id)
-        elif told.verdict is not None and told.verdict.action == "suppress" and slot.to_mailbox_id is not None:
-            self._refused.add(slot.to_mailbox_id)
+        self._refused |= told.stopped
         if self._under_way.get(slot.from_mailbox_id) == slot.id:
             reach("after_record_commit")
         self._forget(slot)

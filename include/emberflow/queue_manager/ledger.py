@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from emberflow.database import prepared
 from emberflow.database.bulk import rows_as_json
 from emberflow.email_ops.smtp import Attempt
+from emberflow.queue_manager.reply_codes import Verdict
 from emberflow.queue_manager.slots import Slot
 
 _APPEND = text("""
@@ -125,11 +126,17 @@ _REOPEN_CONVERSATION = text("""
 
 @dataclass(frozen=True)
 class Tried:
-    """One SMTP attempt for a slot and when it ended."""
+    """One SMTP attempt for a slot, when it ended and what is made of its answer.
+
+    ``verdict`` is None for a mail that was sent. ``is_believed`` is whether what the server says of the recipient is:
+    None if it says nothing of the kind.
+    """
 
     slot: Slot
     attempt: Attempt
     ended_at: datetime
+    verdict: Verdict | None = None
+    is_believed: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -319,6 +326,11 @@ def _attempt(tried: Tried) -> dict[str, Any]:
             "reply_code": attempt.reply_code,
             "enhanced_code": attempt.enhanced_code,
             "server_text": attempt.server_text,
+            **(
+                {}
+                if tried.verdict is None
+                else {"rule": tried.verdict.rule, "concerns": tried.verdict.scope, "is_believed": tried.is_believed}
+            ),
         },
     )
 

@@ -14,6 +14,7 @@ from emberflow.clock import Clock
 from emberflow.crash_points import reach
 from emberflow.email_ops.smtp import Attempt
 from emberflow.queue_manager import consequences, ledger, reply_codes, store, submission
+from emberflow.queue_manager.consequences import Answer
 from emberflow.queue_manager.guard import Refusal, Route
 from emberflow.queue_manager.policies import Policy
 from emberflow.queue_manager.reply_codes import Verdict
@@ -41,10 +42,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Told:
-    """What the run calls a result, once it is committed, and what the server's answer means."""
+    """What the run calls a result, once it is committed, and the mailboxes that are out of use by then."""
 
     name: str
-    verdict: Verdict | None
+    stopped: frozenset[int]
 
 
 class Recorder:
@@ -59,6 +60,12 @@ class Recorder:
         """Write what became of slots: state, counters, pairs, conversations and events in one transaction."""
         now = self._clock.now()
         ends = [self._end(result, now) for result in results]
+        answers = [
+            Answer(result.slot, result.route, verdict)
+            for result, (_, _, verdict) in zip(results, ends, strict=True)
+            if result.route is not None and result.attempt is not None
+        ]
+        findings = consequences.weigh(connection, answers, now=now, policy=self._policy.refusals)
         # A slot that the guard says is not ours any more is not written to, whatever its row holds: if the answer to
         # the guard's own commit was lost, it is `submitting` under our token, and its lease alone may end that.
         ours = [end for result, (_, end, _) in zip(results, ends, strict=True) if result.refusal != submission.LOST]
@@ -70,7 +77,13 @@ class Recorder:
         # Bots before days, as in the guarded step: two transactions that lock alike cannot deadlock.
         ledger.record(
             connection,
-            tried=[ledger.Tried(result.slot, result.attempt, now) for result in results if result.attempt is not None],
+            tried=[
+                ledger.Tried(
+                    result.slot, result.attempt, now, verdict, consequences.is_believed(result.route, verdict, findings)
+                )
+                for result, (_, _, verdict) in zip(results, ends, strict=True)
+                if result.attempt is not None
+            ],
             fenced=[ledger.Late(result.slot, now) for result, name in named if name == "fenced"],
             sent=[ledger.Sent(result.slot, now, result.subject) for result, name in named if name == "sent"],
             cooldown_s=self._policy.bots.cooldown_s,
@@ -82,18 +95,9 @@ class Recorder:
                 submission.take_back(connection, result.slot, submitted_at=result.submitted_at, now=now)
             if end.status in ("failed", "cancelled"):
                 ledger.close_conversation(connection, result.slot)
-        consequences.draw(
-            connection,
-            [
-                consequences.Answer(result.slot, result.route, verdict)
-                for result, (_, _, verdict) in zip(results, ends, strict=True)
-                if result.route is not None and result.attempt is not None
-            ],
-            now=now,
-            policy=self._policy.breakers,
-        )
+        stopped = consequences.draw(connection, answers, findings, now=now, policy=self._policy.breakers)
         reach("before_record_commit")
-        return [Told(name, verdict) for name, (_, _, verdict) in zip(names, ends, strict=True)]
+        return [Told(name, stopped) for name in names]
 
     def _end(self, result: Result, now: datetime) -> tuple[str, End, Verdict | None]:
         """Return what the run calls this result, what becomes of the slot, and what the server's answer means."""

@@ -50,6 +50,16 @@ _OPEN_SLOTS: Final = """
     left join ops.bots on bots.id = tasks.bot_id and bots.mailbox_id = tasks.to_mailbox_id
 """
 
+# What a server refused is not tried again by the same mailbox for as long as the refusal counts (`refused_recipients`).
+_REFUSED_PAIRS: Final = """
+    select senders.id as sender_id, bots.id as bot_id, true as is_first, max(refusals.refused_at) as target_time
+    from ops.recipient_refusals as refusals
+    inner join ops.senders on senders.mailbox_id = refusals.from_mailbox_id
+    inner join ops.bots on bots.mailbox_id = refusals.to_mailbox_id
+    group by senders.id, bots.id
+    order by senders.id, bots.id
+"""
+
 _GROUPS: Final = """
         hashtextextended(mailboxes.zone, 0) as zone,
         hashtextextended(split_part(mailboxes.address, '@', 2), 0) as domain,
@@ -170,8 +180,8 @@ class PlanInputs:
     was found, decayed; ``target`` float64, the configured share (null: none). ``domains`` likewise: ``domain``,
     ``target``.
 
-    ``planned``, the open slots: ``sender_id``, ``bot_id`` int64; ``is_first`` bool; ``target_time``. Their contacts
-    are part of the pairs' history, so they are not packed.
+    ``planned``, the open slots, and the pairs whose mail was refused: ``sender_id``, ``bot_id`` int64; ``is_first``
+    bool; ``target_time``. Their contacts are part of the pairs' history, so they are not packed.
     """
 
     hour: datetime
@@ -201,8 +211,9 @@ def read(
         _scores,
         lambda connection: _providers(connection, policy),
         lambda connection: _targets(connection, "domain", policy.selection.domain_shares),
+        lambda connection: read_numbers(connection, _REFUSED_PAIRS),
     ]
-    senders, bots, zones, scores, providers, domains = sessions.map(
+    senders, bots, zones, scores, providers, domains, refused = sessions.map(
         lambda connection, reader: reader(connection), readers
     )
     uncounted = slots[slots["is_uncounted"]]
@@ -217,6 +228,8 @@ def read(
     )
     bots = _with_open_inbound(_in_known_zones(bots, zones), uncounted)
     planned = slots.loc[slots["bot_id"] > 0, ["sender_id", "bot_id", "is_first", "target_time"]]
+    # Contacts as often as a week allows, so that selection leaves the pair alone.
+    planned = pd.concat([planned] + [refused] * policy.selection.pair_weekly_maximum, ignore_index=True)
     return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, providers, domains, planned)
 
 

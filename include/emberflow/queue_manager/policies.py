@@ -27,6 +27,7 @@ from emberflow.errors import ConfigurationError
 from emberflow.queue_manager.breakers import BreakerPolicy
 from emberflow.queue_manager.caps import CapPolicy
 from emberflow.queue_manager.connection_slots import ConnectionPolicy
+from emberflow.queue_manager.refused_recipients import RefusalPolicy
 from emberflow.queue_manager.reply_codes import SmtpReplyPolicy
 from emberflow.queue_manager.store import QueuePolicy
 from emberflow.senders.pacing import PacingPolicy
@@ -136,6 +137,7 @@ class Policy(BaseModel):
     breakers: BreakerPolicy = BreakerPolicy()
     connections: ConnectionPolicy = ConnectionPolicy()
     smtp_replies: SmtpReplyPolicy = Field(default_factory=SmtpReplyPolicy)
+    refusals: RefusalPolicy = RefusalPolicy()
     inbox: InboxPolicy = InboxPolicy()
     reconcile: ReconcilePolicy = ReconcilePolicy()
     reputation: ReputationPolicy = ReputationPolicy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
+import ipaddress
 import json
 import re
 import socket
@@ -119,9 +120,15 @@ class Authority:
         )
         if not is_authority:
             builder = builder.add_extension(
-                x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False
+                x509.SubjectAlternativeName([_general_name(host)]), critical=False
             ).add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         return builder.sign(signer, hashes.SHA256())
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    with contextlib.suppress(ValueError):
+        return x509.IPAddress(ipaddress.ip_address(host))
+    return x509.DNSName(host)
 
 
 def close(connection: socket.socket) -> None:
@@ -187,6 +194,7 @@ class _LoopbackServer:
 
     context: ssl.SSLContext
     implicit: bool = False
+    address: str = "127.0.0.1"
     port: int = 0
     connections: int = 0
     peers: list[str] = field(default_factory=list)
@@ -206,7 +214,7 @@ class _LoopbackServer:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[int]:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_server((self.address, 0)) as listener:
             self.port = listener.getsockname()[1]
             thread = threading.Thread(target=self._accept, args=(listener,))
             thread.start()

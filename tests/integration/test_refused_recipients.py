@@ -1,0 +1,339 @@
+"""Whose word counts: one server that calls recipients unknown stops nobody but its own mailbox.
+
+The servers are real ones on loopback addresses of their own; what they said is read from the database alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.queue_manager import refused_recipients, registry
+from emberflow.queue_manager.refused_recipients import Findings, RefusalPolicy, Said
+from tests.unit.email_ops.fake_mail_servers import Authority, FaultySmtpServer
+from tests.worlds import NOON, Member, Sandbox, World, a_policy, a_world
+
+UNKNOWN = "550 5.1.1 No such user here"
+POLICY = RefusalPolicy()
+Serve = Callable[..., FaultySmtpServer]
+_addresses = count(2)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Start a submission server of its own for a sender, which answers RCPT with ``says``, and use it from now on."""
+    authority = Authority(tmp_path)
+    with ExitStack() as running:
+
+        def start(world: World, sender: Member, says: str | None) -> FaultySmtpServer:
+            address = f"127.0.0.{next(_addresses)}"
+            server = FaultySmtpServer(
+                authority.server_context(address),
+                implicit=True,
+                address=address,
+                faults={} if says is None else {"rcpt": says},
+            )
+            port = running.enter_context(server.running())
+            world.settings.ca_files[address] = authority.ca_file
+            world.change(
+                "update ops.mailboxes set smtp_host = :host, smtp_port = :port, smtp_tls = 'implicit' where id = :id",
+                host=address, port=port, id=sender.mailbox_id,
+            )  # fmt: skip
+            return server
+
+        yield start
+
+
+def a_silent_world(database: Engine, sandbox: Sandbox, senders: int, bots: int) -> World:
+    return a_world(database, sandbox, senders, bots, a_policy(replies={"rate": 0.0}), checks=False)
+
+
+def send(world: World, sender: Member, *bots: Member) -> Counter[str]:
+    """Send a mail to each, and leave enough time after it for every pause."""
+    ends: Counter[str] = Counter()
+    for bot in bots:
+        world.slot(sender, bot, gap_s=0)
+        ends += world.dispatch()
+        world.clock.advance(timedelta(minutes=5))
+    return ends
+
+
+def statuses_of_bots(world: World) -> dict[str, int]:
+    return dict(Counter(row["status"] for row in world.rows("select status from ops.bots")))
+
+
+def state(world: World, sender: Member) -> tuple[str, str, str]:
+    row = world.row("select state, state_reason, state_remedy from ops.senders where id = :id", id=sender.id)
+    return row["state"], row["state_reason"] or "", row["state_remedy"] or ""
+
+
+def test_a_server_that_calls_everybody_unknown_stops_its_own_sender_and_nobody_else(
+    database: Engine, sandbox: Sandbox, serve: Serve
+) -> None:
+    """Q-F8: twelve bots, one lying server, four healthy senders."""
+    world = a_silent_world(database, sandbox, 5, 12)
+    liar, *healthy = world.senders
+    server = serve(world, liar, UNKNOWN)
+
+    for place, bot in enumerate(world.bots):
+        world.slot(liar, bot, gap_s=0)
+        for number, sender in enumerate(healthy, start=1):
+            world.slot(sender, world.bots[(place + number) % 12], gap_s=0)
+        world.dispatch()
+        world.clock.advance(timedelta(minutes=5))
+
+    assert statuses_of_bots(world) == {"active": 12}
+    ends = Counter(
+        (row["sender_id"] == liar.id, row["status"]) for row in world.rows("select sender_id, status from ops.slots")
+    )
+    assert ends == {(False, "sent"): 48, (True, "failed"): 3, (True, "cancelled"): 9}
+    assert len(world.deliveries()) == 48
+    assert sum(command.startswith("RCPT") for command in server.commands) == 3
+    paused, reason, remedy = state(world, liar)
+    assert paused == "paused"
+    assert server.address in reason
+    assert f"emberflow senders resume {liar.address}" in remedy
+    assert [state(world, sender)[0] for sender in healthy] == ["active"] * 4
+    assert world.value("select count(*) from ops.host_breakers where open_until is not null") == 0
+
+
+def test_a_sender_that_was_stopped_goes_on_when_its_server_is_mended(
+    database: Engine, sandbox: Sandbox, serve: Serve
+) -> None:
+    world = a_silent_world(database, sandbox, 1, 6)
+    (sender,) = world.senders
+    serve(world, sender, UNKNOWN)
+    send(world, sender, *world.bots[:3])
+    assert state(world, sender)[0] == "paused"
+
+    serve(world, sender, None)
+    registry.resume_sender(database, sender.address)
+
+    assert send(world, sender, *world.bots) == {"sent": 6}
+    assert state(world, sender)[0] == "active"
+    assert world.value("select count(*) from ops.recipient_refusals") == 0
+
+
+def test_two_servers_that_say_so_pause_the_bot_and_a_command_brings_it_back(
+    database: Engine, sandbox: Sandbox, serve: Serve
+) -> None:
+    """Q-F8, E-B2"""
+    world = a_silent_world(database, sandbox, 3, 2)
+    gone, there = world.bots
+    first, second, third = world.senders
+    hosts = sorted(serve(world, sender, UNKNOWN).address for sender in (first, second))
+
+    assert send(world, first, gone) == {"failed": 1}
+    assert statuses_of_bots(world) == {"active": 2}
+    assert send(world, second, gone) == {"failed": 1}
+
+    bot = world.row("select status, status_reason, status_remedy from ops.bots where id = :id", id=gone.id)
+    assert bot["status"] == "paused"
+    assert all(host in bot["status_reason"] for host in hosts)
+    assert "does not exist" in bot["status_reason"]
+    assert f"emberflow bots resume {gone.address}" in bot["status_remedy"]
+    assert [state(world, sender)[0] for sender in world.senders] == ["active"] * 3
+    assert send(world, third, gone) == {"refused": 1}
+    assert world.value("select reason from ops.slots where status = 'cancelled'") == "bot_paused"
+    assert send(world, third, there) == {"sent": 1}
+
+    registry.resume_bot(database, gone.address)
+    assert send(world, third, gone) == {"sent": 1}
+    assert send(world, first, gone) == {"failed": 1}
+    assert statuses_of_bots(world) == {"active": 2}
+
+
+def test_a_refusal_that_nobody_confirms_is_told_as_such_and_one_that_is_confirmed_too(
+    database: Engine, sandbox: Sandbox, serve: Serve
+) -> None:
+    """E-B2: what scores are made of."""
+    world = a_silent_world(database, sandbox, 2, 1)
+    for sender in world.senders:
+        serve(world, sender, UNKNOWN)
+        send(world, sender, world.bots[0])
+    told = [event["details"] for event in world.events("attempt")]
+    assert [(one["rule"], one["concerns"], one["is_believed"]) for one in told] == [
+        ("recipient_invalid", "recipient", False),
+        ("recipient_invalid", "recipient", True),
+    ]
+
+
+def test_a_mailbox_is_not_planned_again_for_a_recipient_that_its_server_refused(
+    database: Engine, sandbox: Sandbox, serve: Serve
+) -> None:
+    """Q-F8: one that nobody confirms; the bot stays everybody else's."""
+    world = a_silent_world(database, sandbox, 2, 4)
+    sender, other = world.senders
+    serve(world, sender, UNKNOWN)
+    send(world, sender, world.bots[0])
+    serve(world, sender, None)
+
+    world.clock.advance(timedelta(days=1))
+    for _ in range(8):
+        world.plan()
+        world.clock.advance(timedelta(hours=1))
+    planned = world.rows("select sender_id, bot_id from ops.slots where status = 'planned'")
+    partners = {who: {row["bot_id"] for row in planned if row["sender_id"] == who} for who in (sender.id, other.id)}
+    assert partners[sender.id]
+    assert world.bots[0].id not in partners[sender.id]
+    assert world.bots[0].id in partners[other.id]
+
+
+# The evidence alone
+
+
+class Witnesses:
+    """Says things to the evidence of one database, each in a transaction of its own."""
+
+    def __init__(self, world: World, policy: RefusalPolicy = POLICY) -> None:
+        self.world = world
+        self.policy = policy
+
+    def say(self, host: str, sender: Member, recipient: Member | str, refusal: str | None = "unknown") -> Findings:
+        address, mailbox_id = (recipient, None) if isinstance(recipient, str) else (
+            recipient.address, recipient.mailbox_id
+        )  # fmt: skip
+        said = [Said(host, sender.mailbox_id, address, mailbox_id, refusal)]
+        with self.world.engine.begin() as connection:
+            if not refused_recipients.lock(connection, said):
+                return Findings()
+            return refused_recipients.weigh(connection, said, now=self.world.clock.now(), policy=self.policy)
+
+
+@pytest.fixture
+def witnesses(database: Engine, sandbox: Sandbox) -> Witnesses:
+    return Witnesses(a_world(database, sandbox, 6, 8, a_policy(), checks=False))
+
+
+def test_mailboxes_of_one_server_are_one_party(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    for sender in world.senders[:4]:
+        for spelling in ("smtp.a.test", "SMTP.A.test"):
+            assert witnesses.say(spelling, sender, world.bots[0]).unknown == {}
+    assert witnesses.say("smtp.b.test", world.senders[0], world.bots[0]).unknown.keys() == {world.bots[0].address}
+
+
+def test_one_mailbox_that_moves_to_another_server_is_one_party(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    assert witnesses.say("smtp.a.test", world.senders[0], world.bots[0]).unknown == {}
+    assert witnesses.say("smtp.b.test", world.senders[0], world.bots[0]).unknown == {}
+
+
+def test_a_mail_that_gets_there_contradicts_what_was_said_before(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    bot = world.bots[0]
+    witnesses.say("smtp.a.test", world.senders[0], bot)
+    witnesses.say("smtp.b.test", world.senders[1], bot, None)
+    assert witnesses.say("smtp.c.test", world.senders[2], bot).unknown == {}
+    assert witnesses.say("smtp.a.test", world.senders[0], bot).unknown == {
+        bot.address: ["smtp.a.test", "smtp.c.test"],
+    }  # fmt: skip
+
+
+def test_a_refusal_counts_for_its_span(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    witnesses.say("smtp.a.test", world.senders[0], world.bots[0])
+    world.clock.advance(timedelta(seconds=POLICY.span_s))
+    assert witnesses.say("smtp.b.test", world.senders[1], world.bots[0]).unknown == {}
+    world.clock.advance(timedelta(seconds=POLICY.span_s - 1))
+    assert witnesses.say("smtp.c.test", world.senders[2], world.bots[0]).unknown != {}
+
+
+def test_numbers_are_the_policys(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    strict = Witnesses(world, RefusalPolicy(servers=3, outlier_recipients=2))
+    assert strict.say("smtp.a.test", world.senders[0], world.bots[0]).unknown == {}
+    assert strict.say("smtp.b.test", world.senders[1], world.bots[0]).unknown == {}
+    assert strict.say("smtp.c.test", world.senders[2], world.bots[0]).unknown != {}
+    assert strict.say("smtp.a.test", world.senders[0], world.bots[1]).outliers == []
+    assert [one.mailbox_id for one in strict.say("smtp.a.test", world.senders[0], world.bots[2]).outliers] == [
+        world.senders[0].mailbox_id
+    ]
+
+
+def test_a_server_that_serves_others_in_between_is_no_outlier_until_it_is_contradicted(witnesses: Witnesses) -> None:
+    """It refuses one domain, as one does that takes it for its own."""
+    world = witnesses.world
+    sender, other = world.senders[:2]
+    for bot in world.bots[:5]:
+        assert witnesses.say("smtp.a.test", sender, bot).outliers == []
+        witnesses.say("smtp.a.test", sender, world.bots[7], None)
+    for bot in world.bots[:2]:
+        assert witnesses.say("smtp.b.test", other, bot, None).outliers == []
+    (outlier,) = witnesses.say("smtp.b.test", other, world.bots[2], None).outliers
+    assert (outlier.mailbox_id, outlier.smtp_host, outlier.recipients) == (sender.mailbox_id, "smtp.a.test", 3)
+    assert witnesses.say("smtp.b.test", other, world.bots[3], None).outliers == []
+
+
+def test_every_mailbox_that_meets_the_outliers_refusals_stops_and_no_other(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    first, second, third, fourth = world.senders[:4]
+    for bot in world.bots[:2]:
+        assert witnesses.say("smtp.a.test", first, bot).outliers == []
+    stopped = witnesses.say("smtp.a.test", second, world.bots[2]).outliers
+    assert [one.mailbox_id for one in stopped] == [first.mailbox_id, second.mailbox_id]
+    assert [one.mailbox_id for one in witnesses.say("smtp.a.test", third, world.bots[3]).outliers] == [third.mailbox_id]
+    assert witnesses.say("smtp.b.test", fourth, world.bots[4]).outliers == []
+
+
+def test_who_was_stopped_first_is_cleared_when_others_come_to_say_the_same(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    first, second = world.senders[:2]
+    for bot in world.bots[:3]:
+        stopped = witnesses.say("smtp.a.test", first, bot).outliers
+    assert [one.mailbox_id for one in stopped] == [first.mailbox_id]
+    found = witnesses.say("smtp.b.test", second, world.bots[0])
+    assert found.unknown.keys() == {world.bots[0].address}
+    assert found.cleared == [first.mailbox_id]
+    assert found.outliers == []
+
+
+def test_a_recipient_that_is_out_of_use_makes_no_late_witness_an_outlier(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    world.change("update ops.bots set status = 'paused', status_reason = 'gone', status_remedy = 'none'")
+    for bot in world.bots:
+        assert witnesses.say("smtp.a.test", world.senders[0], bot) == Findings()
+
+
+def test_an_address_that_is_not_ours_is_judged_by_the_same_rule(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    assert witnesses.say("smtp.a.test", world.senders[0], "lead@customer.test").unknown == {}
+    found = witnesses.say("smtp.b.test", world.senders[1], "lead@customer.test")
+    assert found.unknown == {"lead@customer.test": ["smtp.a.test", "smtp.b.test"]}
+
+
+def test_what_workers_are_told_at_the_same_moment_is_seen_as_a_whole(witnesses: Witnesses) -> None:
+    """One recipient, two servers, two workers: exactly one of the workers learns that it is unknown."""
+    world = witnesses.world
+    for bot in world.bots:
+        both = threading.Barrier(2)
+
+        def tell(host: str, sender: Member, bot: Member = bot, both: threading.Barrier = both) -> Findings:
+            both.wait(30)
+            return witnesses.say(host, sender, bot)
+
+        with ThreadPoolExecutor(2) as workers:
+            told = [
+                workers.submit(tell, f"smtp.{name}.test", sender)
+                for name, sender in zip("ab", world.senders, strict=False)
+            ]
+        assert sum(bot.address in one.result(30).unknown for one in told) == 1
+
+
+def test_a_bots_server_that_calls_senders_unknown_stops_the_bot(database: Engine, sandbox: Sandbox) -> None:
+    """The same rule the other way round: a reply that is refused."""
+    witnesses = Witnesses(a_world(database, sandbox, 4, 2, a_policy(), checks=False))
+    world = witnesses.world
+    found = [witnesses.say("smtp.a.test", world.bots[0], sender) for sender in world.senders[:3]]
+    assert [one.mailbox_id for one in found[-1].outliers] == [world.bots[0].mailbox_id]
+    assert all(one.unknown == {} for one in found)
+    assert world.clock.now() == NOON
