@@ -86,6 +86,43 @@ def test_a_mail_in_a_quarantine_that_imap_does_not_show_gets_no_second_copy(worl
     assert "looked for in INBOX, Junk, Sent of its sender, INBOX, Archive" in slot["reason"]
 
 
+BOUNCES: dict[str, str] = {
+    "qmail": (
+        "Hi. This is the qmail-send program at mx.south.test.\r\n"
+        "I'm afraid I wasn't able to deliver your message to the following addresses.\r\n"
+        "This is a permanent error; I've given up. Sorry it didn't work out.\r\n\r\n"
+        "<bo@south.test>:\r\nSorry, no mailbox here by that name. (#5.1.1)\r\n\r\n"
+        "--- Below this line is a copy of the message.\r\n\r\n"
+    ),
+    "Exim": (
+        "This message was created automatically by mail delivery software.\r\n\r\n"
+        "A message that you sent could not be delivered to one or more of its\r\n"
+        "recipients. This is a permanent error. The following address(es) failed:\r\n\r\n"
+        "  bo@south.test\r\n    Unrouteable address\r\n\r\n"
+        "------ This is a copy of your message, including all the headers. ------\r\n\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("server", BOUNCES)
+def test_a_mail_that_comes_back_in_words_alone_has_failed_and_is_not_sent_again(world: World, server: str) -> None:
+    """Q-F5: I1. It did leave, so it stays counted."""
+    slot, held = an_accepted_mail(world)
+    bounce = (
+        f"From: Mail Delivery System <MAILER-DAEMON@mx.south.test>\r\nTo: {world.senders[0].address}\r\n"
+        "Subject: failure notice\r\nMessage-ID: <bounce@mx.south.test>\r\nContent-Type: text/plain\r\n\r\n"
+    )
+    world.submit(world.bots[1], world.senders[0], (bounce + BOUNCES[server]).encode() + held)
+    reconciled(world)
+
+    assert [delivery.recipient for delivery in world.deliveries()] == [world.senders[0].address]
+    assert world.row("select status, left(reason, 8) as reason from ops.slots where id = :id", id=slot.id) == {
+        "status": "failed",
+        "reason": "returned",
+    }
+    assert world.value("select sum(warmup_sent) from ops.sender_days") == 1
+
+
 def test_a_reconciling_host_whose_clock_is_ahead_waits_as_long_as_any_other(
     database: Engine, sandbox: Sandbox, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -474,6 +474,30 @@ def test_a_mail_that_came_back_has_failed_and_stays_counted(world: World) -> Non
     assert reconciled["details"] == {"found": "returned", "by": "reconcile", "why": "5.2.2"}
 
 
+def test_a_bounce_of_a_mail_that_its_provider_renamed_is_known_by_its_token(world: World) -> None:
+    """Q-F5"""
+    slot = an_uncertain(world)
+    token = sign(world.settings.require_token_keys(), slot.id, slot.sender_id, slot.bot_id or 0, slot.turn)
+    bounce = a_notification("<rewritten@provider.example>").replace(
+        b"\r\n\r\n--b--", f"\r\nX-Emberflow-Token: {token}\r\n\r\n--b--".encode()
+    )
+    world.submit(world.bots[0], world.senders[0], bounce)
+
+    assert settled(world).ends == {"failed": 1}
+
+
+def test_a_bounce_with_a_forged_token_is_no_evidence(world: World) -> None:
+    """B-B4: a stranger can write to the sender's mailbox, but knows none of our secrets."""
+    slot = an_uncertain(world)
+    forged = sign([SecretStr("another key")], slot.id, slot.sender_id, slot.bot_id or 0, slot.turn)
+    bounce = a_notification("<made.by.hand@senders.test>").replace(
+        b"\r\n\r\n--b--", f"\r\nX-Emberflow-Token: {forged}\r\n\r\n--b--".encode()
+    )
+    world.submit(world.bots[0], world.senders[0], bounce)
+
+    assert settled(world).ends == {"unresolved": 1}
+
+
 def test_a_notification_about_another_mail_is_no_evidence(world: World) -> None:
     """case 33: a bounce says something about the mail that it names, and of no other."""
     an_uncertain(world)

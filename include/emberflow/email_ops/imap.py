@@ -84,6 +84,16 @@ class _Envelope:
     has_header: bool
 
 
+# What bounces have in common, as search keys; what else they may be is not looked at.
+_BOUNCES = (
+    ("HEADER", "Content-Type", '"multipart/report"'),
+    ("HEADER", "Return-Path", '"<>"'),
+    ("FROM", '"mailer-daemon"'),
+    ("FROM", '"postmaster"'),
+    ("FROM", '"mail delivery"'),
+)
+
+
 class ImapReader(ImapSession):
     """What a mailbox holds, over a logged-in connection; use it in a ``with`` statement.
 
@@ -209,14 +219,15 @@ class ImapReader(ImapSession):
         return self._raw(uid, f"BODY.PEEK[]<0.{MESSAGE_BYTES}>")
 
     def reports(self, folder: str, since: date) -> Iterator[bytes]:
-        """Yield the newest 500 multipart/report messages (RFC 6522) since ``since`` (the server's calendar).
+        """Yield the newest 500 messages since ``since`` (the server's calendar) that may be bounces.
 
+        They are a multipart/report (RFC 6522), have no return path, or come from a mail system by their From.
         Each is cut at 256 KiB; one that the server does not give, or that cannot be parsed in bounded time, is left
         out. Nothing is marked as read. Selects ``folder``.
         """
         self.select(folder)
-        uids = self._search("SINCE", _day(since), "HEADER", "Content-Type", '"multipart/report"')
-        for uid in uids[-MESSAGES_PER_CALL:]:
+        found = {uid for kind in _BOUNCES for uid in self._search("SINCE", _day(since), *kind)}
+        for uid in sorted(found)[-MESSAGES_PER_CALL:]:
             given, _ = self._fetch_each(folder, [uid], f"(UID BODY.PEEK[]<0.{REPORT_BYTES}>)")
             for head, raw in given.values():
                 if b"BODY[" in head.upper() and self._parser.can_read_report(raw):

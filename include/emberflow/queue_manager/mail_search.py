@@ -24,7 +24,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, RowMapping, text
 
-from emberflow.email_ops.delivery_status import read_returned
+from emberflow.email_ops.delivery_status import Returned, read_returned
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.received import ReceivedMessage, parse
@@ -144,15 +144,15 @@ class MailSearch:
 
     def _at_sender(self, reader: ImapReader, mails: Sequence[Uncertain]) -> dict[int, Finding]:
         since = min(mail.submitted_at for mail in mails).date() - timedelta(days=1)
-        wanted = {mail.slot.message_id: mail.slot.id for mail in mails}
         found: dict[int, Finding] = {}
         folders = [folder for folder in ("INBOX", reader.find_folder("\\Junk")) if folder is not None]
         for folder in folders:
             for raw in reader.reports(folder, since):
                 returned = read_returned(raw)
-                if returned is not None and returned.message_id in wanted:
+                mail = None if returned is None else self._mail_of(returned, mails)
+                if returned is not None and mail is not None:
                     why = f"{returned.status or ''} {returned.diagnostic or ''}".strip() or "no reason given"
-                    found[wanted[returned.message_id]] = Finding("returned", why)
+                    found[mail.slot.id] = Finding("returned", why)
         sent = reader.find_folder("\\Sent")
         if sent is not None:
             folders.append(sent)
@@ -160,6 +160,13 @@ class MailSearch:
             found |= self._in_folder(reader, sent, "sender", left)
         missing = [mail for mail in mails if mail.slot.id not in found]
         return found | _not_found(missing, f"{', '.join(folders)} of its sender")
+
+    def _mail_of(self, returned: Returned, mails: Iterable[Uncertain]) -> Uncertain | None:
+        """Return the mail that a bounce names; by its token, where a provider wrote another Message-ID."""
+        for mail in mails:
+            if returned.message_id == mail.slot.message_id or self._is_token_of(mail.slot, returned.token):
+                return mail
+        return None
 
     def _in_folder(
         self, reader: ImapReader, folder: str, whose: Literal["recipient", "sender"], mails: Sequence[Uncertain]

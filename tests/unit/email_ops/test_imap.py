@@ -601,7 +601,13 @@ def test_delivery_reports_are_read_without_marking_them(authority: Authority) ->
     script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 4"], "UID FETCH 4": [a_body(4)]}
     with a_reader(authority, script) as (reader, server), reader:
         assert list(reader.reports("INBOX", date(2026, 3, 1))) == [RAW]
-    assert commands(server, "SEARCH") == ['UID SEARCH SINCE 1-Mar-2026 HEADER Content-Type "multipart/report"']
+    assert [command.removeprefix("UID SEARCH SINCE 1-Mar-2026 ") for command in commands(server, "SEARCH")] == [
+        'HEADER Content-Type "multipart/report"',
+        'HEADER Return-Path "<>"',
+        'FROM "mailer-daemon"',
+        'FROM "postmaster"',
+        'FROM "mail delivery"',
+    ]
     assert commands(server, "FETCH") == ["UID FETCH 4 (UID BODY.PEEK[]<0.262144>)"]
 
 
