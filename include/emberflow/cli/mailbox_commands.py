@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 
     from emberflow.cli.stack import Stack
     from emberflow.queue_manager import registry
+    from emberflow.queue_manager.mailbox_changes import Kind
 
 senders = typer.Typer(help="Mailboxes that send.", no_args_is_help=True)
 bots = typer.Typer(help="Mailboxes that you own, which receive and reply.", no_args_is_help=True)
 secrets = typer.Typer(help="The keys that protect passwords and tokens.", no_args_is_help=True)
 sandbox = typer.Typer(help="The mail sandbox of the local stack.", no_args_is_help=True)
+
+
+Text = Annotated[str | None, typer.Option(show_default=False)]
+Number = Annotated[int | None, typer.Option(show_default=False)]
+Tls = Annotated[str | None, typer.Option(help="starttls or implicit; default: follows a new port.", show_default=False)]
+Check = Annotated[bool, typer.Option(help="Run the connection check right away if it has become due.")]
 
 
 @senders.command("import")
@@ -109,6 +116,42 @@ def check_senders(
     from emberflow.queue_manager import registry
 
     _check(registry.mailbox_ids(connect(), addresses) if addresses else None)
+
+
+@senders.command("set")
+def set_sender(
+    address: str,
+    smtp_host: Text = None,
+    smtp_port: Number = None,
+    smtp_tls: Tls = None,
+    imap_host: Text = None,
+    imap_port: Number = None,
+    imap_tls: Tls = None,
+    username: Text = None,
+    auth_method: Text = None,
+    display_name: Text = None,
+    provider: Text = None,
+    owner: Text = None,
+    zone: Text = None,
+    check: Check = True,
+) -> None:
+    """Change what an import file says of a sender; an empty text takes the default. New servers are checked."""
+    values = {
+        "smtp_host": smtp_host, "smtp_port": smtp_port, "smtp_tls": smtp_tls,
+        "imap_host": imap_host, "imap_port": imap_port, "imap_tls": imap_tls,
+        "username": username, "auth_method": auth_method, "display_name": display_name,
+        "provider": provider, "owner": owner, "zone": zone,
+    }  # fmt: skip
+    _set("sender", address, values, check=check)
+
+
+@senders.command("remove")
+def remove_sender(
+    address: str,
+    reason: Annotated[str, typer.Option(help="Kept with the mailbox's row.")] = "removed by the operator",
+) -> None:
+    """Take a sender out of use for good: its password is deleted, its planned mail cancelled, its history kept."""
+    _remove("sender", address, reason)
 
 
 @bots.command("import")
@@ -243,6 +286,47 @@ def resume_bot(address: str) -> None:
     console.print(f"{address} is active")
 
 
+@bots.command("set")
+def set_bot(
+    address: str,
+    smtp_host: Text = None,
+    smtp_port: Number = None,
+    smtp_tls: Tls = None,
+    imap_host: Text = None,
+    imap_port: Number = None,
+    imap_tls: Tls = None,
+    username: Text = None,
+    auth_method: Text = None,
+    display_name: Text = None,
+    provider: Text = None,
+    owner: Text = None,
+    zone: Text = None,
+    interaction_limits: Annotated[
+        str | None, typer.Option(help="Own daily inbound cap, 1-200; an empty text: none.", show_default=False)
+    ] = None,
+    born_at: Annotated[str | None, typer.Option(help="ISO 8601; its age counts from here.", show_default=False)] = None,
+    check: Check = True,
+) -> None:
+    """Change what an import file says of a bot; an empty text takes the default. New servers are checked."""
+    values = {
+        "smtp_host": smtp_host, "smtp_port": smtp_port, "smtp_tls": smtp_tls,
+        "imap_host": imap_host, "imap_port": imap_port, "imap_tls": imap_tls,
+        "username": username, "auth_method": auth_method, "display_name": display_name,
+        "provider": provider, "owner": owner, "zone": zone,
+        "interaction_limits": interaction_limits, "born_at": born_at,
+    }  # fmt: skip
+    _set("bot", address, values, check=check)
+
+
+@bots.command("remove")
+def remove_bot(
+    address: str,
+    reason: Annotated[str, typer.Option(help="Kept with the mailbox's row.")] = "removed by the operator",
+) -> None:
+    """Take a bot out of use for good: its password is deleted, its planned mail cancelled, its history kept."""
+    _remove("bot", address, reason)
+
+
 @secrets.command("generate")
 def generate_secrets() -> None:
     """Print a fresh set of keys as lines for an environment file. Keep it where only the operator can read it."""
@@ -320,6 +404,33 @@ def _running_stack() -> Stack:
             "--smtp-host and set EMBERFLOW_PROVISION_COMMAND"
         )
     return Stack(home(), attached=False)
+
+
+def _set(kind: Kind, address: str, given: Mapping[str, Any], *, check: bool) -> None:
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import mailbox_changes
+
+    values = {name: value for name, value in given.items() if value is not None}
+    if not values:
+        raise ConfigurationError(f"nothing was given to change; see `emberflow {kind}s set --help`")
+    changed = mailbox_changes.change(connect(), kind, address, values)
+    console.print(f"{address}: changed {', '.join(changed.columns) or 'nothing'}", markup=False)
+    if changed.waits_until is not None:
+        console.print(f"it sends again from {changed.waits_until:%Y-%m-%d %H:%M} UTC, when both zones have a new day")
+    if changed.check_is_due and check:
+        _check([changed.mailbox_id])
+    elif changed.check_is_due:
+        console.print(f"not checked since: run `emberflow {kind}s check {address}`", markup=False)
+
+
+def _remove(kind: Kind, address: str, reason: str) -> None:
+    from emberflow.cli.console import console
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import mailbox_changes
+
+    cancelled = mailbox_changes.remove(connect(), kind, address, reason)
+    console.print(f"{address} is removed: {reason}; {cancelled} planned mails were cancelled", markup=False)
 
 
 @contextmanager

@@ -27,8 +27,22 @@ LOSSES = (
     "by_health", "by_daily_factor", "used", "by_total_cap", "window_over", "later", "few_bots", "no_bot", "no_room",
 )  # fmt: skip
 
-_SENDERS = text("select state, count(*) as senders from ops.senders group by state order by state")
-_BOTS = text("select status, count(*) as bots from ops.bots group by status order by status")
+_SENDERS = text("""
+    select state, count(*) as senders
+    from ops.senders
+    inner join ops.mailboxes on mailboxes.id = mailbox_id
+    where removed_at is null
+    group by state
+    order by state
+""")
+_BOTS = text("""
+    select status, count(*) as bots
+    from ops.bots
+    inner join ops.mailboxes on mailboxes.id = mailbox_id
+    where removed_at is null
+    group by status
+    order by status
+""")
 
 # A sender's present volume is that of the last day it was planned for; before its first plan it has none.
 _VOLUMES = text("""

@@ -23,6 +23,9 @@ from emberflow.queue_manager.policies import in_force
 from emberflow.queue_manager.switches import LIVE_MAIL, STOP_SENDING, is_on
 from emberflow.settings import Settings
 
+_ZONES_IN_USE = text(
+    "select zone, min(address) as example from ops.mailboxes where removed_at is null group by zone order by zone"
+)
 _CLOCK_TOLERANCE_S = 2.0
 _OPEN_TOO_LONG_S = 600
 # Vacuum keeps what died since the oldest of them began; a role without pg_read_all_stats sees its own sessions only.
@@ -138,6 +141,7 @@ def _mailboxes(connection: Connection) -> Finding:
             select count(*) filter (where check_passed) as passed, count(*) as total,
                 min(address) filter (where check_passed is not true) as example
             from ops.mailboxes
+            where removed_at is null
         """)
     ).one()
     remedy = None
@@ -153,7 +157,7 @@ def _zones(connection: Connection) -> Finding:
     if present != wanted:
         remedy = "run `emberflow database migrate`"
         return Finding("time zones", f"the database has tzdata {present}, this program {wanted}", remedy)
-    rows = connection.execute(text("select zone, min(address) as example from ops.mailboxes group by zone")).all()
+    rows = connection.execute(_ZONES_IN_USE).all()
     unknown = zones.unknown(connection, [row.zone for row in rows])
     lost = [f"{row.zone} of {row.example}" for row in rows if row.zone in unknown]
     if lost:

@@ -79,7 +79,7 @@ def assign(connection: Connection, address: str | None, mailbox_addresses: Seque
         for row in connection.execute(
             select(mailboxes.c.id, mailboxes.c.address, egress_ips.c.address.label("egress"), egress_ips.c.state)
             .outerjoin(egress_ips, mailboxes.c.egress_ip_id == egress_ips.c.id)
-            .where(mailboxes.c.address.in_(wanted))
+            .where(mailboxes.c.address.in_(wanted), mailboxes.c.removed_at.is_(None))
             .order_by(mailboxes.c.id)
             .with_for_update(of=mailboxes)
         )

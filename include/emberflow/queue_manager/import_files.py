@@ -46,7 +46,7 @@ _ROWS_PER_STEP = 1000
 _SAMPLE = 4096
 _LINE_ENDS = "\u2028\u2029"
 # RFC 8314 3.3 and 7.3 (TLS from the first byte), RFC 6409 and RFC 9051 (STARTTLS).
-_TLS_OF_PORT: Mapping[int, TlsMode] = {
+TLS_OF_PORT: Mapping[int, TlsMode] = {
     465: "implicit",
     993: "implicit",
     25: "starttls",
@@ -83,7 +83,7 @@ def _zone(value: str) -> str:
 
 
 def _follows(port: str, default: TlsMode) -> Callable[[dict[str, Any]], TlsMode]:
-    return lambda values: _TLS_OF_PORT.get(values.get(port, 0), default)
+    return lambda values: TLS_OF_PORT.get(values.get(port, 0), default)
 
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -131,7 +131,7 @@ class MailboxRow(BaseModel):
     @classmethod
     def _fits_its_port(cls, mode: TlsMode, info: ValidationInfo) -> TlsMode:
         port = info.data.get(f"{info.field_name}".replace("tls", "port"), 0)
-        standard = _TLS_OF_PORT.get(port, mode)
+        standard = TLS_OF_PORT.get(port, mode)
         if mode != standard:
             raise ValueError(f"contradicts port {port}, where servers speak {standard}: leave it empty, or correct one")
         return mode

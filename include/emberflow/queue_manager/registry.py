@@ -49,6 +49,7 @@ Kind = Literal["sender", "bot"]
 
 _TABLES: Mapping[Kind, tuple[Table, str]] = {"sender": (senders, "state"), "bot": (bots, "status")}
 log = logging.getLogger(__name__)
+_IN_USE = mailboxes.c.removed_at.is_(None)
 _CHECKS_AT_ONCE = 8
 _ROWS_AT_ONCE = 2000
 _COLUMNS = frozenset(mailboxes.c.keys()) & frozenset(MailboxRow.model_fields)
@@ -189,7 +190,7 @@ def create_bots(
     created: list[int] = []
     with engine.begin() as connection:
         keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
-        taken: set[str] = set(connection.execute(select(mailboxes.c.address)).scalars())
+        taken: set[str] = set(connection.execute(select(mailboxes.c.address).where(_IN_USE)).scalars())
     for address, display_name in _fresh_addresses(domain, count, taken):
         password = secrets.token_urlsafe(_PASSWORD_BYTES)
         create(address, password)
@@ -226,7 +227,9 @@ def check_mailboxes(
     """
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
-        wanted = list(ids) if ids is not None else list(connection.execute(select(mailboxes.c.id)).scalars())
+        wanted = (
+            list(ids) if ids is not None else list(connection.execute(select(mailboxes.c.id).where(_IN_USE)).scalars())
+        )
         opened = open_mailboxes(connection, settings, wanted)
         columns = select(mailboxes.c.id, mailboxes.c.address, mailboxes.c.zone)
         rows = {row.id: row for row in connection.execute(columns)}
@@ -262,7 +265,9 @@ def mailbox_ids(engine: Engine, addresses: Sequence[str]) -> list[int]:
     """
     wanted = [normalise(address) for address in addresses]
     with engine.connect() as connection:
-        rows = connection.execute(select(mailboxes.c.address, mailboxes.c.id).where(mailboxes.c.address.in_(wanted)))
+        rows = connection.execute(
+            select(mailboxes.c.address, mailboxes.c.id).where(mailboxes.c.address.in_(wanted), _IN_USE)
+        )
         found = {row.address: row.id for row in rows}
     unknown = [address for address in wanted if address not in found]
     if unknown:
@@ -389,6 +394,7 @@ def list_bots(engine: Engine) -> Sequence[RowMapping]:
         left join ops.bot_days as days
             on days.bot_id = bots.id
             and days.local_day = ops.local_day(clock_timestamp(), mailboxes.zone)
+        where mailboxes.removed_at is null
         order by mailboxes.address
     """)
     with engine.connect() as connection:
@@ -420,7 +426,7 @@ def _import(
 
 
 def _registered(connection: Connection, rows: Sequence[tuple[int, MailboxRow]]) -> list[RowProblem]:
-    query = text("select address from ops.mailboxes where address = any(:addresses)")
+    query = text("select address from ops.mailboxes where address = any(:addresses) and removed_at is null")
     known: set[str] = set(connection.execute(query, {"addresses": [row.address for _, row in rows]}).scalars())
     return [
         RowProblem(number, "address", f"{row.address} is already registered")
@@ -555,7 +561,7 @@ def _set_state(
         values["ramp_since"] = case((starts_over, func.clock_timestamp()), else_=senders.c.ramp_since)
     mailbox_id: int | None = connection.execute(
         update(table)
-        .where(table.c.mailbox_id == mailboxes.c.id, mailboxes.c.address == normalise(address))
+        .where(table.c.mailbox_id == mailboxes.c.id, mailboxes.c.address == normalise(address), _IN_USE)
         .values(values)
         .returning(table.c.mailbox_id)
     ).scalar_one_or_none()
@@ -566,7 +572,7 @@ def _set_state(
 
 def _require_passed_check(connection: Connection, kind: Kind, address: str) -> None:
     found = connection.execute(
-        select(mailboxes.c.check_passed).where(mailboxes.c.address == normalise(address))
+        select(mailboxes.c.check_passed).where(mailboxes.c.address == normalise(address), _IN_USE)
     ).one_or_none()
     if found is not None and not found.check_passed:
         raise EmberflowError(

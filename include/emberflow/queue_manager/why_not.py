@@ -28,7 +28,7 @@ _SENDER = text("""
     select senders.id, senders.state, senders.state_reason, senders.state_remedy, mailboxes.address, mailboxes.zone
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
-    where mailboxes.address = :address
+    where mailboxes.address = :address and mailboxes.removed_at is null
 """)
 
 _RUN = text("select * from ops.plan_runs where hour = :hour")

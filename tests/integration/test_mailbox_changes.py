@@ -1,0 +1,257 @@
+"""Operators correct and remove mailboxes: validated like an import, no cap opened anew, nothing of the log lost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.clock import local_day
+from emberflow.database.migrate import downgrade, upgrade
+from emberflow.errors import ConfigurationError, EmberflowError
+from emberflow.queue_manager import inbox, mailbox_changes, registry, why_not
+from tests.worlds import NOON, Command, Sandbox, World, a_file, a_policy, a_row, a_world
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    return a_world(database, sandbox, senders=2, bots=2, policy=a_policy())
+
+
+def mailbox(world: World, mailbox_id: int) -> Any:
+    return world.row("select * from ops.mailboxes where id = :id", id=mailbox_id)
+
+
+def state(world: World, address: str) -> Any:
+    return next(row for row in registry.list_senders(world.engine) if row["address"] == address)
+
+
+# Set
+
+
+def test_names_and_owners_change_without_a_check(world: World) -> None:
+    sender = world.senders[0]
+    changed = mailbox_changes.change(
+        world.engine,
+        "sender",
+        sender.address.upper(),
+        {"display_name": "Ann Example", "owner": "Acme", "provider": "P"},
+    )
+    assert (set(changed.columns), changed.check_is_due) == ({"display_name", "owner", "provider"}, False)
+    row = mailbox(world, sender.mailbox_id)
+    assert (row["display_name"], row["owner"], row["provider"]) == ("Ann Example", "Acme", "P")
+    assert state(world, sender.address)["state"] == "active"
+    assert mailbox(world, world.senders[1].mailbox_id)["owner"] is None
+
+    mailbox_changes.change(world.engine, "sender", sender.address, {"owner": "", "provider": " "})
+    row = mailbox(world, sender.mailbox_id)
+    assert (row["owner"], row["provider"]) == (None, sender.address.partition("@")[2])
+
+
+@pytest.mark.parametrize(
+    ("values", "column"),
+    [
+        ({"smtp_host": "mail..north.test"}, "smtp_host"),
+        ({"imap_port": "70000"}, "imap_port"),
+        ({"smtp_port": "465", "smtp_tls": "starttls"}, "smtp_tls"),
+        ({"zone": "localtime"}, "zone"),
+        ({"display_name": "Ann\r\nBcc: x@y.test"}, "display_name"),
+        ({"username": "a\x00b"}, "username"),
+        ({"smtp_host": ""}, "smtp_host"),
+        ({"interaction_limits": 3}, "interaction_limits"),
+    ],
+)
+def test_a_value_that_an_import_would_refuse_changes_nothing(world: World, values: dict[str, Any], column: str) -> None:
+    sender = world.senders[0]
+    before = mailbox(world, sender.mailbox_id)
+    with pytest.raises(ConfigurationError, match=f"{sender.address}: nothing was changed: {column}: "):
+        mailbox_changes.change(world.engine, "sender", sender.address, {"display_name": "Other"} | values)
+    assert mailbox(world, sender.mailbox_id) == before
+
+
+def test_another_server_is_used_only_when_it_has_passed_its_check(world: World) -> None:
+    sender = world.senders[0]
+    right = mailbox(world, sender.mailbox_id)["smtp_port"]
+    changed = mailbox_changes.change(world.engine, "sender", sender.address, {"smtp_port": 1})
+    assert changed.check_is_due
+    assert mailbox(world, sender.mailbox_id)["check_passed"] is None
+    row = state(world, sender.address)
+    assert (row["state"], row["state_reason"]) == (
+        "unverified",
+        "its servers or login were changed, and not checked since",
+    )
+    assert f"emberflow senders check {sender.address}" in row["state_remedy"]
+
+    mailbox_changes.change(world.engine, "sender", sender.address, {"smtp_port": right})
+    registry.check_mailboxes(world.engine, world.settings, ids=[sender.mailbox_id])
+    assert state(world, sender.address)["state"] == "active"
+
+
+def test_a_paused_mailbox_stays_paused_and_is_resumed_only_after_its_check(world: World) -> None:
+    bot = world.bots[0]
+    registry.pause_bot(world.engine, bot.address, "why")
+    mailbox_changes.change(world.engine, "bot", bot.address, {"username": "somebody"})
+    assert world.value("select status from ops.bots where id = :id", id=bot.id) == "paused"
+    with pytest.raises(EmberflowError, match="has not passed its last connection check"):
+        registry.resume_bot(world.engine, bot.address)
+
+
+def test_the_tls_mode_follows_a_new_port(world: World) -> None:
+    sender = world.senders[0]
+    mailbox_changes.change(world.engine, "sender", sender.address, {"smtp_port": "465", "imap_port": "143"})
+    row = mailbox(world, sender.mailbox_id)
+    assert (row["smtp_tls"], row["imap_tls"]) == ("implicit", "starttls")
+    mailbox_changes.change(world.engine, "sender", sender.address, {"smtp_port": "2465"})
+    assert mailbox(world, sender.mailbox_id)["smtp_tls"] == "implicit"
+
+
+def test_a_bots_limits_and_age_change(world: World) -> None:
+    bot = world.bots[0]
+    changed = mailbox_changes.change(
+        world.engine, "bot", bot.address, {"interaction_limits": "3", "born_at": "2020-01-01T00:00:00Z"}
+    )
+    assert set(changed.columns) == {"interaction_limits", "born_at"}
+    row = world.row("select interaction_limits, born_at from ops.bots where id = :id", id=bot.id)
+    assert (row["interaction_limits"], row["born_at"]) == (3, datetime(2020, 1, 1, tzinfo=UTC))
+    mailbox_changes.change(world.engine, "bot", bot.address, {"interaction_limits": ""})
+    assert world.value("select interaction_limits from ops.bots where id = :id", id=bot.id) is None
+
+
+# Another zone
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"])
+def test_a_sender_whose_zone_changes_waits_until_both_zones_have_a_new_day(world: World, zone: str) -> None:
+    sender = world.senders[0]
+    changed = mailbox_changes.change(world.engine, "sender", sender.address, {"zone": zone})
+    now = world.value("select clock_timestamp()")
+    until = changed.waits_until
+    assert until is not None
+    for one in ("UTC", zone):
+        assert local_day(until, one) > local_day(now, one)
+        assert local_day(until - timedelta(seconds=1), one) <= local_day(until, one)
+    assert min(
+        (local_day(until - timedelta(seconds=1), one) - local_day(now, one)).days for one in ("UTC", zone)
+    ) == 0  # fmt: skip
+    assert mailbox(world, sender.mailbox_id)["next_send_at"] == until
+
+
+def test_mail_of_a_sender_whose_zone_has_changed_does_not_leave_before(world: World) -> None:
+    slot = world.slot(world.senders[0], world.bots[0])
+    mailbox_changes.change(world.engine, "sender", world.senders[0].address, {"zone": "Europe/Berlin"})
+    world.change("update ops.mailboxes set next_send_at = :until", until=NOON + timedelta(hours=12))
+    assert world.dispatch() == {"held": 1}
+    assert world.value("select reason from ops.slots where id = :id", id=slot) == "gap"
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"])
+def test_the_present_day_of_a_bot_in_its_new_zone_holds_what_it_did_in_the_old_one(world: World, zone: str) -> None:
+    bot = world.bots[0]
+    now = world.value("select clock_timestamp()")
+    today = local_day(now, "UTC")
+    for days, inbound in ((0, 5), (1, 7), (2, 100)):
+        world.change(
+            "insert into ops.bot_days (bot_id, local_day, inbound_sent, reply_sent) values (:id, :day, :inbound, 1)",
+            id=bot.id, day=today - timedelta(days=days), inbound=inbound,
+        )  # fmt: skip
+    mailbox_changes.change(world.engine, "bot", bot.address, {"zone": zone})
+    used = world.value(
+        "select inbound_sent from ops.bot_days where bot_id = :id and local_day = :day",
+        id=bot.id,
+        day=local_day(now, zone),
+    )
+    assert used in (5, 12)
+    assert used >= 5
+
+
+# Remove
+
+
+def test_a_removed_sender_is_nowhere_any_more_and_its_log_stays(world: World) -> None:
+    sender, other = world.senders
+    world.slot(sender, world.bots[0])
+    world.talk(1)
+    world.slot(sender, world.bots[1])
+    sent = len(world.events("sent"))
+
+    assert mailbox_changes.remove(world.engine, "sender", sender.address, "the client left") == 2
+
+    assert [row["address"] for row in registry.list_senders(world.engine)] == [other.address]
+    assert world.value("select count(*) from ops.mailbox_secrets where mailbox_id = :id", id=sender.mailbox_id) == 0
+    assert len(world.events("sent")) == sent == 1
+    assert world.statuses() == {"sent": 1, "cancelled": 2}
+    assert {row["reason"] for row in world.rows("select reason from ops.slots where status = 'cancelled'")} == {
+        "sender_removed"
+    }
+    world.plan()
+    assert {row["sender_id"] for row in world.rows("select sender_id from ops.slots where status = 'planned'")} == {
+        other.id
+    }
+    checked = {result.mailbox_id for result in registry.check_mailboxes(world.engine, world.settings)}
+    assert checked == {member.mailbox_id for member in (other, *world.bots)}
+    for shard in range(2):
+        assert inbox.read_shard(world.engine, shard, clock=world.clock, settings=world.settings).unreadable == []
+    with world.engine.connect() as connection, pytest.raises(EmberflowError, match="there is no sender"):
+        why_not.why_not(connection, sender.address, NOON, now=NOON, settings=world.settings)
+
+
+def test_a_removed_bot_gets_and_answers_nothing(world: World) -> None:
+    bot, other = world.bots
+    world.slot(world.senders[0], bot)
+    world.slot(world.senders[0], other)
+    assert mailbox_changes.remove(world.engine, "bot", bot.address, "sold") == 1
+    assert [row["address"] for row in registry.list_bots(world.engine)] == [other.address]
+    assert world.dispatch() == {"sent": 1}
+
+
+def test_a_removed_address_can_be_imported_anew_and_is_another_mailbox(world: World) -> None:
+    sender = world.senders[0]
+    file = a_file(world.sandbox.directory, [a_row(sender.address, world.sandbox)])
+    mailbox_changes.remove(world.engine, "sender", sender.address, "a mistake")
+    (mailbox_id,) = registry.import_senders(world.engine, file, world.settings)
+    assert mailbox_id != sender.mailbox_id
+    registry.check_mailboxes(world.engine, world.settings, ids=[mailbox_id])
+    assert state(world, sender.address)["state"] == "active"
+    assert registry.mailbox_ids(world.engine, [sender.address]) == [mailbox_id]
+    registry.pause_sender(world.engine, sender.address, "why")
+    assert world.value("select state from ops.senders where mailbox_id = :id", id=sender.mailbox_id) == "stopped"
+
+    downgrade(world.engine, "0012")
+    upgrade(world.engine)
+    assert world.value("select count(*) from ops.mailboxes where address = :a", a=sender.address) == 1
+
+
+@pytest.mark.parametrize("change", ["set", "remove", "pause", "resume", "password"])
+def test_nothing_can_be_done_to_a_removed_mailbox(world: World, change: str) -> None:
+    address = world.senders[0].address
+    mailbox_changes.remove(world.engine, "sender", address, "gone")
+    steps = {
+        "set": lambda: mailbox_changes.change(world.engine, "sender", address, {"owner": "x"}),
+        "remove": lambda: mailbox_changes.remove(world.engine, "sender", address, "again"),
+        "pause": lambda: registry.pause_sender(world.engine, address, "why"),
+        "resume": lambda: registry.resume_sender(world.engine, address),
+        "password": lambda: registry.mailbox_ids(world.engine, [address]),
+    }
+    with pytest.raises(EmberflowError, match=r"there is no sender|not registered"):
+        steps[change]()
+
+
+# The commands
+
+
+def test_mailboxes_are_corrected_and_removed_from_the_command_line(run: Command, world: World) -> None:
+    sender, bot = world.senders[0].address, world.bots[0].address
+    port = mailbox(world, world.senders[0].mailbox_id)["smtp_port"]
+    assert "changed display_name" in run("senders", "set", sender, "--display-name", "Ann Example").output
+    shown = run("senders", "set", sender, "--smtp-port", "1", "--no-check").output
+    assert "emberflow senders check" in shown
+    shown = run("senders", "set", sender, "--smtp-port", str(port))
+    assert (shown.exit_code, "1 of 1 mailboxes passed" in shown.output) == (0, True)
+    assert "it sends again from" in run("senders", "set", sender, "--zone", "Europe/Berlin").output
+    assert "changed interaction_limits" in run("bots", "set", bot, "--interaction-limits", "3").output
+    assert run("senders", "set", sender).exit_code != 0
+    assert "0 planned mails" in run("bots", "remove", bot, "--reason", "sold").output
+    assert bot not in run("bots", "list").output
+    assert "is removed" in run("senders", "remove", sender).output
