@@ -14,13 +14,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from emberflow import private_files
 from emberflow.cli import airflow
@@ -89,6 +90,7 @@ class Stack:
         self._sandbox = Service("mail-sandbox", home / "run")
         self._airflow = [Service(name, home / "run") for name in airflow.COMPONENTS]
         self._supervisor = Service(SUPERVISOR, home / "run")
+        self._preference: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -354,8 +356,9 @@ class Stack:
     def _ports(self) -> dict[str, int]:
         file = self.home / "ports.json"
         if not file.exists():
-            # Airflow binds its port half a minute later: two short-lived stacks that start together would both get it.
-            preferred = {} if self._attached else {"airflow": _PREFERRED_AIRFLOW_PORT}
+            # Airflow binds its port half a minute later: of stacks that start together only one may count on it.
+            self._preference = None if self._attached else _sole_claim_on_preferred_ports()
+            preferred = {} if self._preference is None else {"airflow": _PREFERRED_AIRFLOW_PORT}
             private_files.write_text(file, json.dumps(_free_ports(_PORTS, preferred)))
         ports: dict[str, int] = json.loads(file.read_text())
         return ports
@@ -426,6 +429,17 @@ def _free_ports(names: tuple[str, ...], preferred: Mapping[str, int]) -> dict[st
         for listener in held:
             listener.close()
     return chosen
+
+
+def _sole_claim_on_preferred_ports() -> IO[bytes] | None:
+    """Return a lock that this user's other stacks find taken while it is open, or None if one of them has it."""
+    name = Path(tempfile.gettempdir()) / f"emberflow-{os.getuid()}-ports.lock"
+    try:
+        claim = os.fdopen(os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600), "rb")
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return None
+    return claim
 
 
 def _holds(port: int, held: list[socket.socket]) -> bool:
