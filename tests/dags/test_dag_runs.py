@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
+from emberflow.cli import airflow_health
+from emberflow.queue_manager.doctor import Finding
 from emberflow.settings import PROJECT_ROOT
 from tests.worlds import Sandbox, World, a_policy, a_world
 
@@ -31,7 +33,7 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 
 @pytest.fixture
-def run_dag(world: World, tmp_path: Path) -> RunDag:
+def run_dag(world: World, bare_database: Engine, tmp_path: Path) -> RunDag:
     """Run a DAG against the test's world, with an Airflow of its own, and return what ``run_probe.py`` found."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "EMBERFLOW_"))}
     configured = {
@@ -39,7 +41,8 @@ def run_dag(world: World, tmp_path: Path) -> RunDag:
         "AIRFLOW__CORE__DAGS_FOLDER": str(FOLDER),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url_of(bare_database),
         "EMBERFLOW_HOME": str(tmp_path),
         "PYTHONPATH": str(FOLDER),
     }
@@ -58,12 +61,21 @@ def run_dag(world: World, tmp_path: Path) -> RunDag:
     return run
 
 
+def url_of(database: Engine) -> str:
+    return database.url.render_as_string(hide_password=False)
+
+
 def states(report: dict[str, Any], task_id: str) -> list[str]:
     return [task["state"] for task in report["tasks"] if task["task_id"] == task_id]
 
 
-def test_a_run_of_inbox_fails_when_no_mail_server_answers_although_it_announces(run_dag: RunDag, world: World) -> None:
-    """The marts are due, so events are announced; the shards have failed all the same, and so has the run."""
+def test_a_run_of_inbox_fails_when_no_mail_server_answers_although_it_announces(
+    run_dag: RunDag, world: World, bare_database: Engine
+) -> None:
+    """The marts are due, so events are announced; the shards have failed all the same, and so has the run.
+
+    The doctor says so.
+    """
     world.change("update ops.mailboxes set imap_port = :port", port=A_DEAD_PORT)
 
     report = run_dag("inbox")
@@ -73,9 +85,15 @@ def test_a_run_of_inbox_fails_when_no_mail_server_answers_although_it_announces(
     assert states(report, "announce_events") == ["success"]
     assert report["announced"] == ["ops.mail_events.for_marts"]
     assert report["state"] == "failed"
+    findings = {finding.check: finding for finding in airflow_health.examine(url_of(bare_database))}
+    assert findings["DAG runs"].result.startswith("inbox failed since 20")
+    assert findings["DAG runs"].result.endswith("(1 in a row)")
+    assert "inbox" in (findings["DAG runs"].remedy or "")
 
 
-def test_a_run_of_inbox_is_green_when_mailboxes_are_read_and_says_what_it_did(run_dag: RunDag) -> None:
+def test_a_run_of_inbox_is_green_when_mailboxes_are_read_and_says_what_it_did(
+    run_dag: RunDag, bare_database: Engine
+) -> None:
     """Its mapped tasks are named by their shards, and each step says its hour and its counts in one line."""
     report = run_dag("inbox")
 
@@ -92,3 +110,41 @@ def test_a_run_of_inbox_is_green_when_mailboxes_are_read_and_says_what_it_did(ru
         "shards to read: 0, 1",
         "the marts are due",
     ]
+
+    examine_airflow(bare_database)
+
+
+def examine_airflow(metadata: Engine) -> None:
+    """Ask the doctor about an Airflow whose last run was good and which has no processes, and again after changes."""
+
+    def found() -> dict[str, Finding]:
+        return {finding.check: finding for finding in airflow_health.examine(url_of(metadata))}
+
+    def change(statement: str, **values: object) -> None:
+        with metadata.begin() as connection:
+            connection.execute(text(statement), values)
+
+    before = found()
+    assert (before["DAG runs"].remedy, before["DAGs"]) == (None, Finding("DAGs", "5 of 5 known"))
+    assert "scheduler does not run" in before["Airflow's heartbeats"].result
+    assert "airflow-scheduler.log" in (before["Airflow's heartbeats"].remedy or "")
+
+    for job, silent_s in (("SchedulerJob", 1), ("DagProcessorJob", 2), ("TriggererJob", 600)):
+        change(
+            "insert into job (state, job_type, latest_heartbeat) "
+            "values ('running', :job, clock_timestamp() - make_interval(secs => :silent_s))",
+            job=job, silent_s=silent_s,
+        )  # fmt: skip
+    change("update dag set is_paused = true where dag_id = 'dispatch'")
+    change("update dag set is_stale = true where dag_id = 'inbox'")
+    change("update dag_run set state = 'running', start_date = clock_timestamp() - interval '3 hours'")
+    after = found()
+
+    assert re.fullmatch(
+        r"scheduler \d+ s ago, dag processor \d+ s ago, triggerer 60\d s ago", after["Airflow's heartbeats"].result
+    )
+    assert "airflow-triggerer.log" in (after["Airflow's heartbeats"].remedy or "")
+    assert "airflow-scheduler.log" not in (after["Airflow's heartbeats"].remedy or "")
+    assert after["DAGs"].result == "4 of 5 known; missing: inbox; paused: dispatch"
+    assert "emberflow airflow dags unpause dispatch" in (after["DAGs"].remedy or "")
+    assert after["DAG runs"].result.startswith("inbox running since 20")

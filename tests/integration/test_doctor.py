@@ -38,7 +38,7 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
     results = {finding.check: finding.result for finding in findings}
     assert set(results) == {
         "keys", "conversation scripts", "database schema", "clock against database", "keys in force", "policy", "mail",
-        "mailboxes", "time zones", "queue", "mails in doubt", "open transactions",
+        "mailboxes", "mail servers", "time zones", "queue", "mails in doubt", "open transactions",
     }  # fmt: skip
     assert results["mail"] == "sandbox: loopback only"
     assert results["mailboxes"] == "4 of 4 passed their check"
@@ -121,6 +121,28 @@ def test_an_installation_without_mailboxes_says_how_to_get_some(database: Engine
     """S-B1, B-B1"""
     finding = found(some_settings(database, sandbox))["mailboxes"]
     assert (finding.result, "emberflow senders import" in (finding.remedy or "")) == ("0 of 0 passed their check", True)
+
+
+def test_a_mail_server_that_does_not_answer_is_named_with_its_mailboxes(world: World) -> None:
+    """Q-B6"""
+    answering = found(world.settings)["mail servers"]
+    world.change("update ops.mailboxes set imap_port = 1 where id = :id", id=world.bots[0].mailbox_id)
+    silent = found(world.settings)["mail servers"]
+
+    assert (answering.result, answering.remedy) == ("2 of 2 answer", None)
+    assert silent.result.startswith("2 of 3 answer; IMAP localhost:1 of 1 mailboxes: ")
+    assert "refused" in silent.result
+    assert "the server" in (silent.remedy or "")
+
+
+def test_servers_elsewhere_are_left_alone_in_sandbox_mode_and_before_live_mode_is_whole(world: World) -> None:
+    """E-B10"""
+    world.change("update ops.mailboxes set smtp_host = '192.0.2.1'")
+    assert found(world.settings)["mail servers"] == Finding(
+        "mail servers", "1 of 1 answer; 1 are not on this machine: not looked at in sandbox mode"
+    )
+    live = world.settings.model_copy(update={"mail_mode": "live"})
+    assert "not looked at" in found(live)["mail servers"].result
 
 
 def test_slots_that_wait_for_nobody_are_a_finding(world: World) -> None:

@@ -30,10 +30,11 @@ import pytest
 from psycopg2 import sql
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from emberflow.cli import airflow_pools
+from emberflow.cli import airflow_health, airflow_pools
 from emberflow.cli.airflow import PREPARE
 from emberflow.cli.airflow_client import AirflowClient
 from emberflow.cli.demo import exchange, populate
+from emberflow.cli.doctor_command import examine_stack
 from emberflow.cli.stack import DAG_IDS, Stack
 from emberflow.cli.supervisor import histories
 from emberflow.clock import HOUR, SystemClock, floor_hour
@@ -435,6 +436,11 @@ def test_a_stack_that_was_started_twice_at_once_mends_itself_and_leaves_nothing_
         eventually(is_mended, 120, "every part runs again")
         client = stack.airflow_client()
         client.wait_for_run("dispatch", client.trigger("dispatch"), RUN_TIMEOUT_S)
+        metadata = stack.environment()["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+        eventually(lambda: airflow_health.examine(metadata)[0].remedy is None, 60, "the heartbeats of Airflow")
+        (finding,) = examine_stack(stack)
+        assert finding.remedy is None
+        assert "started again: " in finding.result
         with command("airflow", "dags", "list-runs", "dispatch") as asked:
             assert "manual__" in asked.communicate(timeout=60)[0]
     finally:

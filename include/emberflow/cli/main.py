@@ -125,14 +125,6 @@ def status(as_json: AsJson = False) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check the configuration and every part that a plan depends on; exit with 1 if something is wrong."""
-    from emberflow.cli import airflow_pools
-    from emberflow.cli.console import Section, show
-    from emberflow.queue_manager.doctor import examine
-    from emberflow.settings import settings
+    from emberflow.cli import doctor_command
 
-    pools = airflow_pools.examine(airflow_pools.metadata_url(), airflow_pools.lanes_in_force(settings()))
-    findings = [*examine(settings()), pools]
-    rows = [(f.check, f.result, f.remedy) for f in findings]
-    show(Section("findings", "Doctor", ("check", "result", "what to do"), rows), as_json=as_json)
-    if any(finding.remedy for finding in findings):
-        raise typer.Exit(1)
+    doctor_command.doctor(as_json=as_json)

@@ -143,9 +143,13 @@ class Stack:
             self._keys()["AIRFLOW_ADMIN_PASSWORD"],
         )
 
+    def was_started(self) -> bool:
+        """Return whether ``up`` has started this stack and no ``down`` came since."""
+        return (self.home / "stack.env").exists()
+
     def is_running(self) -> bool:
         """Return whether ``up`` has started this stack and its database server runs."""
-        return (self.home / "stack.env").exists() and self._postgres.pid() is not None
+        return self.was_started() and self._postgres.pid() is not None
 
     def settings(self) -> Settings:
         """Return the settings that this stack's processes run with."""

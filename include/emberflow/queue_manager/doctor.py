@@ -18,7 +18,7 @@ from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import backlog, database_clock, keys_in_force
+from emberflow.queue_manager import backlog, database_clock, keys_in_force, mail_servers
 from emberflow.queue_manager.policies import in_force
 from emberflow.queue_manager.switches import LIVE_MAIL, STOP_SENDING, is_on
 from emberflow.settings import Settings
@@ -28,6 +28,7 @@ _ZONES_IN_USE = text(
 )
 _CLOCK_TOLERANCE_S = 2.0
 _OPEN_TOO_LONG_S = 600
+_NAMED = 3
 # Vacuum keeps what died since the oldest of them began; a role without pg_read_all_stats sees its own sessions only.
 _OLDEST_TRANSACTION = text("""
     select
@@ -96,6 +97,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     yield _guarded("policy", lambda: in_force(connection).policy.label)
     yield _mode(connection, settings)
     yield _mailboxes(connection)
+    yield _mail_servers(connection, settings)
     yield _zones(connection)
     yield _queue(connection)
     yield _in_doubt(connection)
@@ -164,6 +166,26 @@ def _zones(connection: Connection) -> Finding:
         remedy = "nothing is sent from them or to them: run `emberflow senders set ADDRESS --zone`, or `bots set`"
         return Finding("time zones", f"not known: {', '.join(lost)}", remedy)
     return Finding("time zones", f"{len(rows)} in use, all known; tzdata {wanted}")
+
+
+def _mail_servers(connection: Connection, settings: Settings) -> Finding:
+    if settings.mail_mode == "live" and not is_on(connection, LIVE_MAIL):
+        return Finding("mail servers", "not looked at: live mode is only half switched on")
+    servers = mail_servers.reach(connection, settings.mail_mode)
+    outside = sum(server.is_outside for server in servers)
+    silent = mail_servers.silent(servers)
+    tried = len(servers) - outside
+    told = [f"{tried - len(silent)} of {tried} answer"]
+    if outside:
+        told.append(f"{outside} are not on this machine: not looked at in sandbox mode")
+    told += [
+        f"{server.protocol} {server.host}:{server.port} of {server.mailboxes} mailboxes: {server.fault}"
+        for server in silent[:_NAMED]
+    ]
+    remedy = None
+    if silent:
+        remedy = "look at the server, its name and the network; its mail waits and is not read meanwhile"
+    return Finding("mail servers", "; ".join(told), remedy)
 
 
 def _queue(connection: Connection) -> Finding:
