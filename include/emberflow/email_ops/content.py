@@ -16,14 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
+from emberflow import yaml_files
 from emberflow.errors import ConfigurationError
 from emberflow.randomness import Name, states
+from emberflow.yaml_files import Location
 
 BUILT_IN = Path(__file__).with_name("scripts")
 
@@ -54,7 +55,6 @@ def _different(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_plain)]
 Line = Annotated[Text, StringConstraints(max_length=120, pattern=r"^[^\r\n]+$")]
-Location = tuple[int | str, ...]
 Alternatives = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_different)]
 Lines = Annotated[tuple[Line, ...], Field(min_length=1), AfterValidator(_different)]
 
@@ -169,53 +169,22 @@ def check_scripts(directory: Path) -> tuple[list[Script], list[ScriptProblem]]:
 
 def _check(path: Path) -> tuple[Script | None, list[ScriptProblem]]:
     try:
-        document, content, repeated = _parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        return None, [ScriptProblem(path, 1, f"cannot be read: {error}")]
-    except yaml.MarkedYAMLError as error:
-        return None, [ScriptProblem(path, error.problem_mark.line + 1 if error.problem_mark else 1, str(error.problem))]
-    except yaml.YAMLError as error:
-        return None, [ScriptProblem(path, 1, f"is not YAML: {error}")]
-    found = [ScriptProblem(path, line, f"{key}: is there more than once") for line, key in repeated]
+        document = yaml_files.read(path)
+    except yaml_files.UnreadableYamlError as error:
+        return None, [ScriptProblem(path, error.line, error.reason)]
+    found = [ScriptProblem(path, line, f"{key}: is there more than once") for line, key in document.repeated]
     try:
-        script = Script.model_validate(content)
+        script = Script.model_validate(document.content)
     except ValidationError as error:
         details = error.errors(include_url=False)
         found += [
-            ScriptProblem(path, _line(document, detail["loc"]), f"{_spell(detail['loc'])}: {_reason(detail)}")
+            ScriptProblem(path, document.line(detail["loc"]), f"{_spell(detail['loc'])}: {_reason(detail)}")
             for detail in details
             if not any(_is_within(other["loc"], detail["loc"]) for other in details)
         ]
         return None, sorted(found, key=lambda problem: problem.line)
-    found += [
-        ScriptProblem(path, _line(document, location), reason) for location, reason in _problems(script, path.stem)
-    ]
+    found += [ScriptProblem(path, document.line(location), reason) for location, reason in _problems(script, path.stem)]
     return script, sorted(found, key=lambda problem: problem.line)
-
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # tenfold as quick, where PyYAML was built with libyaml
-
-
-def _parse(text: str) -> tuple[yaml.Node | None, Any, list[tuple[int, str]]]:
-    loader = _Loader(text)
-    try:
-        document = loader.get_single_node()
-        repeated = list(_repeated_keys(document))  # before `<<` keys are merged in, which may repeat others
-        return document, loader.construct_document(document) if document else None, repeated
-    finally:
-        loader.dispose()
-
-
-def _repeated_keys(document: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Yield the keys that the script or its slots have twice, of which YAML would silently keep the last one."""
-    if not isinstance(document, yaml.MappingNode):
-        return
-    for mapping in (document, *(value for _, value in document.value if isinstance(value, yaml.MappingNode))):
-        seen: set[str] = set()
-        for key, _ in mapping.value:
-            if str(key.value) in seen:
-                yield key.start_mark.line + 1, str(key.value)
-            seen.add(str(key.value))
 
 
 def _is_within(location: Location, outer: Location) -> bool:
@@ -272,24 +241,6 @@ def _texts(script: Script) -> Iterator[tuple[Location, str]]:
     for turn, alternatives in enumerate(script.turns):
         for number, text in enumerate(alternatives):
             yield ("turns", turn, number), text
-
-
-def _line(node: yaml.Node | None, location: Location) -> int:
-    """Return the line (from 1) of the key or element at ``location``, or of its nearest ancestor that is there."""
-    line = 1 if node is None else node.start_mark.line + 1
-    for step in location:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == step]
-            if not pairs:
-                break
-            key, node = pairs[-1]
-            line = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, func, select, update
 
+from emberflow import yaml_files
 from emberflow.bots.limits import BotPolicy
 from emberflow.bots.placement import PlacementPolicy
 from emberflow.bots.replies import ReplyPolicy
@@ -163,13 +163,21 @@ def load(file: Path) -> Policy:
         ConfigurationError: the file is missing, is not YAML, or a value is unknown or out of range.
     """
     try:
-        return Policy.model_validate(yaml.safe_load(file.read_text()), context={"folder": file.parent})
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the policy {file}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{file} is not YAML: {error}") from error
+        document = yaml_files.read(file)
+    except yaml_files.UnreadableYamlError as error:
+        if isinstance(error.__cause__, OSError):
+            raise ConfigurationError(f"cannot read the policy {file}: {error.__cause__.strerror}") from error
+        raise ConfigurationError(f"{file} is not YAML that can be taken: {error}") from error
+    if document.repeated:
+        listed = "\n".join(f"  line {line}: {key}: is there more than once" for line, key in document.repeated)
+        raise ConfigurationError(f"{file} is not a valid policy:\n{listed}")
+    try:
+        return Policy.model_validate(document.content, context={"folder": file.parent})
     except ValidationError as error:
-        problems = "\n".join(f"  {'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        problems = "\n".join(
+            f"  line {document.line(problem['loc'])}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            for problem in error.errors()
+        )
         raise ConfigurationError(f"{file} is not a valid policy:\n{problems}") from error
 
 
