@@ -247,7 +247,8 @@ class SmtpConnection:
         session = self._session
         if session is not None and session.sock is not None:
             with suppress(OSError):
-                session.sock.shutdown(socket.SHUT_RDWR)
+                # Not that of SSLSocket, which takes TLS away: an answer that has arrived is still to be read.
+                socket.socket.shutdown(session.sock, socket.SHUT_RDWR)
 
     def _log_in(self) -> Attempt | None:
         self._delivered = 0

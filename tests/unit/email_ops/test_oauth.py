@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import itertools
+import json
+import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,6 +222,75 @@ def test_without_an_access_token_nothing_is_sent_and_the_reason_is_told(
     assert not any(command.startswith(("AUTH", "MAIL")) for command in provider.smtp.commands)
     assert not any(command.startswith(("AUTHENTICATE", "LOGIN")) for command in provider.imap.commands)
     assert len(provider.tokens.forms) == 2
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+def told(body: bytes, *headers: bytes) -> Callable[[socket.socket], None]:
+    """Answer with this content."""
+    head = HEAD + b"".join(header + b"\r\n" for header in headers) + b"Content-Length: %d\r\n" % len(body)
+    return lambda connection: connection.sendall(head + b"Connection: close\r\n\r\n" + body)
+
+
+def endless(beginning: bytes, more: bytes, pause_s: float = 0.0) -> Callable[[socket.socket], None]:
+    """Say ``more`` for as long as the client listens, a thousand times at most."""
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError):
+            connection.sendall(beginning)
+            for _ in range(1000):
+                connection.sendall(more)
+                time.sleep(pause_s)
+
+    return answer
+
+
+BOMB = gzip.compress(b" " * 50_000_000)
+
+
+@pytest.mark.timeout(50)
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (endless(HEAD + b"\r\n", b" " * 65_536), "longer than 262144 bytes"),
+        (told(BOMB, b"Content-Encoding: gzip"), "longer than 262144 bytes"),
+        (told(b"{}", b"Content-Encoding: br"), "content encoding is 'br'"),
+        (told(b"not gzip", b"Content-Encoding: gzip"), "not gzip"),
+        (endless(HEAD + b"\r\n", b" ", 0.02), "took longer than"),
+        (endless(HEAD + b"X-More: ", b"x", 0.02), "took longer than"),
+        (endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02), "took longer than"),
+        (told(b"[" * 200_000), "no access token in the answer"),
+        (told(b'{"error": ' + b"[" * 900 + b"]" * 900 + b"}"), "no access token in the answer"),
+        (told(b"9" * 5_000), "no access token in the answer"),
+    ],
+    ids=["endless", "bomb", "br", "no gzip", "drip", "header drip", "continue", "deep", "deep error", "long integer"],
+)
+def test_a_hostile_token_endpoint_costs_neither_time_nor_memory_and_is_named(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, answer: Any, word: str
+) -> None:
+    """E-F6: size, compressed or not, time and depth are bounded; it is this mailbox's outcome, for now."""
+    monkeypatch.setattr(oauth, "_ANSWER_WITHIN_S", 1.0)
+    with a_provider(authority, answer) as provider:
+        (attempt,) = provider.send()
+        url = f"https://localhost:{provider.tokens.port}/token"
+    assert (attempt.outcome, attempt.stage, attempt.scope) == ("transient", "auth", "mailbox")
+    assert word in attempt.server_text
+    assert url in attempt.server_text
+
+
+def test_an_answer_that_is_compressed_without_being_asked_is_read(authority: Authority) -> None:
+    body = json.dumps({"access_token": "access-1"}).encode()
+    for encoding, content in (("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
+        with a_provider(authority, told(content, f"Content-Encoding: {encoding}".encode())) as provider:
+            assert provider.token() == "access-1"
+
+
+@pytest.mark.parametrize("lifetime", [b"1e999", b"1" + b"0" * 400, b'"inf"'])
+def test_no_access_token_lives_for_ever(authority: Authority, lifetime: bytes) -> None:
+    first = told(b'{"access_token": "access-1", "expires_in": ' + lifetime + b"}")
+    with a_provider(authority, first, granted("access-2")) as provider:
+        assert [provider.token(at) for at in (0.0, 86_400.0)] == ["access-1", "access-2"]
 
 
 def test_a_server_without_xoauth2_gets_no_other_credential(authority: Authority) -> None:

@@ -712,6 +712,16 @@ def test_an_answer_that_has_arrived_counts_although_the_deadline_is_over(
     assert len(server.accepted) == 1
 
 
+def test_an_answer_that_has_arrived_counts_although_the_connection_was_cut_meanwhile(authority: Authority) -> None:
+    """Q-F5: a run that stops cuts what it waits for; what lies in the socket by then is still read, under TLS."""
+    server = FaultySmtpServer(authority.server_context(), faults={"eod": [pause, "250 2.0.0 ok"]}, store_at_eod=True)
+    with a_connection(server, authority) as connection:
+        connection.open()
+        steps = connection.dialogue(MESSAGE, "ann@north.test", "bo@south.test")
+        attempt = lead(connection, steps, before=lambda: connection.abort() if server.accepted else None)
+    assert judged(attempt) == ("sent", "eod", "message", 250)
+
+
 class Jumping:
     """The module ``time`` of a process that is away for hours at each :meth:`jump`."""
 
