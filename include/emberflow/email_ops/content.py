@@ -34,6 +34,30 @@ _SLOT = re.compile(r"\{([A-Za-z][a-z0-9_]*)\}")
 # Mail programs turn `shop.example` into a link by themselves, so a dot within a word counts as one.
 _LINK = re.compile(r"://|\bwww\.|@|\w\.[a-z]{2,}\b", re.IGNORECASE)
 _HTML = re.compile(r"<\s*[a-z!/]|&(?:#\d+|[a-z]+);", re.IGNORECASE)
+_BRACKETED = re.compile(r"\([^)]*\)|\[[^\]]*\]|<[^>]*>")
+# Quotation marks of several languages, and what is left of a list.
+_QUOTES = "\"'`\u00b4\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e\u201f\u2039\u203a*;:"
+_INITIALS = re.compile(r"[^\W\d_]\.?|(?:[^\W\d_]\.-?)+")
+_TITLES = frozenset({
+    "dr", "drs", "prof", "professor", "professorin", "doktor", "doctor", "mr", "mrs", "ms", "miss", "mx", "sir",
+    "dame", "lord", "lady", "rev", "herr", "frau", "hr", "fr", "ing", "dipl", "dipl-ing", "mag", "dott",
+    "dottssa", "dottore", "sig", "sigra", "signor", "signora", "sr", "sra", "srta", "señor", "señora", "don",
+    "doña", "dom", "m", "mme", "mlle", "madame", "monsieur", "mevr", "mevrouw", "dhr", "meneer", "pan", "pani",
+    "fru",
+})  # fmt: skip
+_SUFFIXES = frozenset({
+    "jr", "sr", "ii", "iii", "iv", "phd", "dphil", "md", "mba", "msc", "bsc", "ma", "ba", "llm", "esq", "dds",
+    "cpa",
+})  # fmt: skip
+_COMPANIES = frozenset({
+    "inc", "ltd", "llc", "llp", "gmbh", "ag", "kg", "ug", "ohg", "corp", "plc", "bv", "nv", "srl", "sarl", "oy",
+    "aps", "spa",
+})  # fmt: skip
+_ROLES = frozenset({
+    "info", "sales", "support", "team", "office", "admin", "administrator", "hello", "hi", "contact", "service",
+    "noreply", "no-reply", "marketing", "billing", "accounts", "hr", "help", "mail", "post", "kontakt",
+    "vertrieb", "buchhaltung", "newsletter", "the",
+})  # fmt: skip
 
 
 def _plain(text: str) -> str:
@@ -112,8 +136,8 @@ class Scripts:
     ) -> tuple[str, str]:
         """Return (subject, body) of turn ``turn`` (from 1) of the conversation called ``key``.
 
-        ``from_name`` writes to ``to_name`` in this turn; their first words are the names in the text. The
-        subject of every later turn is ``Re:`` and that of turn 1.
+        ``from_name`` writes to ``to_name`` in this turn; their first names are the names in the text; whose
+        display name holds none is not called by name. The subject of every later turn is ``Re:`` and that of turn 1.
 
         Raises:
             KeyError: no such script.
@@ -253,4 +277,27 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def _first_name(display_name: str) -> str:
-    return (display_name.split() or [""])[0]
+    """Return the first name that a display name holds for certain; empty if it holds none.
+
+    Lists of addresses write names as ``Last, First``, with titles, in quotation marks, or as an address. A word with a
+    dot would become a link in a mail program, and a title with one word more is a family name.
+    """
+    text = _BRACKETED.sub(" ", display_name)
+    before, comma, after = text.partition(",")
+    given = _words(after.partition(",")[0])
+    words = given if comma and given and _bare(given[0]) not in _SUFFIXES | _COMPANIES else _words(before)
+    if "@" in text or any(_bare(word) in _COMPANIES for word in _words(text.replace(",", " "))):
+        return ""
+    names = [word for word in words if _bare(word) not in _TITLES and not _INITIALS.fullmatch(word)]
+    is_family_name = len(names) == 1 and len(words) > 1
+    if not names or is_family_name or _bare(names[0]) in _ROLES or re.search(r"[./\\]", names[0]):
+        return ""
+    return names[0]
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip(_QUOTES) for part in text.split()) if word]
+
+
+def _bare(word: str) -> str:
+    return word.replace(".", "").casefold()

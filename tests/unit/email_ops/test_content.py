@@ -94,6 +94,42 @@ def test_a_missing_display_name_is_no_problem() -> None:
     assert "there" in body.splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("display_name", "name"),
+    [
+        ("Ada Lindqvist", "Ada"), ("Lindqvist, Ada", "Ada"), ("Lindqvist, Dr. Ada Maria", "Ada"), ("Ada", "Ada"),
+        ("Dr. Ada Lindqvist", "Ada"), ("Frau Ada Lindqvist", "Ada"), ("Herr Prof. Dr. Karl Meier", "Karl"),
+        ("Ada Lindqvist, PhD", "Ada"), ("Ada Lindqvist (Sales)", "Ada"), ("(Sales) Ada", "Ada"),
+        ("'Ada' Lindqvist", "Ada"), ("\"Lindqvist, Ada\"", "Ada"), ("ADA LINDQVIST", "ADA"),
+        ("Anne-Marie Duval", "Anne-Marie"), ("O'Neill, Anne-Marie", "Anne-Marie"), ("J. Peter Smith", "Peter"),
+        ("Zoë", "Zoë"), ("Bo", "Bo"), ("王小明", "王小明"), ("Sender1", "Sender1"),
+        ("Ada Lindqvist <ada@x.test>", "Ada"),
+    ],
+)  # fmt: skip
+def test_people_are_called_by_their_first_name(display_name: str, name: str) -> None:
+    _, body = SCRIPTS.render("book-club", 1, seed=1, key=(1,), from_name=display_name, to_name=display_name)
+    greeting, *_, signature = body.rstrip().splitlines()
+    assert re.search(rf"(?<!\w){re.escape(name)},", greeting)
+    assert signature == name
+
+
+@pytest.mark.parametrize(
+    "display_name",
+    [
+        "ada.lindqvist@north.test", "ada.lindqvist", "marco.it", "Dr. Lindqvist", "Frau Lindqvist", "J. Smith", "J.",
+        "Acme GmbH", "Acme, Inc.", "Sales Team", "info", "www.north.test", "()", "''", ", ,", "Dr.",
+    ],
+)  # fmt: skip
+def test_whoever_has_no_certain_first_name_is_not_called_by_one(display_name: str) -> None:
+    """A word with a dot would become a link in a mail program."""
+    for turn in (1, 2):
+        _, body = SCRIPTS.render("book-club", turn, seed=1, key=(1,), from_name=display_name, to_name=display_name)
+        greeting, *_, signature = body.rstrip().splitlines()
+        assert "there" in greeting
+        assert signature in {closing.rstrip() for closing in SCRIPTS.by_id["book-club"].closings}
+        assert not re.search(r"\w\.[a-z]{2,}\b|@|://", body)
+
+
 def test_a_display_name_is_text_and_never_a_slot() -> None:
     _, body = SCRIPTS.render("book-club", 1, seed=1, key=(1,), from_name="{genre}", to_name="{to_name}")
     assert "{to_name}" in body
