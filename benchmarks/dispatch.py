@@ -1,8 +1,9 @@
 """``bench dispatch``: durable dispatch beside raw smtplib, nodemailer and Airflow's SmtpHook, on the same sink.
 
 Ours is the product's own step over slots that are due: claim, build, guard, send, record, all committed by a durable
-PostgreSQL. As in the product there is one process per lane; beside that, one process serves all lanes in turn. A peer
-runs in a process of its own (``smtp_peers.py``, ``nodemailer_peer.cjs``), raw smtplib also in as many as we have lanes.
+PostgreSQL. Every mail must be at the sink once, or say that it is in doubt. As in the product there is one process per
+lane; beside that, one process serves all lanes in turn. A peer runs in a process of its own (``smtp_peers.py``,
+``nodemailer_peer.cjs``), raw smtplib also in as many as we have lanes.
 What ``airflow_cpu_share`` is and how it is measured stands in ``airflow_share.py``.
 """
 
@@ -12,7 +13,8 @@ import json
 import smtplib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -114,14 +116,19 @@ class _Bench:
         world.add_slots(self._engine, MESSAGES, batch=str(time.time_ns()), now=SystemClock().now())
         world.analyze(self._engine)
 
+        before = self._taken()
+        ends: Counter[str] = Counter()
+
         def work() -> tuple[float, float]:
             done = at_once(_dispatch, [(own, self._settings) for own in served])
-            sent = sum(count for count, _ in done.results)
-            if sent != MESSAGES:
-                raise RuntimeError(f"{sent} messages were sent instead of {MESSAGES}")
+            for own_ends, _ in done.results:
+                ends.update(own_ends)
             return done.seconds, sum(cpu_s for _, cpu_s in done.results)
 
-        return self._measured(MESSAGES, work)
+        found = self._measured(work)
+        arrived, different = (now - then for now, then in zip(self._taken(), before, strict=True))
+        require_honest(ends, MESSAGES, arrived=arrived, different=different)
+        return found
 
     def smtplib(self) -> Round:
         """One connection, prebuilt bytes."""
@@ -163,37 +170,54 @@ class _Bench:
             found = run_worker(command, environment=environment)
             return found["seconds"], found["cpu_s"]
 
-        return self._measured(count, work)
+        round_ = self._measured(work)
+        if round_.count != count:
+            raise RuntimeError(f"the sink took {round_.count} messages instead of {count}")
+        return round_
 
-    def _measured(self, count: int, work: Callable[[], tuple[float, float]]) -> Round:
-        """Run ``work``, which returns its own wall and CPU seconds; the sink must have got exactly ``count`` mails."""
+    def _measured(self, work: Callable[[], tuple[float, float]]) -> Round:
+        """Run ``work``, which returns its own wall and CPU seconds; what counts are the mails that the sink took."""
         pid = self._server.pid()
         if pid is None:
             raise RuntimeError("PostgreSQL is gone")
-        taken, server, sink = self._taken(), tree_cpu_s(pid), tree_cpu_s(self._sink.pid)
+        (taken, _), server, sink = self._taken(), tree_cpu_s(pid), tree_cpu_s(self._sink.pid)
         seconds, cpu = work()
         server, sink = tree_cpu_s(pid) - server, tree_cpu_s(self._sink.pid) - sink
-        arrived = self._taken() - taken
-        if arrived != count:
-            raise RuntimeError(f"the sink took {arrived} messages instead of {count}")
-        return Round(count, seconds, cpu, server, sink)
+        return Round(self._taken()[0] - taken, seconds, cpu, server, sink)
 
-    def _taken(self) -> int:
+    def _taken(self) -> tuple[int, int]:
+        """Return how many messages the sink has taken, and how many different Message-IDs they had."""
         with smtplib.SMTP("localhost", self._sink.port, local_hostname="localhost", timeout=30) as connection:
-            return int(connection.docmd("HELP")[1])
+            taken, different = connection.docmd("HELP")[1].split()
+        return int(taken), int(different)
 
 
-def _dispatch(lanes: Sequence[int], settings: Settings) -> tuple[int, float]:
-    """Dispatch ``lanes`` in this process; return how many mails were sent, and the CPU seconds since all began."""
+def require_honest(ends: Mapping[str, int], wanted: int, *, arrived: int, different: int) -> None:
+    """Hold what we say became of ``wanted`` mails against what the sink took: each once, or honestly in doubt.
+
+    Raises:
+        RuntimeError: a mail arrived twice, was lost, was denied, or came to another end.
+    """
+    sent, in_doubt = ends.get("sent", 0), ends.get("uncertain", 0)
+    if arrived != different:
+        raise RuntimeError(f"{arrived - different} of {arrived} messages were second copies")
+    if sent + in_doubt != wanted:
+        raise RuntimeError(f"{sent} messages were sent and {in_doubt} are in doubt, instead of {wanted}: {dict(ends)}")
+    if not sent <= arrived <= sent + in_doubt:
+        raise RuntimeError(f"the sink took {arrived} messages; {sent} say that they were sent, {in_doubt} are in doubt")
+
+
+def _dispatch(lanes: Sequence[int], settings: Settings) -> tuple[Counter[str], float]:
+    """Dispatch ``lanes`` in this process; return how many slots came to which end, and the CPU seconds meanwhile."""
     engine = connect(settings.database_url.get_secret_value())
     with engine.connect():  # imports done, a connection open
         pass
     begin()
     cpu = time.process_time()
-    sent = sum(
-        dispatcher.dispatch_lane(engine, lane, clock=SystemClock(), settings=settings).ends["sent"] for lane in lanes
-    )
-    return sent, time.process_time() - cpu
+    ends: Counter[str] = Counter()
+    for lane in lanes:
+        ends += dispatcher.dispatch_lane(engine, lane, clock=SystemClock(), settings=settings).ends
+    return ends, time.process_time() - cpu
 
 
 def run(report: Report) -> Result:

@@ -5,7 +5,8 @@ submission server: one thread per connection on blocking sockets, without an eve
 message is read up to its final dot, counted and forgotten. Every answer that a block of pipelined commands asks for
 goes out in one packet (RFC 2920).
 
-``HELP`` answers ``214 COUNT``: the number of messages taken so far. The server ends when its standard input does.
+``HELP`` answers ``214 COUNT DIFFERENT``: the number of messages taken so far, and of different Message-IDs among them.
+The server ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _ANSWERS = {
     b"RSET": b"250 2.0.0 Ok\r\n",
     b"NOOP": b"250 2.0.0 Ok\r\n",
 }
+_MESSAGE_ID = b"\r\nMessage-ID: "
 _taken = 0
+_message_ids: set[bytes] = set()
 _taken_lock = threading.Lock()
 _queue_ids = count(1)
 
@@ -58,7 +61,7 @@ class _Connection:
             elif verb == b"AUTH":
                 self._authenticate(line)
             elif verb == b"HELP":
-                self._answers += b"214 %d\r\n" % _taken
+                self._answers += b"214 %d %d\r\n" % (_taken, len(_message_ids))
             elif verb == b"QUIT":
                 self._answers += b"221 2.0.0 Bye\r\n"
                 self._flush()
@@ -67,7 +70,7 @@ class _Connection:
                 self._answers += b"500 5.5.2 Unknown command\r\n"
 
     def _message(self) -> None:
-        global _taken  # noqa: PLW0603 - one counter per process is the whole state
+        global _taken  # noqa: PLW0603 - what a process has taken is its whole state
         self._answers += b"354 End data with <CR><LF>.<CR><LF>\r\n"
         # The dot may stand alone right at the start: an empty message.
         self._buffer[:0] = b"\r\n"
@@ -75,9 +78,12 @@ class _Connection:
         while (end := self._buffer.find(_END, searched)) < 0:
             searched = max(0, len(self._buffer) - len(_END))
             self._receive()
+        named = self._buffer.find(_MESSAGE_ID, 0, end)
+        message_id = b"" if named < 0 else bytes(self._buffer[named + 2 : self._buffer.find(b"\r\n", named + 2)])
         del self._buffer[: end + len(_END)]
         with _taken_lock:
             _taken += 1
+            _message_ids.add(message_id)
         self._answers += b"250 2.0.0 Ok: queued as %d\r\n" % next(_queue_ids)
 
     def _secure(self) -> None:

@@ -1,12 +1,12 @@
 """Chaos: send a queue of slots while everything that can break breaks, and let the receiving server judge.
 
 Several worker processes dispatch and reconcile on a PostgreSQL and a mail server of their own. Slots are released in
-portions; with each portion something is killed, stopped, cut off or made to fail. When every slot has come to its end
-and no `uncertain` one is left, the verdict is read from the log of what the mail server stored, never from what our
-tables claim was sent.
+portions; with each portion something is killed, stopped, cut off or made to fail. When every slot has come to its end,
+the verdict is read from the log of what the mail server stored, never from what our
+tables claim was sent. A mail in doubt must say so, and nobody may see it lie in a mailbox.
 
-The timing is the product's, only shorter: leases of seconds instead of minutes. What must hold between the numbers
-holds here too: lease and ``settle_s`` together outlast the server's own time-out, so that "not found" is final.
+The timing is the product's, only shorter: leases of seconds instead of minutes. The server takes mail and delivers it
+later than any settle time, keeps it out of sight, or returns it in words: "not found" is never the end of a mail.
 """
 
 from __future__ import annotations
@@ -38,7 +38,14 @@ from emberflow.queue_manager import store, suppressions, switches
 from emberflow.queue_manager.policies import Policy, in_force
 from emberflow.queue_manager.slots import Priority
 from emberflow.randomness import generator
-from tests.faults.kit.cutting_sandbox import Cuts, read_transactions, running_cutting_sandbox, write_cuts
+from tests.faults.kit.cutting_sandbox import (
+    QUARANTINE,
+    RETURNED,
+    Cuts,
+    read_transactions,
+    running_cutting_sandbox,
+    write_cuts,
+)
 from tests.faults.kit.postgres import stop_immediately
 from tests.faults.kit.processes import Crew, Worker, cut_off
 from tests.faults.kit.tcp_proxy import CALM, FaultyProxy, Weather, Wire
@@ -60,6 +67,10 @@ KINDS = (
     "cut_after_storing",
     "swallow_commands",
     "swallow_answers",
+    "deliver_late",
+    "quarantine",
+    "return_in_words",
+    "reconcile_clock_ahead",
 )
 
 _DISPATCHERS = 3
@@ -71,17 +82,26 @@ _STOP_HOLDS_AFTER = timedelta(seconds=_SERVER_TIMEOUT_S + 2)
 _STOPPED_FOR_S = 9.0
 _TAKEN_WITHIN_S = 10.0
 _PORTION_WITHIN_S = 4.0
+_LATE_S = 20.0  # longer than the settle time
 _MISSES = 2  # a fault that found nothing to break is tried again so often
 _ENDED = """
     select count(*) from ops.slots
-    where status in ('sent', 'failed', 'cancelled', 'expired', 'parked')
-        or (binding_cap is not null and target_time > clock_timestamp() + interval '1 hour')
+    inner join ops.slot_states as states on states.slot_id = slots.id
+    where slots.status in ('sent', 'failed', 'cancelled', 'expired', 'parked')
+        or states.unresolved_at is not null
+        or (slots.binding_cap is not null and slots.target_time > clock_timestamp() + interval '1 hour')
 """
 _OUTCOMES = """
-    select message_id, status, coalesce(reason, '') as reason, binding_cap is not null as met_a_cap,
-        binding_cap is not null and target_time > clock_timestamp() + interval '1 hour' as is_held
+    select slots.message_id, slots.status, coalesce(slots.reason, '') as reason,
+        slots.binding_cap is not null as met_a_cap,
+        slots.binding_cap is not null and slots.target_time > clock_timestamp() + interval '1 hour' as is_held,
+        states.unresolved_at is not null as is_unresolved,
+        mailboxes.address as from_address
     from ops.slots
+    inner join ops.slot_states as states on states.slot_id = slots.id
+    inner join ops.mailboxes on mailboxes.id = slots.from_mailbox_id
 """
+_IN_DOUBT = "select message_id from ops.slots where status = 'uncertain'"
 _QUOTAS = """
     select address, warmup_quota, total_quota
     from ops.sender_days
@@ -209,7 +229,7 @@ class _Chaos:
         self._reconciler: Worker | None = None
         self._later: list[tuple[float, int, Callable[[], object]]] = []
         self._tie = count()
-        self._cuts = Cuts()
+        self._cuts = Cuts(late_s=_LATE_S)
         self._released = 0
         self._done: Counter[str] = Counter()
         self._missed: Counter[str] = Counter()
@@ -357,6 +377,10 @@ class _Chaos:
             "cut_after_storing": partial(self._cut_transaction, "after_storing"),
             "swallow_commands": partial(self._swallow, "to_server"),
             "swallow_answers": partial(self._swallow, "to_client"),
+            "deliver_late": self._deliver_late,
+            "quarantine": partial(self._cut_transaction, "quarantined"),
+            "return_in_words": partial(self._cut_transaction, "returned"),
+            "reconcile_clock_ahead": self._set_reconciler_ahead,
         }
         return faults[kind]()
 
@@ -414,6 +438,18 @@ class _Chaos:
         worker.set_clock(float(self._luck.uniform(1, 5) * self._luck.choice([-1, 1])))
         self._in(5, lambda: worker.set_clock(0))
         return True
+
+    def _set_reconciler_ahead(self) -> bool:
+        """A reconciling host whose clock is a day ahead, while mails are under way."""
+        reconciler = self._reconciler
+        assert reconciler is not None
+        reconciler.set_clock(86_400)
+        self._in(10, lambda: reconciler.set_clock(0))
+        return True
+
+    def _deliver_late(self) -> bool:
+        self._in(_LATE_S + _TAKEN_WITHIN_S, lambda: None)  # the run is not over before
+        return self._cut_transaction("late")
 
     def _reset_connections(self) -> bool:
         return self._soon(lambda: self._proxy.reset_all() > 0)
@@ -482,7 +518,9 @@ class _Chaos:
     def settle(self) -> None:
         """Wait until every slot has come to an end, stop the workers, and reconcile what is left."""
         told = -1
-        while time.monotonic() < self._deadline and (self._later or self._ended() < self._slots):
+        while time.monotonic() < self._deadline and (
+            self._later or self._ended() < self._slots or self._is_any_overlooked()
+        ):
             self._tend(0.2)
             if self._ended() != told:
                 told = self._ended()
@@ -494,6 +532,14 @@ class _Chaos:
         for worker in (*self._dispatchers, self._reconciler):
             if not worker.terminate():
                 worker.kill()
+
+    def _is_any_overlooked(self) -> bool:
+        """Whether a mail in doubt lies where it will be found when it is looked for again."""
+        in_doubt = {row["message_id"] for row in self._world.rows(_IN_DOUBT)}
+        return any(
+            delivery.message_id in in_doubt and delivery.folder not in (QUARANTINE, RETURNED)
+            for delivery in read_deliveries(self._mail)
+        )
 
     def judge(self) -> Verdict:
         """Hold what the tables say against what the server stored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from emberflow.email_ops.sandbox import Delivery
 from tests.faults.chaos import KINDS, run
-from tests.faults.kit.cutting_sandbox import Transaction
+from tests.faults.kit.cutting_sandbox import QUARANTINE, RETURNED, Transaction
 from tests.faults.verdict import Cap, Evidence, Outcome, Stop, judge
 from tests.worlds import NOON
 
@@ -26,6 +27,21 @@ _RETRY_BLINDLY = (
     "when (new.status = 'uncertain') execute function ops.retry_blindly()",
 )
 
+# A mail that was looked for in vain is sent again.
+_SEND_AGAIN_WHAT_IS_NOT_FOUND = (
+    """
+    create function ops.send_again() returns trigger language plpgsql as $$
+    begin
+        new.status := 'planned';
+        new.unresolved_at := null;
+        new.look_again_at := null;
+        return new;
+    end $$
+    """,
+    "create trigger send_again before update on ops.slot_states for each row "
+    "when (new.unresolved_at is not null) execute function ops.send_again()",
+)
+
 
 @pytest.mark.timeout(240)
 def test_no_fault_of_any_kind_doubles_or_loses_a_mail() -> None:
@@ -39,11 +55,21 @@ def test_no_fault_of_any_kind_doubles_or_loses_a_mail() -> None:
     # Otherwise nothing was proven of caps and suppressions.
     assert verdict.refused_by_caps > 0
     assert verdict.suppressed > 0
+    # What the server keeps out of sight is in doubt and no more.
+    assert verdict.in_doubt > 0
+    assert verdict.ends["failed"] > 0
 
 
 def test_a_product_that_retries_blindly_is_found_out() -> None:
     """The same scenario on a queue without an uncertain state: its duplicates are seen."""
     verdict = run(slots=60, kills=6, kinds=["cut_after_storing"], limit_s=60, sabotage=_RETRY_BLINDLY)
+    assert verdict.duplicates >= 1
+    assert not verdict.is_good
+
+
+def test_a_product_that_takes_absence_for_proof_is_found_out() -> None:
+    """Q-F5: the same on a queue that sends again what no mailbox shows."""
+    verdict = run(slots=60, kills=6, kinds=["quarantine"], limit_s=90, sabotage=_SEND_AGAIN_WHAT_IS_NOT_FOUND)
     assert verdict.duplicates >= 1
     assert not verdict.is_good
 
@@ -96,8 +122,30 @@ def test_the_judge_sees_a_mail_that_was_accepted_and_is_denied(status: str) -> N
     assert broken(outcomes=[Outcome("<1@x>", status, is_held=True)]) == {"denied": 1}
 
 
-def test_the_judge_wants_every_uncertain_slot_resolved() -> None:
-    assert broken(outcomes=[Outcome("<1@x>", "uncertain")]) == {"uncertain_unresolved": 1}
+def test_the_judge_wants_every_mail_in_doubt_to_say_that_it_was_looked_for() -> None:
+    """I2: neither sent nor lost, as long as the mail is nowhere to be seen."""
+    honest = Outcome("<1@x>", "uncertain", "unresolved: looked for in INBOX", is_unresolved=True)
+    hidden = [a_delivery(folder=QUARANTINE)]
+    assert broken(outcomes=[honest], deliveries=hidden) == {}
+    assert broken(outcomes=[honest], deliveries=[]) == {}
+    assert broken(outcomes=[replace(honest, is_unresolved=False)], deliveries=hidden) == {"undecided": 1}
+    assert broken(outcomes=[replace(honest, reason="")], deliveries=hidden) == {"undecided": 1}
+    assert broken(outcomes=[honest], deliveries=[*hidden, *hidden]) == {"duplicates": 1}
+
+
+def test_the_judge_sees_a_mail_in_doubt_that_lies_in_a_mailbox() -> None:
+    outcome = Outcome("<1@x>", "uncertain", "unresolved", is_unresolved=True)
+    assert broken(outcomes=[outcome]) == {"overlooked": 1}
+
+
+def test_the_judge_accepts_that_a_mail_that_came_back_has_failed() -> None:
+    """A mail that was delivered has not."""
+    outcome = Outcome("<1@x>", "failed", "returned: 5.1.1")
+    assert broken(outcomes=[outcome], deliveries=[a_delivery(folder=RETURNED)]) == {}
+    assert broken(outcomes=[outcome]) == {"denied": 1}
+    assert broken(outcomes=[Outcome("<1@x>", "planned", is_held=True)], deliveries=[a_delivery(folder=RETURNED)]) == {
+        "denied": 1
+    }
 
 
 @pytest.mark.parametrize("side", ["from", "to", "to_domain"])
@@ -130,3 +178,11 @@ def test_the_judge_compares_our_counters_with_what_was_accepted() -> None:
     """S-B5"""
     assert broken(counted={"a@senders.test": 1, "idle@senders.test": 0}) == {}
     assert broken(counted={"a@senders.test": 3}) == {"miscounted": 2}
+
+
+def test_the_judge_wants_what_is_in_doubt_counted() -> None:
+    """Q-F5: it may have been sent."""
+    outcome = Outcome("<1@x>", "uncertain", "unresolved", is_unresolved=True, from_address="a@senders.test")
+    for deliveries in ([], [a_delivery(folder=QUARANTINE)]):
+        assert broken(outcomes=[outcome], deliveries=deliveries, counted={"a@senders.test": 1}) == {}
+        assert broken(outcomes=[outcome], deliveries=deliveries, counted={"a@senders.test": 0}) == {"miscounted": 1}

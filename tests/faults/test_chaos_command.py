@@ -18,7 +18,7 @@ from tests.faults.verdict import PROMISES, Verdict
 
 _NOTHING_BROKEN: dict[str, Any] = dict.fromkeys(PROMISES, 0) | {
     "slots": 7, "accepted": 6, "refused_by_caps": 1, "suppressed": 0, "ends": {"sent": 6, "cancelled": 1},
-    "kills": 2, "kills_by_kind": {"kill_9": 1, "clock_jump": 1}, "fenced_acks": 3, "seconds": 1.5,
+    "in_doubt": 0, "kills": 2, "kills_by_kind": {"kill_9": 1, "clock_jump": 1}, "fenced_acks": 3, "seconds": 1.5,
 }  # fmt: skip
 
 
@@ -59,8 +59,8 @@ def test_json_is_one_object_with_every_figure(monkeypatch: pytest.MonkeyPatch) -
     told = json.loads(output)
     assert code == 1
     wanted = {
-        "slots", "kills", "kills_by_kind", "accepted", "duplicates", "lost", "over_cap", "uncertain_unresolved",
-        "seconds", "fenced_acks",
+        "slots", "kills", "kills_by_kind", "accepted", "duplicates", "lost", "over_cap", "undecided", "overlooked",
+        "in_doubt", "seconds", "fenced_acks",
     }  # fmt: skip
     assert wanted <= told.keys()
     assert (told["duplicates"], told["kills_by_kind"]["kill_9"]) == (1, 1)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from emberflow.email_ops.sandbox import Delivery
-from tests.faults.kit.cutting_sandbox import Transaction
+from tests.faults.kit.cutting_sandbox import QUARANTINE, RETURNED, Transaction
 
 PROMISES = (
     "duplicates",
@@ -20,21 +20,30 @@ PROMISES = (
     "denied",
     "over_cap",
     "after_stop",
-    "uncertain_unresolved",
+    "undecided",
+    "overlooked",
     "miscounted",
     "kills_missed",
 )
 
+_HIDDEN = {QUARANTINE, RETURNED}
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tables say of one slot. ``is_held``: a cap keeps it until a later day, which is an end for this run."""
+    """What the tables say of one slot, from whose address it is sent.
+
+    ``is_held``: a cap keeps it until a later day, which is an end for this run. ``is_unresolved``: it is uncertain, was
+    looked for everywhere and found nowhere, and says so.
+    """
 
     message_id: str
     status: str
     reason: str = ""
     met_a_cap: bool = False
     is_held: bool = False
+    is_unresolved: bool = False
+    from_address: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,15 +83,18 @@ class Verdict:
     Promises, all of which must be zero:
 
     ``duplicates``  copies of a message beyond the first
-    ``lost``  slots that say sent and were never accepted, and slots that came to no end
-    ``denied``  accepted messages whose slot says that they were not sent
+    ``lost``  slots that say sent and were never accepted, and slots that came to no end: neither at the server nor
+    honestly in doubt
+    ``denied``  accepted messages whose slot says that they were not sent; one that came back may say so
     ``over_cap``  mails beyond a cap of a sender's or bot's day or of a rolling window
     ``after_stop``  mails whose DATA began while the kill switch or a suppression was in force
-    ``uncertain_unresolved``  slots of which nobody knows
-    ``miscounted``  how far our counters of the day are from what was accepted
+    ``undecided``  uncertain slots that do not say that, and where, they were looked for in vain
+    ``overlooked``  mails in doubt that lie where anybody can see them
+    ``miscounted``  how far our counters of the day are from what was accepted or is in doubt
     ``kills_missed``  faults that were asked for and did not happen
 
-    The other figures tell what happened. ``complaints`` are tracebacks of workers; there must be none.
+    The other figures tell what happened. ``in_doubt`` are unresolved slots. ``complaints`` are tracebacks of workers;
+    there must be none.
     """
 
     slots: int
@@ -92,8 +104,10 @@ class Verdict:
     denied: int
     over_cap: int
     after_stop: int
-    uncertain_unresolved: int
+    undecided: int
+    overlooked: int
     miscounted: int
+    in_doubt: int
     refused_by_caps: int
     suppressed: int
     ends: dict[str, int]
@@ -125,17 +139,26 @@ def judge(evidence: Evidence, *, grace: timedelta) -> Verdict:
     copies = Counter(delivery.message_id for delivery in evidence.deliveries)
     sent = {outcome.message_id for outcome in outcomes if outcome.status == "sent"}
     uncertain = {outcome.message_id for outcome in outcomes if outcome.status == "uncertain"}
+    unresolved = {outcome.message_id for outcome in outcomes if outcome.is_unresolved and outcome.reason}
+    visible = {delivery.message_id for delivery in evidence.deliveries if delivery.folder not in _HIDDEN}
+    came_back = {delivery.message_id for delivery in evidence.deliveries if delivery.folder == RETURNED} & {
+        outcome.message_id
+        for outcome in outcomes
+        if outcome.status == "failed" and outcome.reason.startswith("returned")
+    }
     endless = sum(outcome.status in ("planned", "leased", "submitting") and not outcome.is_held for outcome in outcomes)
     return Verdict(
         slots=len(outcomes),
         accepted=len(copies),
         duplicates=copies.total() - len(copies),
         lost=len(sent - copies.keys()) + endless,
-        denied=len(copies.keys() - sent - uncertain),
+        denied=len(copies.keys() - sent - uncertain - came_back),
         over_cap=_over_cap(evidence.deliveries, evidence.caps),
         after_stop=_after_stop(evidence.transactions, evidence.stops, grace),
-        uncertain_unresolved=len(uncertain),
-        miscounted=_miscounted(evidence.deliveries, evidence.counted),
+        undecided=len(uncertain - unresolved),
+        overlooked=len(uncertain & visible),
+        miscounted=_miscounted(evidence, [outcome for outcome in outcomes if outcome.status == "uncertain"]),
+        in_doubt=len(uncertain & unresolved),
         refused_by_caps=sum(outcome.met_a_cap for outcome in outcomes),
         suppressed=sum(outcome.reason.startswith("suppressed") for outcome in outcomes),
         ends=dict(sorted(Counter(outcome.status for outcome in outcomes).items())),
@@ -162,6 +185,9 @@ def _after_stop(transactions: Iterable[Transaction], stops: Sequence[Stop], grac
     return sum(is_forbidden(transaction) for transaction in stored)
 
 
-def _miscounted(deliveries: Iterable[Delivery], counted: Mapping[str, int]) -> int:
-    accepted = Counter(delivery.envelope_from for delivery in deliveries)
-    return sum(abs(accepted[address] - number) for address, number in counted.items())
+def _miscounted(evidence: Evidence, in_doubt: Iterable[Outcome]) -> int:
+    """What is in doubt counts as sent (Q-F5), whether the server has it or not."""
+    accepted = {delivery.message_id for delivery in evidence.deliveries}
+    due = Counter(delivery.envelope_from for delivery in evidence.deliveries)
+    due.update(outcome.from_address for outcome in in_doubt if outcome.message_id not in accepted)
+    return sum(abs(due[address] - number) for address, number in evidence.counted.items())

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import NAMES, planner
 from benchmarks.cpu import tree_cpu_s
+from benchmarks.dispatch import require_honest
 from benchmarks.measure import Figure, Result, Target
 from benchmarks.planner_peers import SelectionTime
 from benchmarks.servers import PeerError, run_worker, smtp_sink
@@ -164,4 +165,27 @@ def test_the_sink_takes_pipelined_mail_over_tls_and_counts_it(tmp_path: Path) ->
             client.send(b"Subject: two\r\n\r\nsplit at the dot\r\n")
             client.send(b".\r\n")
             assert client.getreply()[0] == 250
-            assert client.docmd("HELP") == (214, b"2")
+            assert client.docmd("HELP") == (214, b"2 1")
+
+
+def test_a_round_of_dispatch_counts_if_each_mail_arrived_once_or_is_in_doubt() -> None:
+    """Q-F5: judged at the receiving server."""
+    require_honest({"sent": 5}, 5, arrived=5, different=5)
+    require_honest({"sent": 3, "uncertain": 2}, 5, arrived=4, different=4)
+
+
+@pytest.mark.parametrize(
+    ("ends", "arrived", "different", "said"),
+    [
+        ({"sent": 5}, 6, 5, "second copies"),
+        ({"sent": 5}, 4, 4, "took 4"),
+        ({"sent": 3, "uncertain": 1}, 5, 5, "instead of 5"),
+        ({"sent": 3, "retry": 2}, 3, 3, "instead of 5"),
+        ({"sent": 3, "uncertain": 2}, 2, 2, "took 2"),
+    ],
+)
+def test_a_round_of_dispatch_with_a_copy_or_a_lost_mail_does_not_count(
+    ends: dict[str, int], arrived: int, different: int, said: str
+) -> None:
+    with pytest.raises(RuntimeError, match=said):
+        require_honest(ends, 5, arrived=arrived, different=different)

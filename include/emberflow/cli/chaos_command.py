@@ -17,11 +17,12 @@ from emberflow.errors import ConfigurationError
 
 _PROMISES = {
     "duplicates": "messages accepted more than once",
-    "lost": "said to be sent but never accepted, or without an end",
+    "lost": "neither at the server nor honestly in doubt",
     "denied": "accepted but said not to be sent",
     "over_cap": "accepted beyond a cap",
     "after_stop": "DATA begun after the kill switch or a suppression",
-    "uncertain_unresolved": "uncertain to the end",
+    "undecided": "uncertain without saying where they were looked for",
+    "overlooked": "in doubt although they lie in a mailbox",
     "miscounted": "between our day counters and the server's log",
     "kills_missed": "faults that did not happen",
 }
@@ -29,7 +30,7 @@ _PROMISES = {
 
 def chaos(
     slots: Annotated[int, typer.Option(min=1, help="How many mails are planned.")] = 5000,
-    kills: Annotated[int, typer.Option(min=0, help="How many faults happen meanwhile; 22 are one of every kind.")] = 50,
+    kills: Annotated[int, typer.Option(min=0, help="How many faults happen meanwhile; 26 are one of every kind.")] = 50,
     seed: Annotated[int, typer.Option(help="Which faults happen in which order.")] = 1,
     limit: Annotated[float, typer.Option(min=1, help="Give up after so many seconds.")] = 900.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
@@ -76,8 +77,9 @@ def _show(verdict: Any) -> None:
     ]
     table("Judged by what the mail server stored", ("must not be", "found", "kept"), promises)
     console.print(
-        f"{verdict.accepted} messages accepted, {verdict.refused_by_caps} refused by a cap, "
-        f"{verdict.suppressed} by a suppression, {verdict.fenced_acks} acknowledgements fenced, {verdict.seconds:.0f} s"
+        f"{verdict.accepted} messages accepted, {verdict.in_doubt} in doubt, "
+        f"{verdict.refused_by_caps} refused by a cap, {verdict.suppressed} by a suppression, "
+        f"{verdict.fenced_acks} acknowledgements fenced, {verdict.seconds:.0f} s"
     )
     if verdict.complaints:
         console.print(Text(f"Workers failed by themselves:\n{verdict.complaints}", "red"))

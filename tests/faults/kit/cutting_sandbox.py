@@ -2,7 +2,12 @@
 
 The sandbox's own faults are chosen by the recipient's name and happen at every attempt. Here a share of all
 transactions, or the next so many, are cut after the final dot: before the message is stored, or after it and
-before the answer. ``cuts.json`` in the state directory says which; it is followed while the server runs.
+before the answer. Others are cut when the server has taken the message, and it delivers them ``late_s`` seconds later,
+keeps them in a quarantine that IMAP does not show, or returns them to their sender in words, as qmail does.
+``cuts.json`` in the state directory says which; it is followed while the server runs.
+
+What was quarantined or returned stands in the log of deliveries with ``QUARANTINE`` or ``RETURNED`` as its folder: the
+server has taken it, and a second copy of it is one too many.
 
 ``transactions.jsonl`` holds one line for each message whose final dot arrived: when DATA began and when it
 ended (UTC), and how. With the log of deliveries it is what a run is judged by.
@@ -15,6 +20,8 @@ Run it with ``python -m tests.faults.kit.cutting_sandbox DIR TIMEOUT_S``, or wit
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import logging
 import select
@@ -25,15 +32,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from email.parser import BytesHeaderParser
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from emberflow.clock import SystemClock
 from emberflow.email_ops.sandbox import SandboxAddress, servers
 from emberflow.email_ops.sandbox.accounts import Accounts
+from emberflow.email_ops.sandbox.delivery_log import Delivery, DeliveryLog
 from emberflow.email_ops.sandbox.local_delivery import LocalDelivery
 from emberflow.email_ops.sandbox.smtp_server import SubmissionProtocol, SubmissionRules, _cut
 from emberflow.email_ops.sandbox.state_files import Watched, replace_file
@@ -42,8 +51,20 @@ from emberflow.randomness import generator
 from emberflow.settings import PROJECT_ROOT
 from tests.faults.kit.lifeline import die_with_parent
 
+Moment = Literal["before_storing", "after_storing", "late", "quarantined", "returned"]
+
 _CUTS = "cuts.json"
 _TRANSACTIONS = "transactions.jsonl"
+_MOMENTS: tuple[Moment, ...] = ("before_storing", "after_storing", "late", "quarantined", "returned")
+QUARANTINE, RETURNED = "Quarantine", "Returned"
+_IN_WORDS = (
+    "From: MAILER-DAEMON@localhost\r\nTo: {sender}\r\nSubject: failure notice\r\n\r\n"
+    "Hi. This is the qmail-send program at localhost.\r\n"
+    "I'm afraid I wasn't able to deliver your message to the following addresses.\r\n"
+    "This is a permanent error; I've given up. Sorry it didn't work out.\r\n\r\n"
+    "<{recipient}>:\r\nSorry, no mailbox here by that name. (#5.1.1)\r\n\r\n"
+    "--- Below this line is a copy of the message.\r\n\r\n"
+)
 _START_S = 30
 
 
@@ -51,19 +72,24 @@ _START_S = 30
 class Cuts:
     """Which transactions are cut.
 
-    ``before_storing`` and ``after_storing`` are how many in all, since the server started: raising one by one
-    cuts the next transaction. ``share`` of the others is cut too, half of it before and half after storing.
+    ``before_storing``, ``after_storing``, ``late``, ``quarantined`` and ``returned`` are how many in all, since the
+    server started: raising one by one cuts the next transaction. ``share`` of the others is cut too, half of it before
+    and half after storing.
     """
 
     before_storing: int = 0
     after_storing: int = 0
+    late: int = 0
+    quarantined: int = 0
+    returned: int = 0
+    late_s: float = 20.0
     share: float = 0.0
     seed: int = 1
 
 
 @dataclass(frozen=True)
 class Transaction:
-    """One message whose final dot arrived. ``end`` is answered, cut_before_storing or cut_after_storing."""
+    """One message whose final dot arrived. ``end`` is answered, or ``cut_`` and one of the moments of ``Cuts``."""
 
     began_at: datetime
     ended_at: datetime
@@ -122,7 +148,9 @@ class _CuttingRules(SubmissionRules):
     def __init__(self, directory: Path, accounts: Accounts, delivery: LocalDelivery) -> None:
         super().__init__(accounts, delivery)
         self._cuts = Watched(directory / _CUTS, lambda text: Cuts(**json.loads(text)), missing=Cuts())
-        self._done = {"before_storing": 0, "after_storing": 0}
+        self._done: dict[Moment, int] = dict.fromkeys(_MOMENTS, 0)
+        self._held: set[asyncio.Task[None]] = set()
+        self._log = DeliveryLog(directory)
         self._luck = generator(self._cuts.content().seed, "cutting_sandbox")
         self._clock = SystemClock()
         self._transactions = (directory / _TRANSACTIONS).open("a", buffering=1, encoding="utf-8")
@@ -131,20 +159,46 @@ class _CuttingRules(SubmissionRules):
         """Answer as the sandbox does, or cut the connection before or after doing so."""
         assert isinstance(server, _CuttingProtocol)
         moment = self._next_cut()
-        if moment == "before_storing":
-            self._note(server, envelope, "cut_before_storing")
-            await _cut(server)
-        answer = await super().handle_DATA(server, session, envelope)
-        if moment == "after_storing":
-            self._note(server, envelope, "cut_after_storing")
+        if moment == "late":
+            task = asyncio.create_task(self._store_late(session, envelope))
+            self._held.add(task)
+            task.add_done_callback(self._held.discard)
+        elif moment == "quarantined":
+            self._take(session, envelope, QUARANTINE)
+        elif moment == "returned":
+            self._take(session, envelope, RETURNED)
+            await self._return(envelope)
+        elif moment != "before_storing":
+            answer = await super().handle_DATA(server, session, envelope)
+        if moment is not None:
+            self._note(server, envelope, f"cut_{moment}")
             await _cut(server)
         self._note(server, envelope, "answered")
         return answer
 
-    def _next_cut(self) -> str | None:
+    async def _store_late(self, session: Session, envelope: Envelope) -> None:
+        content, sender, recipients = _content(envelope), envelope.mail_from or "", list(envelope.rcpt_tos)
+        await asyncio.sleep(self._cuts.content().late_s)
+        await self._delivery.deliver(content, sender=sender, recipients=recipients, user=str(session.auth_data))
+
+    def _take(self, session: Session, envelope: Envelope, folder: str) -> None:
+        content, recipient = _content(envelope), envelope.rcpt_tos[0].lower()
+        message_id = str(BytesHeaderParser().parsebytes(content)["Message-ID"])
+        digest = hashlib.sha256(content).hexdigest()
+        sender, user = (envelope.mail_from or "").lower(), str(session.auth_data)
+        now = self._clock.now()
+        self._log.append(Delivery(now, message_id, sender, recipient, folder, len(content), digest, user))
+
+    async def _return(self, envelope: Envelope) -> None:
+        sender = envelope.mail_from or ""
+        words = _IN_WORDS.format(sender=sender, recipient=envelope.rcpt_tos[0])
+        mailboxes = self._delivery._mailboxes
+        await mailboxes.append(sender, "INBOX", words.encode() + _content(envelope), self._clock.now())
+
+    def _next_cut(self) -> Moment | None:
         cuts = self._cuts.content()
-        for moment, wanted in (("before_storing", cuts.before_storing), ("after_storing", cuts.after_storing)):
-            if self._done[moment] < wanted:
+        for moment in _MOMENTS:
+            if self._done[moment] < getattr(cuts, moment):
                 self._done[moment] += 1
                 return moment
         luck = float(self._luck.random())
@@ -160,6 +214,10 @@ class _CuttingRules(SubmissionRules):
             "end": end,
         }
         self._transactions.write(json.dumps(line) + "\n")
+
+
+def _content(envelope: Envelope) -> bytes:
+    return bytes(envelope.original_content or b"")
 
 
 class _CuttingProtocol(SubmissionProtocol):

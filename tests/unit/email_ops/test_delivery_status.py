@@ -200,7 +200,7 @@ TRYING_ON = {
 
 @pytest.mark.parametrize("server", TRYING_ON)
 def test_a_server_that_tries_on_has_not_returned_anything(server: str) -> None:
-    """case 23: a delay is no reason to give a mail up."""
+    """A delay is no reason to give a mail up."""
     assert read_returned(in_words(TRYING_ON[server])) is None
 
 
