@@ -9,6 +9,8 @@ from pathlib import Path
 
 from emberflow.cli.stack import Stack
 from emberflow.email_ops.sandbox import create_accounts
+from emberflow.email_ops.sandbox.accounts import Accounts
+from emberflow.errors import ConfigurationError
 from emberflow.queue_manager.registry import person
 
 
@@ -21,8 +23,11 @@ def write_accounts(
     domain. ``more`` are further columns with one value for all rows.
 
     Raises:
-        ConfigurationError: a domain is not one of those reserved for tests (RFC 2606).
+        ConfigurationError: a domain is not one of those reserved for tests (RFC 2606); or the file or one of the
+            accounts is there, whose passwords would be lost. Nothing was changed.
     """
+    if file.exists():
+        raise ConfigurationError(f"{file} exists, and may hold passwords: choose another name; nothing was changed")
     servers = vars(stack.sandbox_servers())
     kind = file.stem.removesuffix("s")
     passwords = {
@@ -30,6 +35,13 @@ def write_accounts(
         for domain in domains
         for number in range(1, per_domain + 1)
     }
+    accounts = Accounts(stack.sandbox_directory)
+    there = [address for address in passwords if accounts.exists(address)]
+    if there:
+        raise ConfigurationError(
+            f"{len(there)} of these accounts exist, for instance {there[0]}: with new passwords, mailboxes that are "
+            "registered could not log in any more. Choose another --domain or file name; nothing was changed"
+        )
     create_accounts(stack.sandbox_directory, passwords)
     file.touch(mode=0o600)
     with file.open("w", newline="") as out:
