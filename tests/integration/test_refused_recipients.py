@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from emberflow.queue_manager import refused_recipients, registry
 from emberflow.queue_manager.refused_recipients import Findings, RefusalPolicy, Said
+from emberflow.queue_manager.slots import Priority
 from tests.unit.email_ops.fake_mail_servers import Authority, FaultySmtpServer
 from tests.worlds import NOON, Member, Sandbox, World, a_policy, a_world
 
@@ -186,6 +187,56 @@ def test_a_mailbox_is_not_planned_again_for_a_recipient_that_its_server_refused(
     assert partners[sender.id]
     assert world.bots[0].id not in partners[sender.id]
     assert world.bots[0].id in partners[other.id]
+
+
+HOURLY = "550 Domain north.test has exceeded the max emails per hour (125/100 (125%)) allowed. Message discarded."
+NOT_OWNED = "553 5.7.1 <ann@north.test>: Sender address rejected: not owned by user bo@north.test"
+
+
+def test_a_sending_limit_holds_the_mailbox_for_as_long_as_it_lasts_and_loses_no_mail(
+    database: Engine, sandbox: Sandbox, serve: Serve
+) -> None:
+    """B-F5: said with a 5xx, again and again, to mail that is owed; neither sender nor bot is at fault."""
+    world = a_silent_world(database, sandbox, 2, 3)
+    limited, other = world.senders
+    server = serve(world, limited, HOURLY)
+    owed = {"task_type": "reply", "turn": 3, "priority_level": int(Priority.REPLY), "gap_s": 0}
+    slot = world.slot(limited, world.bots[0], **owed)
+    for _ in range(world.policy.dispatch.maximum_attempts + 2):
+        asked = len(server.commands)
+        world.dispatch()
+        assert len(server.commands) > asked
+        row = world.row("select status, target_time from ops.slots where id = :id", id=slot)
+        assert row["status"] == "planned"
+        assert row["target_time"] - world.clock.now() >= timedelta(minutes=55)
+        later = world.slot(limited, world.bots[1], gap_s=0)
+        asked = len(server.commands)
+        assert world.dispatch() == {"held": 1}
+        assert len(server.commands) == asked
+        world.change("update ops.slot_states set status = 'expired' where slot_id = :id", id=later)
+        assert send(world, other, world.bots[2]) == {"sent": 1}
+        world.clock.advance(row["target_time"] - world.clock.now())
+    assert statuses_of_bots(world) == {"active": 3}
+    assert state(world, limited)[0] == "active"
+    concerned = [event["details"].get("concerns") for event in world.events("attempt")]
+    assert concerned.count("mailbox") == world.policy.dispatch.maximum_attempts + 2
+    assert concerned.count("recipient") == 0
+
+
+def test_a_login_that_may_not_use_its_from_address_stops_its_mailbox_with_a_remedy(
+    database: Engine, sandbox: Sandbox, serve: Serve
+) -> None:
+    world = a_silent_world(database, sandbox, 2, 2)
+    foreign, other = world.senders
+    serve(world, foreign, NOT_OWNED)
+    assert send(world, foreign, world.bots[0]) == {"retry": 1}
+    paused, reason, remedy = state(world, foreign)
+    assert (paused, reason) == ("paused", "its server refused it: the login may not send as this From address")
+    assert "at the provider" in remedy
+    assert f"emberflow senders resume {foreign.address}" in remedy
+    assert send(world, other, *world.bots) == {"sent": 2, "refused": 1}
+    assert world.value("select reason from ops.slots where status = 'cancelled'") == "sender_paused"
+    assert statuses_of_bots(world) == {"active": 2}
 
 
 # The evidence alone

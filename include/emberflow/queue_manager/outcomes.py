@@ -123,7 +123,10 @@ class Recorder:
             log.warning("slot %s: uncertain (%s)", slot.id, reason)
             return "uncertain", End(slot, "uncertain", reason), verdict
         counts = result.submitted_at is None
-        if verdict.final or slot.attempts + 1 >= self._policy.dispatch.maximum_attempts:
+        # A limit of the mailbox passes; however often a mail meets it, the mail is not at fault.
+        is_limited = verdict.action == "throttle" and verdict.scope == "mailbox"
+        is_last = slot.attempts + 1 >= self._policy.dispatch.maximum_attempts and not is_limited
+        if verdict.final or is_last:
             log.warning("slot %s: failed (%s)", slot.id, reason)
             return "failed", End(slot, "failed", reason, counts_as_attempt=counts), verdict
         log.warning("slot %s: retry (%s)", slot.id, reason)
