@@ -5,11 +5,15 @@ was found, moves junked ones to the inbox, and lets each recipient decide whethe
 a slot of the high-priority queue; `dispatch` sends it.
 
 - **Reads** IMAP, incrementally by UIDVALIDITY and UID
-- **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.conversations`, `ops.imap_cursors`
+- **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.conversations`, `ops.imap_cursors`,
+  `ops.mailbox_readings`, `ops.message_faults`
 - **Announces** new events when the reputation marts are due; that starts `reputation` for this hour.
 
 ### Triage notes
-- *`unreadable` lists a mailbox*: its server or login failed this time; the others were read. Look at it when it stays.
+- *`unreadable` lists a mailbox or one of its folders*: it failed this time; the others were read. Look at it when it
+  stays; `emberflow doctor` tells it too.
+- *`quarantined`, `refused`, `rescue_failed`*: single messages that were set aside; no other waits for them.
+- *`not_reached`*: the run's time was over (`inbox.run_s`); these mailboxes come first in the next run.
 - *`rejected`*: a message with an unknown, forged or reused token; it was recorded and not answered.
 - A shard fails only when none of its mailboxes could be read; then the run fails too, whether or not events were
   announced.

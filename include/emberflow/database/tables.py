@@ -496,6 +496,35 @@ imap_cursors = Table(
     _instant("synced_at", default_now=True),
 )
 
+mailbox_readings = Table(
+    "mailbox_readings",
+    metadata,
+    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id, ondelete="cascade"), primary_key=True),
+    _instant("tried_at"),
+    Column("read_at", DateTime(timezone=True), comment="when every folder was read the last time; null: never"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="in a row, since it was read"),
+    Column("problem", Text, comment="what could not be read the last time, and why; null: nothing"),
+    Column("junk_folder", Text, comment="its Junk folder; null: none was found"),
+    Column("junk_looked_for_at", DateTime(timezone=True), comment="when its folders were listed the last time"),
+)
+
+message_faults = Table(
+    "message_faults",
+    metadata,
+    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id, ondelete="cascade"), primary_key=True),
+    Column("folder", Text, primary_key=True),
+    Column("uidvalidity", BigInteger, primary_key=True),
+    Column("uid", BigInteger, primary_key=True),
+    Column("step", Text, primary_key=True, comment="what failed: read, or rescue (the move from Junk to INBOX)"),
+    Column("reason", Text, nullable=False),
+    Column("size", BigInteger, comment="bytes, as the server tells; null: it did not"),
+    Column("tries", Integer, nullable=False, server_default="1"),
+    _instant("first_at"),
+    _instant("last_at"),
+    Column("next_try_at", DateTime(timezone=True), comment="null: given up, never read again"),
+    _one_of("step", ("read", "rescue")),
+)
+
 switches = Table(
     "switches",
     metadata,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
-WARMUP_HEADER = "X-Emberflow-Warmup"
-TOKEN_HEADER = "X-Emberflow-Token"  # noqa: S105
+WARMUP_HEADER: Final = "X-Emberflow-Warmup"
+TOKEN_HEADER: Final = "X-Emberflow-Token"  # noqa: S105
 
 # Printable ASCII without space, angle bracket, quote or backslash: also safe inside an IMAP quoted string.
 MESSAGE_ID = re.compile(r"<[!#-;=?-\[\]-~]{1,400}>")

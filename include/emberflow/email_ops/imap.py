@@ -149,7 +149,14 @@ class ImapReader(ImapSession):
         portion = self.next_portion(folder, after)
         return portion.messages, portion.cursor
 
-    def next_portion(self, folder: str, after: Cursor | None, *, having: HeaderName | None = None) -> Portion:
+    def next_portion(
+        self,
+        folder: str,
+        after: Cursor | None,
+        *,
+        having: HeaderName | None = None,
+        without: Collection[tuple[int, int]] = (),
+    ) -> Portion:
         """Return what arrived in ``folder`` since ``after``.
 
         At most 500 messages a call: the oldest new ones, so that the next call goes on where this one
@@ -157,7 +164,7 @@ class ImapReader(ImapSession):
         2.3.1.1), the newest 500 are returned; after a renumbering the caller knows some of them already.
         With ``having`` only messages that have this header field are returned, read as far as their header: what
         strangers send costs a line each. Otherwise they are read whole, and of those over 1 MiB the header.
-        Nothing is marked as read. Selects ``folder``.
+        Those ``without`` (UIDVALIDITY, UID) are left out. Nothing is marked as read. Selects ``folder``.
 
         A message that the server does not give, or that cannot be parsed, is in ``unread`` and keeps no other back.
         """
@@ -167,7 +174,8 @@ class ImapReader(ImapSession):
             newest = f"{exists - MESSAGES_PER_CALL + 1}:*" if exists > MESSAGES_PER_CALL else "ALL"
             uids = self._search(newest)[-MESSAGES_PER_CALL:]
             next_uid = max([1, uidnext, *(uid + 1 for uid in uids)])
-            return Portion(*self._read(folder, uids, having), Cursor(self._uidvalidity, next_uid), is_last=True)
+            cursor = Cursor(self._uidvalidity, next_uid)
+            return Portion(*self._read(folder, uids, having, without), cursor, is_last=True)
         start = max(after.next_uid, 1)
         if start > LAST_UID or 0 < uidnext <= start:
             return Portion([], [], after, is_last=True)
@@ -175,7 +183,7 @@ class ImapReader(ImapSession):
         found = [uid for uid in self._search("UID", f"{start}:*") if uid >= start]
         uids = found[:MESSAGES_PER_CALL]
         cursor = Cursor(self._uidvalidity, uids[-1] + 1) if uids else after
-        return Portion(*self._read(folder, uids, having), cursor, is_last=len(found) == len(uids))
+        return Portion(*self._read(folder, uids, having, without), cursor, is_last=len(found) == len(uids))
 
     def read_again(
         self, folder: str, uidvalidity: int, uids: Sequence[int], *, having: HeaderName | None = None
@@ -267,8 +275,13 @@ class ImapReader(ImapSession):
         return read_listed(data)
 
     def _read(
-        self, folder: str, uids: Sequence[int], having: HeaderName | None
+        self,
+        folder: str,
+        uids: Sequence[int],
+        having: HeaderName | None,
+        without: Collection[tuple[int, int]] = (),
     ) -> tuple[list[ReceivedMessage], list[Unread]]:
+        uids = [uid for uid in uids if (self._uidvalidity, uid) not in without]
         envelopes, refused = self._envelopes(folder, uids, having)
         unread = [Unread(uid, None, reason, is_final=False) for uid, reason in refused.items()]
         messages: list[ReceivedMessage] = []

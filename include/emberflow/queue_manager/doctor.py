@@ -42,6 +42,29 @@ _OLDEST_TRANSACTION = text("""
     limit 1
 """)
 
+_READINGS = text("""
+    select
+        count(*) filter (where problem is null) as read,
+        count(*) filter (where problem is not null) as unreadable,
+        min(address || ': ' || problem) filter (where problem is not null) as example,
+        count(*) filter (where junk_folder is null and junk_looked_for_at is not null) as without_junk,
+        min(address) filter (where junk_folder is null and junk_looked_for_at is not null) as without_junk_example
+    from ops.mailbox_readings
+    inner join ops.mailboxes on mailboxes.id = mailbox_id
+    where check_passed
+""")
+_MESSAGE_FAULTS = text("""
+    select
+        count(*) filter (where last_at > clock_timestamp() - interval '7 days') as lately,
+        count(*) filter (where step = 'read') as unread,
+        count(*) filter (where step = 'rescue') as in_junk,
+        count(*) filter (where next_try_at is null) as given_up,
+        (array_agg(address || ', ' || folder || ', UID ' || uid || ': ' || faults.reason order by last_at desc))[1]
+            as newest
+    from ops.message_faults as faults
+    inner join ops.mailboxes on mailboxes.id = mailbox_id
+""")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -98,6 +121,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     yield _mode(connection, settings)
     yield _mailboxes(connection)
     yield _mail_servers(connection, settings)
+    yield from _reading(connection)
     yield _zones(connection)
     yield _queue(connection)
     yield _in_doubt(connection)
@@ -152,6 +176,28 @@ def _mailboxes(connection: Connection) -> Finding:
     elif row.total == 0:
         remedy = "import senders and bots: `emberflow senders import`, `emberflow bots import`"
     return Finding("mailboxes", f"{row.passed} of {row.total} passed their check", remedy)
+
+
+def _reading(connection: Connection) -> Iterator[Finding]:
+    """Yield what the inbox runs could not read, which mailboxes show no Junk folder, and what was set aside."""
+    row = connection.execute(_READINGS).one()
+    remedy = None
+    if row.unreadable:
+        remedy = f"correct the server or the login, or look at the mail server; for instance {row.example}"
+    yield Finding("inbox reading", f"{row.read} mailboxes read, {row.unreadable} not", remedy)
+    remedy = None
+    if row.without_junk:
+        remedy = (
+            "placement there looks better than it is: show the Junk folder over IMAP, or name it Junk; "
+            f"for instance {row.without_junk_example}"
+        )
+    yield Finding("Junk folders", f"{row.without_junk} mailboxes show none", remedy)
+    row = connection.execute(_MESSAGE_FAULTS).one()
+    remedy = None
+    if row.lately:
+        remedy = f"look at the newest with a mail program: {row.newest}"
+    told = f"{row.unread} not read, {row.in_junk} not rescued, {row.given_up} of them given up"
+    yield Finding("messages set aside", told, remedy)
 
 
 def _zones(connection: Connection) -> Finding:

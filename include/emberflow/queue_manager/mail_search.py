@@ -183,7 +183,7 @@ class MailSearch:
                 raw = reader.raw_message(folder, uid)
                 if raw is None:
                     raise ImapError("imap_command", "a message was moved while it was looked at")
-                message = parse(raw, uid=uid, folder=folder, size=len(raw), internal_date=None)
+                message = parse(raw, uid=uid, folder=folder, size=len(raw), internal_date=None, with_body=False)
                 if self._is_copy(mail.slot, message):
                     where = f"in {folder} of its {whose}"
                     found[mail.slot.id] = Finding("present", where, message.subject or "")

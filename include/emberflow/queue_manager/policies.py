@@ -85,11 +85,15 @@ class DispatchPolicy(BaseModel):
 
 
 class InboxPolicy(BaseModel):
-    """How mailboxes are read: the number of shards that one run fans out to."""
+    """How mailboxes are read: the number of shards that one run fans out to, and how long it may take.
+
+    After ``run_s`` no other mailbox is begun: those that are left come first in the next run, 5 minutes later.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shards: int = Field(default=4, ge=1, le=64)
+    run_s: int = Field(default=270, ge=1, le=1500)
 
 
 class ReconcilePolicy(BaseModel):

@@ -1,0 +1,89 @@
+"""When each mailbox was read the last time, what kept it from being read, and whether it shows a Junk folder.
+
+A run has a time budget. The mailboxes that it does not reach come first in the next run, because who was tried longest
+ago is first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+_PROBLEM_CHARACTERS = 500
+
+_IN_TURN = text("""
+    select mailboxes.id as mailbox_id, mailboxes.address, coalesce(readings.failures, 0) as failures
+    from ops.mailboxes
+    left join ops.senders on senders.mailbox_id = mailboxes.id
+    left join ops.bots on bots.mailbox_id = mailboxes.id
+    left join ops.mailbox_readings as readings on readings.mailbox_id = mailboxes.id
+    where mailboxes.id % :shards = :shard
+        and mailboxes.check_passed
+        and (senders.state in ('active', 'paused') or bots.status in ('active', 'paused'))
+    order by readings.tried_at nulls first, mailboxes.id
+""")
+
+_RECORD = text("""
+    insert into ops.mailbox_readings as readings
+        (mailbox_id, tried_at, read_at, failures, problem, junk_folder, junk_looked_for_at)
+    values (
+        :mailbox_id, :at, case when :problem is null then cast(:at as timestamptz) end,
+        case when cast(:problem as text) is null then 0 else 1 end, :problem, :junk_folder,
+        case when :saw_folders then cast(:at as timestamptz) end
+    )
+    on conflict (mailbox_id) do update
+    set tried_at = excluded.tried_at,
+        read_at = coalesce(excluded.read_at, readings.read_at),
+        failures = case when excluded.problem is null then 0 else readings.failures + 1 end,
+        problem = excluded.problem,
+        junk_folder = case when :saw_folders then excluded.junk_folder else readings.junk_folder end,
+        junk_looked_for_at = coalesce(excluded.junk_looked_for_at, readings.junk_looked_for_at)
+""")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A mailbox to read. ``failures``: how often in a row it could not be read."""
+
+    mailbox_id: int
+    address: str
+    failures: int
+
+
+@dataclass
+class Outcome:
+    """What became of one reading.
+
+    ``was_read``: at least one folder was; ``junk_folder`` says nothing unless ``saw_folders``.
+    """
+
+    problems: list[str]
+    was_read: bool = False
+    saw_folders: bool = False
+    junk_folder: str | None = None
+
+    @property
+    def junk_told(self) -> str:
+        """Return which folder was looked into as Junk, for the record."""
+        return self.junk_folder or ("none" if self.saw_folders else "unknown")
+
+
+def in_turn(connection: Connection, shard: int, shards: int) -> list[Turn]:
+    """Return the mailboxes of a shard that are in use, the one that was tried longest ago first."""
+    return [Turn(**row) for row in connection.execute(_IN_TURN, {"shard": shard, "shards": shards}).mappings()]
+
+
+def record(connection: Connection, turn: Turn, outcome: Outcome, at: datetime) -> None:
+    """Store what became of a reading."""
+    connection.execute(
+        _RECORD,
+        {
+            "mailbox_id": turn.mailbox_id,
+            "at": at,
+            "problem": "; ".join(outcome.problems)[:_PROBLEM_CHARACTERS] or None,
+            "saw_folders": outcome.saw_folders,
+            "junk_folder": outcome.junk_folder,
+        },
+    )

@@ -1,0 +1,95 @@
+"""Single messages of our mailboxes that could not be read or rescued: set aside, so that no other waits for them.
+
+What cannot be parsed within the limits is never read again. What a server refuses is tried again, after 15 minutes,
+1 hour, 4 and 16 hours; then it is given up. Either way its row stays and says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Connection, text
+
+from emberflow.email_ops.imap import Unread
+
+Step = Literal["read", "rescue"]
+
+_REASON_CHARACTERS = 300
+
+_NOTE = text("""
+    insert into ops.message_faults as faults
+        (mailbox_id, folder, uidvalidity, uid, step, reason, size, first_at, last_at, next_try_at)
+    values (
+        :mailbox_id, :folder, :uidvalidity, :uid, :step, :reason, :size, :at, :at,
+        case when not :is_final then cast(:at as timestamptz) + interval '15 minutes' end
+    )
+    on conflict (mailbox_id, folder, uidvalidity, uid, step) do update
+    set reason = excluded.reason,
+        size = coalesce(excluded.size, faults.size),
+        tries = faults.tries + 1,
+        last_at = excluded.last_at,
+        next_try_at = case
+            when not :is_final and faults.tries < 4
+            then excluded.last_at + interval '15 minutes' * power(4, faults.tries)
+        end
+    where faults.next_try_at <= excluded.last_at
+""")
+
+_DUE = text("""
+    select uidvalidity, uid
+    from ops.message_faults
+    where mailbox_id = :mailbox_id and folder = :folder and step = :step and next_try_at <= :now
+    order by next_try_at, uid
+    limit 50
+""")
+
+_GIVEN_UP = text("""
+    select uidvalidity, uid
+    from ops.message_faults
+    where mailbox_id = :mailbox_id and folder = :folder and step = 'read' and next_try_at is null
+""")
+
+_SETTLE = text("""
+    delete from ops.message_faults
+    where mailbox_id = :mailbox_id and folder = :folder and uidvalidity = :uidvalidity and step = :step
+        and uid = any(:uids)
+""")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a message lies: its number holds under one UIDVALIDITY of one folder (RFC 9051 2.3.1.1)."""
+
+    mailbox_id: int
+    folder: str
+    uidvalidity: int
+
+
+def note(connection: Connection, place: Place, step: Step, faults: Iterable[Unread], at: datetime) -> None:
+    """Record one more failure of each message, unless it was given up or is not due for another try yet."""
+    for fault in faults:
+        values = {"uid": fault.uid, "size": fault.size, "is_final": fault.is_final, "step": step, "at": at}
+        connection.execute(_NOTE, vars(place) | values | {"reason": fault.reason[:_REASON_CHARACTERS]})
+
+
+def due(connection: Connection, mailbox_id: int, folder: str, step: Step, now: datetime) -> dict[int, list[int]]:
+    """Return by UIDVALIDITY which messages of a folder are to be tried again now, at most 50."""
+    uids: dict[int, list[int]] = {}
+    for row in connection.execute(_DUE, {"mailbox_id": mailbox_id, "folder": folder, "step": step, "now": now}):
+        uids.setdefault(row.uidvalidity, []).append(row.uid)
+    return uids
+
+
+def given_up(connection: Connection, mailbox_id: int, folder: str) -> frozenset[tuple[int, int]]:
+    """Return (UIDVALIDITY, UID) of the messages of a folder that are never read again."""
+    rows = connection.execute(_GIVEN_UP, {"mailbox_id": mailbox_id, "folder": folder})
+    return frozenset((row.uidvalidity, row.uid) for row in rows)
+
+
+def settle(connection: Connection, place: Place, step: Step, uids: Collection[int]) -> None:
+    """Forget the failures of messages that were read or rescued, or are gone."""
+    if uids:
+        connection.execute(_SETTLE, vars(place) | {"step": step, "uids": list(uids)})
