@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
-from emberflow.queue_manager import slot_message, submission
+from emberflow.queue_manager import lane_run, slot_message, submission
 from emberflow.queue_manager.outcomes import Recorder, Result
 from emberflow.queue_manager.slots import Slot
 from tests.worlds import Sandbox, World, a_policy, a_world
@@ -202,6 +202,18 @@ def test_a_fault_of_our_own_ends_the_run_before_it_uses_up_everybodys_attempts(
     assert world.value("select count(*) from ops.slots where attempts > 0") == 4
     assert world.statuses() == {"planned": 11, "leased": 1}
     assert world.deliveries() == []
+
+
+def test_a_run_does_not_go_on_for_ever_although_more_and_more_is_due(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Q-B4: after its window and an overtime it claims nothing more; the next run goes on."""
+    one_each(world)
+    monkeypatch.setattr(lane_run, "_LONGEST_OVERTIME_S", -1e9)
+    assert world.dispatch() == {}
+    assert world.statuses() == {"planned": 2}
+    monkeypatch.undo()
+    assert world.dispatch() == {"sent": 2}
 
 
 def test_a_database_that_is_away_is_no_mails_fault_and_ends_the_run(

@@ -137,6 +137,49 @@ def test_a_session_that_had_ended_before_the_message_began_asks_for_another_one(
     assert connection.session is None
 
 
+class Away:
+    """The module ``time`` of a process that was stopped for hours."""
+
+    def monotonic(self) -> float:
+        return time.monotonic() + 10_000
+
+
+def test_answers_that_arrived_while_the_process_was_stopped_are_heard_whatever_the_time(
+    scene: Scene, dialogues: Dialogues[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Q-F5: every deadline is over when it goes on, and the servers have accepted every message."""
+    released = threading.Event()
+    faults = {"eod": [lambda _: released.wait(10), "250 2.0.0 queued"]}
+    servers = [scene.begin(f"mail{number}", faults=faults, store_at_eod=True)[0] for number in range(3)]
+    permitted = 0
+    while not all(server.accepted for server in servers):
+        for key, event in dialogues.turn(0.1):
+            assert event is None
+            dialogues.permit(key, 60)
+            permitted += 1
+    released.set()
+    time.sleep(0.5)  # the answers lie in the sockets by then
+    for module in ("dialogues", "smtp_session"):
+        monkeypatch.setattr(f"emberflow.email_ops.{module}.time", Away())
+    ends = Leader(dialogues).lead()
+    assert (permitted, {outcome(ended) for ended in ends.values()}, len(ends)) == (3, {("sent", "eod")}, 3)
+
+
+def test_a_dialogue_that_is_cut_tells_nothing_and_leaves_no_session(scene: Scene, dialogues: Dialogues[str]) -> None:
+    """Q-B6: for a mail whose outcome is told already."""
+    server, connection = scene.begin("cut")
+    while not dialogues.turn(10):
+        pass
+    dialogues.cut("cut")
+    dialogues.cut("cut")
+    assert dialogues.turn(0) == []
+    assert (server.accepted, connection.session, len(dialogues)) == ([], None, 0)
+    _, silent = scene.begin("silent", faults={"mail": hang})
+    dialogues.cut("silent")
+    assert dialogues.turn(0) == []
+    assert silent.session is None
+
+
 def test_another_thread_ends_a_turn_at_once(dialogues: Dialogues[str]) -> None:
     threading.Timer(0.05, dialogues.wake).start()
     started = time.monotonic()
