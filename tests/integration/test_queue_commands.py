@@ -69,7 +69,8 @@ def test_what_needs_a_person_is_listed_with_reason_and_remedy(queue: Command, wo
     shown = queue("list")
 
     assert shown.exit_code == 0
-    assert "4 slots: uncertain, parked" in shown.output
+    in_doubt = "mails in doubt: 1 unresolved, 2 waiting to be looked for, the oldest for 1.0 d"
+    assert f"4 slots: uncertain, parked; {in_doubt}" in words(shown)
     assert "unresolved" in shown.output
     assert f"queue settle {old}" in words(shown)
     assert f"queue settle {hindered}" in words(shown)

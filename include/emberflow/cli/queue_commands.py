@@ -53,6 +53,7 @@ def list_queue(
     with connect().connect() as connection:
         policy = in_force(connection).policy
         waiting = backlog.listed(connection, statuses, limit, now=database_clock.now(connection), policy=policy)
+        in_doubt = backlog.in_doubt(connection)
     rows = [
         (one.id, one.status, one.what, one.from_address, one.to_address, one.since, one.reason, one.remedy)
         for one in waiting
@@ -64,7 +65,8 @@ def list_queue(
         "again now and then, and settled by itself where it is found. A parked slot may be what killed its workers: "
         "release it when that is mended. `emberflow explain SLOT` shows what happened."
     )
-    title, caption = f"{len(rows)} slots: {', '.join(statuses)}", advice if rows else None
+    title = f"{len(rows)} slots: {', '.join(statuses)}; mails in doubt: {in_doubt}"
+    caption = advice if rows else None
     show(Section("slots", title, columns, rows, caption, least=("what", "since (UTC)", "to")), as_json=as_json)
 
 

@@ -125,6 +125,13 @@ class InDoubt:
     hindered: int
     oldest_s: float | None
 
+    def __str__(self) -> str:
+        """Return the figures in words."""
+        if self.oldest_s is None:
+            return "none"
+        age = f"{self.oldest_s / 86_400:.1f} d" if self.oldest_s >= 86_400 else f"{self.oldest_s / 60:.0f} min"
+        return f"{self.unresolved} unresolved, {self.waiting} waiting to be looked for, the oldest for {age}"
+
 
 def in_doubt(connection: Connection) -> InDoubt:
     """Count the mails of which nobody knows whether they were sent."""

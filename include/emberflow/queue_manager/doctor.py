@@ -248,17 +248,13 @@ def _queue(connection: Connection) -> Finding:
 
 def _in_doubt(connection: Connection) -> Finding:
     mails = backlog.in_doubt(connection)
-    if mails.oldest_s is None:
-        return Finding("mails in doubt", "none")
-    age = f"{mails.oldest_s / 86_400:.1f} d" if mails.oldest_s >= 86_400 else f"{mails.oldest_s / 60:.0f} min"
-    found = f"{mails.unresolved} unresolved, {mails.waiting} waiting to be looked for, the oldest for {age}"
     if not mails.unresolved and not mails.hindered:
-        return Finding("mails in doubt", found)
+        return Finding("mails in doubt", str(mails))
     remedy = (
         "`emberflow queue list` says for each where it was looked for or what hinders that; they count as sent until "
         "`emberflow queue settle` is told what you found out"
     )
-    return Finding("mails in doubt", found, remedy)
+    return Finding("mails in doubt", str(mails), remedy)
 
 
 def _transactions(connection: Connection) -> Finding:
