@@ -12,6 +12,7 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -282,6 +283,26 @@ def test_mail_events_start_the_reputation_of_their_hour(played: Played) -> None:
         assert hour == hour.replace(minute=0, second=0)
         assert floor_hour(events.first) <= floor_hour(hour.astimezone(events.first.tzinfo)) <= events.last
     assert played.rows("select count(*) from marts.sender_scores")[0][0] > 0
+
+
+def test_a_healthy_task_says_its_hour_and_counts_in_one_line_and_nothing_in_red(played: Played) -> None:
+    """Of each DAG's last good run that did something."""
+    client = played.client
+    first_words = re.compile(r"\d{4}-\d\d-\d\d \d\d:00 UTC: ")
+    said: dict[str, int] = {}
+    for dag_id in sorted(DAG_IDS):
+        run_id = next(run["dag_run_id"] for run in client.runs(dag_id) if run["state"] == "success")
+        for task in client.task_instances(dag_id, run_id):
+            if task["state"] != "success" or task["task_id"] == "judge_run":
+                continue
+            lines = client.task_log(dag_id, run_id, task)
+            red = [line for line in lines if str(line.get("level")) in ("warning", "error", "critical")]
+            assert red == [], (dag_id, task["task_id"])
+            told = [line["event"] for line in lines if first_words.match(str(line["event"]))]
+            assert len(told) == 1, (dag_id, task["task_id"], lines)
+            said[dag_id] = said.get(dag_id, 0) + 1
+
+    assert set(said) == DAG_IDS
 
 
 def test_a_missing_pool_is_a_finding_and_is_created_again_and_a_changed_size_is_kept(played: Played) -> None:

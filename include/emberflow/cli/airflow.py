@@ -14,9 +14,11 @@ from emberflow import private_files
 from emberflow.locations import PROJECT_ROOT
 
 ADMIN = "admin"
+API_SERVER = "airflow-api-server"
+SCHEDULER = "airflow-scheduler"
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "airflow-api-server": ("api-server",),
-    "airflow-scheduler": ("scheduler", "--skip-serve-logs"),  # the log server would listen on all interfaces
+    API_SERVER: ("api-server",),
+    SCHEDULER: ("scheduler", "--skip-serve-logs"),  # the log server would listen on all interfaces
     "airflow-dag-processor": ("dag-processor",),
     "airflow-triggerer": ("triggerer", "--skip-serve-logs"),
 }

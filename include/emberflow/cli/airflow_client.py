@@ -110,20 +110,25 @@ class AirflowClient:
         found: list[dict[str, Any]] = self.get(path)["task_instances"]
         return found
 
+    def task_log(self, dag_id: str, run_id: str, task: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the lines of the last try of a task instance, as ``task_instances`` describes it."""
+        return self._log(f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}", task)
+
+    def _log(self, path: str, task: Mapping[str, Any]) -> list[dict[str, Any]]:
+        place = f"{path}/taskInstances/{task['task_id']}/logs/{task['try_number']}?map_index={task['map_index']}"
+        lines: list[dict[str, Any]] = self.get(place)["content"]
+        return lines
+
     def _failures(self, path: str) -> str:
         found = self.get(f"{path}/taskInstances?limit=100")["task_instances"]
         failed = [task for task in found if task["state"] == "failed"]
         if not failed:
             return "no task says why"
         task = failed[0]
-        log = self.get(
-            f"{path}/taskInstances/{task['task_id']}/logs/{task['try_number']}?map_index={task['map_index']}"
-        )
-        errors = [error for line in log["content"] for error in line.get("error_detail") or ()]
+        log = self._log(path, task)
+        errors = [error for line in log for error in line.get("error_detail") or ()]
         if not errors:
-            return f"task {task['task_id']}: " + "\n".join(
-                str(line.get("event", line)) for line in log["content"][-15:]
-            )
+            return f"task {task['task_id']}: " + "\n".join(str(line.get("event", line)) for line in log[-15:])
         return f"task {task['task_id']}: {errors[-1]['exc_type']}: {errors[-1]['exc_value']}"[:3000]
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, authorised: bool = True) -> Any:

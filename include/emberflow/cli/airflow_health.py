@@ -94,7 +94,9 @@ def _processes(connection: Connection) -> Finding:
     remedy = None
     if dead:
         logs = ", ".join(f"{process}.log" for process in dead)
-        remedy = f"run `./emberflow up`; why it stopped stands in {logs} of `<home>/run`"
+        remedy = (
+            f"run `./emberflow up`, and before it `down` if the process is there but silent; see {logs} in <home>/run"
+        )
     return Finding("Airflow's heartbeats", ", ".join(told), remedy)
 
 

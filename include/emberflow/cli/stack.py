@@ -61,12 +61,16 @@ class ServiceState:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the stack as its supervisor sees it. ``needs`` names a part without which it is not started."""
+    """One part of the stack as its supervisor sees it.
+
+    ``needs`` are the parts that must answer (``answers``) before this one is started.
+    """
 
     name: str
     is_running: Callable[[], bool]
     start: Callable[[], None]
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
+    answers: Callable[[], bool] = lambda: True
 
 
 class Stack:
@@ -215,13 +219,18 @@ class Stack:
         sandbox = Part(self._sandbox.name, lambda: self._sandbox.process() is not None, self._start_sandbox)
         return [postgres, sandbox, *(self._as_part(service, postgres.name) for service in self._airflow)]
 
-    def _as_part(self, service: Service, needs: str) -> Part:
+    def _as_part(self, service: Service, database: str) -> Part:
         return Part(
             service.name,
             is_running=lambda: service.process() is not None,
             start=lambda: self._start_component(service),
-            needs=needs,
+            # A task reports to the API server: it fails when nobody answers there.
+            needs=(database, airflow.API_SERVER) if service.name == airflow.SCHEDULER else (database,),
+            answers=self._api_answers if service.name == airflow.API_SERVER else lambda: True,
         )
+
+    def _api_answers(self) -> bool:
+        return _answers(self._ports()["airflow"])
 
     def _start_component(self, service: Service) -> None:
         command = [airflow_program(), *airflow.COMPONENTS[service.name]]
@@ -273,15 +282,20 @@ class Stack:
         if done.returncode != 0:
             raise StackError(f"Airflow's database could not be prepared:\n{log.log_tail()}")
         report("Airflow")
-        for service in self._airflow:
+        # The scheduler comes last: its tasks fail while the API server does not answer.
+        first = [service for service in self._airflow if service.name != airflow.SCHEDULER]
+        for service in first:
             if service.process() is None:
                 self._start_component(service)
 
         def all_run() -> None:
-            for service in [*self._airflow, self._sandbox]:
+            for service in [*first, self._sandbox]:
                 service.require_running()
 
         self.airflow_client().wait_until_ready(DAG_IDS, _AIRFLOW_TIMEOUT_S, all_run)
+        (scheduler,) = (service for service in self._airflow if service.name == airflow.SCHEDULER)
+        if scheduler.process() is None:
+            self._start_component(scheduler)
 
     def stop(self) -> None:
         """Stop everything that runs; what is kept in ``home`` stays."""

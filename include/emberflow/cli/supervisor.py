@@ -1,8 +1,9 @@
 """What ``emberflow up`` starts is started again when it dies, and its logs are kept small.
 
 A part that has died is started again at once, then with a growing pause, and no more after too many tries in a row; a
-part that ran for a minute is well again. Airflow's parts wait for the database, without which they would only die.
-What happened stands in the supervisor's log, and in ``supervisor.json`` for ``emberflow status`` and ``doctor``.
+part that ran for a minute is well again. A part waits for those without which it would only fail: Airflow's for the
+database, its scheduler for the API server too. What happened stands in the supervisor's log, and in
+``supervisor.json`` for ``emberflow status`` and ``doctor``.
 """
 
 from __future__ import annotations
@@ -62,12 +63,13 @@ class Supervisor:
 
     def look(self) -> None:
         """Look at every part once, in the order in which they are started."""
-        running: set[str] = set()
+        answering: set[str] = set()
         for part in self._parts:
             if part.is_running():
-                running.add(part.name)
+                if part.answers():
+                    answering.add(part.name)
                 self._is_well(self._histories[part.name])
-            elif part.needs is None or part.needs in running:
+            elif answering.issuperset(part.needs):
                 self._start_again(part, self._histories[part.name])
 
     def _is_well(self, history: History) -> None:

@@ -16,12 +16,13 @@ from emberflow.errors import StackError
 class Fake:
     """A part that runs while it is told to."""
 
-    def __init__(self, name: str, needs: str | None = None) -> None:
+    def __init__(self, name: str, *needs: str) -> None:
         self.name = name
+        self.answers = True
         self.runs = True
         self.can_start = True
         self.starts: list[float] = []
-        self.part = Part(name, lambda: self.runs, self._start, needs)
+        self.part = Part(name, lambda: self.runs, self._start, needs, lambda: self.answers)
         self.clock = 0.0
 
     def _start(self) -> None:
@@ -92,7 +93,7 @@ def test_a_part_that_ran_for_a_minute_is_well_again(tmp_path: Path) -> None:
 
 
 def test_what_needs_the_database_waits_for_it_and_loses_no_try(tmp_path: Path) -> None:
-    database, scheduler = Fake("database"), Fake("scheduler", needs="database")
+    database, scheduler = Fake("database"), Fake("scheduler", "database")
     watch = Watch(tmp_path, database, scheduler)
     database.runs = database.can_start = scheduler.runs = False
 
@@ -103,6 +104,19 @@ def test_what_needs_the_database_waits_for_it_and_loses_no_try(tmp_path: Path) -
 
     assert scheduler.runs
     assert watch.restarts("scheduler") == 1
+
+
+def test_what_runs_but_does_not_answer_is_waited_for(tmp_path: Path) -> None:
+    api, scheduler = Fake("api"), Fake("scheduler", "api")
+    watch = Watch(tmp_path, api, scheduler)
+    api.answers = scheduler.runs = False
+
+    watch.look(10)
+    assert scheduler.starts == []
+    api.answers = True
+    watch.look()
+
+    assert (api.starts, scheduler.starts) == ([], [11.0])
 
 
 def test_without_a_supervisor_there_is_no_history(tmp_path: Path) -> None:

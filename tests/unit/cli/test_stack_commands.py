@@ -1,0 +1,108 @@
+"""``up`` and ``down``: what is stopped when something goes wrong, and by whom. The stack itself is a fake."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from emberflow.cli import stack_commands, supervisor
+from emberflow.cli.stack import Stack
+from emberflow.errors import StackError
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What the commands did to the stack, in order."""
+    done: list[str] = []
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("EMBERFLOW_HOME", str(tmp_path))
+    monkeypatch.setattr(supervisor, "LOOK_S", 0.01)
+    for name in ("start", "stop", "supervise_in_background"):
+        monkeypatch.setattr(Stack, name, lambda *_, name=name: done.append(name))
+    monkeypatch.setattr(Stack, "is_running", lambda _: False)
+    monkeypatch.setattr(Stack, "parts", lambda _: [])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield done
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def fail(*_: object) -> None:
+    raise StackError("no room on the disk")
+
+
+def test_up_leaves_a_supervisor_behind(calls: list[str]) -> None:
+    stack_commands.up(foreground=False)
+
+    assert calls == ["start", "supervise_in_background"]
+
+
+def test_a_start_that_fails_is_undone(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stack, "start", fail)
+
+    with pytest.raises(StackError):
+        stack_commands.up(foreground=False)
+
+    assert calls == ["stop"]
+
+
+def test_a_stack_that_ran_before_stays_up_and_watched_when_a_second_start_fails(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stack, "start", fail)
+    monkeypatch.setattr(Stack, "is_running", lambda _: True)
+
+    with pytest.raises(StackError):
+        stack_commands.up(foreground=False)
+
+    assert calls == ["supervise_in_background"]
+
+
+def end_once_watched(home: Path) -> threading.Thread:
+    """Send SIGTERM to this process as soon as it watches over the stack."""
+
+    def end() -> None:
+        while not (home / "run" / "supervisor.pid").exists():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_in_the_foreground_it_stays_and_stops_the_stack_when_it_is_told_to_end(
+    calls: list[str], tmp_path: Path
+) -> None:
+    thread = end_once_watched(tmp_path)
+
+    stack_commands.up(foreground=True)
+
+    thread.join(10)
+    assert calls == ["start", "stop"]
+    assert not (tmp_path / "run" / "supervisor.pid").exists()
+
+
+def test_what_a_down_stops_is_left_to_it(calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`down` holds the lock, tells the process in the foreground to end, and waits for that."""
+    watch = supervisor.supervise
+    thread = end_once_watched(tmp_path)
+    with ExitStack() as down:
+
+        def watched(stack: Stack, stop: threading.Event) -> None:
+            down.enter_context(Stack(tmp_path, attached=False).alone())
+            watch(stack, stop)
+
+        monkeypatch.setattr(supervisor, "supervise", watched)
+        stack_commands.up(foreground=True)
+
+    thread.join(10)
+    assert calls == ["start"]
