@@ -49,9 +49,11 @@ _READINGS = text("""
         min(address || ': ' || problem) filter (where problem is not null) as example,
         count(*) filter (where junk_folder is null and junk_looked_for_at is not null) as without_junk,
         min(address) filter (where junk_folder is null and junk_looked_for_at is not null) as without_junk_example
-    from ops.mailbox_readings
-    inner join ops.mailboxes on mailboxes.id = mailbox_id
-    where check_passed
+    from ops.mailbox_readings as readings
+    inner join ops.mailboxes on mailboxes.id = readings.mailbox_id
+    left join ops.senders on senders.mailbox_id = mailboxes.id
+    left join ops.bots on bots.mailbox_id = mailboxes.id
+    where check_passed and (senders.state in ('active', 'paused') or bots.status in ('active', 'paused'))
 """)
 _MESSAGE_FAULTS = text("""
     select
