@@ -127,16 +127,15 @@ def apply_policy(
 
 @policy.command("show")
 def show_policy() -> None:
-    """Print the policy in force, every number of it."""
-    import yaml
-
+    """Print the policy in force, every number of it with its meaning; `policy apply` takes the text back."""
     from emberflow.database.engine import connect
+    from emberflow.queue_manager import policy_text
     from emberflow.queue_manager.policies import in_force
 
     with connect().connect() as connection:
         force = in_force(connection)
     typer.echo(f"# version {force.policy_id}")
-    typer.echo(yaml.safe_dump(force.policy.model_dump(mode="json"), sort_keys=False))
+    typer.echo(policy_text.as_text(force.policy), nl=False)
 
 
 @mail.command("live")

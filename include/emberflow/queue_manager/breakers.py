@@ -50,10 +50,14 @@ class BreakerPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    failures: int = Field(default=5, ge=1, le=100)
-    open_s: int = Field(default=300, ge=1, le=86_400)
-    longest_open_s: int = Field(default=3600, ge=1, le=86_400)
-    probe_s: int = Field(default=120, ge=1, le=3600)
+    failures: int = Field(default=5, ge=1, le=100, description="failures in a row that open a breaker")
+    open_s: int = Field(
+        default=300, ge=1, le=86_400, description="how long it then stays open; each failed probe doubles it"
+    )
+    longest_open_s: int = Field(
+        default=3600, ge=1, le=86_400, description="the longest, unless the server named a time of its own"
+    )
+    probe_s: int = Field(default=120, ge=1, le=3600, description="a probe must report within")
 
 
 @dataclass(frozen=True)

@@ -57,16 +57,36 @@ class DispatchPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lanes: int = Field(default=2, ge=1, le=64)
-    dialogues: int = Field(default=64, ge=1, le=500)
-    window_s: int = Field(default=110, ge=0, le=3600)
-    lease_s: int = Field(default=120, ge=2, le=3600)
-    data_start_s: float = Field(default=120, ge=0.5)
-    data_block_s: float = Field(default=180, ge=0.5)
-    end_of_data_s: float = Field(default=600, ge=0.5)
-    retry_s: int = Field(default=1800, ge=1)
-    retry_jitter: float = Field(default=0.2, ge=0, le=1)
-    maximum_attempts: int = Field(default=4, ge=1, le=10)
+    lanes: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="shares of the mailboxes, each sent from by one worker process: one per core",
+    )
+    dialogues: int = Field(
+        default=64, ge=1, le=500, description="mails that one process has under way at once, each of another mailbox"
+    )
+    window_s: int = Field(
+        default=110,
+        ge=0,
+        le=3600,
+        description="how long a run keeps holding slots to their second; covers the interval between two runs",
+    )
+    lease_s: int = Field(default=120, ge=2, le=3600, description="how long the slots of a dead worker wait")
+    data_start_s: float = Field(
+        default=120, ge=0.5, description="how long a server may take to invite a message (RFC 5321 4.5.3.2: 2 minutes)"
+    )
+    data_block_s: float = Field(default=180, ge=0.5, description="how long it may take to take in a block (3 minutes)")
+    end_of_data_s: float = Field(
+        default=600, ge=0.5, description="how long it may take to answer the final dot (10 minutes)"
+    )
+    retry_s: int = Field(
+        default=1800,
+        ge=1,
+        description="wait after a failed attempt; doubles with each (RFC 5321 4.5.4.1: at least 30 minutes)",
+    )
+    retry_jitter: float = Field(default=0.2, ge=0, le=1, description="share of that wait which is added at random")
+    maximum_attempts: int = Field(default=4, ge=1, le=10, description="after so many attempts a mail is given up")
 
     @property
     def timeouts(self) -> Timeouts:
@@ -92,8 +112,10 @@ class InboxPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shards: int = Field(default=4, ge=1, le=64)
-    run_s: int = Field(default=270, ge=1, le=1500)
+    shards: int = Field(default=4, ge=1, le=64, description="parts that one reading of all mailboxes fans out to")
+    run_s: int = Field(
+        default=270, ge=1, le=1500, description="how long one reading takes; what is left then is read by the next one"
+    )
 
 
 class ReconcilePolicy(BaseModel):
@@ -108,8 +130,16 @@ class ReconcilePolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    settle_s: int = Field(default=1800, ge=0)
-    look_back_s: int = Field(default=432_000, ge=60)
+    settle_s: int = Field(
+        default=1800,
+        ge=0,
+        description="wait before a mail in doubt is looked for: a server on the way may still hold it",
+    )
+    look_back_s: int = Field(
+        default=432_000,
+        ge=60,
+        description="for so long it is looked for again: after five days no server tries any more",
+    )
 
 
 class ReputationPolicy(BaseModel):
@@ -117,8 +147,8 @@ class ReputationPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = "first-1"
-    refresh_s: int = Field(default=3600, ge=0)
+    model: str = Field(default="first-1", description="scoring model, a version in the seeds of dbt")
+    refresh_s: int = Field(default=3600, ge=0, description="how often the marts are rebuilt")
 
 
 class Policy(BaseModel):
@@ -126,8 +156,8 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    label: str
+    name: str = Field(description="what this version is called")
+    label: str = Field(description="shown wherever numbers made under this policy are shown")
     ramp: RampPolicy = LinearRamp()
     quota: QuotaPolicy = QuotaPolicy()
     pacing: PacingPolicy = PacingPolicy()

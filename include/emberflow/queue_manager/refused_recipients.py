@@ -165,9 +165,19 @@ class RefusalPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    servers: int = Field(default=2, ge=2, le=10)
-    span_s: int = Field(default=604_800, ge=60, le=2_592_000)
-    outlier_recipients: int = Field(default=3, ge=2, le=100)
+    servers: int = Field(
+        default=2,
+        ge=2,
+        le=10,
+        description="servers that must say so of different mailboxes before a recipient is believed to be gone",
+    )
+    span_s: int = Field(default=604_800, ge=60, le=2_592_000, description="for how long such a refusal counts")
+    outlier_recipients: int = Field(
+        default=3,
+        ge=2,
+        le=100,
+        description="recipients in a row that one server alone refuses, until the server is doubted",
+    )
 
 
 @dataclass(frozen=True)

@@ -172,8 +172,13 @@ class SmtpReplyPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    own: Annotated[Rules, BeforeValidator(_from_file)] = ()
-    published: Rules = Field(default_factory=_published)
+    own: Annotated[Rules, BeforeValidator(_from_file)] = Field(
+        default=(), description="own rules, or the name of a CSV file beside this one; asked before the published ones"
+    )
+    published: Rules = Field(
+        default_factory=_published,
+        description="what the replies of servers mean; the map that ships unless it is given",
+    )
 
     @property
     def rules(self) -> tuple[ReplyRule, ...]:

@@ -14,19 +14,21 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from emberflow.clock import clock_of, local_day, require_utc
 from emberflow.randomness import state, uniforms
 
 MIDNIGHT = time(0)
 INSTANT: Final = "datetime64[us, UTC]"
+WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_FULL_NAMES: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _SHORTEST_PRODUCTION_GAP_S = 20
 _DAYS_AHEAD = 15  # a weekly window that a clock change swallows opens again two weeks later
 _DAY_S = 86_400
@@ -37,13 +39,27 @@ _BOUNDS = ("opens_at", "lunch_at", "lunch_ends_at", "closes_at")
 Integers = npt.NDArray[np.int64]
 
 
+def _weekday(value: Any) -> Any:
+    """Return the number of a weekday that is named: ``mon`` or ``Monday`` is 0; numbers stay."""
+    if not isinstance(value, str) or value.strip().isdigit():
+        return value
+    name = value.strip().lower()
+    for number, (short, full) in enumerate(zip(WEEKDAYS, _FULL_NAMES, strict=True)):
+        if name in (short, full):
+            return number
+    raise ValueError(f"{value!r} is no weekday: they are {', '.join(WEEKDAYS)}, or 0 for Monday to 6 for Sunday")
+
+
+Weekday = Annotated[int, BeforeValidator(_weekday), Field(ge=0, le=6)]
+
+
 class PacingPolicy(BaseModel):
     """When a sender may send, and how far apart.
 
     ``window_start``, ``window_end``, ``weekdays``
-        Local wall-clock times, the end exclusive; midnight as the end means the end of the local day. Monday
-        is 0. Sending-window defaults of outreach tools are Mon-Fri 09:00-17:00 (Smartlead campaign setup);
-        half an hour is added at both ends because 50 mails at 600 s need 8 h 20 min.
+        Local wall-clock times, the end exclusive; midnight as the end means the end of the local day. Days are
+        mon, tue, ... or 0 (Monday) to 6. Sending-window defaults of outreach tools are Mon-Fri 09:00-17:00 (Smartlead
+        campaign setup); half an hour is added at both ends because 50 mails at 600 s need 8 h 20 min.
     ``gap_minimum_s``, ``gap_jitter_s``
         600 s plus 0-300 s seeded (S-B6): "less than 10 minutes between mails" is a published reason for
         disconnected mailboxes (helpcenter.smartlead.ai, article 65); Warmbly's mailbox guide agrees.
@@ -65,7 +81,7 @@ class PacingPolicy(BaseModel):
 
     window_start: time = time(8, 30)
     window_end: time = time(17, 30)
-    weekdays: tuple[Annotated[int, Field(ge=0, le=6)], ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
+    weekdays: tuple[Weekday, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
     gap_minimum_s: int = Field(default=600, ge=1, le=86_400)
     gap_jitter_s: int = Field(default=300, ge=0, le=86_400)
     workday_start_spread_s: int = Field(default=2700, ge=0, le=14_400)

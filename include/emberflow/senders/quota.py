@@ -98,7 +98,12 @@ class QuotaPolicy(BaseModel):
     quiet_day_share: Share = 0.15
     quiet_day_factor: float = Field(default=0.6, ge=0.5, le=1)
     total_daily_cap: int = Field(default=50, ge=1, le=200)
-    warmup_reserve: float = Field(default=0.2, ge=0, le=0.5)
+    warmup_reserve: float = Field(
+        default=0.2,
+        ge=0,
+        le=0.5,
+        description="share of a day that stays for warm-up once a sender has graduated to cold mail",
+    )
     health: tuple[tuple[Score, Share], ...] = ((80, 1.0), (60, 0.75), (40, 0.5), (0, 0.25))
     unscored_multiplier: Share = 1.0
     cold: ColdPolicy = ColdPolicy()

@@ -46,9 +46,14 @@ class _Ramp(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: int = Field(default=5, ge=1, le=20)
-    maximum: int = Field(default=30, ge=1, le=50)
-    max_daily_growth: float = Field(default=1.3, gt=1, lt=2)
+    start: int = Field(default=5, ge=1, le=20, description="mails on the first sending day")
+    maximum: int = Field(default=30, ge=1, le=50, description="mails a day that the ramp ends at")
+    max_daily_growth: float = Field(
+        default=1.3,
+        gt=1,
+        lt=2,
+        description="no day has more than so many times the mails of the day before; steps of up to 5 mails are exempt",
+    )
 
     @model_validator(mode="after")
     def _starts_below_its_maximum(self) -> Self:
@@ -60,16 +65,21 @@ class _Ramp(BaseModel):
 class LinearRamp(_Ramp):
     """Row n asks for ``start + step * (n - 1)``. ``step`` 2 is Smartlead's ``daily_rampup``; products accept 0-10."""
 
-    shape: Literal["linear"] = "linear"
-    step: int = Field(default=2, ge=0, le=10)
+    shape: Literal["linear"] = Field(
+        default="linear",
+        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them",
+    )
+    step: int = Field(default=2, ge=0, le=10, description="mails more on every sending day")
 
 
 class StepRamp(_Ramp):
     """Stays ``hold_days`` sending days on a level, then rises by ``step``. 5 after a working week is our rule."""
 
-    shape: Literal["step"]
-    step: int = Field(default=5, ge=0, le=10)
-    hold_days: int = Field(default=5, ge=1, le=30)
+    shape: Literal["step"] = Field(
+        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+    )
+    step: int = Field(default=5, ge=0, le=10, description="mails more at every rise")
+    hold_days: int = Field(default=5, ge=1, le=30, description="sending days between two rises")
 
 
 class GeometricRamp(_Ramp):
@@ -79,8 +89,12 @@ class GeometricRamp(_Ramp):
     2017-03-09).
     """
 
-    shape: Literal["geometric"]
-    growth: float = Field(default=1.17, ge=1.01, le=1.5)
+    shape: Literal["geometric"] = Field(
+        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+    )
+    growth: float = Field(
+        default=1.17, ge=1.01, le=1.5, description="each day has so many times the mails of the day before"
+    )
 
 
 class LogisticRamp(_Ramp):
@@ -89,8 +103,12 @@ class LogisticRamp(_Ramp):
     1.4 is the growth of SendGrid's automated warm-up (published_ramps/sendgrid_automated.csv).
     """
 
-    shape: Literal["logistic"]
-    growth: float = Field(default=1.4, ge=1.01, le=1.5)
+    shape: Literal["logistic"] = Field(
+        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+    )
+    growth: float = Field(
+        default=1.4, ge=1.01, le=1.5, description="the growth of the first days; it shrinks towards the maximum"
+    )
 
 
 class EngagementRamp(_Ramp):
@@ -102,10 +120,12 @@ class EngagementRamp(_Ramp):
     155000006328); that the volume follows engagement from day to day is WarmySender's published algorithm.
     """
 
-    shape: Literal["engagement"]
-    step: int = Field(default=2, ge=0, le=10)
-    advance_from: float = Field(default=80, ge=0, le=100)
-    step_back_below: float = Field(default=60, ge=0, le=100)
+    shape: Literal["engagement"] = Field(
+        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+    )
+    step: int = Field(default=2, ge=0, le=10, description="mails between two rows")
+    advance_from: float = Field(default=80, ge=0, le=100, description="a score from here on advances one row")
+    step_back_below: float = Field(default=60, ge=0, le=100, description="a score below goes one row back")
 
     @model_validator(mode="after")
     def _bands_do_not_overlap(self) -> Self:
@@ -122,9 +142,13 @@ class TableRamp(_Ramp):
     shape. After its last row a table stays there.
     """
 
-    shape: Literal["table"]
-    rows: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1, max_length=365)
-    table: str | None = None
+    shape: Literal["table"] = Field(
+        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+    )
+    rows: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None, min_length=1, max_length=365, description="own volumes, one per sending day"
+    )
+    table: str | None = Field(default=None, description="a published table by name")
 
     @field_validator("table")
     @classmethod
