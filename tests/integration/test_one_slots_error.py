@@ -53,6 +53,25 @@ def test_an_impossible_host_name_costs_its_own_mailbox_only(world: World, host: 
     assert (the_slot(world, odd)["status"], the_slot(world, odd)["attempts"]) == ("failed", 4)
 
 
+@pytest.mark.parametrize(("outcome", "state"), [("transient", "active"), ("permanent", "paused")])
+def test_a_login_that_is_refused_for_a_time_leaves_its_mailbox_in_use(
+    world: World, monkeypatch: pytest.MonkeyPatch, outcome: Any, state: str
+) -> None:
+    """B-B10: 535 says both; what the driver has made of the words decides."""
+    odd, _ = one_each(world)
+    open_session = SmtpConnection.open
+
+    def refuse(connection: SmtpConnection) -> Attempt | None:
+        if connection._access.mailbox_id == world.senders[0].mailbox_id:
+            return Attempt(outcome, "auth", "mailbox", 535, "5.7.8", "5.7.8 Temporary authentication failure")
+        return open_session(connection)
+
+    monkeypatch.setattr(SmtpConnection, "open", refuse)
+    assert world.dispatch() == {"sent": 1, "retry": 1}
+    assert (the_slot(world, odd)["status"], the_slot(world, odd)["attempts"]) == ("planned", 1)
+    assert world.value("select state from ops.senders where id = :id", id=world.senders[0].id) == state
+
+
 def while_writing(monkeypatch: pytest.MonkeyPatch, _world: World, odd: int) -> None:
     write = slot_message.write
 

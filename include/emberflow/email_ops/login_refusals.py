@@ -21,6 +21,9 @@ _WRONG_CREDENTIALS = re.compile(
     r"|\b(credentials?|password|user ?name|user)\b[\w /,()-]{0,30}\b(invalid|incorrect|wrong|not accepted|unknown)\b",
     re.IGNORECASE,
 )
+_ACCOUNT_STOPPED = re.compile(
+    r"\b(account|user|login)\b[\w ]{0,30}\b(disabled|suspended|blocked|deactivated|restricted|closed)\b", re.IGNORECASE
+)
 _TOO_MUCH = re.compile(
     r"\btoo (many|much|often|frequent\w*)\b"
     r"|\bsimultaneous\b|\bconcurrent\b|\bmax(imum)? (number of )?(connections?|sessions?|logins?)\b"
@@ -58,7 +61,8 @@ def passes(text: str) -> bool:
         return False
     if _PASSING_CODE.search(text) or _TOO_MUCH.search(text):
         return True
-    return _AWAY.search(text) is not None and not _WRONG_CREDENTIALS.search(text)
+    is_about_the_account = _WRONG_CREDENTIALS.search(text) or _ACCOUNT_STOPPED.search(text)
+    return _AWAY.search(text) is not None and not is_about_the_account
 
 
 def is_about_the_mechanism(text: str, code: int | None = None) -> bool:

@@ -130,6 +130,9 @@ class ReplyRule(BaseModel):
         """Return whether this rule is about the refusal that ``provider`` gave."""
         if self.scope == "recipient" and attempt.stage not in _RECIPIENT_STAGES:
             return False
+        # The driver tells a login that is refused for a time from one that somebody has to mend, whatever the code.
+        if self.action == "pause_mailbox" and attempt.stage == "auth" and attempt.outcome == "transient":
+            return False
         if not (
             _whole(self.code, str(attempt.reply_code))
             and _whole(self.enhanced, attempt.enhanced_code or "")

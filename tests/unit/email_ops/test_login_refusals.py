@@ -34,6 +34,8 @@ LASTING = [
     "NO LOGIN failed.",
     "NO Invalid username or password, please try again later",
     "NO [ALERT] Please log in via your web browser: https://mail.test/login",
+    "NO Your account is temporarily disabled, contact your administrator",
+    "5.7.0 The sending email account has been temporarily suspended due to abuse.",
     "NO Application-specific password required",
     "5.7.8 Username and Password not accepted.",
     "5.7.8 Error: authentication failed: UGFzc3dvcmQ6",
