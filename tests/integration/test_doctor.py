@@ -39,7 +39,7 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
     assert set(results) == {
         "keys", "conversation scripts", "database schema", "clock against database", "keys in force", "policy", "mail",
         "mailboxes", "mail servers", "inbox reading", "Junk folders", "messages set aside", "time zones", "queue",
-        "mails in doubt", "open transactions",
+        "mails in doubt", "open transactions", "restored database",
     }  # fmt: skip
     assert results["mail"] == "sandbox: loopback only"
     assert results["mailboxes"] == "4 of 4 passed their check"

@@ -174,6 +174,41 @@ def migrate_database() -> None:
     console.print("the database is up to date")
 
 
+@database.command("restored")
+def settle_restore(
+    declare: Annotated[bool, typer.Option("--declare", help="It was restored although nothing shows it.")] = False,
+    despite_unread: Annotated[
+        bool, typer.Option("--despite-unread", help="Go on although mailboxes cannot be read.")
+    ] = False,
+    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for mail that left after the backup from which the database was restored; then let mail go on."""
+    from dataclasses import asdict
+
+    from emberflow.cli.console import console, print_json
+    from emberflow.clock import SystemClock
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager import restore_settlement
+    from emberflow.settings import settings
+
+    settled = restore_settlement.settle(
+        connect(),
+        clock=SystemClock(),
+        settings=settings(),
+        by=by or getpass.getuser(),
+        declare=declare,
+        despite_unread=despite_unread,
+    )
+    if as_json:
+        print_json(asdict(settled))
+        return
+    console.print(
+        f"{settled.found} mails of the backup had left, {settled.rebuilt} that were planned after it, and "
+        f"{settled.in_doubt} are in doubt (`emberflow queue list`); mail goes on"
+    )
+
+
 def _switch(name: str, position: str, reason: str) -> None:
     from emberflow.cli.console import console
     from emberflow.database.engine import connect

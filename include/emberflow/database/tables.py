@@ -536,6 +536,35 @@ switches = Table(
     _one_of("name", ("live_mail", "stop_sending")),
 )
 
+database_identity = Table(
+    "database_identity",
+    metadata,
+    Column("is_only", Boolean, primary_key=True, server_default=text("true")),
+    Column("database_oid", BigInteger, nullable=False, comment="pg_database.oid"),
+    Column("table_oid", BigInteger, nullable=False, comment="of this table"),
+    Column("made_in", BigInteger, nullable=False, comment="the transaction that wrote this row, as its xmin says"),
+    CheckConstraint("is_only", name="one_row"),
+)
+
+restores = Table(
+    "restores",
+    metadata,
+    _id(),
+    _instant("noticed_at"),
+    Column("why", Text, nullable=False, comment="what showed that the database was restored"),
+    Column("newest_at", DateTime(timezone=True), nullable=False, comment="the newest thing in the backup"),
+    Column("settled_at", DateTime(timezone=True), comment="null: no mail leaves until it is settled"),
+    Column("settled_by", Text),
+    Column("outcome", JSONB, comment="how many mails were found, rebuilt and left in doubt"),
+    CheckConstraint("(settled_at is null) = (settled_by is null)", name="settled_by_somebody"),
+    Index(
+        "uq_restores_open",
+        text("(settled_at is null)"),
+        unique=True,
+        postgresql_where=text("settled_at is null"),
+    ),
+)
+
 send_counters = Table(
     "send_counters",
     metadata,

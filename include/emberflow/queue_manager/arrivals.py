@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from emberflow.clock import Clock
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
-from emberflow.queue_manager import ledger, store
+from emberflow.queue_manager import ledger, restores, store
 from emberflow.queue_manager.mail_search import Uncertain
 from emberflow.queue_manager.mailboxes import Mailbox
 from emberflow.queue_manager.reconcile import settle_as_sent
@@ -116,6 +116,10 @@ class Finder:
             return None
         if row["status"] == "submitting":
             raise StillBeingSentError
+        if row["attempts"] == 0:
+            raise restores.DatabaseBehindError(
+                f"{message.message_id} lies in mailbox {mailbox_id}, and as far as it knows that was never submitted"
+            )
         if row["status"] == "uncertain":
             return self._resolve(connection, mail, message)
         return mail

@@ -97,6 +97,14 @@ class Counters:
             self._per_hour[key][-1] += 1
             self._changed.add(key)
 
+    def add_late(self, counters: Iterable[CounterKey], sent_in: datetime) -> None:
+        """Count one mail of the hour that holds ``sent_in``; an hour that is forgotten counts no more anyway."""
+        place = -1 - int((self._hour - floor_hour(sent_in)) / HOUR)
+        for key in counters:
+            if -HOURS_KEPT <= place <= -1:
+                self._per_hour[key][place] += 1
+                self._changed.add(key)
+
     def take_back(self, counters: Iterable[CounterKey], sent_in: datetime) -> None:
         """Uncount one mail of the hour that holds ``sent_in``; an hour that is forgotten counts no more anyway."""
         place = -1 - int((self._hour - floor_hour(sent_in)) / HOUR)

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from emberflow.clock import Clock
 from emberflow.errors import WorkerRefusedError
-from emberflow.queue_manager import ledger, store
+from emberflow.queue_manager import ledger, restores, store
 from emberflow.queue_manager.connection_slots import ConnectionSlots
 from emberflow.queue_manager.database_clock import refusal, shared
 from emberflow.queue_manager.lane_run import LaneReport, LaneRun
@@ -36,25 +36,33 @@ _LOCK_SPACE = 0x656D62  # first argument of the two-part advisory lock: lanes of
 
 
 def due_lanes(engine: Engine, *, clock: Clock) -> list[int]:
-    """Tidy the queue and return the lanes that have something to send within one run."""
+    """Tidy the queue and return the lanes that have something to send within one run.
+
+    The queue of a restored database stays as it is until the restore is settled.
+    """
+    held = restores.notice(engine)
     with engine.begin() as connection:
         policy = in_force(connection).policy
         now = shared(engine, clock).now()
-        tidied = store.tidy(connection, now=now, policy=policy.queue)
-        ledger.record_parked(connection, tidied.parked, now)
-        if tidied.is_anything:
-            log.warning("tidied the queue: %s", tidied)
+        if held is None:
+            tidied = store.tidy(connection, now=now, policy=policy.queue)
+            ledger.record_parked(connection, tidied.parked, now)
+            if tidied.is_anything:
+                log.warning("tidied the queue: %s", tidied)
         return store.lanes_due(connection, policy.dispatch.lanes, now + timedelta(seconds=policy.dispatch.window_s))
 
 
 def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings) -> LaneReport:
-    """Send what is or becomes due in ``lane`` during one run; a machine whose clock or keys are wrong sends nothing.
+    """Send what is or becomes due in ``lane`` during one run.
+
+    A machine whose clock or keys are wrong sends nothing, and nobody sends from a restored database.
 
     Raises:
         ConfigurationError: no policy is in force, a key is missing, or live mode is only half switched on.
     """
     clock = shared(engine, clock)
-    report = LaneReport(lane, refused=refusal(clock))
+    held = restores.notice(engine)
+    report = LaneReport(lane, refused=refusal(clock) if held is None else str(held))
     if report.refused is not None:
         log.error("nothing is sent: %s", report.refused)
         return report

@@ -18,7 +18,7 @@ from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import backlog, database_clock, keys_in_force, mail_servers
+from emberflow.queue_manager import backlog, database_clock, keys_in_force, mail_servers, restores
 from emberflow.queue_manager.policies import in_force
 from emberflow.queue_manager.switches import LIVE_MAIL, STOP_SENDING, is_on
 from emberflow.settings import Settings
@@ -119,6 +119,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     yield Finding("database schema", f"revision {present}")
     yield _clocks(connection)
     yield _keys_in_force(connection, settings)
+    yield _restored(connection)
     yield _guarded("policy", lambda: in_force(connection).policy.label)
     yield _mode(connection, settings)
     yield _mailboxes(connection)
@@ -148,6 +149,14 @@ def _keys_in_force(connection: Connection, settings: Settings) -> Finding:
     return Finding(
         "keys in force", "held by this machine" if refusal is None else "this machine sends nothing", refusal
     )
+
+
+def _restored(connection: Connection) -> Finding:
+    held = restores.unsettled(connection)
+    why = restores.evidence(connection) if held is None else held.why
+    if why is None:
+        return Finding("restored database", "no")
+    return Finding("restored database", f"yes, all mail is held: {why}", restores.REMEDY)
 
 
 def _mode(connection: Connection, settings: Settings) -> Finding:

@@ -34,8 +34,8 @@ from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.imap import Cursor, ImapError, ImapReader, Unread
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.session_budget import SessionLimits
-from emberflow.errors import EmberflowError
-from emberflow.queue_manager import mailbox_readings, message_faults
+from emberflow.errors import EmberflowError, WorkerRefusedError
+from emberflow.queue_manager import mailbox_readings, message_faults, restores
 from emberflow.queue_manager.arrivals import Arrival, Finder, Placement, StillBeingSentError
 from emberflow.queue_manager.database_clock import shared
 from emberflow.queue_manager.mailbox_readings import Outcome, Turn
@@ -75,8 +75,12 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
         InboxUnreadableError: all of them failed.
         ConfigurationError: as in ``dispatcher.dispatch_lane``.
         ParserUnavailableError: strangers' messages cannot be parsed here.
+        WorkerRefusedError: this machine has other keys, or the database was restored.
     """
     clock = shared(engine, clock)
+    held = restores.notice(engine)
+    if held is not None:
+        raise WorkerRefusedError(f"nothing is read: {held}")
     report = ShardReport(shard)
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
@@ -94,7 +98,10 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
                 not_reached.append(turn.address)
                 continue
             if turn.mailbox_id in opened.boxes:
-                outcome = reading.read(turn, opened.boxes[turn.mailbox_id], left_s)
+                try:
+                    outcome = reading.read(turn, opened.boxes[turn.mailbox_id], left_s)
+                except restores.DatabaseBehindError as error:
+                    raise WorkerRefusedError(str(restores.declare(engine, str(error)))) from error
             else:
                 outcome = Outcome([opened.unreadable.get(turn.mailbox_id, "it is gone")])
             report.unreadable += [f"{turn.address}: {problem}" for problem in outcome.problems]
@@ -147,7 +154,7 @@ class _Reading:
                 mailbox.access, self._mode, self._settings.ca_files, _READ_S, limits, self._parser
             ) as reader:
                 self._read_folders(reader, mailbox, outcome)
-        except ParserUnavailableError:
+        except (ParserUnavailableError, restores.DatabaseBehindError):
             raise
         except DBAPIError as error:
             if error.connection_invalidated:

@@ -37,7 +37,7 @@ from emberflow.email_ops.dialogues import Dialogues, Ended
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.errors import ConfigurationError, EgressRefusedError
-from emberflow.queue_manager import breakers, egress, slot_message, store, submission
+from emberflow.queue_manager import breakers, egress, restores, slot_message, store, submission
 from emberflow.queue_manager.connection_slots import ConnectionSlots, Lease
 from emberflow.queue_manager.group_commit import GroupCommit
 from emberflow.queue_manager.guard import Refusal, Route
@@ -133,6 +133,7 @@ class LaneRun:
         self._places = places
         with engine.begin() as connection:
             self._policy = in_force(connection).policy
+            self._high_water = restores.HighWater(connection, lane)
         dispatch = self._policy.dispatch
         self._scripts = load_scripts(settings.scripts_dir or BUILT_IN)
         self._capacity = dispatch.dialogues * _CLAIMED_PER_DIALOGUE
@@ -178,6 +179,7 @@ class LaneRun:
                 self._claim_until(self._clock.now() + timedelta(seconds=dispatch.window_s), stop)
             finally:
                 self._finish(stop)
+                self._high_water.close()
         for failure in self._failures:
             raise failure
 
@@ -459,6 +461,7 @@ class LaneRun:
             self._dialogues.refuse(mail.slot.id, _RefusedError(refusal))
             return
         mail.submitted_at = moment
+        self._high_water.rise(mail.slot, moment)
         self._release(mail.slot)
         self._dialogues.permit(mail.slot.id, self._policy.dispatch.write_within_s)
 

@@ -29,7 +29,7 @@ from emberflow.database.tables import plan_runs
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.message import message_ids_for
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import plan_inputs
+from emberflow.queue_manager import plan_inputs, restores
 from emberflow.queue_manager.database_clock import shared
 from emberflow.queue_manager.pair_history import PairHistory, Recorder, Replay
 from emberflow.queue_manager.plan import Plan, choose, compute, quotas
@@ -118,7 +118,9 @@ class PlanReport:
     """What planning one hour came to. ``was_planned_before`` means that this call changed nothing.
 
     ``outcome`` is ``planned``, ``past`` (the hour was over) or ``idle`` (no active sender yet: nothing is written,
-    so that the hour can still be planned once there is one; ``plan_run_id`` is None).
+    so that the hour can still be planned once there is one; ``plan_run_id`` is None), or ``held`` (the database was
+    restored: nothing is written). An hour that had begun when a restore was settled may have been planned and sent from
+    before, of which no trace may be left; it is ``past``.
     """
 
     plan_run_id: int | None
@@ -151,6 +153,8 @@ def plan_hour(
     _require_hour(hour)
     clock = shared(engine, clock)
     ended = _Stopwatch(on_phase)
+    if restores.notice(engine) is not None:
+        return PlanReport(None, hour, "held", 0, 0, 0, 0, was_planned_before=False)
     with engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("emberflow.plan_hour"))))
         known = connection.execute(select(plan_runs).where(plan_runs.c.hour == hour)).mappings().one_or_none()
@@ -158,7 +162,8 @@ def plan_hour(
             return _report(dict(known), was_planned_before=True)
         now = clock.now().replace(microsecond=0)
         force = in_force(connection)
-        if hour + HOUR <= now:
+        restored_at = restores.last_settled_at(connection)
+        if hour + HOUR <= now or (restored_at is not None and hour <= restored_at):
             return _write_run(connection, hour, hour, force, settings.seed)
         with reading(engine, _SESSIONS) as sessions:
             inputs = _read(sessions, hour, now=now, force=force, settings=settings)

@@ -39,7 +39,7 @@ from emberflow.errors import (
     MailboxCheckError,
     RowProblem,
 )
-from emberflow.queue_manager import keys_in_force, ledger, store
+from emberflow.queue_manager import keys_in_force, ledger, restores, store
 from emberflow.queue_manager.import_files import BotRow, MailboxRow, SenderRow, read_rows
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.queue_manager.switches import enter_mail_mode
@@ -414,6 +414,7 @@ def _import(
     ids: list[int] = []
     with engine.begin() as connection:
         keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
+        restores.identify(connection)
         problems = _registered(connection, rows) + _unknown_zones(connection, rows)
         if problems:
             raise ImportRejectedError(str(file), problems)

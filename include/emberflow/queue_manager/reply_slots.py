@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from emberflow.clock import Clock, local_day
 from emberflow.email_ops.addresses import domain_of
 from emberflow.email_ops.content import Scripts
 from emberflow.email_ops.message import message_id_for
-from emberflow.queue_manager import ledger, store
+from emberflow.queue_manager import ledger, restores, store
 from emberflow.queue_manager.arrivals import Arrival
 from emberflow.queue_manager.mailboxes import Mailbox
 from emberflow.queue_manager.policies import PolicyInForce
@@ -51,11 +51,14 @@ class Answerer:
     scripts: Scripts
     found: Counter[str]
 
-    def answer(self, connection: Connection, mailbox: Mailbox, arrivals: Iterable[Arrival]) -> None:
+    def answer(self, connection: Connection, mailbox: Mailbox, arrivals: Sequence[Arrival]) -> None:
         """Let the mailbox decide about each mail that it got, and schedule its replies (B-B6, B-B7, B-B8)."""
         by_slot: dict[int, Arrival] = {}
+        answered = restores.perhaps_answered(connection, [arrival.slot.id for arrival in arrivals])
         for arrival in arrivals:
-            if arrival.slot.turn < self.scripts.turns(arrival.slot.payload["script"]):
+            if arrival.slot.id in answered:
+                ledger.close_conversation(connection, arrival.slot)
+            elif arrival.slot.turn < self.scripts.turns(arrival.slot.payload["script"]):
                 by_slot[arrival.slot.id] = arrival
             else:
                 ledger.close_conversation(connection, arrival.slot)

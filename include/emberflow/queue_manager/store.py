@@ -119,6 +119,7 @@ _CLAIM = text(f"""
                 and from_mailbox_id % :lanes = :lane
                 and slot_id <> all(:held)
                 and not exists (select from ops.switches where name = 'stop_sending' and is_on)
+                and not exists (select from ops.restores where settled_at is null)
             order by target_time, slot_id
             limit :limit
             for update skip locked

