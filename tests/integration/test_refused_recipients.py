@@ -239,6 +239,40 @@ def test_a_login_that_may_not_use_its_from_address_stops_its_mailbox_with_a_reme
     assert statuses_of_bots(world) == {"active": 2}
 
 
+def test_servers_on_ports_of_their_own_are_parties_of_their_own(
+    database: Engine, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Q-F8: relays and tunnels share a host name; neither their word nor their absence is the others'."""
+    world = a_silent_world(database, sandbox, 3, 8)
+    liar, absent, healthy = world.senders
+    authority = Authority(tmp_path)
+    name = sandbox.address.host
+    both = tmp_path / "both.pem"
+    both.write_bytes(sandbox.address.ca_file.read_bytes() + authority.ca_file.read_bytes())
+    world.settings.ca_files[name] = both
+    server = FaultySmtpServer(authority.server_context(name), implicit=True, faults={"rcpt": UNKNOWN})
+    with server.running() as port:
+        ports = {liar: port, absent: 1}
+        for sender, at in ports.items():
+            world.change(
+                "update ops.mailboxes set smtp_port = :at, smtp_tls = 'implicit' where id = :id",
+                at=at, id=sender.mailbox_id,
+            )  # fmt: skip
+        for bot in world.bots[: world.policy.breakers.failures]:
+            world.slot(absent, bot, gap_s=0)
+            world.dispatch()
+            world.change("delete from ops.host_breakers where key like 'mailbox:%'")
+        for bot in world.bots:
+            world.slot(liar, bot, gap_s=0)
+            world.slot(healthy, bot, gap_s=0)
+            world.dispatch()
+            world.clock.advance(timedelta(minutes=5))
+    assert len(world.deliveries()) == 8
+    assert state(world, liar)[0] == "paused"
+    assert statuses_of_bots(world) == {"active": 8}
+    assert world.value("select count(*) from ops.host_breakers where key = :key", key=f"host:{name}:1") == 1
+
+
 # The evidence alone
 
 

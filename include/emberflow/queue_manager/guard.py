@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from emberflow.senders.quota import QuotaPolicy, reserved_for_warmup
 _OPENINGS_TRIED = 60  # a day has one or two, and a weekend must pass
 
 
+_SUBMISSION_PORTS: Final = frozenset({25, 465, 587, 2525})
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why a slot may not be sent now. ``retry_at`` None means: not at all. ``binding_cap`` names the cap (Q-F7)."""
@@ -36,7 +40,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Route:
-    """Which way a mail goes, as far as caps and breakers ask: domains and providers are those of mailboxes."""
+    """Which way a mail goes, as far as caps and breakers ask: domains and providers are those of mailboxes.
+
+    ``smtp_host`` is the submission server, as :func:`server_of` names it.
+    """
 
     smtp_host: str
     sender_provider: str
@@ -49,6 +56,14 @@ class Route:
     def recipient_domain(self) -> str:
         """The part after the ``@``."""
         return self.recipient_address.rpartition("@")[2]
+
+
+def server_of(host: str, port: int) -> str:
+    """Name a submission server, as one party: its host, whichever of the usual ports a mailbox uses (RFC 8314 3.3).
+
+    On any other port it is a server of its own: relays and tunnels to different servers share this machine's names.
+    """
+    return host.lower() if port in _SUBMISSION_PORTS else f"{host.lower()}:{port}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from emberflow.email_ops.addresses import AddressError, domain_of
 from emberflow.email_ops.content import Scripts
 from emberflow.email_ops.message import OutgoingMessage, UnsafeMessageError, build
 from emberflow.email_ops.tokens import sign
-from emberflow.queue_manager.guard import Route
+from emberflow.queue_manager.guard import Route, server_of
 from emberflow.queue_manager.mailboxes import Mailbox
 from emberflow.queue_manager.slots import Slot
 from emberflow.settings import Settings
@@ -32,7 +32,7 @@ def route_of(slot: Slot, boxes: Mapping[int, Mailbox]) -> Route:
     else:
         raise RuntimeError(f"slot {slot.id} names no recipient")
     return Route(
-        smtp_host=sender.access.smtp_host,
+        smtp_host=server_of(sender.access.smtp_host, sender.access.smtp_port),
         sender_provider=sender.provider,
         sender_domain=domain_of(sender.access.address),
         recipient_address=address,

@@ -30,6 +30,7 @@ _FACTS = text("""
         from_mailbox.zone as from_zone,
         from_mailbox.next_send_at,
         from_mailbox.smtp_host,
+        from_mailbox.smtp_port,
         from_mailbox.provider as sender_provider,
         split_part(from_mailbox.address, '@', 2) as sender_domain,
         from_mailbox.check_passed and coalesce(to_mailbox.check_passed, slots.to_mailbox_id is null) as is_checked,
@@ -162,6 +163,7 @@ _ROUTE = text("""
         from_mailbox.zone as from_zone,
         to_mailbox.zone as to_zone,
         from_mailbox.smtp_host,
+        from_mailbox.smtp_port,
         from_mailbox.provider as sender_provider,
         split_part(from_mailbox.address, '@', 2) as sender_domain,
         coalesce(to_mailbox.address, :to_address) as recipient_address,
@@ -429,7 +431,7 @@ def _days(column: str, keys: Iterable[Any]) -> str:
 
 def _route(row: Row[Any]) -> Route:
     return Route(
-        smtp_host=row.smtp_host,
+        smtp_host=guard.server_of(row.smtp_host, row.smtp_port),
         sender_provider=row.sender_provider,
         sender_domain=row.sender_domain,
         recipient_address=row.recipient_address,

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emberflow.queue_manager.breakers import Breaker, BreakerPolicy, keys_of
+from emberflow.queue_manager.guard import server_of
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 POLICY = BreakerPolicy()
@@ -90,6 +91,13 @@ def test_while_it_is_open_only_a_longer_time_counts() -> None:
     throttled = Breaker().throttled(600, "rate", NOON, POLICY)
     assert throttled.throttled(60, "rate", after(10), POLICY) == throttled
     assert throttled.throttled(3600, "reputation", after(10), POLICY).open_until == after(3610)
+
+
+def test_a_server_is_one_party_on_the_usual_ports_and_another_on_any_other() -> None:
+    """RFC 8314 3.3"""
+    names = {port: server_of("SMTP.a.test", port) for port in (25, 465, 587, 2525, 2526, 1465)}
+    assert {names.pop(port) for port in (25, 465, 587, 2525)} == {"smtp.a.test"}
+    assert names == {2526: "smtp.a.test:2526", 1465: "smtp.a.test:1465"}
 
 
 def test_a_mail_without_an_egress_address_has_no_key_for_one() -> None:
