@@ -19,6 +19,7 @@ from emberflow.email_ops.sandbox import create_accounts
 from emberflow.email_ops.tokens import sign
 from emberflow.queue_manager import inbox, ledger
 from emberflow.queue_manager.inbox import InboxUnreadableError
+from emberflow.queue_manager.policies import put_in_force
 from tests.worlds import NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world, dying_with
 
 
@@ -266,16 +267,16 @@ def test_no_conversation_exceeds_the_policys_turns(database: Engine, sandbox: Sa
 
 def test_no_reply_is_due_before_its_delay_or_outside_waking_hours(database: Engine, sandbox: Sandbox) -> None:
     """B-B7: and none leaves earlier than it is due."""
-    wake = {"wake_start": "09:00", "wake_end": "21:30"}
-    policy = a_policy(
-        bots=wake, replies={"floor_s": 600, "ceiling_s": 7200, "fast_median_s": 1200, "slow_median_s": 3600}
-    )
+    delays = {"floor_s": 600, "ceiling_s": 7200, "fast_median_s": 1200, "slow_median_s": 3600}
     zones = ("UTC", "Asia/Tokyo", "America/Los_Angeles")
-    world = a_world(database, sandbox, senders=2, bots=6, policy=policy, bot_zones=zones)
+    world = a_world(database, sandbox, senders=2, bots=6, policy=a_policy(replies=delays), bot_zones=zones)
     for bot in world.bots:
         for sender in world.senders:
             world.slot(sender, bot, gap_s=0)
     assert world.dispatch() == {"sent": 12}
+    # From now on bots sleep; those in Los Angeles do already.
+    with database.begin() as connection:
+        put_in_force(connection, a_policy(bots={"wake_start": "09:00", "wake_end": "21:30"}, replies=delays))
     read_at = world.clock.now()
     assert world.read()["replies"] == 12
     zone_of = {row["id"]: ZoneInfo(row["zone"]) for row in world.rows("select id, zone from ops.mailboxes")}
