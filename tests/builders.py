@@ -98,6 +98,8 @@ def a_sender_day(sender_id: int = 1, **changes: Any) -> Row:
         "total_used": 0,
         "open_s_now": 3600.0,
         "open_s_left": 3600.0,
+        "open_s": 3600.0,
+        "local_day": MONDAY_NOON.date(),
     }
     return row | changes
 
@@ -124,6 +126,10 @@ def a_span(sender_id: int = 1, seconds: float = 3600, **changes: Any) -> Row:
         "lunch_at": MONDAY_NOON,
         "lunch_ends_at": MONDAY_NOON,
         "not_before": None,
+        "open_s_now": float(seconds),
+        "open_s_left": float(seconds),
+        "first_s": 300.0,
+        "every_s": 600.0,
     }
     return row | changes
 
@@ -143,6 +149,8 @@ def a_bot(bot_id: int = 1, **changes: Any) -> Row:
         "planned_until": None,
         "inbound_used": 0,
         "seats": 5,
+        "free_from": int(MONDAY_NOON.timestamp()),
+        "free_until": int(MONDAY_NOON.timestamp()) + 3600,
         "capacity": 1.0,
         "rest": 1.0,
     }
@@ -156,6 +164,10 @@ def a_slot(sender_id: int = 1, ordinal: int = 1, **changes: Any) -> Row:
         "ordinal": ordinal,
         "ramp_day": 1,
         "nth": ordinal - 1,
+        "idle_days": 0,
+        "target_time": MONDAY_NOON + timedelta(minutes=30),
+        "earliest": MONDAY_NOON,
+        "latest": MONDAY_NOON + timedelta(seconds=3599),
         "domain": 1_000,
         "owner": -1,
         "ip_group": -1,

@@ -20,9 +20,14 @@ open.
 **Probabilistic** and **active** bots are partners of the sender. A few are listed from a random place on and ranked by
 exponential keys; the best are looked up and proposed. All partners only for senders for whom those did not do.
 
-Slots are served in rounds: everybody's first, in a seeded order, then everybody's second. When there are fewer seats
-than slots, those at the end of the order wait until the others are served. Every draw is addressed by what it is about,
-so that the order of rows never matters (Q-F1).
+Each slot has a time, and a piece of time around it within which it may be moved (`senders.pacing.pace`). A bot gets a
+mail only while it is free: awake, and as long as its pause lasts away from every other mail that it is to get. Where it
+is not free at a slot's own time, the slot moves to a drawn moment at which it is (`bots.diary`).
+
+Slots are served by how many mails their senders have had today: everybody's first, then everybody's second. Among
+equals, who has been without mail for more days comes first, then a seeded order decides. So scarcity goes round. When
+there are fewer seats than slots, those at the end wait until the others are served. Every draw is addressed by what it
+is about, so that the order of rows never matters (Q-F1).
 
 Cost: linear in slots and free seats; the pair table is asked about as many pairs as are dealt.
 """
@@ -40,6 +45,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from emberflow.bots.deck import Deck, hand_out
+from emberflow.bots.diary import Diary, unix_seconds_of
 from emberflow.bots.eligibility import GROUPS
 from emberflow.bots.evidence import Evidence, Witness
 from emberflow.bots.history import History
@@ -63,6 +69,7 @@ TIERS: Final = ("virgin", "probabilistic", "active")
 VIRGIN, PROBABILISTIC, ACTIVE = TIERS
 SAME_DAY_H = 24
 UNFILLED: Final = ("no_seat", "no_eligible_bot")
+LONGEST_IDLE_DAYS: Final = 1000  # who never sent has waited longest
 
 _GOLDEN = 0.618_033_988_749_895  # the multiples of it modulo 1 spread as evenly as any (three-distance theorem)
 _PLASTIC = 0.569_840_290_998_053  # from day to day, so that days fill each other's gaps (Roberts' R2 sequence, 2018)
@@ -72,6 +79,7 @@ _PAIRS_AT_ONCE = 2_000_000
 _PER_CELL = 2  # partners in the asked cell that a lookup should bring: 86 % bring one (Poisson)
 _PROPOSALS = 4  # partners per slot whose history is asked, one after the other: few of them are in their cooldown
 _PARTNERS = 16  # looked up per slot at most; a cell of less than a fifth cannot miss its share by ten points
+_ROUNDS_FOR_ROOM = 50
 _PAIRS_FOR_ROOM = 50_000  # looked up to see who could move
 _FEW_BOTS = 200  # with a seat: asking about each is cheaper than reading all partners of a sender
 
@@ -121,7 +129,8 @@ class SelectionPolicy(BaseModel):
 class Selection:
     """The outcome of `select_bots`, by sender and ordinal.
 
-    ``picks``: ``sender_id``, ``ordinal``, ``bot_id`` int64; ``asked_tier``, ``tier`` Categorical.
+    ``picks``: ``sender_id``, ``ordinal``, ``bot_id`` int64; ``asked_tier``, ``tier`` Categorical; ``target_time``
+    datetime64[us, UTC].
     ``unfilled``: ``sender_id``, ``ordinal`` int64; ``asked_tier`` Categorical; ``reason`` Categorical: ``no_seat``
     (every seat was taken) or ``no_eligible_bot`` (seats were left, at bots that this sender may not meet now).
     ``evidence``: about the slot that was asked for as witness.
@@ -147,20 +156,27 @@ def select_bots(
     seed: int,
     hour: datetime,
     shares: Mapping[int, float] | None = None,
+    appointments: pd.DataFrame | None = None,
+    pause_s: int = 0,
     witness: tuple[int, int] | None = None,
 ) -> Selection:
     """Choose a bot for every slot of ``demand``, as far as eligible bots with seats go.
 
     Columns in:
         ``demand``: ``sender_id``, ``ordinal`` int64, unique together; ``ramp_day`` int64; ``nth`` int64, how many
-        warm-up mails of the day come before; ``domain``, ``owner``, ``ip_group`` int64, -1 for none.
+        warm-up mails of the day come before; ``idle_days`` int64, days without mail before today; ``domain``,
+        ``owner``, ``ip_group`` int64, -1 for none; ``target_time``, ``earliest``, ``latest`` datetime64[us, UTC]
+        (`senders.pacing.pace`).
         ``bots``: ``bot_id`` int64, unique; ``cell`` int64 (`bots.mix`); ``seats`` int64, shared by all senders;
+        ``free_from``, ``free_until`` int64, seconds since the epoch (`bots.limits.available_seats`);
         ``capacity``, ``rest`` float, whose product is the weight (`bots.rotation`); ``domain``, ``owner``,
         ``ip_group`` likewise.
+        ``appointments``: ``bot_id`` int64; ``target_time`` datetime64[us, UTC]: mail that bots are to get anyway.
     ``hour`` (UTC) names the draws, and ages of contacts are judged at it. ``shares`` are the cells' shares of a
-    sender's partners; without them, those of the seats.
+    sender's partners; without them, those of the seats. ``pause_s`` is that of a bot between two mails.
 
-    Guarantees: no bot gets more than its seats; a sender meets a bot at most once in the plan, never within 24 h of
+    Guarantees: no bot gets more than its seats, a mail outside ``free_from`` to ``free_until``, or two mails less than
+    ``pause_s`` apart; a sender meets a bot at most once in the plan, never within 24 h of
     their last contact, never beyond the weekly maximum, and never one of its own domain, owner or IP group; a slot that
     asked ``virgin`` and stays open or got another tier had no virgin bot with a free seat left, and one that stays open
     had no bot at all.
@@ -172,6 +188,7 @@ def select_bots(
     if not is_positive.all():
         raise ValueError(f"bots need a positive weight: {bots.loc[~is_positive, 'bot_id'].tolist()}")
     table = _Table(demand, bots, history, policy, seed=seed, hour=hour, shares=shares, witness=witness)
+    table.open_diary(bots, appointments, pause_s)
     served = table.order[: table.seats.sum()]
     for slots in (served, table.order[len(served) :]):
         table.serve(slots)
@@ -210,6 +227,16 @@ class _Contacts(NamedTuple):
         return np.asarray(self.age < np.timedelta64(policy.pair_cooldown_h, "h"))
 
 
+class _Keyed(NamedTuple):
+    """Candidates: the row of their sender and their bot, and what ranks them."""
+
+    row: Integers
+    bots: Integers
+    draw: Floats
+    key: Floats
+    terms: Mapping[str, Floats]
+
+
 class _Table:
     """The slots and the cards while a plan is dealt. Slots and bots are places in arrays, in the order of their ids."""
 
@@ -241,11 +268,15 @@ class _Table:
 
         names = (self.senders, self.ordinals)
         lot = uniforms(self._stream("serve_order"), *names)
+        self._earliest, self._latest, self.time = (
+            unix_seconds_of(demand[name]) for name in ("earliest", "latest", "target_time")
+        )
         self._first: Integers = np.unique(self.senders, return_index=True)[1]
         self._slots_of_sender: Integers = np.diff(np.append(self._first, len(self.senders)))
         self.row: Integers = np.repeat(np.arange(len(self._first)), self._slots_of_sender)
-        rounds = np.arange(len(self.senders)) - self._first[self.row]
-        self.order: Integers = by_group(rounds, lot)
+        idle_days = demand["idle_days"].to_numpy(dtype=np.int64).clip(0, LONGEST_IDLE_DAYS)
+        turn = demand["nth"].to_numpy(dtype=np.int64) * (LONGEST_IDLE_DAYS + 1) + LONGEST_IDLE_DAYS - idle_days
+        self.order: Integers = by_group(turn, lot)
         self.asks_virgin: Mask = uniforms(self._stream("ask_tier"), *names) < virgin_share(
             policy, demand["ramp_day"]
         ).to_numpy(dtype=np.float64)
@@ -261,6 +292,26 @@ class _Table:
             cell = int(self._codes[self._asked[slot]]) if len(self._codes) else -1
             evidence = Evidence(VIRGIN if self.asks_virgin[slot] else PROBABILISTIC, cell)
             self._witness = Witness(self, slot, evidence, policy.runners_up)
+
+    def open_diary(self, bots: pd.DataFrame, appointments: pd.DataFrame | None, pause_s: int) -> None:
+        """Note when bots are free and what mail they get anyway; seats without time are gone.
+
+        A mail at an hour's end takes the start of the next one from its bot, and the next plan cannot take the end of
+        this one. So each bot's own hour ends earlier by a drawn part of its pause: else busy bots crowd at the end.
+        """
+        ordered = bots.sort_values("bot_id", ignore_index=True)
+        first, until = (ordered[name].to_numpy(dtype=np.int64) for name in ("free_from", "free_until"))
+        ends_with_plan = until == until.max(initial=0)
+        longest_s = np.minimum(pause_s // 4, np.maximum(until - first, 0) // 16)
+        sooner_s = longest_s * uniforms(state(self._seed, "own_hour"), self.bots)
+        self._diary = Diary(first, until - np.where(ends_with_plan, sooner_s, 0).astype(np.int64), pause_s)
+        self._may_move = True
+        self._move_draw = uniforms(self._stream("move"), self.senders, self.ordinals)
+        if appointments is not None:
+            place = self._place.get_indexer(pd.Index(appointments["bot_id"].to_numpy(dtype=np.int64)))
+            known = np.flatnonzero(place >= 0)
+            self._diary.add(place[known], unix_seconds_of(appointments["target_time"])[known])
+        self.seats = np.minimum(self.seats, self._diary.room(np.arange(len(self.seats))))
 
     def serve(self, slots: Integers) -> None:
         """Give each of ``slots`` a bot, in this order where two want the same."""
@@ -279,8 +330,9 @@ class _Table:
         filled, unfilled = np.flatnonzero(self.bot >= 0), np.flatnonzero(self.bot < 0)
         picks = self._rows(filled, bot_id=self.bots[self.bot[filled]])
         reason = np.full(len(unfilled), int(self.seats.any()), dtype=np.int8)
+        times = pd.DatetimeIndex((self.time[filled] * 1_000_000).view("datetime64[us]"), tz="UTC")
         return Selection(
-            picks.assign(tier=_named(self.tier[filled], TIERS)),
+            picks.assign(tier=_named(self.tier[filled], TIERS), target_time=times),
             self._rows(unfilled).assign(reason=_named(reason, UNFILLED)),
             evidence=self._witness.evidence if self._witness is not None else None,
         )
@@ -298,10 +350,12 @@ class _Table:
 
     def _deal(self, slots: Integers, *, elsewhere: bool = True) -> None:
         """Fill open ``slots`` with virgin bots until none of them has one left, or a few times, in their cell."""
+        # At its own time first: moved slots would crowd where the bots of the hour before are free again.
+        self._may_move = False
         for deal in range(_DEALS):
             slots = self._open(slots)
             if not len(slots) or not self.seats.any():
-                return
+                break
             cards = self._deck.free(self.seats)
             bots = self._deck.bots[cards]
             # Later deals change who gets which card: else slots that no card fits would hold the others up.
@@ -312,7 +366,10 @@ class _Table:
             if self._witness is not None:
                 self._witness.saw_cards(chosen, cards[at], cards, self._deck)
             if taken <= _WORTH_DEALING * len(chosen):
-                break
+                if self._may_move:
+                    break
+                self._may_move = True
+        self._may_move = True
         if elsewhere:
             self._deal_exactly(self._open(slots))
 
@@ -326,7 +383,7 @@ class _Table:
             is_virgin = ~self._contacts_of(slot_of, bot_of).exist()
             if self._witness is not None:
                 self._witness.saw_refused(slot_of, bot_of, {"met_before": ~is_virgin})
-            self._match(part, slot_of[is_virgin], bot_of[is_virgin], VIRGIN)
+            self._match_each(part, slot_of[is_virgin], bot_of[is_virgin], VIRGIN)
 
     def _every_pair(self, slots: Integers) -> Iterator[tuple[Integers, Integers, Integers]]:
         """Yield every allowed pair of ``slots``' senders with bots that have a seat, some senders at a time.
@@ -369,7 +426,9 @@ class _Table:
             is_ahead |= proposal == _PROPOSALS - 1
             ahead, known = known[is_ahead], known[~is_ahead]
             pairs = (ranked.slots[ahead], ranked.bots[ahead], contacts.of(ahead))
+            self._may_move = proposal == _PROPOSALS - 1
             self._match_partners(slots, *pairs, (PROBABILISTIC,), elsewhere=elsewhere)
+            self._may_move = True
             if self._witness is not None:
                 at = np.array([self._witness.slot])
                 rest = ranked.rest(int(self._group_of(self.row[at], self._asked[at], elsewhere=elsewhere)[0]))
@@ -419,12 +478,14 @@ class _Table:
         if np.count_nonzero(self.seats) > _FEW_BOTS:
             known = self._history.of_senders(np.unique(self.senders[slots]))
             slot_of, bot_of, takes_part = self._places_of(known)
-            self._match_partners(slots, slot_of, bot_of, self._told_by(known).of(takes_part), tiers)
+            contacts = self._told_by(known).of(takes_part)
+            self._match_partners(slots, slot_of, bot_of, contacts, tiers, each_slot=True)
             return
         for slot_of, bot_of, part in self._every_pair(slots):
             contacts = self._contacts_of(slot_of, bot_of)
             have_met = np.flatnonzero(contacts.exist())
-            self._match_partners(part, slot_of[have_met], bot_of[have_met], contacts.of(have_met), tiers)
+            met = contacts.of(have_met)
+            self._match_partners(part, slot_of[have_met], bot_of[have_met], met, tiers, each_slot=True)
 
     def _match_partners(
         self,
@@ -435,8 +496,12 @@ class _Table:
         tiers: tuple[str, ...],
         *,
         elsewhere: bool = True,
+        each_slot: bool = False,
     ) -> None:
-        """Fill open ``slots`` from partners, each beside any slot of its sender, as their contacts allow it."""
+        """Fill open ``slots`` from partners, each beside any slot of its sender, as their contacts allow it.
+
+        With ``each_slot`` a partner that is not free at the time of one slot is offered to the others of its sender.
+        """
         refused = {"no_seat": self.seats[bot_of] == 0} | contacts.forbid(self._policy)
         is_cooling = contacts.are_cooling(self._policy)
         allowed = np.flatnonzero(~_any(refused))
@@ -447,7 +512,11 @@ class _Table:
             self._witness.saw_refused(slot_of, bot_of, refused | {"cooldown": cooling})
         for tier in tiers:
             of_tier = allowed[is_cooling[allowed] == (tier == ACTIVE)]
-            self._match(slots, slot_of[of_tier], bot_of[of_tier], tier, contacts.sent_7d[of_tier], elsewhere=elsewhere)
+            pairs = (slot_of[of_tier], bot_of[of_tier], tier, contacts.sent_7d[of_tier])
+            if each_slot:
+                self._match_each(slots, *pairs)
+            else:
+                self._match(slots, *pairs, elsewhere=elsewhere)
 
     def _match(
         self,
@@ -464,15 +533,8 @@ class _Table:
         A candidate is a bot and any slot of its sender, and allowed by the rules. Each round proposes to every open
         slot another candidate, first of the cell that it asks, then, ``elsewhere``, of any.
         """
-        free = self.seats[bot_of] > 0
-        row, bots = self.row[slot_of[free]], bot_of[free]
-        terms = self.terms_of(bots) | {"headroom": self._headroom(bots)}
-        if sent_7d is not None:
-            terms["repeats"] = np.exp2(-sent_7d[free].astype(np.float64))
-        weight = np.prod(list(terms.values()), axis=0)
-        draw = self.draws(self._first[row], bots)
-        key = -np.log(draw) / weight
-        told = (row, bots, draw, key, terms)
+        told = self._keyed(slot_of, bot_of, sent_7d)
+        row, bots, key = told.row, told.bots, told.key
         for asks_cell in (True, False) if elsewhere else (True,):
             group = row * len(self._codes) + self._cell[bots] if asks_cell else row
             order = by_group(group, key)
@@ -490,13 +552,55 @@ class _Table:
                 chosen, at = slot_order[is_offered], at[is_offered]
                 back = np.argsort(chosen)
                 chosen, at = slots[chosen[back]], at[back]
-                self._take(chosen, bots[at], tier)
+                is_settled = self._take(chosen, bots[at], tier)
                 is_left = self.seats[bots] > 0
-                is_left[at[self.bot[chosen] == bots[at]]] = False
+                is_left[at[is_settled]] = False
                 is_left &= np.isin(np.arange(len(self._first)), self.row[self._open(slots)])[row]
                 group, row, bots, key = group[is_left], row[is_left], bots[is_left], key[is_left]
         if self._witness is not None:
             self._witness.saw_candidates(*told)
+
+    def _match_each(
+        self, slots: Integers, slot_of: Integers, bot_of: Integers, tier: str, sent_7d: Integers | None = None
+    ) -> None:
+        """Do the same until no open slot has a candidate that is free at its time: each is offered to every slot."""
+        told = self._keyed(slot_of, bot_of, sent_7d)
+        slots = self._open(slots)
+        by_row = slots[np.argsort(self.row[slots], kind="stable")]
+        first = np.searchsorted(self.row[by_row], told.row)
+        times = np.searchsorted(self.row[by_row], told.row, side="right") - first
+        pair = np.repeat(np.arange(len(times)), times)
+        group = by_row[np.repeat(first - np.cumsum(times) + times, times) + np.arange(len(pair))]
+        bots, key = told.bots[pair], told.key[pair]
+        # Whom a slot asks for in its cell comes before all others.
+        is_elsewhere = (self._cell[bots] != self._asked[group]).astype(np.int64)
+        order = by_group(group * 2 + is_elsewhere, key)
+        group, bots = group[order], bots[order]
+        while len(group):
+            is_left = (self.bot[group] < 0) & (self.seats[bots] > 0)
+            group, bots = group[is_left], bots[is_left]
+            is_left = (self._fit(group, bots) >= 0) & ~self._has_met(group, bots)
+            group, bots = group[is_left], bots[is_left]
+            offered = np.flatnonzero(np.diff(group, prepend=-1))
+            # In the order in which slots are served.
+            at = np.full(len(self.bot), -1, dtype=np.int64)
+            at[group[offered]] = offered
+            chosen = slots[at[slots] >= 0]
+            at = at[chosen]
+            is_first = ~pd.Index(pair_keys(self.row[chosen], bots[at])).duplicated()
+            self._take(chosen[is_first], bots[at[is_first]], tier)
+        if self._witness is not None:
+            self._witness.saw_candidates(*told)
+
+    def _keyed(self, slot_of: Integers, bot_of: Integers, sent_7d: Integers | None) -> _Keyed:
+        """Return the candidates that have a seat, with their draws, exponential keys and the terms of their weights."""
+        free = self.seats[bot_of] > 0
+        row, bots = self.row[slot_of[free]], bot_of[free]
+        terms = self.terms_of(bots) | {"headroom": self._headroom(bots)}
+        if sent_7d is not None:
+            terms["repeats"] = np.exp2(-sent_7d[free].astype(np.float64))
+        draw = self.draws(self._first[row], bots)
+        return _Keyed(row, bots, draw, -np.log(draw) / np.prod(list(terms.values()), axis=0), terms)
 
     # Moving others.
 
@@ -519,27 +623,48 @@ class _Table:
         mover, target = np.repeat(filled, len(free)), np.tile(free, len(filled))
         is_move = self._tier_of(mover, target) == self.tier[mover]
         moves = pd.DataFrame({"mover": mover, "bot": self.bot[mover], "target": target})[is_move]
-        while len(wishes) and len(moves):
-            ways = wishes.merge(moves.drop_duplicates("mover"), on="bot")
+        for _ in range(_ROUNDS_FOR_ROOM):
+            ways = wishes.assign(wish=wishes.index).merge(
+                moves.assign(move=moves.index).drop_duplicates("mover"), on="bot"
+            )
             ways["sender"], ways["other"] = self.row[ways["slot"]], self.row[ways["mover"]]
-            for once in ("sender", "mover", "other", "target"):
+            for once in ("sender", "mover", "other", "target", *(["bot"] if self._diary.pause_s else [])):
                 ways = ways.drop_duplicates(once)
             if ways.empty:
                 return
-            self.bot[ways["mover"]], self.bot[ways["slot"]] = ways["target"], ways["bot"]
-            self.tier[ways["slot"]] = ways["tier"]
-            self.seats[ways["target"]] -= 1
+            self._move(ways)
             if self._witness is not None:
-                self._witness.saw_moves(ways)
+                self._witness.saw_moves(ways[self.bot[ways["slot"]] == ways["bot"]])
+            # What was tried is not tried again.
+            wishes = wishes.drop(index=ways["wish"].tolist())
             wishes = wishes[self.bot[wishes["slot"]] < 0]
             wishes = wishes[~self._has_met(wishes["slot"].to_numpy(), wishes["bot"].to_numpy())]
+            moves = moves.drop(index=ways["move"].tolist())
             moves = moves[(self.seats[moves["target"]] > 0) & (self.bot[moves["mover"]] == moves["bot"])]
             moves = moves[~self._has_met(moves["mover"].to_numpy(), moves["target"].to_numpy())]
+
+    def _move(self, ways: pd.DataFrame) -> None:
+        """Move each ``mover`` from its ``bot`` to ``target``, and give ``slot`` that bot, where all have time."""
+        slot, mover, bot, target = (ways[name].to_numpy() for name in ("slot", "mover", "bot", "target"))
+        times = self._fit(mover, target)
+        is_possible = (times >= 0) & (self._fit(slot, bot) >= 0)
+        slot, mover, bot, target, times, tier = (
+            column[is_possible] for column in (slot, mover, bot, target, times, ways["tier"].to_numpy())
+        )
+        self._diary.remove(bot, self.time[mover])
+        self._book(mover, target, times, self.tier[mover])
+        # Another mover may have come to the bot meanwhile.
+        times = self._fit(slot, bot)
+        free = times >= 0
+        np.add.at(self.seats, bot, 1)
+        self.seats[bot] = np.minimum(self.seats[bot], self._diary.room(bot))
+        self._book(slot[free], bot[free], times[free], tier[free].astype(np.int8))
 
     def _tier_of(self, slots: Integers, bots: Integers) -> npt.NDArray[np.int8]:
         """Return the place in `TIERS` of each pair as the history has it, -1 where a rule refuses it."""
         tier = np.full(len(slots), -1, dtype=np.int8)
         allowed = np.flatnonzero(self.allowed(slots, bots))
+        allowed = allowed[self._fit(slots[allowed], bots[allowed]) >= 0]
         contacts = self._contacts_of(slots[allowed], bots[allowed])
         cases = [~contacts.exist(), _any(contacts.forbid(self._policy)), contacts.are_cooling(self._policy)]
         tier[allowed] = np.select(cases, [0, -1, 2], default=1)
@@ -549,24 +674,56 @@ class _Table:
 
     def _take_virgins(self, slots: Integers, bots: Integers) -> int:
         """Give slots the bots beside them where rules and seats allow it and they never met; return how many."""
-        keep = np.flatnonzero(self.allowed(slots, bots))
+        is_free = self._fit(slots, bots) >= 0
+        keep = np.flatnonzero(is_free & self.allowed(slots, bots))
         keep = keep[~pd.Index(pair_keys(self.senders[slots[keep]], bots[keep])).duplicated()]
         have_met = self._contacts_of(slots[keep], bots[keep]).exist()
         if self._witness is not None:
             self._witness.saw_pairs(slots, bots)
+            self._witness.saw_refused(slots, bots, {"not_free_then": ~is_free})
             self._witness.saw_refused(slots[keep], bots[keep], {"met_before": have_met})
-        return self._take(slots[keep[~have_met]], bots[keep[~have_met]], VIRGIN)
+        chosen = slots[keep[~have_met]]
+        self._take(chosen, bots[keep[~have_met]], VIRGIN)
+        return int(np.count_nonzero(self.bot[chosen] >= 0))
 
-    def _take(self, slots: Integers, bots: Integers, tier: str) -> int:
-        """Give slots the bots beside them while these have seats, the earlier slot first; return how many."""
-        by_bot = order_of_whole(bots)
-        rank = np.empty(len(bots), dtype=np.int64)
-        rank[by_bot] = rank_within(bots[by_bot])
-        keep = rank < self.seats[bots]
-        self.bot[slots[keep]] = bots[keep]
-        self.tier[slots[keep]] = TIERS.index(tier)
-        self.seats -= np.bincount(bots[keep], minlength=len(self.seats))
-        return int(keep.sum())
+    def _take(self, slots: Integers, bots: Integers, tier: str) -> Mask:
+        """Give slots the bots beside them while these have seats and time, the earlier slot first.
+
+        Returns which of the offers are settled: taken, or impossible for good because the bot is not free then.
+        """
+        is_settled = np.zeros(len(slots), dtype=np.bool_)
+        waiting = np.flatnonzero(self.seats[bots] > 0)
+        while len(waiting):
+            times = self._fit(slots[waiting], bots[waiting])
+            is_settled[waiting[times < 0]] = True
+            waiting, times = waiting[times >= 0], times[times >= 0]
+            by_bot = order_of_whole(bots[waiting])
+            rank = np.empty(len(waiting), dtype=np.int64)
+            rank[by_bot] = rank_within(bots[waiting[by_bot]])
+            # Those of one bot change each other's times, unless it needs no pause.
+            now = np.flatnonzero(rank < (self.seats[bots[waiting]] if self._diary.pause_s == 0 else 1))
+            taken = waiting[now]
+            is_settled[taken] = True
+            self._book(slots[taken], bots[taken], times[now], tier)
+            waiting = np.delete(waiting, now)
+            waiting = waiting[self.seats[bots[waiting]] > 0]
+        return is_settled
+
+    def _book(self, slots: Integers, bots: Integers, times: Integers, tier: str | npt.NDArray[np.int8]) -> None:
+        self.bot[slots], self.time[slots] = bots, times
+        self.tier[slots] = TIERS.index(tier) if isinstance(tier, str) else tier
+        self.seats -= np.bincount(bots, minlength=len(self.seats))
+        self._diary.add(bots, times)
+        booked = np.unique(bots)
+        self.seats[booked] = np.minimum(self.seats[booked], self._diary.room(booked))
+
+    def _fit(self, slots: Integers, bots: Integers) -> Integers:
+        """Return when each slot can reach the bot beside it, -1 for never: at its own time, else moved, if it may."""
+        if not self._may_move:
+            return np.where(self._diary.is_free(bots, self.time[slots]), self.time[slots], -1)
+        return self._diary.fit(
+            bots, self.time[slots], self._earliest[slots], self._latest[slots], self._move_draw[slots]
+        )
 
     def allowed(self, slots: Integers, bots: Integers) -> Mask:
         """Return which pairs share nothing and do not meet in this plan yet."""

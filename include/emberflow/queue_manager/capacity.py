@@ -24,7 +24,7 @@ from emberflow.queue_manager.policies import Policy
 
 # Between the ramp and the slot, in the order in which they are met.
 LOSSES = (
-    "by_health", "by_daily_factor", "used", "by_total_cap", "window_over", "later", "few_bots", "no_bot", "no_room",
+    "by_health", "by_daily_factor", "used", "by_total_cap", "window_over", "later", "few_bots", "no_room", "no_bot",
 )  # fmt: skip
 
 _SENDERS = text("""
@@ -155,27 +155,27 @@ def capacity(connection: Connection, hour: datetime, plan: Plan, policy: Policy,
         at_maximum=at_maximum,
         supply=supply,
         pools=pools,
-        account=account(plan.day, plan.selection.picks, plan.slots).drop(columns="sender_id").sum(),
+        account=account(plan.day, plan.times, plan.slots).drop(columns="sender_id").sum(),
         unfilled=plan.selection.unfilled["reason"].astype("str").value_counts(),
         caps=caps,
         warnings=list(_warnings(bots.get("active", 0), present, at_maximum, supply, pools, caps)),
     )
 
 
-def account(day: pd.DataFrame, picks: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
+def account(day: pd.DataFrame, times: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
     """Return what became of every mail of each sender's ramp volume.
 
     Columns in: ``day``, one row per sender: ``sender_id``, ``ramp_volume``, ``warmup_quota``, ``warmup_used``,
     ``total_quota``, ``total_used``, ``wanted`` int64; ``health_multiplier``, ``open_s_now``, ``open_s_left`` float64;
-    ``opens_at``, ``closes_at``, ``span_start`` datetime64[us, UTC]. ``picks`` and ``slots``: ``sender_id`` int64, one
-    row per chosen bot and per planned mail.
+    ``opens_at``, ``closes_at``, ``span_start`` datetime64[us, UTC]. ``times`` and ``slots``: ``sender_id`` int64, one
+    row per mail that has room, and per planned one.
 
     Columns out, int64, with ``ramp_volume`` = the sum of all that follow it in every row: ``sender_id``;
     ``ramp_volume``; ``by_health`` and ``by_daily_factor`` (what the quota is below the ramp; the second includes the
     mix with cold mail); ``used`` (sent or reserved before); ``by_total_cap``; ``window_over`` (no sending time left on
     this local day); ``later`` (left to the later hours of the day); ``few_bots`` (the volume that a pool of fewer
-    than 8 eligible bots takes away, B-F9); ``no_bot`` (selection found none); ``no_room`` (no place between the gap
-    and the end of the span); ``slots``.
+    than 8 eligible bots takes away, B-F9); ``no_room`` (no place between the gap and the end of the span); ``no_bot``
+    (selection found none that is free then); ``slots``.
     """
     volume, quota, wanted = (day[name].to_numpy(np.int64) for name in ("ramp_volume", "warmup_quota", "wanted"))
     healthy = np.clip(np.floor(volume * day["health_multiplier"].to_numpy()), quota, volume).astype(np.int64)
@@ -186,7 +186,7 @@ def account(day: pd.DataFrame, picks: pd.DataFrame, slots: pd.DataFrame) -> pd.D
     ).to_numpy()
     open_now = allowed * reopens
     few_bots = np.maximum(np.floor(expected_slots(day)).astype(np.int64) - wanted, 0)
-    picked, planned = (_count(day["sender_id"], rows) for rows in (picks, slots))
+    timed, planned = (_count(day["sender_id"], rows) for rows in (times, slots))
     return pd.DataFrame(
         {
             "sender_id": day["sender_id"].to_numpy(),
@@ -198,8 +198,8 @@ def account(day: pd.DataFrame, picks: pd.DataFrame, slots: pd.DataFrame) -> pd.D
             "window_over": allowed - open_now,
             "later": open_now - wanted - few_bots,
             "few_bots": few_bots,
-            "no_bot": wanted - picked,
-            "no_room": picked - planned,
+            "no_room": wanted - timed,
+            "no_bot": timed - planned,
             "slots": planned,
         }
     )

@@ -20,7 +20,7 @@ from emberflow.bots.limits import available_seats
 from emberflow.bots.mix import partner_mix
 from emberflow.bots.placement import placement_factors
 from emberflow.bots.rotation import turn_terms
-from emberflow.bots.selection import Selection, SelectionPolicy, select_bots
+from emberflow.bots.selection import LONGEST_IDLE_DAYS, Selection, SelectionPolicy, select_bots
 from emberflow.clock import HOUR
 from emberflow.queue_manager.plan_inputs import PlanInputs, sha256
 from emberflow.senders.pacing import open_windows, pace, planning_span
@@ -34,7 +34,9 @@ class Plan:
     """A computed hour, before it is written.
 
     ``day``: one row per active sender, with the columns of ``PlanInputs.senders`` and those of ``open_windows``,
-    ``planning_span`` and ``daily_quota``, and ``wanted`` int64, the slots that it asks for in this hour.
+    ``planning_span`` and ``daily_quota``, ``first_s`` and ``every_s`` of ``slots_for_hour``, and ``wanted`` int64, the
+    slots that it asks for in this hour.
+    ``times``: as of ``pace``: those of them that have room, before bots are chosen.
     ``bots``: the columns of ``PlanInputs.bots``, ``available_seats`` and ``turn_terms``, and ``cell`` int64.
     ``cells``: as of ``partner_mix``.
     ``slots``: ``sender_id``, ``ordinal``, ``bot_id`` int64; ``asked_tier``, ``tier`` Categorical; ``target_time``
@@ -42,6 +44,7 @@ class Plan:
     """
 
     day: pd.DataFrame
+    times: pd.DataFrame
     bots: pd.DataFrame
     cells: pd.DataFrame
     selection: Selection
@@ -66,7 +69,8 @@ def quotas(inputs: PlanInputs) -> pd.DataFrame:
     day = _beside(inputs.senders, spans, windows)
     day = daily_quota(day, policy.ramp, policy.quota, seed)
     day = _within_the_pool(day, inputs.bots, policy.selection)
-    return day.assign(wanted=slots_for_hour(day, policy.quota, hour, seed)["warmup_slots"])
+    slots = slots_for_hour(day, policy.quota, seed)
+    return day.assign(wanted=slots["warmup_slots"], first_s=slots["first_s"], every_s=slots["every_s"])
 
 
 def choose(
@@ -82,21 +86,34 @@ def choose(
     ``witness`` names a slot (sender_id, ordinal) for which the selection keeps its evidence.
     """
     policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
-    seats = available_seats(inputs.bots, inputs.start, policy.bots)
+    asked = _demand(day)
+    times = pace(asked, day, policy.pacing, seed, hour)
+    on_phase("pace")
+
+    until = max(hour + HOUR, day["span_end"].max()) if len(day) else hour + HOUR
+    seats = available_seats(inputs.bots, inputs.start, until, policy.bots)
     bots = _beside(inputs.bots, seats)
     factors = placement_factors(inputs.providers[["provider", "inbox", "junk"]], policy.placement)
     mix = partner_mix(bots, inputs.providers.assign(factor=factors.to_numpy()), inputs.domains)
     bots = _beside(bots, turn_terms(bots, inputs.start, policy.bots)).assign(cell=mix.cell)
     shares = dict(enumerate(mix.cells["share"].tolist()))
     selection = select_bots(
-        _demand(day), bots, history, policy.selection, seed=seed, hour=hour, shares=shares, witness=witness
+        _beside(asked.loc[times.index], times),
+        bots,
+        history,
+        policy.selection,
+        seed=seed,
+        hour=hour,
+        shares=shares,
+        appointments=inputs.appointments,
+        pause_s=policy.bots.cooldown_s,
+        witness=witness,
+    )
+    slots = selection.picks.merge(
+        times[["sender_id", "ordinal", "gap_s"]], on=["sender_id", "ordinal"], validate="one_to_one"
     )
     on_phase("select")
-
-    times = pace(selection.picks[["sender_id", "ordinal"]], day, policy.pacing, seed, hour)
-    slots = selection.picks.merge(times, on=["sender_id", "ordinal"], validate="one_to_one")
-    on_phase("pace")
-    return Plan(day, bots, mix.cells, selection, slots)
+    return Plan(day, times, bots, mix.cells, selection, slots)
 
 
 def _within_the_pool(day: pd.DataFrame, bots: pd.DataFrame, policy: SelectionPolicy) -> pd.DataFrame:
@@ -110,9 +127,12 @@ def _within_the_pool(day: pd.DataFrame, bots: pd.DataFrame, policy: SelectionPol
 def _demand(day: pd.DataFrame) -> pd.DataFrame:
     """Return one row per wanted slot, numbered from 1 within its sender."""
     wanted = day["wanted"].to_numpy()
-    asked = day.loc[day.index.repeat(wanted), ["sender_id", "ramp_day", *GROUPS, "warmup_used"]]
+    columns = ["sender_id", "ramp_day", *GROUPS, "warmup_used", "sending_days", "idle_days"]
+    asked = day.loc[day.index.repeat(wanted), columns]
     ordinal = np.arange(len(asked)) - np.repeat(np.cumsum(wanted) - wanted, wanted) + 1
-    return asked.assign(ordinal=ordinal, nth=asked["warmup_used"] + ordinal - 1).reset_index(drop=True)
+    idle_days = np.where(asked["sending_days"] == 0, LONGEST_IDLE_DAYS, asked["idle_days"])
+    asked = asked.assign(ordinal=ordinal, nth=asked["warmup_used"] + ordinal - 1, idle_days=idle_days)
+    return asked.reset_index(drop=True)
 
 
 def _beside(*frames: pd.DataFrame) -> pd.DataFrame:

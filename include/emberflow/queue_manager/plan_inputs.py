@@ -14,7 +14,7 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -152,12 +152,16 @@ _TARGETS: Final = """
     from jsonb_each_text(%(targets)s::jsonb)
     order by code
 """
+_DAY: Final = timedelta(days=1)  # no pause of a bot is longer
 _ZONES: Final = text("""
     select hashtextextended(zone, 0) as code, zone
     from (select distinct zone from ops.mailboxes) as zones
     order by code
 """)
-_PACKED: Final = ("senders", "bots", "providers", "domains")
+_PACKED: Final = ("senders", "bots", "providers", "domains", "appointments")
+_NO_APPOINTMENTS: Final = pd.DataFrame({"bot_id": [], "target_time": []}).astype(
+    {"bot_id": "int64", "target_time": "datetime64[us, UTC]"}
+)
 _COMPRESSION: Final = 1  # the quickest: ids and instants in order shrink to a third at any level
 
 
@@ -178,7 +182,8 @@ class PlanInputs:
 
     ``providers``, of which something is known, by ``provider`` int64: ``inbox``, ``junk`` float64, where warm-up mail
     was found, decayed; ``target`` float64, the configured share (null: none). ``domains`` likewise: ``domain``,
-    ``target``.
+    ``target``. ``appointments``, the mails that bots will get within a day: ``bot_id`` int64, ``target_time``
+    datetime64[us, UTC]; by both.
 
     ``planned``, the open slots, and the pairs whose mail was refused: ``sender_id``, ``bot_id`` int64; ``is_first``
     bool; ``target_time``. Their contacts are part of the pairs' history, so they are not packed.
@@ -193,6 +198,7 @@ class PlanInputs:
     bots: pd.DataFrame
     providers: pd.DataFrame
     domains: pd.DataFrame
+    appointments: pd.DataFrame
     planned: pd.DataFrame
 
 
@@ -226,11 +232,12 @@ def read(
         domain_age_days=np.nan,
         cold_peak=0,
     )
+    appointments = _appointments(slots, start)
     bots = _with_open_inbound(_in_known_zones(bots, zones), uncounted)
     planned = slots.loc[slots["bot_id"] > 0, ["sender_id", "bot_id", "is_first", "target_time"]]
     # Contacts as often as a week allows, so that selection leaves the pair alone.
     planned = pd.concat([planned] + [refused] * policy.selection.pair_weekly_maximum, ignore_index=True)
-    return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, providers, domains, planned)
+    return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, providers, domains, appointments, planned)
 
 
 def digest(inputs: PlanInputs, answers: list[pd.DataFrame]) -> str:
@@ -308,6 +315,13 @@ def _with_open_inbound(bots: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
     used = bots["inbound_sent"] + np.bincount(today["place"], minlength=len(bots))
     planned_until = pd.DatetimeIndex(_latest(len(bots), known["place"], known["target_time"]), tz="UTC")
     return bots.drop(columns=["inbound_sent", "local_day"]).assign(inbound_used=used, planned_until=planned_until)
+
+
+def _appointments(slots: pd.DataFrame, start: datetime) -> pd.DataFrame:
+    """Return when bots get mail that is planned or under way: nearer to it than their pause they get no other."""
+    near = slots["target_time"].between(start - _DAY, start + 2 * _DAY)
+    known = slots.loc[slots["goes_to_bot"] & near, ["bot_id", "target_time"]]
+    return known.sort_values(["bot_id", "target_time"], ignore_index=True)
 
 
 def _places(ids: pd.Series[int], wanted: pd.Series[int]) -> Any:

@@ -110,14 +110,13 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
             f"its sending window is closed in this hour; it opens next on {local:%A, %Y-%m-%d at %H:%M} "
             f"{sender['zone']} ({opens_at:%H:%M} UTC)"
         )
-    picks, unfilled, placed = (
-        frame[frame["sender_id"] == sender["id"]]
-        for frame in (plan.selection.picks, plan.selection.unfilled, plan.slots)
+    times, unfilled, placed = (
+        frame[frame["sender_id"] == sender["id"]] for frame in (plan.times, plan.selection.unfilled, plan.slots)
     )
     reasons = unfilled["reason"].astype("str").value_counts()
     unfilled_because = f"found no bot ({', '.join(f'{count} {name}' for name, count in reasons.items())})"
     expected = float(expected_slots(day)[0])
-    facts = day.iloc[0].to_dict() | account(day, picks, placed).iloc[0].to_dict() | {"expected": expected}
+    facts = day.iloc[0].to_dict() | account(day, times, placed).iloc[0].to_dict() | {"expected": expected}
     prefix = "not planned yet; a plan made now: " if run is None else ""
     return told(prefix + reason(facts, unfilled_because), steps_of(facts, clock_of(sender["zone"])))
 

@@ -192,9 +192,9 @@ def planning_span(windows: pd.DataFrame, start: datetime, hour_end: datetime, po
 
     Columns in: those of `open_windows`. Columns out, on its index: ``sender_id``; ``span_start``, ``span_end``
     datetime64[us, UTC], whole seconds, half-open; ``lunch_at``, ``lunch_ends_at`` datetime64[us, UTC], the part of the
-    span that is lunch; ``open_s_now`` and ``open_s_left`` float64, open seconds of the span, and from the span's start
-    until the workday ends, both without lunch. A sender whose workday does not meet the run has an empty span and zero
-    seconds.
+    span that is lunch; ``open_s_now``, ``open_s_left`` and ``open_s`` float64, open seconds of the span, from the
+    span's start until the workday ends, and of the whole workday, all without lunch. A sender whose workday
+    does not meet the run has an empty span, and zero seconds in the first two.
 
     With ``spread_s`` the span is so many seconds long wherever the hour ends, and it is all that is left.
     """
@@ -206,6 +206,7 @@ def planning_span(windows: pd.DataFrame, start: datetime, hour_end: datetime, po
     now = last - first - (lunch_ends_now - lunch_now)
     until_close = closes - first - (np.maximum(lunch_ends, first) - np.maximum(lunch, first))
     left = np.where(last > first, until_close, 0) if policy.spread_s is None else now
+    whole = closes - opens - (lunch_ends - lunch) if policy.spread_s is None else now
     return pd.DataFrame(
         {
             "sender_id": windows["sender_id"],
@@ -215,25 +216,31 @@ def planning_span(windows: pd.DataFrame, start: datetime, hour_end: datetime, po
             "lunch_ends_at": _instants(lunch_ends_now),
             "open_s_now": now.astype(np.float64),
             "open_s_left": left.astype(np.float64),
+            "open_s": whole.astype(np.float64),
         },
         index=windows.index,
     )
 
 
 def pace(slots: pd.DataFrame, spans: pd.DataFrame, policy: PacingPolicy, seed: int, hour: datetime) -> pd.DataFrame:
-    """Return a target time for every slot that fits its sender's span, ordered by sender and ordinal.
+    """Return a target time for every slot that fits its sender's span, by sender and ordinal, on ``slots``' index.
 
     Columns in: ``slots``: ``sender_id``, ``ordinal`` int64, unique together. ``spans``: ``sender_id``, unique;
-    ``span_start``, ``span_end``, ``lunch_at``, ``lunch_ends_at`` datetime64[us, UTC]; ``not_before``
-    datetime64[us, UTC], null when free: the last planned or sent mail of the sender plus the gap that it carries.
+    ``span_start``, ``span_end``, ``lunch_at``, ``lunch_ends_at`` datetime64[us, UTC]; ``open_s_now``, ``open_s_left``
+    float64 (`planning_span`); ``first_s``, ``every_s`` float64, the places of its slots in open seconds from the span's
+    start (`emberflow.senders.quota.slots_for_hour`); ``not_before`` datetime64[us, UTC], null when free: the last
+    planned or sent mail of the sender plus the gap that it carries.
 
     Columns out: ``sender_id``, ``ordinal`` int64; ``target_time`` datetime64[us, UTC], whole seconds;
-    ``gap_s`` int64, the pause that the sender keeps *after* this mail (minimum plus seeded jitter).
+    ``gap_s`` int64, the pause that the sender keeps *after* this mail (minimum plus seeded jitter); ``earliest``,
+    ``latest`` datetime64[us, UTC]: between these, ends included, any of its slots may be moved, each by itself, and all
+    gaps still hold.
 
-    With gaps g and n slots between the instants a and b the slack is b - a - (g_1 + ... + g_{n-1}); slot k
-    stands at a, plus the gaps before it, plus a seeded position in the k-th n-th of the slack. Slots fit
-    exactly as long as the slack is not negative; those with the highest ordinals beyond that are left out. All of this
-    is told by a clock that stands still over lunch, so a gap that lunch interrupts lasts as much longer.
+    A slot leaves at its place, moved by a seeded draw as far as the longest gaps to its neighbours allow; at the ends
+    of the span it is moved back into it, so that every minute of an hour is as likely. Where gaps are longer than
+    places are apart, it waits for the gap before. Those that are too late then are left to later hours. In the last
+    span of a workday they close up instead, and only what cannot fit is left out. All of this is told by a clock that
+    stands still over lunch, so a gap that lunch interrupts lasts as much longer.
 
     Raises:
         ValueError: a slot's sender has no span.
@@ -252,29 +259,71 @@ def pace(slots: pd.DataFrame, spans: pd.DataFrame, policy: PacingPolicy, seed: i
     start, end, lunch, lunch_ends, not_before = (
         _seconds(spans[name])[place] for name in ("span_start", "span_end", "lunch_at", "lunch_ends_at", "not_before")
     )
+    now_s, left_s, first_s, every_s = (
+        spans[name].to_numpy(dtype=np.float64)[place] for name in ("open_s_now", "open_s_left", "first_s", "every_s")
+    )
     lunch_s = lunch_ends - lunch
-    earliest = np.maximum(start, not_before)
-    first = earliest - np.clip(earliest - lunch, 0, lunch_s)
-    room_s = end - lunch_s - 1 - first
+    free_at = np.maximum(start, not_before)
+    free_at -= np.clip(free_at - lunch, 0, lunch_s)
+    last = end - lunch_s - 1
+    is_last_span = now_s >= left_s
+    longest_gap_s = policy.gap_minimum_s + policy.gap_jitter_s
+    reach_s = np.minimum(np.maximum((every_s - longest_gap_s) / 2, 0), now_s / 2)
 
     # Per slot.
     sender = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(sender_id)))
     rank = np.arange(len(sender_id)) - begins[sender]
     before_s = np.cumsum(gap_s) - gap_s
     before_s -= before_s[begins][sender]
-    fitting = np.flatnonzero(before_s <= room_s[sender])
-    sender_id, ordinal, gap_s, sender, rank, before_s = (
-        column[fitting] for column in (sender_id, ordinal, gap_s, sender, rank, before_s)
-    )
-    count = np.bincount(sender, minlength=len(begins))
-    longest_s = np.zeros_like(room_s)
-    longest_s[sender] = before_s
-    slack_s = (room_s - longest_s)[sender]
     draw = uniforms(state(seed, "pace", hour), sender_id, ordinal)
-    offset_s = np.minimum(((slack_s + 1) * (rank + draw) / count[sender]).astype(np.int64), slack_s)
-    target = first[sender] + before_s + offset_s
-    target += np.where(target >= lunch[sender], lunch_s[sender], 0)
-    return pd.DataFrame({"sender_id": sender_id, "ordinal": ordinal, "target_time": _instants(target), "gap_s": gap_s})
+    at_s = first_s[sender] + rank * every_s[sender] + (2 * draw - 1) * reach_s[sender]
+    at_s = np.abs(at_s)
+    at_s = np.where(at_s < now_s[sender], at_s, np.maximum(2 * now_s[sender] - at_s, 0)) if len(at_s) else at_s
+    wished = np.maximum(start[sender] + at_s.astype(np.int64), free_at[sender])
+    target = before_s + _highest_so_far(wished - before_s, sender)
+    fits = np.where(is_last_span[sender], free_at[sender] + before_s, target) <= last[sender]
+    kept = np.flatnonzero(fits)
+    order, sender_id, ordinal, gap_s, sender, before_s, target = (
+        column[kept] for column in (order, sender_id, ordinal, gap_s, sender, before_s, target)
+    )
+    longest_s = np.zeros_like(last)
+    longest_s[sender] = before_s
+    target = np.minimum(target, (last - longest_s)[sender] + before_s)
+
+    spare_s = np.diff(target, append=0) - gap_s
+    is_followed = np.append(sender[1:] == sender[:-1], False)[: len(sender)]
+    # The last one leaves the next hour's first its place.
+    count = np.bincount(sender, minlength=len(begins))
+    next_place = start + np.minimum(first_s + count * every_s, 2 * _DAY_S).astype(np.int64)
+    at_most = np.minimum(last, np.where(is_last_span, last, next_place))[sender] - np.where(is_followed, 0, gap_s)
+    at_most = np.where(is_last_span[sender], last[sender], at_most)
+    later_s = np.where(is_followed, spare_s // 2, np.maximum(np.minimum(at_most, last[sender]) - target, 0))
+    sooner_s = np.concatenate([[0], (spare_s - spare_s // 2)[:-1]])[: len(sender)]
+    sooner_s = np.where(np.concatenate([[False], is_followed[:-1]])[: len(sender)], sooner_s, target - free_at[sender])
+    is_after_lunch = target >= lunch[sender]
+    earliest, latest = target - sooner_s, target + later_s
+    earliest = np.where(is_after_lunch, np.maximum(earliest, lunch[sender]), earliest)
+    latest = np.where(is_after_lunch, latest, np.minimum(latest, lunch[sender] - 1))
+    pause_s = np.where(is_after_lunch, lunch_s[sender], 0)
+    return pd.DataFrame(
+        {
+            "sender_id": sender_id,
+            "ordinal": ordinal,
+            "target_time": _instants(target + pause_s),
+            "gap_s": gap_s,
+            "earliest": _instants(earliest + pause_s),
+            "latest": _instants(latest + pause_s),
+        },
+        index=slots.index[order],
+    )
+
+
+def _highest_so_far(values: Integers, group: Integers) -> Integers:
+    """Return the running maximum of ``values`` within each run of equal ``group``, numbered upwards from 0."""
+    if not len(values):
+        return values
+    lowest, spread = values.min(), np.ptp(values) + 1
+    return np.asarray(np.maximum.accumulate(values - lowest + group * spread) - group * spread + lowest)
 
 
 def gaps_s(policy: PacingPolicy, stream: np.uint64, *entities: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -3,7 +3,7 @@
     healthy volume = ramp volume x health multiplier, rounded down
     cold quota     = least of (step limit, published mix, cap) x daily factor; 0 before graduation
     warm-up quota  = healthy volume x daily factor, at most the total cap less the cold quota
-    slots of a span = what is left of the quota x the span's share of the window that is left
+    slots of a span = what is left of the quota x the span's share of the window that is left, on the day's own grid
 
 The daily factor is fixed by (seed, sender, local day), so the quota of a day is the same number at any hour until
 the evidence changes. The slots of an hour look only at what is left, so a missed hour is made up by the later ones
@@ -13,7 +13,6 @@ is submitted, because only there is it known what was really sent.
 
 from __future__ import annotations
 
-from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Final, Self
 
@@ -29,6 +28,7 @@ Score = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Mails = Annotated[int, Field(ge=0, le=200)]
 
+_NEXT_PLACE: Final = 1 - 1e-9
 COLD_GATES: Final = ("open", "no_campaign", "too_few_sending_days", "too_few_placements", "placement_too_low")
 
 
@@ -176,20 +176,22 @@ def reserved_for_warmup(policy: QuotaPolicy, warmup_quota: Integers, total_quota
     return np.asarray(np.minimum(share, warmup_quota), dtype=np.int64)
 
 
-def slots_for_hour(day: pd.DataFrame, policy: QuotaPolicy, hour: datetime, seed: int) -> pd.DataFrame:
+def slots_for_hour(day: pd.DataFrame, policy: QuotaPolicy, seed: int) -> pd.DataFrame:
     """Return how many slots each sender gets in the span that is being planned, on the index of ``day``.
 
-    Columns in: ``sender_id`` int64; ``warmup_quota``, ``warmup_used``, ``cold_quota``, ``cold_used``,
-    ``total_quota``, ``total_used`` int64 (used = sent or reserved, of the sender's local day); ``open_s_now`` and
-    ``open_s_left`` float64, seconds of the sending window inside the span and from the span's start until the window
-    closes (`emberflow.senders.pacing.planning_span`). ``hour`` names the draws.
+    Columns in: ``sender_id``; ``local_day`` datetime64[s]; ``warmup_quota``, ``warmup_used``, ``cold_quota``,
+    ``cold_used``, ``total_quota``, ``total_used`` int64 (used = sent or reserved, of the sender's local day);
+    ``open_s_now``, ``open_s_left`` and ``open_s`` float64, seconds of the sending window inside the span, from the
+    span's start until the window closes, and in all (`emberflow.senders.pacing.planning_span`).
 
-    Columns out: ``warmup_slots``, ``cold_slots`` int64.
+    Columns out: ``warmup_slots``, ``cold_slots`` int64; ``first_s``, ``every_s`` float64, the open seconds from the
+    span's start to the place of its first warm-up slot, and from one to the next.
 
     What replies have taken of the total is missed by warm-up mail first, down to its reserve (`reserved_for_warmup`);
-    below that cold mail makes room (Q-B2). The expected share is rounded up or down by
-    a seeded draw, so that small quotas fall into different hours for different senders; the last span of a window
-    takes exactly what is left.
+    below that cold mail makes room (Q-B2). The places of a day's mails are a grid over its window, moved by a seeded
+    phase of the sender and the day: so hours round up and down in turn, each expects its share, small quotas fall into
+    different hours for different senders, and one hour goes on where the last one ended. What an hour missed is spread
+    over the rest; the last span of a window takes exactly what is left.
     """
     warmup_left, cold_left, left_of_total = (
         (day[f"{kind}_quota"] - day[f"{kind}_used"]).clip(lower=0).to_numpy(dtype=np.int64)
@@ -199,19 +201,26 @@ def slots_for_hour(day: pd.DataFrame, policy: QuotaPolicy, hour: datetime, seed:
     unused_reserve = np.maximum(reserved_for_warmup(policy, *quotas) - day["warmup_used"].to_numpy(dtype=np.int64), 0)
     cold_left = np.minimum(cold_left, np.maximum(left_of_total - unused_reserve, 0))
     warmup_left = np.minimum(warmup_left, left_of_total - cold_left)
-    now = day["open_s_now"].to_numpy(dtype=np.float64)
-    until_close = day["open_s_left"].to_numpy(dtype=np.float64)
-    share = np.divide(now, until_close, out=np.zeros_like(now), where=until_close > 0)
-    sender_id = day["sender_id"].to_numpy()
+    now, until_close, whole = (day[name].to_numpy(dtype=np.float64) for name in ("open_s_now", "open_s_left", "open_s"))
+    elapsed = np.divide(whole - until_close, whole, out=np.zeros_like(whole), where=whole > 0)
+    days = day["local_day"].to_numpy(dtype="datetime64[D]").astype(np.int64)
 
-    def slots(left: Integers, stream: str) -> Integers:
-        expected = np.floor(left * share + uniforms(state(seed, stream, hour), sender_id))
-        return np.where(now > 0, np.minimum(expected.astype(np.int64), left), 0)
+    def places(kind: str, left: Integers) -> tuple[Integers, Floats, Floats]:
+        phase = uniforms(state(seed, "day_phase", kind), day["sender_id"].to_numpy(), days)
+        passed = phase + day[f"{kind}_quota"].to_numpy(dtype=np.float64) * elapsed
+        to_first = np.minimum(1 - passed % 1, _NEXT_PLACE)
+        every = np.divide(until_close, left, out=np.full_like(now, np.inf), where=left > 0)
+        reached = np.ceil(np.divide(now, every, out=np.zeros_like(now), where=every > 0) - to_first)
+        slots = np.where(now < until_close, np.clip(reached, 0, left), left).astype(np.int64)
+        return np.where(now > 0, slots, 0), to_first * every, every
 
+    warmup_slots, first_s, every_s = places("warmup", warmup_left)
     return pd.DataFrame(
         {
-            "warmup_slots": slots(warmup_left, "slots_for_hour"),
-            "cold_slots": slots(cold_left, "cold_slots_for_hour"),
+            "warmup_slots": warmup_slots,
+            "cold_slots": places("cold", cold_left)[0],
+            "first_s": first_s,
+            "every_s": every_s,
         },
         index=day.index,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
 
 import pandas as pd
 import pytest
@@ -11,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from emberflow.bots.limits import BotPolicy, available_seats, cap_today, inbound_cap, next_waking
+from emberflow.bots.limits import BotPolicy, available_seats, cap_today, inbound_cap, next_waking, waking_span
 from tests.builders import MONDAY_NOON, a_bot, frame
 
 STANDARD = BotPolicy(cooldown_s=0)
+HOUR = timedelta(hours=1)
 
 
 def seats_of(policy: BotPolicy = STANDARD, at: datetime = MONDAY_NOON, **bot: Any) -> tuple[int, str | None]:
-    row = available_seats(frame(a_bot(**bot)), at, policy).iloc[0]
+    row = available_seats(frame(a_bot(**bot)), at, at + HOUR, policy).iloc[0]
     return int(row["seats"]), None if pd.isna(row["reason"]) else row["reason"]
 
 
@@ -47,14 +49,32 @@ def test_the_operator_may_cap_a_bot_lower_but_not_higher() -> None:
     assert seats_of(interaction_limits=0) == (0, "at_cap")
 
 
-def test_a_bot_in_cooldown_is_left_alone_until_it_is_over() -> None:
-    assert seats_of(cooldown_until=MONDAY_NOON + timedelta(seconds=1)) == (0, "cooldown")
-    assert seats_of(cooldown_until=MONDAY_NOON) == (40, None)
+def test_a_bot_that_rests_has_seats_from_when_it_has_rested() -> None:
+    """B-B3"""
+    policy = BotPolicy(cooldown_s=900)
+    until = MONDAY_NOON + HOUR
+    for rested, seats in (
+        (MONDAY_NOON, 4),
+        (MONDAY_NOON + timedelta(minutes=31), 2),
+        (until - timedelta(seconds=1), 1),
+    ):
+        row = available_seats(frame(a_bot(cooldown_until=rested)), MONDAY_NOON, until, policy).iloc[0]
+        assert (row["seats"], row["free_from"], row["free_until"]) == (seats, rested.timestamp(), until.timestamp())
+    assert seats_of(policy, cooldown_until=until) == (0, "cooldown")
+
+
+def test_a_bot_has_seats_while_it_is_awake_within_the_hour() -> None:
+    """B-B3: Kathmandu is a quarter of an hour off, so its bots wake and sleep within an hour."""
+    for hour, (wakes, sleeps) in {1: (15, 60), 16: (0, 15)}.items():
+        at = datetime(2026, 6, 1, hour, tzinfo=UTC)
+        row = available_seats(frame(a_bot(zone="Asia/Kathmandu")), at, at + HOUR, STANDARD).iloc[0]
+        bounds = [(at + timedelta(minutes=minute)).timestamp() for minute in (wakes, sleeps)]
+        assert [row["free_from"], row["free_until"]] == bounds
 
 
 def test_nullable_columns_may_be_null_for_everybody() -> None:
     bots = frame(a_bot(), a_bot(2)).assign(interaction_limits=float("nan"))
-    assert available_seats(bots, MONDAY_NOON, STANDARD)["seats"].tolist() == [40, 40]
+    assert available_seats(bots, MONDAY_NOON, MONDAY_NOON + HOUR, STANDARD)["seats"].tolist() == [40, 40]
 
 
 @pytest.mark.parametrize(("cooldown_s", "seats"), [(900, 4), (1800, 2), (3600, 1), (3601, 1), (1, 40), (0, 40)])
@@ -104,16 +124,18 @@ def test_seats_and_what_is_used_never_exceed_the_age_cap(age: int, limit: int | 
 
 def test_rows_and_types_are_kept_even_for_no_bots_at_all() -> None:
     bots = frame(a_bot(3), a_bot(4, inbound_used=99)).set_index(pd.Index([30, 40]))
-    seats = available_seats(bots, MONDAY_NOON, STANDARD)
+    seats = available_seats(bots, MONDAY_NOON, MONDAY_NOON + HOUR, STANDARD)
     assert seats.index.tolist() == [30, 40]
     assert {name: str(kind) for name, kind in seats.dtypes.items()} == {
         "bot_id": "int64",
         "age_days": "int64",
         "inbound_cap": "int64",
+        "free_from": "int64",
+        "free_until": "int64",
         "seats": "int64",
         "reason": "category",
     }
-    assert available_seats(bots.iloc[:0], MONDAY_NOON, STANDARD).empty
+    assert available_seats(bots.iloc[:0], MONDAY_NOON, MONDAY_NOON + HOUR, STANDARD).empty
 
 
 @pytest.mark.parametrize(
@@ -144,3 +166,44 @@ def test_todays_cap_follows_age_and_the_operators_own_limit() -> None:
     ages = [cap_today(BotPolicy(), born, None, born + timedelta(days=days)) for days in (0, 3, 100)]
     assert ages == [5, 11, 40]
     assert cap_today(BotPolicy(), born, 7, born + timedelta(days=100)) == 7
+
+
+def clock_changes(zone: str) -> list[datetime]:
+    """The hours of 2026 and 2027 within which the zone's clock changes."""
+    clock = ZoneInfo(zone)
+    days = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(730)]
+    offsets = [day.astimezone(clock).utcoffset() for day in days]
+    changed = [day for day, before, after in zip(days, offsets, offsets[1:], strict=False) if before != after]
+    hours = [day + n * HOUR for day in changed for n in range(24)]
+    return [at for at in hours if at.astimezone(clock).utcoffset() != (at + HOUR).astimezone(clock).utcoffset()]
+
+
+@pytest.mark.parametrize(
+    ("wakes", "sleeps"),
+    [(time(7), time(22)), (time(0), time(0)), (time(2, 10), time(23, 50)), (time(0, 30), time(2, 30))],
+)
+def test_beside_every_clock_change_of_every_zone_a_bot_is_awake_in_all_of_its_span(wakes: time, sleeps: time) -> None:
+    """B-B3, B-B7: by the wall clock, second by second at the ends, and `next_waking` agrees."""
+    policy = BotPolicy(wake_start=wakes, wake_end=sleeps)
+
+    def is_awake(second: int, clock: ZoneInfo) -> bool:
+        wall = datetime.fromtimestamp(second, UTC).astimezone(clock).time()
+        return wakes <= wall and (wall < sleeps or sleeps == time(0))
+
+    seen = 0
+    for zone in sorted(available_timezones() - {"localtime"}):
+        clock = ZoneInfo(zone)
+        for change in clock_changes(zone):
+            for hours in range(-2, 3):
+                at = int((change + hours * HOUR).timestamp())
+                first, until = waking_span(zone, at, at + 3600, policy)
+                assert at <= first <= until <= at + 3600
+                inside = [*range(first, until, 300), until - 1] if until > first else []
+                assert all(is_awake(second, clock) for second in inside), (zone, change, hours)
+                if not inside:
+                    assert not any(is_awake(second, clock) for second in range(at, at + 3600, 60)), (zone, change)
+                opening = next_waking(zone, datetime.fromtimestamp(at, UTC), policy)
+                assert is_awake(int(opening.timestamp()), clock), (zone, change, hours)
+                assert (opening.timestamp() == at) == is_awake(at, clock)
+                seen += 1
+    assert seen > 1000

@@ -74,10 +74,12 @@ def test_over_a_fortnight_bots_share_the_load_by_their_caps(mails_per_hour: int)
         for hour in range(-4, 6):
             at = MONDAY_NOON + timedelta(days=day, hours=hour)
             bots["inbound_used"] = [today[bot_id] for bot_id in bots["bot_id"]]
-            offered = bots.assign(**available_seats(bots, at, POLICY).drop(columns="bot_id"))
+            offered = bots.assign(**available_seats(bots, at, at + timedelta(hours=1), POLICY).drop(columns="bot_id"))
             offered = offered.assign(**turn_terms(offered, at, POLICY))
             mix = partner_mix(offered, providers, domains)
-            demand = frame(*(a_slot(100_000 * day + 1000 * (hour + 4) + n + 1) for n in range(mails_per_hour)))
+            slots = (a_slot(100_000 * day + 1000 * (hour + 4) + n + 1) for n in range(mails_per_hour))
+            times = {"target_time": at + timedelta(minutes=30), "earliest": at, "latest": at + timedelta(minutes=59)}
+            demand = frame(*(slot | times for slot in slots))
             shares = dict(enumerate(mix.cells["share"]))
             offered = offered.assign(cell=mix.cell)
             picks = select_bots(demand, offered, never_met, explore, seed=5, hour=at, shares=shares).picks

@@ -446,7 +446,9 @@ def test_evidence_counts_who_was_refused_and_why() -> None:
 
 def test_nothing_asked_or_nobody_there_is_an_empty_plan_with_the_same_columns() -> None:
     for selection in (select([], [a_bot()]), select([a_slot()], [])):
-        assert list(selection.picks.columns) == ["sender_id", "ordinal", "bot_id", "asked_tier", "tier"]
+        assert list(selection.picks.columns) == [
+            "sender_id", "ordinal", "bot_id", "asked_tier", "tier", "target_time",
+        ]  # fmt: skip
         assert selection.picks.empty
 
 

@@ -36,14 +36,14 @@ def a_planned_day(sender_id: int = 1, **changes: Any) -> Row:
     return row | changes
 
 
-def of_sender(day: Row, picked: int | None = None, planned: int | None = None) -> dict[str, int]:
+def of_sender(day: Row, timed: int | None = None, planned: int | None = None) -> dict[str, int]:
     """The account of one sender, without its zeros; everything wanted is filled unless said otherwise."""
-    picked = day["wanted"] if picked is None else picked
-    planned = picked if planned is None else planned
-    picks, slots = (
-        pd.DataFrame({"sender_id": [day["sender_id"]] * count}, dtype="int64") for count in (picked, planned)
+    timed = day["wanted"] if timed is None else timed
+    planned = timed if planned is None else planned
+    times, slots = (
+        pd.DataFrame({"sender_id": [day["sender_id"]] * count}, dtype="int64") for count in (timed, planned)
     )
-    (row,) = account(frame(day), picks, slots).to_dict("records")
+    (row,) = account(frame(day), times, slots).to_dict("records")
     return {name: mails for name, mails in row.items() if mails and name not in ("sender_id", "ramp_volume")}
 
 
@@ -82,7 +82,7 @@ def test_a_window_that_is_over_is_told_from_one_that_opens_later() -> None:
 
 def test_mails_without_a_bot_and_without_room_are_counted_apart() -> None:
     """B-F6"""
-    assert of_sender(a_planned_day(wanted=5), picked=4, planned=3) == {
+    assert of_sender(a_planned_day(wanted=5), timed=4, planned=3) == {
         "later": 5,
         "no_bot": 1,
         "no_room": 1,
@@ -100,25 +100,25 @@ def test_every_mail_of_a_ramp_volume_is_counted_exactly_once(data: st.DataObject
     left = max(min(quota - used, 50 - total_used), 0)
     open_s_now = data.draw(st.floats(1, 3600))
     wanted = data.draw(st.integers(0, left))
-    picked = data.draw(st.integers(0, wanted))
+    timed = data.draw(st.integers(0, wanted))
     day = a_planned_day(
         ramp_volume=volume, health_multiplier=multiplier, warmup_quota=quota, warmup_used=used, total_used=total_used,
         open_s_now=open_s_now, wanted=wanted,
     )  # fmt: skip
 
-    told = of_sender(day, picked, data.draw(st.integers(0, picked)))
+    told = of_sender(day, timed, data.draw(st.integers(0, timed)))
 
     assert sum(told.values()) == volume
     assert all(mails > 0 for mails in told.values())
     assert told.keys() <= {*LOSSES, "slots"}
 
 
-def test_rows_of_the_account_follow_the_day_whatever_the_order_of_picks() -> None:
+def test_rows_of_the_account_follow_the_day_whatever_the_order_of_slots() -> None:
     """Q-F1"""
     day = frame(a_planned_day(2, wanted=1), a_planned_day(1), a_planned_day(3, wanted=0))
-    picks = pd.DataFrame({"sender_id": [1, 2, 1]})
+    slots = pd.DataFrame({"sender_id": [1, 2, 1]})
 
-    told = account(day, picks, picks.iloc[::-1])
+    told = account(day, slots, slots.iloc[::-1])
 
     assert told["sender_id"].tolist() == [2, 1, 3]
     assert told["slots"].tolist() == [1, 2, 0]

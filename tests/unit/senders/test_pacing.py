@@ -455,11 +455,30 @@ def test_a_sender_that_is_busy_into_lunch_or_beyond_loses_that_time_once(
 
 
 def test_mails_spread_over_the_whole_span() -> None:
-    paced = pace(slots_of(*[3] * 4000), frame(*(a_span(n + 1) for n in range(4000))), STANDARD, 1, MONDAY_NOON)
+    places = {"every_s": 1200.0, "open_s_left": 7200.0}
+    spans = frame(*(a_span(n + 1, first_s=1200 * n / 4000, **places) for n in range(4000)))
+    paced = pace(slots_of(*[3] * 4000), spans, STANDARD, 1, MONDAY_NOON)
     minute = (paced["target_time"] - MONDAY_NOON).dt.total_seconds() / 60
     assert minute.mean() == pytest.approx(30, abs=0.5)
     assert minute.min() < 0.2
     assert minute.max() > 59.8
+    mails = np.histogram(minute, bins=20, range=(0, 60))[0]
+    assert mails.min() > 500
+    assert mails.max() < 700
+
+
+def test_a_slot_may_be_moved_within_its_room_and_all_gaps_still_hold() -> None:
+    """S-B6: whichever of them moves, and however far."""
+    lunch = {"lunch_at": MONDAY_NOON + timedelta(minutes=20), "lunch_ends_at": MONDAY_NOON + timedelta(minutes=30)}
+    paced = pace(slots_of(4, 3), frame(a_span(1, 3600), a_span(2, 4200, **lunch)), STANDARD, 1, MONDAY_NOON)
+    assert (paced["earliest"] <= paced["target_time"]).all()
+    assert (paced["target_time"] <= paced["latest"]).all()
+    for _, mails in paced.groupby("sender_id"):
+        least = mails["earliest"].iloc[1:].to_numpy() - mails["latest"].iloc[:-1].to_numpy()
+        assert (least >= pd.to_timedelta(mails["gap_s"].iloc[:-1], unit="s").to_numpy()).all()
+    of_second = paced[paced["sender_id"] == 2]
+    for bound in ("earliest", "latest"):
+        assert not of_second[bound].between(lunch["lunch_at"], lunch["lunch_ends_at"], inclusive="left").any()
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
@@ -470,7 +489,8 @@ def test_the_order_of_rows_changes_nothing() -> None:
     def plan(senders: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
         windows = open_windows(senders, MONDAY_NOON, STANDARD, 1)
         spans = planning_span(windows, MONDAY_NOON, MONDAY_NOON + HOUR, STANDARD)
-        return pace(slots, spans.assign(not_before=pd.NaT), STANDARD, 1, MONDAY_NOON)
+        spans = spans.assign(not_before=pd.NaT, first_s=100.0, every_s=800.0)
+        return pace(slots, spans, STANDARD, 1, MONDAY_NOON).reset_index(drop=True)
 
     mixed = plan(senders.iloc[::-1].astype({"zone": "category"}), slots.sample(frac=1, random_state=3))
     pd.testing.assert_frame_equal(plan(senders, slots), mixed)
@@ -495,6 +515,7 @@ def test_pacing_nothing_is_an_empty_plan(slots: int, seconds: int) -> None:
     assert paced.empty
     assert paced.dtypes.astype(str).to_dict() == {
         "sender_id": "int64", "ordinal": "int64", "target_time": "datetime64[us, UTC]", "gap_s": "int64",
+        "earliest": "datetime64[us, UTC]", "latest": "datetime64[us, UTC]",
     }  # fmt: skip
 
 
