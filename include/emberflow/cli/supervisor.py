@@ -162,8 +162,9 @@ def stop_on_signals() -> threading.Event:
 def main() -> None:
     """Watch over the stack of ``EMBERFLOW_HOME`` until a signal comes."""
     stop = stop_on_signals()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
+    )
     supervise(Stack(home(), attached=False), stop)
 
 
