@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.clock import HOUR, floor_hour
-from emberflow.errors import ConfigurationError
+from emberflow.errors import ConfigurationError, EmberflowError
 from emberflow.queue_manager import planner, registry
 from emberflow.queue_manager.policies import in_force
 from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world, some_settings
@@ -420,6 +420,18 @@ def test_an_instant_within_an_hour_is_not_an_hour(database: Engine, sandbox: San
     world = a_world(database, sandbox, checks=False)
     with pytest.raises(ValueError, match="is not the start of an hour"):
         world.plan(NOON + timedelta(minutes=1))
+
+
+def test_an_hour_days_ahead_is_planned_only_if_that_is_asked_for(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B3: a slip of the year would stay planned until then."""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    assert world.plan(NOON + 72 * HOUR).outcome == "planned"
+    ahead = NOON + 73 * HOUR
+    with pytest.raises(EmberflowError, match="more than 3 days ahead"):
+        world.plan(ahead)
+    assert world.value("select count(*) from ops.plan_runs") == 1
+    planned = planner.plan_hour(database, ahead, clock=world.clock, settings=world.settings, far_ahead=True)
+    assert planned.outcome == "planned"
 
 
 def test_without_a_policy_nothing_is_planned(database: Engine, sandbox: Sandbox) -> None:

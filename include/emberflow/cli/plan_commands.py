@@ -74,6 +74,7 @@ def run_plan(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be planned, and write nothing.")] = False,
     picture: Picture = None,
     limit: Annotated[int, typer.Option(min=1, help="With --dry-run: list the first so many slots.")] = 40,
+    force: Annotated[bool, typer.Option("--force", help="Plan an hour that is more than three days ahead.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Plan an hour now, as the DAG `warmup_hourly` does; an hour that is planned stays as it is."""
@@ -85,7 +86,7 @@ def run_plan(
         return
     if picture is not None:
         raise ConfigurationError("--picture needs --dry-run; `emberflow plan show --picture FILE` draws a planned hour")
-    report = steps.plan_hour(parse_hour(at).isoformat() if at else None)
+    report = steps.plan_hour(parse_hour(at).isoformat() if at else None, far_ahead=force)
     before = " (it was planned before; nothing changed)" if report["was_planned_before"] else ""
     console.print(
         f"{report['hour']}: {report['slots']} of {report['wanted']} wanted slots, {report['outcome']}{before}"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -42,6 +42,7 @@ from emberflow.text_columns import Texts, padded, spelled, texts
 
 Integers = npt.NDArray[np.int64]
 
+_AHEAD: Final = timedelta(days=3)
 _SESSIONS: Final = 2  # that read at the same time: more want more cores of the database
 _IDS: Final = "select nextval('ops.scheduled_tasks_id_seq'::regclass) as id from generate_series(1, %(count)s)"
 _DOMAINS: Final = text("""
@@ -139,6 +140,7 @@ def plan_hour(
     *,
     clock: Clock,
     settings: Settings,
+    far_ahead: bool = False,
     on_phase: Callable[[str, float], None] = lambda name, seconds: None,
 ) -> PlanReport:
     """Plan the UTC hour that starts at ``hour`` and write its slots, once.
@@ -148,6 +150,7 @@ def plan_hour(
 
     Raises:
         ValueError: ``hour`` is not the start of an hour.
+        EmberflowError: it is more than three days ahead, and not ``far_ahead``.
         ConfigurationError: no policy is in force, or there is no key for warm-up tokens.
     """
     _require_hour(hour)
@@ -161,6 +164,11 @@ def plan_hour(
         if known is not None:
             return _report(dict(known), was_planned_before=True)
         now = clock.now().replace(microsecond=0)
+        if hour > now + _AHEAD and not far_ahead:
+            raise EmberflowError(
+                f"{hour:%Y-%m-%d %H:%M} UTC is more than {_AHEAD.days} days ahead, and a planned hour stays planned: "
+                "`emberflow plan run --force` plans it all the same, `--dry-run` only shows it"
+            )
         force = in_force(connection)
         restored_at = restores.last_settled_at(connection)
         if hour + HOUR <= now or (restored_at is not None and hour <= restored_at):

@@ -24,11 +24,14 @@ from emberflow.settings import settings
 log = logging.getLogger(__name__)
 
 
-def plan_hour(partition_key: str | None) -> dict[str, Any]:
-    """Plan the hour named by ``partition_key`` (ISO 8601, UTC), or the present hour when there is none."""
+def plan_hour(partition_key: str | None, *, far_ahead: bool = False) -> dict[str, Any]:
+    """Plan the hour named by ``partition_key`` (ISO 8601, UTC), or the present hour when there is none.
+
+    One that is days ahead is refused, unless ``far_ahead`` is asked for (`planner.plan_hour`).
+    """
     clock = _clock()
     hour = _hour(partition_key, clock.now())
-    report = planner.plan_hour(connect(), hour, clock=clock, settings=settings())
+    report = planner.plan_hour(connect(), hour, clock=clock, settings=settings(), far_ahead=far_ahead)
     before = ", was planned before" if report.was_planned_before else ""
     counts = {name: getattr(report, name) for name in ("senders", "bots", "wanted", "slots")}
     _say(hour, f"{report.outcome}{before}", counts)
