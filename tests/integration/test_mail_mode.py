@@ -82,6 +82,16 @@ def test_in_sandbox_mode_no_step_connects_to_a_host_that_is_not_loopback(
     assert world.value("select count(*) from ops.slots where status = 'sent'") == 0
 
 
+def test_a_check_that_the_mode_forbids_takes_no_mailbox_out_of_use(world: World, outside: list[str]) -> None:
+    """E-B10: it says nothing about the mailbox, which has passed its check in live mode."""
+    world.change("update ops.mailboxes set smtp_host = :host, imap_host = :host", host=OUTSIDE)
+    results = registry.check_mailboxes(world.engine, world.settings)
+    assert {result.stage for result in results} == {"egress"}
+    assert world.value("select count(*) from ops.senders where state = 'active'") == 1
+    assert world.value("select count(*) from ops.mailboxes where check_passed") == 2
+    assert outside == []
+
+
 OUTWARD = """
 import socket, sys
 from datetime import datetime

@@ -66,6 +66,7 @@ _ADD_MAILBOXES = text("""
 """)
 _TRY_AGAIN_S = 3.0
 _PASSES = "transient, tried twice"
+_NOT_TRIED = "egress"  # the stage of a check that the mail mode forbids
 _NO_ZONE = "its time zone is not known: nothing is sent from it or to it"
 _PASSWORD_BYTES = 24
 _NAMES = (
@@ -501,7 +502,7 @@ def _check(mailbox: Mailbox, mode: Mode, settings: Settings) -> CheckResult:
     except MailboxCheckError as error:
         return CheckResult(access.mailbox_id, access.address, error.stage, error.server_text, error.transient)
     except EgressRefusedError as error:
-        return CheckResult(access.mailbox_id, access.address, "egress", str(error))
+        return CheckResult(access.mailbox_id, access.address, _NOT_TRIED, str(error))
     except Exception as error:  # it is this mailbox's result: the others are checked all the same
         log.exception("the check of %s failed", access.address)
         text = access.public_text(f"{type(error).__name__}: {error}")
@@ -512,6 +513,8 @@ def _check(mailbox: Mailbox, mode: Mode, settings: Settings) -> CheckResult:
 def _store_check(connection: Connection, result: CheckResult) -> None:
     passed = result.stage is None
     passed = result.stage is None
+    if result.stage == _NOT_TRIED and _has_passed(connection, result.mailbox_id):
+        return
     values: dict[str, Any] = {
         "check_stage": result.stage,
         "check_text": f"{_PASSES}: {result.text}" if result.transient else result.text,
@@ -536,6 +539,12 @@ def _store_check(connection: Connection, result: CheckResult) -> None:
         connection.execute(
             update(table).where(table.c.mailbox_id == result.mailbox_id, table.c[name].in_(expected)).values(values)
         )
+
+
+def _has_passed(connection: Connection, mailbox_id: int) -> bool:
+    """Return whether a mailbox has passed its last check; that of a process which may not ask it says nothing new."""
+    passed = select(mailboxes.c.check_passed).where(mailboxes.c.id == mailbox_id)
+    return bool(connection.execute(passed).scalar_one())
 
 
 def _store_transient(connection: Connection, result: CheckResult) -> None:
