@@ -175,6 +175,28 @@ def migrate_database() -> None:
     console.print("the database is up to date")
 
 
+@database.command("env")
+def print_database_variables() -> None:
+    """Print what PostgreSQL's own programs need to reach the database: `eval "$(emberflow database env)"`."""
+    import shlex
+
+    from sqlalchemy import make_url
+
+    from emberflow.database.embedded import program
+    from emberflow.settings import settings
+
+    url = make_url(settings().require_database_url())
+    host = url.query.get("host") or url.host
+    values = {
+        "PGHOST": host, "PGPORT": url.port, "PGUSER": url.username, "PGPASSWORD": url.password,
+        "PGDATABASE": url.database,
+        "PGSSLMODE": url.query.get("sslmode"), "PGSSLROOTCERT": url.query.get("sslrootcert"),
+    }  # fmt: skip
+    typer.echo(f'export PATH={shlex.quote(str(Path(program("psql")).parent))}:"$PATH"')
+    for name, value in values.items():
+        typer.echo(f"unset {name}" if value is None else f"export {name}={shlex.quote(str(value))}")
+
+
 @database.command("restored")
 def settle_restore(
     declare: Annotated[bool, typer.Option("--declare", help="It was restored although nothing shows it.")] = False,

