@@ -95,9 +95,9 @@ def _print(section: Section) -> None:
     if left_out:
         hint = f"No room for {', '.join(left_out)}: widen the terminal, or use --json."
         caption = hint if caption is None else f"{caption}\n{hint}"
-    shown = Table(
-        title=section.title, caption=caption, title_justify="left", caption_justify="left", header_style="bold"
-    )
+    # A table would fold its title at its own width.
+    console.print(Text(section.title, "italic"))
+    shown = Table(header_style="bold")
     for index, name in enumerate(section.columns):
         if name in left_out:
             continue
@@ -116,6 +116,8 @@ def _print(section: Section) -> None:
         cells = [_cell(value) for name, value in zip(section.columns, row, strict=True) if name not in left_out]
         shown.add_row(*cells)
     console.print(shown)
+    if caption:
+        console.print(Text(caption, "dim italic"))
 
 
 def _print_records(section: Section) -> None:

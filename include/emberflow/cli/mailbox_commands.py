@@ -391,7 +391,8 @@ def create_sandbox_accounts(
     from emberflow.cli.sandbox_accounts import write_accounts
 
     write_accounts(_running_stack(), file, domain, count, [zone])
-    console.print(f"{count * len(domain)} accounts created; next: `./emberflow senders import {file}`")
+    next_steps = f"`./emberflow senders import {file}` or `./emberflow bots import {file}`"
+    console.print(f"{count * len(domain)} accounts created; next: {next_steps}")
 
 
 def _running_stack() -> Stack:
