@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from emberflow.clock import HOUR, floor_hour
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import planner
 from emberflow.queue_manager.capacity import Capacity, capacity
-from emberflow.queue_manager.policies import in_force
-from emberflow.queue_manager.why_not import WhyNot, why_not
+from emberflow.queue_manager.policies import in_force, shipped
+from emberflow.queue_manager.why_not import WhyNot, why_empty, why_not
+from emberflow.senders.pacing import next_opening
 from tests.worlds import NOON, Command, Sandbox, World, a_policy, a_real_policy, a_world
 
 WRITTEN = ("plan_runs", "plan_inputs", "scheduled_tasks", "sender_days")
@@ -62,14 +64,14 @@ def test_a_preview_says_what_a_run_would_really_do_with_the_hour(run: Command) -
     """Q-F3, Q-F4"""
     assert "a run would write this" in run("plan", "run", "--dry-run", "--at", "2099-01-31T09").output
     assert "a run plans nothing" in run("plan", "run", "--dry-run", "--at", "2020-01-31T09").output
-    run("plan", "run", "--at", "2099-01-31T09:59")
+    run("plan", "run", "--force", "--at", "2099-01-31T09:59")
     assert "planned already" in " ".join(run("plan", "run", "--dry-run", "--at", "2099-01-31T09").output.split())
 
 
 def test_a_planned_hour_is_drawn_from_its_own_slots(run: Command, tmp_path: Path) -> None:
     """Q-F2"""
     picture = tmp_path / "plan.svg"
-    run("plan", "run", "--at", "2099-01-31T09")
+    run("plan", "run", "--force", "--at", "2099-01-31T09")
 
     assert run("plan", "show", "--picture", picture).exit_code == 0
     assert b"virgin: 8" in picture.read_bytes()
@@ -265,3 +267,145 @@ def test_an_installation_without_senders_or_bots_is_answered_too(
     assert "0 slots" in preview.output
     assert f"{senders} active senders, {bots} active bots" in found.output
     assert ("warning: too few bots" in found.output) == (senders > bots)
+
+
+SATURDAY, NEVER_PLANNED = "2099-01-31T09", "2099-01-31T10"
+
+
+def test_a_plan_of_a_closed_day_says_so_and_when_the_next_window_opens(run: Command, world: World) -> None:
+    """Q-F2: the standard policy on a Saturday, which somebody tries first."""
+    run("policy", "apply", "standard")
+
+    planned = run("plan", "run", "--force", "--hour", SATURDAY)
+    again = json.loads(run("plan", "run", "--force", "--hour", SATURDAY, "--json").output)
+    shown = run("plan", "show", "--hour", SATURDAY)
+    latest = json.loads(run("plan", "show", "--json").output)
+
+    assert "no sender is inside its window in this hour; the next window opens Mon 2099-02-02 " in planned.output
+    assert again["why"] == latest["why"] in planned.output
+    assert again["why"] in shown.output
+    opening, address = again["why"].removesuffix(")").rpartition(" opens ")[2].split(" UTC (")
+    sender = next(one for one in world.senders if one.address == address)
+    at, pacing = datetime(2099, 1, 31, 9, tzinfo=UTC), shipped("standard").pacing
+    openings = {
+        one.address: next_opening("UTC", at, pacing, seed=world.settings.seed, sender_id=one.id)
+        for one in world.senders
+    }
+    assert openings[sender.address] == min(openings.values())
+    assert opening == f"{openings[sender.address]:%a %Y-%m-%d %H:%M}"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("update ops.senders set state = 'paused', state_reason = 'a test'", "no sender is active: `emberflow senders"),
+        (
+            "with gone as (update ops.mailboxes set removed_at = now()) "
+            "update ops.senders set state = 'stopped', state_reason = 'removed'",
+            "there is no sender: `emberflow senders import FILE`",
+        ),
+        ("update ops.bots set status = 'paused'", "no bot was left: `emberflow capacity`"),
+        (
+            "insert into ops.restores (noticed_at, why, newest_at) values (now(), 'a test', now())",
+            "the database was restored, and all mail is held",
+        ),
+    ],
+)
+def test_an_hour_in_which_nobody_has_a_slot_says_what_is_missing(
+    run: Command, world: World, change: str, why: str
+) -> None:
+    """Q-F2"""
+    world.change(change)
+
+    planned, shown = run("plan", "run"), run("plan", "show")
+
+    assert planned.exit_code == shown.exit_code == 0, planned.exception or shown.exception
+    assert why in planned.output
+    assert why in shown.output
+    assert why in json.loads(run("plan", "show", "--json").output)["why"]
+
+
+def test_a_used_up_day_names_the_first_window_of_the_next(run: Command, world: World) -> None:
+    """Q-F2, S-B5"""
+    world.plan()
+    world.change("update ops.sender_days set warmup_sent = warmup_quota")
+    world.erase("scheduled_tasks", "slot_states")
+
+    with world.engine.connect() as connection:
+        why = why_empty(connection, NOON + HOUR, now=NOON + HOUR, settings=world.settings)
+
+    assert why is not None
+    assert why.startswith(
+        "every sender inside its window has used up its day's quota; the next window opens Tue 2025-06-03 00:00 UTC ("
+    )
+
+
+def test_before_anything_is_planned_show_says_how_to_plan(run: Command) -> None:
+    """Q-F2"""
+    told, unplanned = run("plan", "show"), run("plan", "show", "--hour", NEVER_PLANNED)
+
+    assert "it is not planned, and a plan made now has " in told.output
+    assert "`emberflow plan run` makes it" in told.output
+    assert "2099-01-31 10:00:00 UTC: it is not planned" in unplanned.output
+
+
+def test_a_planned_hour_is_taken_back_and_stays_taken_back(run: Command, world: World) -> None:
+    """Q-B3: one that was planned by force, years ahead; what a worker holds stays with the worker."""
+    world.plan()
+    run("plan", "run", "--force", "--hour", SATURDAY)
+    planned = world.value("select count(*) from ops.slots where status = 'planned' and target_time > '2099-01-01'")
+    world.change(
+        "update ops.slot_states set status = 'sent', sent_at = now() "
+        "where slot_id = (select max(slot_id) from ops.slot_states)"
+    )
+
+    done = run("plan", "cancel", SATURDAY, "--reason", "a slip of the year", "--by", "Ann")
+    again = run("plan", "run", "--force", "--hour", SATURDAY)
+    once_more = json.loads(run("plan", "cancel", SATURDAY, "--reason", "twice", "--json").output)
+
+    assert done.exit_code == 0, done.exception
+    assert f"{SATURDAY}: {planned - 1} slots cancelled, 1 had left already" in done.output
+    assert "nothing changed" in again.output
+    assert (once_more["cancelled"], once_more["left"]) == (0, 1)
+    assert once_more["others"] == {"cancelled": planned - 1}
+    told = json.loads(run("plan", "show", "--hour", SATURDAY, "--json").output)["slots"]
+    assert [slot["reason"] for slot in told if slot["status"] == "cancelled"] == (
+        ["cancelled by Ann: a slip of the year"] * (planned - 1)
+    )
+    assert f"{planned} slots of 2099-01-31 09:00:00, {planned - 1} cancelled" in (
+        run("plan", "show", "--hour", SATURDAY).output
+    )
+    assert world.value("select count(*) from ops.slots where status = 'planned' and target_time < '2099-01-01'") == 8
+
+
+def test_later_hours_make_up_for_an_hour_that_was_taken_back_whole(run: Command, world: World) -> None:
+    """Q-B3, S-B3"""
+    first = world.plan()
+    run("plan", "cancel", f"{NOON:%Y-%m-%dT%H}", "--reason", "a test")
+    world.clock.advance(HOUR)
+    later = world.plan()
+    run("plan", "cancel", f"{NOON + HOUR:%Y-%m-%dT%H}", "--reason", "a test")
+
+    assert first.slots == later.slots == 8
+    assert world.statuses() == {"cancelled": 16}
+    assert "8 slots of 2025-06-02 13:00:00, 8 cancelled" in run("plan", "show").output
+
+
+def test_an_hour_taken_back_ahead_hides_no_hour_before_it(run: Command, world: World) -> None:
+    """Q-F2"""
+    world.plan()
+    run("plan", "run", "--force", "--hour", SATURDAY)
+    run("plan", "cancel", SATURDAY, "--reason", "a slip of the year")
+
+    assert "8 slots of 2025-06-02 12:00:00" in run("plan", "show").output
+
+
+@pytest.mark.parametrize(("hour", "why"), [("2099-01-31T10", "is not planned"), ("2020-01-31T09", "has no slots")])
+def test_an_hour_without_a_plan_cannot_be_taken_back(run: Command, hour: str, why: str) -> None:
+    """Q-F4"""
+    run("plan", "run", "--hour", "2020-01-31T09")
+
+    refused = run("plan", "cancel", hour, "--reason", "a test")
+
+    assert isinstance(refused.exception, EmberflowError)
+    assert f"{hour} {why}: there is nothing to cancel; `emberflow plan show`" in str(refused.exception)

@@ -50,20 +50,29 @@ def show_plan(
     picture: Picture = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the slots of a planned hour, and the hours planned before."""
-    from emberflow.cli.console import Section, show
-    from emberflow.cli.report import hours_section, slots_section
+    """Show the slots of a planned hour, or why it has none, and the hours planned before."""
+    from emberflow.cli.console import print_json, records, show
+    from emberflow.cli.report import hours_section, show_why_empty, slots_section
     from emberflow.database.engine import connect
     from emberflow.queue_manager.explain import planned_hours, slots_of_hour
 
     with connect().connect() as connection:
         hours = planned_hours(connection)
-        if not hours:
-            show(hours_section(hours), Section("slots", "No slots", (), []), as_json=as_json)
-            return
-        wanted = parse_hour(hour) if hour else next((h["hour"] for h in hours if h["slots"]), hours[0]["hour"])
+        wanted = parse_hour(hour) if hour or not hours else hours[0]["hour"]
         slots = slots_of_hour(connection, wanted)
-        show(hours_section(hours), slots_section(wanted, slots), as_json=as_json)
+        # An hour that was taken back, perhaps years ahead, does not hide the hours before it.
+        for planned in [known["hour"] for known in hours if known["slots"]] if hour is None else []:
+            of_planned = slots_of_hour(connection, planned)
+            if any(slot["status"] != "cancelled" for slot in of_planned):
+                wanted, slots = planned, of_planned
+                break
+        why = None if slots else _why_empty(connection, wanted)
+        sections = hours_section(hours), slots_section(wanted, slots)
+        if as_json:
+            print_json(records(*sections) | {"why": why})
+        else:
+            show(*sections)
+            show_why_empty(wanted, why)
         if picture is not None:
             _draw_planned(connection, wanted, slots, picture)
 
@@ -78,7 +87,9 @@ def run_plan(
     as_json: AsJson = False,
 ) -> None:
     """Plan an hour now, as the DAG `warmup_hourly` does; an hour that is planned stays as it is."""
-    from emberflow.cli.console import console
+    from emberflow.cli.console import console, print_json
+    from emberflow.cli.report import show_why_empty
+    from emberflow.database.engine import connect
     from emberflow.queue_manager import steps
 
     if dry_run:
@@ -87,9 +98,42 @@ def run_plan(
     if picture is not None:
         raise ConfigurationError("--picture needs --dry-run; `emberflow plan show --picture FILE` draws a planned hour")
     report = steps.plan_hour(parse_hour(at).isoformat() if at else None, far_ahead=force)
+    planned = datetime.fromisoformat(report["hour"])
+    with connect().connect() as connection:
+        why = None if report["slots"] else _why_empty(connection, planned)
+    if as_json:
+        print_json(report | {"why": why})
+        return
     before = " (it was planned before; nothing changed)" if report["was_planned_before"] else ""
     console.print(
         f"{report['hour']}: {report['slots']} of {report['wanted']} wanted slots, {report['outcome']}{before}"
+    )
+    show_why_empty(planned, why)
+
+
+@plan.command("cancel")
+def cancel_plan(
+    hour: Annotated[str, typer.Argument(help="The planned UTC hour, like 2026-01-31T09.")],
+    reason: Annotated[str, typer.Option(help="Why; it is stored with each slot.")],
+    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the plan of an hour back: cancel what has not left. The hour is not planned again."""
+    from dataclasses import asdict
+
+    from emberflow.cli.console import console, print_json
+    from emberflow.database.engine import connect
+    from emberflow.queue_manager.plan_cancellation import cancel_hour
+
+    with connect().begin() as connection:
+        done = cancel_hour(connection, parse_hour(hour), by=by or getpass.getuser(), reason=reason)
+    if as_json:
+        print_json(asdict(done))
+        return
+    others = ", ".join(f"{count} {status}" for status, count in done.others.items())
+    console.print(
+        f"{done.hour:%Y-%m-%dT%H}: {done.cancelled} slots cancelled, {done.left} had left already"
+        f"{f'; the others stay as they were: {others}' if others else ''}"
     )
 
 
@@ -268,6 +312,14 @@ def compute_hour(connection: Connection, hour: datetime, now: datetime) -> Plan:
     from emberflow.settings import settings
 
     return preview(connection, hour, now=now if now < hour + HOUR else hour, settings=settings())
+
+
+def _why_empty(connection: Connection, hour: datetime) -> str | None:
+    from emberflow.clock import SystemClock
+    from emberflow.queue_manager.why_not import why_empty
+    from emberflow.settings import settings
+
+    return why_empty(connection, hour, now=SystemClock().now(), settings=settings())
 
 
 def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool) -> None:

@@ -62,7 +62,9 @@ def slots_section(hour: datetime, slots: Sequence[RowMapping]) -> Section:
         for slot in slots
     ]  # fmt: skip
     columns = ("slot", "target time (UTC)", "sender", "bot", "tier", "status", "reason")
-    return Section("slots", f"{len(rows)} slots of {spell(hour)}", columns, rows, least=("tier", "reason"))
+    cancelled = sum(slot["status"] == "cancelled" for slot in slots)
+    title = f"{len(rows)} slots of {spell(hour)}{f', {cancelled} cancelled' if cancelled else ''}"
+    return Section("slots", title, columns, rows, least=("tier", "reason"))
 
 
 def preview_section(hour: datetime, plan: Plan, first: DataFrame, names: Mapping[int, BotName]) -> Section:
@@ -108,6 +110,12 @@ def show_why_not(told: WhyNot, *, as_json: bool) -> None:
         return
     console.print(f"{told.address}, {spell(told.hour)} UTC: {told.answer}.", markup=False, style="bold")
     show(*(section for section in (slots, steps) if section.rows))
+
+
+def show_why_empty(hour: datetime, why: str | None) -> None:
+    """Print why nobody has a slot in the hour, if that is so."""
+    if why is not None:
+        console.print(f"{spell(hour)} UTC: {why}.", markup=False, style="bold")
 
 
 def show_capacity(found: Capacity, *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ States (drawn in docs/guarantees.md)::
     planned -> leased -> submitting -> sent | failed | uncertain
     planned <- leased                  lease given back, lapsed, or the attempt failed before DATA
     planned <- submitting              4xx after DATA: the server said that it did not take the mail
-    planned -> cancelled | expired     refused for good, or too late
+    planned -> cancelled | expired     refused for good or taken back, or too late
     planned -> parked                  several workers died with it; a person decides
     uncertain -> sent | failed | ...   see ``queue_manager.reconcile``; not found is never a reason to send again
 
@@ -308,12 +308,12 @@ _OPEN = text("""
     where id = any(:ids)
     order by id
 """)
-_CANCEL_PLANNED = text("""
+_CANCEL = """
     with planned as (
         select states.slot_id
         from ops.slot_states as states
         inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
-        where states.status = 'planned' and :mailbox_id in (tasks.from_mailbox_id, tasks.to_mailbox_id)
+        where states.status = 'planned' and {which}
         order by states.slot_id
         for update of states
     ),
@@ -327,7 +327,9 @@ _CANCEL_PLANNED = text("""
     )
 
     select slots.* from cancelled inner join ops.slots on slots.id = cancelled.slot_id
-""")
+"""
+_CANCEL_OF_MAILBOX = text(_CANCEL.format(which=":mailbox_id in (tasks.from_mailbox_id, tasks.to_mailbox_id)"))
+_CANCEL_OF_PLAN = text(_CANCEL.format(which="tasks.plan_run_id = :plan_run_id"))
 _LOCK = text("select from ops.slot_states where slot_id = :id for update")
 _READ = text("select * from ops.slots where id = :id")
 
@@ -364,7 +366,13 @@ def add(connection: Connection, slots: Sequence[Mapping[str, Any]]) -> list[int]
 
 def cancel_planned(connection: Connection, mailbox_id: int, reason: str) -> list[Slot]:
     """Cancel all that is planned from or to a mailbox, and return it; what a worker holds is the worker's."""
-    rows = connection.execute(_CANCEL_PLANNED, {"mailbox_id": mailbox_id, "reason": reason}).mappings()
+    rows = connection.execute(_CANCEL_OF_MAILBOX, {"mailbox_id": mailbox_id, "reason": reason}).mappings()
+    return [Slot.of(row) for row in rows]
+
+
+def cancel_plan(connection: Connection, plan_run_id: int, reason: str) -> list[Slot]:
+    """Cancel what is still planned of an hour's plan, and return it; what a worker holds is the worker's."""
+    rows = connection.execute(_CANCEL_OF_PLAN, {"plan_run_id": plan_run_id, "reason": reason}).mappings()
     return [Slot.of(row) for row in rows]
 
 

@@ -1,5 +1,7 @@
 """Why a sender has no slot in an hour, or fewer than expected: one answer, and the numbers from the ramp to the slot.
 
+`why_empty` answers the same of an hour in which nobody has a slot.
+
 An hour that is not planned yet is computed as the planner would compute it now. A planned one is computed again as of
 the moment at which it was planned, without what its own slots use up since then. What that plan took of the bots cannot
 be given back, so where bots were the reason the numbers of the whole hour are told instead.
@@ -13,15 +15,17 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import pandas as pd
 from sqlalchemy import Connection, RowMapping, text
 
 from emberflow.clock import HOUR, clock_of, known_zones
 from emberflow.email_ops.addresses import normalise
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import planner
+from emberflow.queue_manager import planner, restores
 from emberflow.queue_manager.capacity import account, expected_slots
-from emberflow.queue_manager.policies import in_force
-from emberflow.senders.pacing import next_opening
+from emberflow.queue_manager.plan import Plan
+from emberflow.queue_manager.policies import Policy, in_force
+from emberflow.senders.pacing import first_opening, next_opening
 from emberflow.settings import Settings
 
 _SENDER = text("""
@@ -39,6 +43,20 @@ _SLOTS = text("""
     inner join ops.mailboxes on mailboxes.id = slots.to_mailbox_id
     where slots.plan_run_id = :run and slots.sender_id = :sender
     order by slots.target_time, slots.id
+""")
+
+_STATES = text("""
+    select distinct senders.state
+    from ops.senders
+    inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
+    where mailboxes.removed_at is null
+""")
+
+_ADDRESS = text("""
+    select mailboxes.address
+    from ops.senders
+    inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
+    where senders.id = :id
 """)
 
 # A slot in one of these has used up quota.
@@ -93,13 +111,7 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     if run is not None and run["outcome"] == "past":
         return told("the hour was over when it was planned, and an hour that is over plans nothing")
 
-    if run is None:
-        start = max(now, hour) if now < hour + HOUR else hour
-        plan = planner.preview(connection, hour, now=start, settings=settings)
-        policy = in_force(connection).policy
-    else:
-        again = planner.replay(connection, run["id"])
-        start, plan, policy = again.inputs.start, again.plan, again.inputs.policy
+    start, plan, policy = _computed(connection, hour, run, now=now, settings=settings)
     day = plan.day[plan.day["sender_id"] == sender["id"]]
     if day.empty and run is not None:
         return told("the sender was not active when the hour was planned")
@@ -119,6 +131,72 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     facts = day.iloc[0].to_dict() | account(day, times, placed).iloc[0].to_dict() | {"expected": expected}
     prefix = "not planned yet; a plan made now: " if run is None else ""
     return told(prefix + reason(facts, unfilled_because), steps_of(facts, clock_of(sender["zone"])))
+
+
+def why_empty(connection: Connection, hour: datetime, *, now: datetime, settings: Settings) -> str | None:
+    """Return why nobody has a slot in the UTC hour, and when the next ones may come; None if its plan has slots.
+
+    A planned hour without slots stays open until it is over, so until then the present state answers.
+
+    Raises:
+        ConfigurationError: no policy is in force.
+    """
+    run = run_of(connection, hour)
+    if run is not None and run["slots"]:
+        return None
+    is_over = hour + HOUR <= now
+    if is_over and (run is None or run["outcome"] == "past"):
+        was = "was not planned" if run is None else "was over when it was planned"
+        return f"the hour {was}, and an hour that is over plans nothing; the next full hour is planned when it begins"
+    restore = restores.unsettled(connection)
+    if restore is not None:
+        return f"the database was restored, and all mail is held: {restores.REMEDY}"
+    states: set[str] = set(connection.execute(_STATES).scalars())
+    if not states:
+        return "there is no sender: `emberflow senders import FILE` registers some"
+    if "active" not in states:
+        return "no sender is active: `emberflow senders list` says why"
+    start, plan, policy = _computed(connection, hour, run if is_over else None, now=now, settings=settings)
+    if len(plan.slots):
+        return f"it is not planned, and a plan made now has {_mails(len(plan.slots))}: `emberflow plan run` makes it"
+    day = plan.day
+    if day.empty:
+        return "no active sender can be planned: `emberflow plan why-not ADDRESS` says why"
+
+    def next_window(senders: pd.DataFrame) -> str:
+        opening = first_opening(senders, policy.pacing, settings.seed)
+        if opening is None:
+            return "no window opens within two weeks: `emberflow policy show`, section pacing"
+        address: str = connection.execute(_ADDRESS, {"id": opening[1]}).scalar_one()
+        return f"the next window opens {opening[0]:%a %Y-%m-%d %H:%M} UTC ({address})"
+
+    is_open = day["open_s_now"] > 0
+    if not is_open.any():
+        return f"no sender is inside its window in this hour; {next_window(day.assign(not_before=start))}"
+    now_open = day[is_open]
+    lost = account(now_open, plan.times, plan.slots)
+    next_hour = f"the next hour is planned at {max(now, hour) + HOUR:%a %Y-%m-%d %H}:00 UTC"
+    if lost[["no_bot", "few_bots"]].to_numpy().any() or (now_open["eligible_bots"] == 0).all():
+        return f"no bot was left: `emberflow capacity` says what limits the plan; {next_hour}"
+    if lost["no_room"].any():
+        return f"no mail fits between the gap and the end of the window; {next_hour}"
+    quota, used = (now_open[[f"warmup_{name}", f"total_{name}"]].to_numpy() for name in ("quota", "used"))
+    if (quota <= used).any(axis=1).all():
+        after = now_open.assign(not_before=now_open["closes_at"])
+        return f"every sender inside its window has used up its day's quota; {next_window(after)}"
+    return f"the hour's share of what is left was rounded to no mail, and later hours make up for it; {next_hour}"
+
+
+def _computed(
+    connection: Connection, hour: datetime, run: RowMapping | None, *, now: datetime, settings: Settings
+) -> tuple[datetime, Plan, Policy]:
+    """Return from when, what and by which policy is planned: by ``run``, or without one by a plan made now."""
+    if run is not None:
+        again = planner.replay(connection, run["id"])
+        return again.inputs.start, again.plan, again.inputs.policy
+    start = max(now, hour) if now < hour + HOUR else hour
+    plan = planner.preview(connection, hour, now=start, settings=settings)
+    return start, plan, in_force(connection).policy
 
 
 def run_of(connection: Connection, hour: datetime) -> RowMapping | None:

@@ -157,6 +157,34 @@ def next_opening(zone: str, at: datetime, policy: PacingPolicy, *, seed: int, se
     raise ValueError(f"the window {policy.window_start}-{policy.window_end} never opens in {zone}")
 
 
+def first_opening(senders: pd.DataFrame, policy: PacingPolicy, seed: int) -> tuple[datetime, int] | None:
+    """Return the first instant at which one of ``senders`` may send, and its ``sender_id``; None: not in two weeks.
+
+    Columns in: those of `open_windows`; ``not_before`` datetime64[us, UTC], rounded up to a second. It is the
+    least `next_opening`, at the cost of a few columns.
+    """
+    if senders.empty:
+        return None
+    not_before = _seconds(senders["not_before"])
+    start = _EPOCH + timedelta(seconds=int(not_before.min()))
+    found: tuple[datetime, int] | None = None
+    # Half a day is shorter than every local day, so that none is stepped over.
+    for half_days in range(2 * _DAYS_AHEAD):
+        moment = start + half_days * timedelta(hours=12)
+        windows = open_windows(senders, moment, policy, seed)
+        opens, lunch, lunch_ends, closes = (_seconds(windows[name]) for name in _BOUNDS)
+        opening = np.maximum(opens, not_before)
+        opening = np.where((lunch <= opening) & (opening < lunch_ends), lunch_ends, opening)
+        may_send = np.flatnonzero(opening < closes)
+        if len(may_send):
+            first = may_send[opening[may_send].argmin()]
+            candidate = _EPOCH + timedelta(seconds=int(opening[first])), int(windows["sender_id"].iloc[first])
+            found = candidate if found is None else min(found, candidate)
+        if found is not None and moment >= found[0]:
+            break
+    return found
+
+
 def common_windows(workdays: pd.DataFrame, policy: PacingPolicy) -> pd.DataFrame:
     """Return when a sender works and its campaign's window is open too: any number of pieces per row.
 

@@ -19,6 +19,7 @@ from emberflow.queue_manager.policies import shipped
 from emberflow.senders.pacing import (
     PacingPolicy,
     common_windows,
+    first_opening,
     next_opening,
     open_windows,
     pace,
@@ -229,6 +230,34 @@ def test_the_next_opening_is_the_first_instant_at_which_the_window_of_its_day_is
     if opening > at:
         just_before = opening - timedelta(microseconds=1)
         assert not any(map(is_open_at, (at, min(at + (opening - at) * share, just_before), just_before)))
+
+
+@given(
+    after_s=st.lists(st.integers(0, 16 * 366 * 86_400), min_size=1, max_size=5),
+    zones=st.lists(st.sampled_from(ZONES), min_size=5, max_size=5),
+    weekdays=st.sets(st.integers(0, 6), min_size=1),
+    together=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_first_opening_of_many_senders_is_the_least_of_their_next_openings(
+    after_s: list[int], zones: list[str], weekdays: set[int], together: bool
+) -> None:
+    policy = STANDARD.model_copy(update={"weekdays": tuple(sorted(weekdays))})
+    if together:
+        after_s = [after_s[0]] * len(after_s)
+    instants = [datetime(2011, 12, 20, tzinfo=UTC) + timedelta(seconds=after) for after in after_s]
+    rows = [
+        {"sender_id": number, "zone": zone, "not_before": at}
+        for number, (zone, at) in enumerate(zip(zones, instants, strict=False), start=1)
+    ]
+    openings = [
+        (next_opening(row["zone"], row["not_before"], policy, seed=3, sender_id=row["sender_id"]), row["sender_id"])
+        for row in rows
+    ]
+    senders = pd.DataFrame(rows).astype({"not_before": "datetime64[us, UTC]"})
+
+    assert first_opening(senders, policy, seed=3) == min(openings)
+    assert first_opening(senders.head(0), policy, seed=3) is None
 
 
 @pytest.mark.parametrize(
