@@ -391,6 +391,24 @@ def test_later_hours_make_up_for_an_hour_that_was_taken_back_whole(run: Command,
     assert "8 slots of 2025-06-02 13:00:00, 8 cancelled" in run("plan", "show").output
 
 
+def test_what_a_worker_holds_stays_when_its_hour_is_taken_back(run: Command, world: World) -> None:
+    """Q-B4: a second call takes back what the worker gave back."""
+    world.plan()
+    world.clock.advance(timedelta(minutes=2))
+    held = world.claim(limit=1)
+
+    done = run("plan", "cancel", f"{NOON:%Y-%m-%dT%H}", "--reason", "a test")
+    while_held = world.statuses()
+    world.change("update ops.slot_states set status = 'planned', lease_token = null, lease_until = null "
+                 "where status = 'leased'")  # fmt: skip
+    run("plan", "cancel", f"{NOON:%Y-%m-%dT%H}", "--reason", "a test")
+
+    assert len(held) == 1
+    assert "7 slots cancelled, 0 had left already; the others stay as they were: 1 leased" in done.output
+    assert while_held == {"cancelled": 7, "leased": 1}
+    assert world.statuses() == {"cancelled": 8}
+
+
 def test_an_hour_taken_back_ahead_hides_no_hour_before_it(run: Command, world: World) -> None:
     """Q-F2"""
     world.plan()
