@@ -422,6 +422,22 @@ def test_an_instant_within_an_hour_is_not_an_hour(database: Engine, sandbox: San
         world.plan(NOON + timedelta(minutes=1))
 
 
+def test_an_hour_without_slots_stays_open_until_it_is_over(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B3: who becomes active within it is planned, in the same row; once there are slots, nothing changes."""
+    world = a_world(database, sandbox, senders=1, bots=2, checks=False)
+    world.change("update ops.bots set cooldown_until = :at", at=NOON + 2 * HOUR)
+    empty = world.plan()
+    assert (empty.outcome, empty.slots) == ("planned", 0)
+    world.change("update ops.bots set cooldown_until = null")
+    world.clock.advance(timedelta(minutes=10))
+    again = world.plan()
+    assert again.plan_run_id == empty.plan_run_id
+    assert (again.was_planned_before, again.slots > 0) == (False, True)
+    assert world.plan().was_planned_before
+    with database.connect() as connection:
+        assert planner.replay(connection, world.row("select id from ops.plan_runs")["id"]).is_same
+
+
 def test_an_hour_days_ahead_is_planned_only_if_that_is_asked_for(database: Engine, sandbox: Sandbox) -> None:
     """Q-B3: a slip of the year would stay planned until then."""
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sqlalchemy import Connection, Engine, RowMapping, func, select, text
+from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.clock import HOUR, Clock, floor_hour
 from emberflow.database.bulk import JSONB, copy_numbers, copy_rows, read_numbers
@@ -161,9 +162,10 @@ def plan_hour(
     with engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("emberflow.plan_hour"))))
         known = connection.execute(select(plan_runs).where(plan_runs.c.hour == hour)).mappings().one_or_none()
-        if known is not None:
-            return _report(dict(known), was_planned_before=True)
         now = clock.now().replace(microsecond=0)
+        # An hour without slots stays open until it is over: senders may become active within it.
+        if known is not None and (known["slots"] or known["outcome"] != "planned" or hour + HOUR <= now):
+            return _report(dict(known), was_planned_before=True)
         if hour > now + _AHEAD and not far_ahead:
             raise EmberflowError(
                 f"{hour:%Y-%m-%d %H:%M} UTC is more than {_AHEAD.days} days ahead, and a planned hour stays planned: "
@@ -188,7 +190,7 @@ def plan_hour(
                 writing.result()
                 names = naming.result()
         ended("write_days")
-        report = _write_run(connection, hour, inputs.start, force, settings.seed, plan)
+        report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, again=known is not None)
         with ThreadPoolExecutor(max_workers=1) as aside:
             sealing = aside.submit(_seal, plan, inputs, history.answers)
             _write_slots(connection, plan, names, report, force, settings.seed)
@@ -292,6 +294,8 @@ def _write_run(
     force: PolicyInForce,
     seed: int,
     plan: Plan | None = None,
+    *,
+    again: bool = False,
 ) -> PlanReport:
     row: dict[str, Any] = {
         "hour": hour, "planned_from": start, "seed": seed, "policy_id": force.policy_id, "outcome": "past",
@@ -305,7 +309,12 @@ def _write_run(
             "wanted": int(plan.day["wanted"].sum()),
             "slots": len(plan.slots),
         }
-    run_id: int = connection.execute(plan_runs.insert().values(row).returning(plan_runs.c.id)).scalar_one()
+    if again:
+        row_of_now = row | {"planned_at": func.clock_timestamp()}
+        statement = plan_runs.update().where(plan_runs.c.hour == hour).values(row_of_now).returning(plan_runs.c.id)
+        run_id = int(connection.execute(statement).scalar_one())
+    else:
+        run_id = int(connection.execute(plan_runs.insert().values(row).returning(plan_runs.c.id)).scalar_one())
     return _report({"id": run_id, **row}, was_planned_before=False)
 
 
@@ -317,7 +326,8 @@ def _seal(plan: Plan, inputs: PlanInputs, answers: list[pd.DataFrame]) -> tuple[
 
 def _keep(connection: Connection, report: PlanReport, hashes: dict[str, str], body: bytes) -> None:
     connection.execute(plan_runs.update().where(plan_runs.c.id == report.plan_run_id).values(hashes))
-    connection.execute(packed_inputs.insert().values(plan_run_id=report.plan_run_id, body=body))
+    packed = insert(packed_inputs).values(plan_run_id=report.plan_run_id, body=body)
+    connection.execute(packed.on_conflict_do_update(index_elements=["plan_run_id"], set_={"body": body}))
 
 
 def _write_days(connection: Connection, day: pd.DataFrame) -> None:
