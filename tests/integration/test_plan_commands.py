@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.clock import HOUR, floor_hour
+from emberflow.clock import HOUR, SystemClock, floor_hour
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import planner
 from emberflow.queue_manager.capacity import Capacity, capacity
@@ -60,18 +60,28 @@ def test_a_preview_shows_the_slots_of_any_hour_and_writes_nothing(run: Command, 
     assert [world.value(f"select count(*) from ops.{table}") for table in WRITTEN] == [0, 0, 0, 0]  # noqa: S608
 
 
-def test_a_preview_says_what_a_run_would_really_do_with_the_hour(run: Command) -> None:
+def test_a_preview_says_what_a_run_would_really_do_with_the_hour(run: Command, world: World) -> None:
     """Q-F3, Q-F4"""
-    assert "a run would write this" in run("plan", "run", "--dry-run", "--at", "2099-01-31T09").output
-    assert "a run plans nothing" in run("plan", "run", "--dry-run", "--at", "2020-01-31T09").output
-    run("plan", "run", "--force", "--at", "2099-01-31T09:59")
-    assert "planned already" in " ".join(run("plan", "run", "--dry-run", "--at", "2099-01-31T09").output.split())
+    soon = (floor_hour(SystemClock().now()) + 24 * HOUR).isoformat()
+
+    def remark(at: str) -> str:
+        return " ".join(run("plan", "run", "--dry-run", "--at", at).output.split())
+
+    assert "a run would write this." in remark(soon)
+    assert "a run would write this with --force only" in remark("2099-01-31T09")
+    assert "a run plans nothing" in remark("2020-01-31T09")
+    world.change("update ops.bots set cooldown_until = '2100-01-01Z'")
+    run("plan", "run", "--at", soon)
+    assert "a run would write this." in remark(soon), "an hour without slots stays open"
+    world.change("update ops.bots set cooldown_until = null")
+    run("plan", "run", "--at", "2099-01-31T09:59", "--force")
+    assert "planned already" in remark("2099-01-31T09")
 
 
 def test_a_planned_hour_is_drawn_from_its_own_slots(run: Command, tmp_path: Path) -> None:
     """Q-F2"""
     picture = tmp_path / "plan.svg"
-    run("plan", "run", "--force", "--at", "2099-01-31T09")
+    run("plan", "run", "--at", "2099-01-31T09", "--force")
 
     assert run("plan", "show", "--picture", picture).exit_code == 0
     assert b"virgin: 8" in picture.read_bytes()

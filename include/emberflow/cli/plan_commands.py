@@ -328,6 +328,7 @@ def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool)
     from emberflow.clock import HOUR, SystemClock
     from emberflow.database.engine import connect
     from emberflow.queue_manager.capacity import bot_names
+    from emberflow.queue_manager.planner import FURTHEST_AHEAD, is_settled
     from emberflow.queue_manager.policies import in_force
     from emberflow.queue_manager.why_not import run_of
     from emberflow.settings import settings
@@ -340,10 +341,12 @@ def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool)
         names = bot_names(connection, first["bot_id"].tolist())
         run = run_of(connection, hour)
     remark = "a run would write this"
-    if run is not None:
+    if run is not None and is_settled(run, now):
         remark = "the hour is planned already and a run changes nothing; this would come on top"
     elif hour + HOUR <= now:
         remark = "the hour is over and a run plans nothing; this is what the present state would have given"
+    elif hour > now + FURTHEST_AHEAD:
+        remark = "a run would write this with --force only, so far ahead is the hour"
     origin = f"policy {force.policy.label} (version {force.policy_id}), seed {settings().seed}"
     section, summary = preview_section(hour, plan, first, names), summary_of(plan)
     if as_json:

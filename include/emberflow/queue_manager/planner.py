@@ -43,7 +43,7 @@ from emberflow.text_columns import Texts, padded, spelled, texts
 
 Integers = npt.NDArray[np.int64]
 
-_AHEAD: Final = timedelta(days=3)
+FURTHEST_AHEAD: Final = timedelta(days=3)  # an hour beyond is planned only by force
 _SESSIONS: Final = 2  # that read at the same time: more want more cores of the database
 _IDS: Final = "select nextval('ops.scheduled_tasks_id_seq'::regclass) as id from generate_series(1, %(count)s)"
 _DOMAINS: Final = text("""
@@ -135,6 +135,14 @@ class PlanReport:
     was_planned_before: bool
 
 
+def is_settled(run: Mapping[str, Any] | RowMapping, now: datetime) -> bool:
+    """Return whether a row of ``ops.plan_runs`` stays as it is.
+
+    An hour without slots stays open until it is over: senders may become active within it.
+    """
+    return bool(run["slots"]) or run["outcome"] != "planned" or run["hour"] + HOUR <= now
+
+
 def plan_hour(
     engine: Engine,
     hour: datetime,
@@ -163,13 +171,12 @@ def plan_hour(
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("emberflow.plan_hour"))))
         known = connection.execute(select(plan_runs).where(plan_runs.c.hour == hour)).mappings().one_or_none()
         now = clock.now().replace(microsecond=0)
-        # An hour without slots stays open until it is over: senders may become active within it.
-        if known is not None and (known["slots"] or known["outcome"] != "planned" or hour + HOUR <= now):
+        if known is not None and is_settled(known, now):
             return _report(dict(known), was_planned_before=True)
-        if hour > now + _AHEAD and not far_ahead:
+        if hour > now + FURTHEST_AHEAD and not far_ahead:
             raise EmberflowError(
-                f"{hour:%Y-%m-%d %H:%M} UTC is more than {_AHEAD.days} days ahead, and a planned hour stays planned: "
-                "`emberflow plan run --force` plans it all the same, `--dry-run` only shows it"
+                f"{hour:%Y-%m-%d %H:%M} UTC is more than {FURTHEST_AHEAD.days} days ahead, and a planned hour "
+                "stays planned: `emberflow plan run --force` plans it all the same, `--dry-run` only shows it"
             )
         force = in_force(connection)
         restored_at = restores.last_settled_at(connection)
