@@ -82,3 +82,14 @@ def test_when_bots_are_scarce_everybody_gets_some_before_anybody_gets_much() -> 
     assert len(world.mails) > 700
     assert len(got) >= 0.95 * 500
     assert (got <= 3).mean() > 0.95
+
+
+def test_with_a_history_that_grows_bots_of_one_age_share_the_load() -> None:
+    """B-F10: partners of many days pull no bot ahead of the others."""
+    world = PlannedDays(STANDARD, senders=60, bots=40, start=datetime(2026, 6, 1, 8, tzinfo=UTC), sending_days=14)
+    for day in range(5):
+        for hour in range(10):
+            world.plan(datetime(2026, 6, 1 + day, 8 + hour, tzinfo=UTC))
+    load = world.mails["bot_id"].value_counts().reindex(range(1, 41), fill_value=0)
+    assert len(world.mails) > 5_000
+    assert load.sum() ** 2 / (40 * (load**2).sum()) >= 0.98
