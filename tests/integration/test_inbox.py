@@ -337,7 +337,7 @@ def test_mail_whose_sending_is_not_recorded_yet_waits_for_the_next_reading(
     """Q-F5: a worker between DATA and record may still be alive."""
     world.read()
     world.slot(bot=world.bots[1])
-    with patch.object(ledger, "record", dying_with(ConnectionError)), pytest.raises(ConnectionError):
+    with patch.object(ledger, "record", dying_with(SystemExit)), pytest.raises(SystemExit):
         world.dispatch()
     for _ in range(2):
         assert world.read() == {}

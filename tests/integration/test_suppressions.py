@@ -210,7 +210,7 @@ def test_a_file_with_one_column_needs_no_delimiter(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         ("address\nann@one.example\nnobody\n", "row 3, column address: 'nobody'"),
-        ("email\nann@one.example\n", "the columns are address and reason, not email"),
+        ("person\nann@one.example\n", "the columns are address and reason, not person"),
         ("address\n", "the file has a header and no rows"),
         ("", "the columns are address and reason, not missing"),
         ("address,reason\nann@one.example,a,b\n", "row 2, column -: has more fields than the header's 2"),
