@@ -76,6 +76,8 @@ _PLASTIC = 0.569_840_290_998_053  # from day to day, so that days fill each othe
 _DEALS = 8
 _WORTH_DEALING = 0.3  # of the cards; below, the exact end is cheaper
 _PAIRS_AT_ONCE = 2_000_000
+_STRETCHES = 4
+_CARDS_OF_STRETCH = 50
 _PER_CELL = 2  # partners in the asked cell that a lookup should bring: 86 % bring one (Poisson)
 _PROPOSALS = 4  # partners per slot whose history is asked, one after the other: few of them are in their cooldown
 _PARTNERS = 16  # looked up per slot at most; a cell of less than a fifth cannot miss its share by ten points
@@ -378,12 +380,40 @@ class _Table:
         return order_of(draws)
 
     def _deal_exactly(self, slots: Integers) -> None:
-        """Offer every card that is left to every sender of ``slots``, until no pair of them is possible."""
-        for slot_of, bot_of, part in self._every_pair(slots):
+        """Offer every card that is left to every sender of ``slots``, until no pair of them is possible.
+
+        Where these are many pairs, each slot is offered some cards first: mostly those do, and few pairs are looked up.
+        """
+        for stretch in range(_STRETCHES):
+            slots = self._open(slots)
+            if len(slots) * np.count_nonzero(self.seats) <= _PAIRS_FOR_ROOM // 10:
+                break
+            self._deal_stretch(slots, stretch)
+        for slot_of, bot_of, part in self._every_pair(self._open(slots)):
             is_virgin = ~self._contacts_of(slot_of, bot_of).exist()
             if self._witness is not None:
                 self._witness.saw_refused(slot_of, bot_of, {"met_before": ~is_virgin})
             self._match_each(part, slot_of[is_virgin], bot_of[is_virgin], VIRGIN)
+
+    def _deal_stretch(self, slots: Integers, stretch: int) -> None:
+        """Offer each of ``slots`` the cards that lie together at a drawn place of the deck."""
+        cards = self._deck.free(self.seats)
+        draws = uniforms(self._stream("stretch", stretch), self.senders[slots], self.ordinals[slots])
+        first = (draws * len(cards)).astype(np.int64)
+        at = (first[:, None] + np.arange(min(_CARDS_OF_STRETCH, len(cards)))) % len(cards)
+        slot_of, bot_of = np.repeat(slots, at.shape[1]), self._deck.bots[cards[at.ravel()]]
+        once = ~pd.Index(pair_keys(slot_of, bot_of)).duplicated()
+        slot_of, bot_of = slot_of[once], bot_of[once]
+        if self._witness is not None:
+            self._witness.saw_pairs(slot_of, bot_of)
+        fits = np.flatnonzero(self.allowed(slot_of, bot_of))
+        fits = fits[self._fit(slot_of[fits], bot_of[fits]) >= 0]
+        slot_of, bot_of = slot_of[fits], bot_of[fits]
+        is_virgin = ~self._contacts_of(slot_of, bot_of).exist()
+        if self._witness is not None:
+            self._witness.saw_refused(slot_of, bot_of, {"met_before": ~is_virgin})
+        once = ~pd.Index(pair_keys(self.row[slot_of], bot_of)).duplicated() & is_virgin
+        self._match_each(slots, slot_of[once], bot_of[once], VIRGIN)
 
     def _every_pair(self, slots: Integers) -> Iterator[tuple[Integers, Integers, Integers]]:
         """Yield every allowed pair of ``slots``' senders with bots that have a seat, some senders at a time.
