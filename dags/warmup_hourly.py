@@ -6,8 +6,9 @@ The result is written as slots of `ops.scheduled_tasks`. **Nothing is sent here*
 
 - **Reads** `ops.senders`, `ops.bots`, `ops.bot_sender_interactions`, `marts.sender_scores`, `marts.provider_placements`
 - **Writes** `ops.plan_runs`, `ops.plan_inputs`, `ops.sender_days`, `ops.scheduled_tasks`
-- **Partition** the UTC hour that is planned. Running an hour again, or clearing the task, changes nothing: the hour
-  has one row in `ops.plan_runs`. A backfill of hours that are over records them as `past` and plans no slot.
+- **Partition** the UTC hour that is planned. Running an hour again, or clearing the task, changes nothing once it
+  has slots: the hour has one row in `ops.plan_runs`. A backfill of hours that are over records them as `past` and
+  plans no slot.
 - **One task, on purpose.** An hour of 100,000 senders takes seconds, most of them in PostgreSQL. All senders draw on
   the same seats of the same bots, so shards would need a lock around those seats, or a fixed share of them each (then
   one starves while another has seats left), and the plan would depend on the number of shards. Sending fans out.

@@ -110,12 +110,13 @@ def resume_sender(address: str) -> None:
 @senders.command("check")
 def check_senders(
     addresses: Annotated[list[str] | None, typer.Argument(help="Default: every mailbox, bots included.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check SMTP login, IMAP login and INBOX of mailboxes; exit with 1 if one fails."""
     from emberflow.database.engine import connect
     from emberflow.queue_manager import registry
 
-    _check(registry.mailbox_ids(connect(), addresses) if addresses else None)
+    _check(registry.mailbox_ids(connect(), addresses) if addresses else None, as_json=as_json)
 
 
 @senders.command("set")
@@ -242,9 +243,10 @@ def list_bots(as_json: AsJson = False) -> None:
 @bots.command("check")
 def check_bots(
     addresses: Annotated[list[str] | None, typer.Argument(help="Default: every mailbox, senders included.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check SMTP login, IMAP login and INBOX of mailboxes; exit with 1 if one fails."""
-    check_senders(addresses)
+    check_senders(addresses, as_json)
 
 
 @bots.command("pause")
@@ -466,12 +468,19 @@ def _imported(kind: str, ids: list[int], *, check: bool) -> None:
         _check(ids)
 
 
-def _check(ids: list[int] | None) -> None:
-    from emberflow.cli.console import console, progress, table
+def _check(ids: list[int] | None, *, as_json: bool = False) -> None:
+    from emberflow.cli.console import console, print_json, progress, table
     from emberflow.database.engine import connect
     from emberflow.queue_manager import registry
     from emberflow.settings import settings
 
+    if as_json:
+        results = registry.check_mailboxes(connect(), settings(), ids=ids)
+        told = ("address", "stage", "transient", "text")
+        print_json([{name: getattr(result, name) for name in told} for result in results])
+        if any(result.stage for result in results):
+            raise typer.Exit(1)
+        return
     with progress("checking", len(ids) if ids is not None else None) as advance:
         results = registry.check_mailboxes(connect(), settings(), ids=ids, progress=lambda _: advance())
     failed = [

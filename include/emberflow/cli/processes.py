@@ -70,7 +70,7 @@ class Service:
         private_files.write_text(self._pid_file, f"{pid} {psutil.Process(pid).create_time()}")
 
     def forget(self) -> None:
-        """Let the process that was remembered be nobody's business any more."""
+        """Forget the process that was remembered; it is not stopped."""
         self._pid_file.unlink(missing_ok=True)
 
     def process(self) -> psutil.Process | None:

@@ -91,19 +91,23 @@ def show_shape(
 
 
 @queue.command("reconcile")
-def reconcile_now() -> None:
+def reconcile_now(as_json: AsJson = False) -> None:
     """Look for every uncertain mail in its mailboxes now, however old it is, and settle what can be settled."""
-    from emberflow.cli.console import console, table
+    from emberflow.cli.console import Section, console, print_json, records, show
     from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
     from emberflow.queue_manager import reconcile
     from emberflow.settings import settings
 
     report = reconcile.run(connect(), clock=SystemClock(), settings=settings(), is_asked_for=True)
+    waiting = Section("waiting", "Waiting", ("slot", "why"), list(report.waiting.items()))
+    if as_json:
+        print_json({"ends": dict(report.ends)} | records(waiting))
+        return
     ends = ", ".join(f"{count} {end.replace('_', ' ')}" for end, count in sorted(report.ends.items()))
     console.print(f"looked for: {ends or 'nothing'}; waiting: {len(report.waiting)}")
     if report.waiting:
-        table("Waiting", ("slot", "why"), list(report.waiting.items()))
+        show(waiting)
 
 
 @queue.command("settle")

@@ -1,7 +1,7 @@
 """What ``emberflow up`` starts is started again when it dies, and its logs are kept small.
 
 A part that has died is started again at once, then with a growing pause, and no more after too many tries in a row; a
-part that ran for a minute is well again. A part waits for those without which it would only fail: Airflow's for the
+part that has run for a minute counts as new. A part waits for those without which it would only fail: Airflow's for the
 database, its scheduler for the API server too. What happened stands in the supervisor's log, and in
 ``supervisor.json`` for ``emberflow status`` and ``doctor``.
 """

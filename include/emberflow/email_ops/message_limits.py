@@ -1,8 +1,8 @@
 """How much of a message is parsed at all: counted on its bytes, before Python's email package sees them.
 
 That package takes quadratic time over long lists of parameters and makes an object of every part. Real mail stays far
-below these numbers. This is a sieve; what passes it and is costly all the same ends in
-:mod:`emberflow.email_ops.bounded_parser`.
+below these numbers. What stays below them and is costly all the same
+is stopped by :mod:`emberflow.email_ops.bounded_parser`.
 """
 
 from __future__ import annotations

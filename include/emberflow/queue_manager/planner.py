@@ -1,7 +1,8 @@
 """The plan of one hour, written: read the state, compute, and write the slots in one transaction.
 
 The hour has one row in ``plan_runs``. Planning it again, by a retry, a cleared task or a backfill, finds the row and
-changes nothing. An hour that is over gets a row and no slots, so that a backfill of past days cannot send anything.
+changes nothing if it has slots; an hour without slots stays open until it is over. An hour that is over gets a row and
+no slots, so that a backfill of past days cannot send anything.
 
 Slots are written by COPY under ids that the sequence gave, states beside them. Their keys are spelled so that an
 hour's stand together and in order, at the end of what every index on them holds.
