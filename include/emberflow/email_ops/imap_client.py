@@ -66,6 +66,7 @@ class Client(imaplib.IMAP4):
         # imaplib would allocate whatever size the server announces (https://github.com/python/cpython/issues/119511).
         if size > self._literal_limit:
             raise self.abort(f"the server announced a literal of {size} bytes, over the limit of {self._literal_limit}")
+        self._budget.count_literal()
         return self._reader().read(size)
 
     def readline(self) -> bytes:

@@ -38,6 +38,7 @@ _SESSION_TIMEOUTS = 5  # a session may last as long as so many reads
 _GOODBYE_SECONDS = 5.0
 _RECONNECTS = 3
 _UIDS_PER_COMMAND = 100
+_PIECES_PER_MESSAGE = 100  # two are usual: the text up to a literal with it, and what follows
 _FETCH_START = re.compile(rb"\d+ \(")
 
 
@@ -233,26 +234,31 @@ class ImapSession:
     def _fetch(self, uids: Sequence[int], items: str) -> tuple[Given, str | None]:
         """Return (text, literal) by UID, and what the server says if it did not give all of it.
 
-        imaplib hands out a response in several pieces, and a server may tell of a message in several responses.
+        imaplib hands out a response in several pieces, and a server may tell of a message in several responses. A
+        message in too many of them is refused.
         """
         self._client.untagged_responses.pop("FETCH", None)  # what was left of a command that failed
         with self._faults("imap_command"):
             status, data = self._client.uid("FETCH", ",".join(map(str, uids)), items)
             pieces = data if status == "OK" else self._client.response("FETCH")[1]
-        responses: list[tuple[bytes, bytes]] = []
+        responses: list[list[tuple[bytes, bytes]]] = []
         for piece in pieces:
             text, literal = piece if isinstance(piece, tuple) else (piece or b"", b"")
             if _FETCH_START.match(text) or not responses:
-                responses.append((text, literal))
-            else:
-                head, body = responses[-1]
-                responses[-1] = (head + text, body + literal)
-        given: Given = {}
-        for text, literal in responses:
-            uid = int(item_of(rb"UID (\d{1,10})", text) or 0)
+                responses.append([])
+            responses[-1].append((text, literal))
+        given_in: dict[int, list[tuple[bytes, bytes]]] = {}
+        for response in responses:
+            uid = int(item_of(rb"UID (\d{1,10})", b"".join(text for text, _ in response)) or 0)
             if uid in uids:
-                head, body = given.get(uid, (b"", b""))
-                given[uid] = (head + text, body + literal)
+                given_in.setdefault(uid, []).extend(response)
+        for uid, parts in given_in.items():
+            if len(parts) > _PIECES_PER_MESSAGE:
+                raise ImapError("imap_command", f"message {uid} was given in {len(parts)} pieces")
+        given = {
+            uid: (b"".join(text for text, _ in parts), b"".join(literal for _, literal in parts))
+            for uid, parts in given_in.items()
+        }
         return given, None if status == "OK" else self._said(data)
 
     def _uid(self, command: str, *arguments: str) -> list[bytes | tuple[bytes, bytes] | None]:

@@ -18,12 +18,13 @@ class SessionLimitError(OSError):
 
 @dataclass(frozen=True)
 class SessionLimits:
-    """Seconds and bytes of a whole session, and bytes and lines of the answer to one command, which is kept whole."""
+    """Seconds and bytes of a whole session; bytes, lines and literals of one command's answer, which is kept whole."""
 
     seconds: float = 300.0
     session_bytes: int = 256 * 1024 * 1024
     command_bytes: int = 32 * 1024 * 1024
     command_lines: int = 100_000
+    command_literals: int = 10_000
 
 
 class SessionBudget:
@@ -36,6 +37,7 @@ class SessionBudget:
         self._session_bytes = 0
         self._command_bytes = 0
         self._command_lines = 0
+        self._command_literals = 0
 
     @property
     def seconds_left(self) -> float:
@@ -59,7 +61,7 @@ class SessionBudget:
 
     def begin_command(self) -> None:
         """Count the next answer from nothing."""
-        self._command_bytes = self._command_lines = 0
+        self._command_bytes = self._command_lines = self._command_literals = 0
 
     def count_bytes(self, number: int) -> None:
         """Take in ``number`` bytes.
@@ -83,6 +85,18 @@ class SessionBudget:
         self._command_lines += 1
         if self._command_lines > self._limits.command_lines:
             raise SessionLimitError(f"the server sent more than {self._limits.command_lines} lines for one command")
+
+    def count_literal(self) -> None:
+        """Take in one literal (RFC 9051 4.3).
+
+        Raises:
+            SessionLimitError: there are too many for one answer.
+        """
+        self._command_literals += 1
+        if self._command_literals > self._limits.command_literals:
+            raise SessionLimitError(
+                f"the server sent more than {self._limits.command_literals} literals for one command"
+            )
 
 
 class BudgetedSocket(io.RawIOBase):

@@ -63,6 +63,51 @@ def test_a_server_that_sends_without_end_is_left(authority: Authority, flood: by
         assert caught.value.is_lost
 
 
+def in_pieces(uid: int, pieces: int) -> bytes:
+    """The answer to a FETCH of one message, in so many literals of one byte."""
+    return b"* %d FETCH (UID %d BODY[]<0> %s)" % (uid, uid, b" ".join([b"{1}\r\nx"] * pieces))
+
+
+def many_responses(uid: int, responses: int) -> bytes:
+    """The answer to a FETCH of one message, in so many responses."""
+    return b"\r\n".join([b"* %d FETCH (UID %d BODY[]<0> {1}\r\nx)" % (uid, uid)] * responses)
+
+
+@pytest.mark.parametrize("answer", [in_pieces(6, 500), many_responses(6, 500)], ids=["one response", "many responses"])
+def test_a_message_that_is_given_in_countless_pieces_is_not_put_together(authority: Authority, answer: bytes) -> None:
+    """Bytes and lines may be within bounds: putting pieces together has a bound of its own, and no other waits."""
+    size = b'* %d FETCH (UID %d RFC822.SIZE 500 INTERNALDATE "01-Jan-2026 00:00:00 +0000")'
+    server = ScriptedImapServer(
+        authority.server_context(),
+        implicit=True,
+        script={
+            "SELECT": [b"* 2 EXISTS", b"* OK [UIDVALIDITY 9] ok", b"* OK [UIDNEXT 8] ok"],
+            "UID SEARCH": [b"* SEARCH 6 7"],
+            "UID FETCH .*RFC822.SIZE": [size % (6, 6), size % (7, 7)],
+            "UID FETCH 6 ": [answer],
+            "UID FETCH 7 ": [b"* 7 FETCH (UID 7 BODY[]<0> {23}\r\nMessage-ID: <a@b.c>\r\n\r\n)"],
+        },
+    )
+    with server.running() as port:
+        access = an_access(imap_port=port, imap_tls="implicit")
+        with ImapReader(access, "sandbox", {"localhost": authority.ca_file}, 20.0) as reader:
+            portion = reader.next_portion("INBOX", None)
+    assert [message.uid for message in portion.messages] == [7]
+    (unread,) = portion.unread
+    assert (unread.uid, unread.is_final) == (6, False)
+    assert "pieces" in unread.reason
+    assert server.connections == 1
+
+
+def test_an_answer_of_countless_literals_ends_the_session_while_it_is_read(authority: Authority) -> None:
+    """A hundred thousand of them would fit into the bytes and lines of one answer."""
+    answer = in_pieces(1, 20_000) + b"\r\n"
+    with a_reader(authority, "LIST", endless(answer), SessionLimits(seconds=60)) as reader, reader:
+        with pytest.raises(ImapError, match="more than 10000 literals for one command") as caught:
+            reader.find_folder("\\Junk")
+        assert caught.value.is_lost
+
+
 @pytest.mark.parametrize("command", ["CAPABILITY", "AUTHENTICATE", "SELECT", "UID SEARCH"])
 def test_a_server_that_drips_is_left_at_the_sessions_deadline(authority: Authority, command: str) -> None:
     """Each byte comes in time; the connection check opens its session the same way."""
