@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import stat
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -457,6 +459,22 @@ def test_an_address_that_is_registered_already_is_refused_with_the_whole_file(
         assert caught.value.problems == (RowProblem(3, "address", "ann@north.test is already registered"),)
     assert len(registry.list_senders(database)) == 1
     assert registry.list_bots(database) == []
+
+
+def test_of_two_imports_of_one_address_at_the_same_moment_the_second_is_refused(
+    database: Engine, sandbox: Sandbox, settings: Settings
+) -> None:
+    file = a_file(sandbox.directory, [a_row(f"ann{number}@north.test", sandbox) for number in range(300)])
+
+    def imported(_: int) -> str:
+        try:
+            return f"{len(registry.import_senders(database, file, settings))} imported"
+        except ImportRejectedError as refused:
+            return str(refused.problems[0])
+
+    with ThreadPoolExecutor(4) as pool:
+        ends = Counter(pool.map(imported, range(4)))
+    assert ends == {"300 imported": 1, "row 2, column address: ann0@north.test is already registered": 3}
 
 
 @pytest.mark.parametrize(

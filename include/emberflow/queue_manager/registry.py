@@ -66,6 +66,8 @@ _ADD_MAILBOXES = text("""
 """)
 _TRY_AGAIN_S = 3.0
 _PASSES = "transient, tried twice"
+# Of two that bring the same address the second one finds it registered.
+_ONE_IMPORT = text("select pg_advisory_xact_lock(hashtext('emberflow.import'))")
 _NOT_TRIED = "egress"  # the stage of a check that the mail mode forbids
 _NO_ZONE = "its time zone is not known: nothing is sent from it or to it"
 _PASSWORD_BYTES = 24
@@ -416,6 +418,7 @@ def _import(
     with engine.begin() as connection:
         keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
         restores.identify(connection)
+        connection.execute(_ONE_IMPORT)
         problems = _registered(connection, rows) + _unknown_zones(connection, rows)
         if problems:
             raise ImportRejectedError(str(file), problems)
