@@ -465,6 +465,7 @@ def test_an_address_that_is_registered_already_is_refused_with_the_whole_file(
 def test_of_two_imports_of_one_address_at_the_same_moment_the_second_is_refused(
     database: Engine, sandbox: Sandbox, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    registry.import_senders(database, a_file(sandbox.directory, [a_row("first@north.test", sandbox)]), settings)
     file = a_file(sandbox.directory, [a_row("ann@north.test", sandbox)])
     both_have_looked, look = Barrier(2), registry._registered
 
