@@ -16,7 +16,10 @@ found never sends a mail again.
   for again at twice their age and so on, for five days. `emberflow queue list` says where each was looked for;
   `emberflow queue settle` takes what a person found out.
 - *`planned`*, *`expired`*: a worker heard too late that the server had refused the mail. It was not taken.
-- *`busy`, `settled_meanwhile`*: the inbox reader or another run was at the same slot. Harmless.
+- *`settled_meanwhile`*: the inbox reader or another run was at the same slot. Harmless.
+- *`not_reached` lists mailboxes*: the run's time was over (`reconcile.run_s`). Their mails come first in the next run.
+- *a reason with `could not be settled`*: an error of that mail alone; the task's log has all of it. It is looked for
+  again within the hour.
 - Many uncertain slots of one server at once: look at the server's log and at the DAG `dispatch` first.
 """
 

@@ -134,7 +134,7 @@ def test_a_reconciling_host_whose_clock_is_ahead_waits_as_long_as_any_other(
     with monkeypatch.context() as ahead:
         ahead.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + timedelta(days=1))
         assert steps.uncertain_shards() == []
-        assert steps.reconcile_shard(0) == {"shard": 0, "waiting": 0, "reasons": []}
+        assert steps.reconcile_shard(0) == {"shard": 0, "waiting": 0, "reasons": [], "not_reached": []}
 
     assert world.dispatch() == {}
     world.submit(world.senders[0], world.bots[0], held)

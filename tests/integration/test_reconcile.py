@@ -17,6 +17,7 @@ from unittest.mock import patch
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, RowMapping, text
+from sqlalchemy.exc import OperationalError
 
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.message import OutgoingMessage, build
@@ -42,6 +43,10 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 def a_policy_with(**dispatch: Any) -> Any:
     """Attempts are few, and retries do not wait long."""
     return a_policy(dispatch={"lanes": 1, "maximum_attempts": 2, "retry_s": 1} | dispatch)
+
+
+def a_policy_within(run_s: int) -> Any:
+    return a_policy(dispatch={"lanes": 1}, reconcile={"run_s": run_s})
 
 
 def settled(world: World) -> ReconcileReport:
@@ -675,6 +680,138 @@ def test_a_mailbox_that_raises_what_nobody_expects_costs_only_its_own_mails(worl
     assert the_state(world, other)["unresolved_at"] is not None
 
 
+# One after another
+
+
+_TASK_S = 30 * 60  # after which Airflow ends the task
+
+
+class TaskTimeoutError(BaseException):
+    """As Airflow raises it in the task."""
+
+
+class Dripping:
+    """Mailboxes whose server keeps a session busy for as long as it may last; ``seconds`` is the time by then."""
+
+    def __init__(self, *members: Member) -> None:
+        self._addresses = [member.address for member in members]
+        self.seconds = 0.0
+        self.sessions: list[str] = []
+
+    @contextmanager
+    def in_place(self) -> Any:
+        list_folders = ImapReader.folders
+
+        def folders(reader: ImapReader) -> list[str]:
+            if reader._access.address not in self._addresses:
+                return list_folders(reader)
+            self.sessions.append(reader._access.address)
+            self.seconds += reader._limits.seconds
+            if self.seconds >= _TASK_S:
+                raise TaskTimeoutError
+            raise ImapError("imap_command", "the session took too long", transient=True, is_lost=True)
+
+        with (
+            patch.object(ImapReader, "folders", folders),
+            patch("emberflow.queue_manager.mail_search.monotonic", lambda: self.seconds),
+        ):
+            yield
+
+
+def test_mailboxes_that_drip_do_not_keep_anothers_mail_from_being_settled(database: Engine, sandbox: Sandbox) -> None:
+    """In the same run, and before the task is ended from outside."""
+    world = a_world(database, sandbox, 1, 7, a_policy_with(), checks=False)
+    slots = [an_uncertain(world, bot=bot) for bot in world.bots]
+    world.submit(world.senders[0], world.bots[4], a_message(world, slots[4], to_address=world.bots[4].address))
+
+    with Dripping(*world.bots[:4], *world.bots[5:]).in_place():
+        report = settled(world)
+
+    assert (report.ends, report.not_reached) == ({"sent": 1}, [])
+    assert list(report.waiting) == [slot.id for slot in slots if slot != slots[4]]
+
+
+def test_a_mail_is_settled_before_the_next_mailbox_is_searched(world: World) -> None:
+    """A run that is ended from outside has settled what it came to."""
+    slot = an_uncertain(world)
+    an_uncertain(world, world.senders[1], world.bots[1])
+    in_the_inbox(world, slot)
+    list_folders = ImapReader.folders
+
+    def stopped(reader: ImapReader) -> list[str]:
+        if reader._access.address == world.bots[1].address:
+            raise TaskTimeoutError
+        return list_folders(reader)
+
+    with patch.object(ImapReader, "folders", stopped), pytest.raises(TaskTimeoutError):
+        settled(world)
+
+    assert the_slot(world, slot)["status"] == "sent"
+
+
+def test_mails_that_were_not_reached_in_time_come_first_the_next_time(database: Engine, sandbox: Sandbox) -> None:
+    """Whatever the mailboxes before them do, everyone's turn comes."""
+    world = a_world(database, sandbox, 1, 3, a_policy_within(30))
+    slots = [an_uncertain(world, bot=bot) for bot in world.bots]
+    world.submit(world.senders[0], world.bots[2], a_message(world, slots[2]))
+    dripping = Dripping(*world.bots[:2])
+
+    with dripping.in_place():
+        reports = [settled(world), run(world), run(world)]
+
+    assert dripping.sessions == [bot.address for bot in world.bots[:2]]
+    assert [list(report.waiting) for report in reports] == [[slots[0].id], [slots[1].id], []]
+    assert [report.not_reached for report in reports] == [
+        [world.bots[1].address, world.bots[2].address],
+        [world.bots[2].address],
+        [],
+    ]
+    assert [report.ends for report in reports] == [{}, {}, {"sent": 1}]
+    assert "its sender's mailbox was not reached in time" in the_slot(world, slots[0])["reason"]
+
+
+def test_a_person_who_asks_has_all_mails_looked_for_however_long_it_takes(database: Engine, sandbox: Sandbox) -> None:
+    world = a_world(database, sandbox, 1, 2, a_policy_within(30))
+    slots = [an_uncertain(world, bot=bot) for bot in world.bots]
+    world.clock.advance(reconcile.settle_time(world.policy) + timedelta(seconds=1))
+
+    with Dripping(*world.bots).in_place():
+        report = run(world, is_asked_for=True)
+
+    assert (list(report.waiting), report.not_reached) == ([slot.id for slot in slots], [])
+
+
+def test_an_error_of_one_mail_in_the_database_stays_with_it(world: World) -> None:
+    """It waits with the reason, nothing of it is half done, and the others are settled."""
+    slot, other = an_uncertain(world), an_uncertain(world)
+    in_the_inbox(world, slot)
+    world.submit(world.senders[0], world.bots[0], a_message(world, other))
+    world.change(
+        f"create function ops.refuses() returns trigger language plpgsql as $$ begin "
+        f"if new.slot_id = {slot.id} then raise exception 'this row is odd'; end if; return new; end $$"
+    )
+    world.change("create trigger refuses before insert on ops.mail_events for each row execute function ops.refuses()")
+
+    report = settled(world)
+
+    assert (report.ends, list(report.waiting)) == ({"sent": 1}, [slot.id])
+    assert "this row is odd" in report.waiting[slot.id]
+    row = the_slot(world, slot)
+    assert (row["status"], row["reason"]) == ("uncertain", f"not settled: {report.waiting[slot.id]}"[:300])
+    assert the_state(world, slot)["look_again_at"] > world.clock.now()
+    assert the_slot(world, other)["status"] == "sent"
+
+
+def test_a_database_that_is_away_ends_the_run(world: World) -> None:
+    an_uncertain(world)
+    gone = OperationalError("update", {}, RuntimeError("server closed the connection"), connection_invalidated=True)
+
+    with patch.object(reconcile.store, "lock", side_effect=gone) as lock, pytest.raises(OperationalError):
+        settled(world)
+
+    assert lock.call_count == 1
+
+
 # When
 
 
@@ -756,8 +893,8 @@ def test_two_reconciles_at_once_settle_each_slot_once(world: World) -> None:
     world.clock.advance(reconcile.settle_time(world.policy) + timedelta(seconds=1))
     look, both_have_looked = MailSearch.look_for, Barrier(2, timeout=60)
 
-    def together(search: Any, mails: Any) -> Any:
-        findings = look(search, mails)
+    def together(search: Any, *arguments: Any) -> Any:
+        findings = list(look(search, *arguments))
         both_have_looked.wait()
         return findings
 
@@ -777,9 +914,9 @@ def test_a_slot_that_the_inbox_reader_resolves_meanwhile_stays_as_it_left_it(wor
     slot = an_uncertain(world)
     world.submit(world.senders[0], world.bots[0], a_message(world, slot))
 
-    def missed(_search: Any, _mails: Any) -> dict[int, Finding]:
+    def missed(*_: Any) -> list[dict[int, Finding]]:
         assert world.read() == {"inbox": 1, "replies": 1, "resolved": 1}
-        return {slot.id: Finding("not_found", "neither mailbox")}
+        return [{slot.id: Finding("not_found", "neither mailbox")}]
 
     with patch.object(MailSearch, "look_for", missed):
         assert settled(world).ends == {"settled_meanwhile": 1}
@@ -813,9 +950,9 @@ def test_a_finding_about_an_earlier_attempt_decides_nothing(world: World) -> Non
     """Q-F5: meanwhile the slot was settled, sent again, and is uncertain again."""
     slot = an_uncertain(world)
 
-    def slow(_search: Any, _mails: Any) -> dict[int, Finding]:
+    def slow(*_: Any) -> list[dict[int, Finding]]:
         world.change("update ops.slot_states set attempts = attempts + 1")
-        return {slot.id: Finding("not_found", "neither mailbox")}
+        return [{slot.id: Finding("not_found", "neither mailbox")}]
 
     with patch.object(MailSearch, "look_for", slow):
         assert settled(world).ends == {"settled_meanwhile": 1}

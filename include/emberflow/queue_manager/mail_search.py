@@ -8,6 +8,9 @@
 
 Not found is no proof of anything: a server may still hold the mail, or keep it where IMAP does not show it.
 
+The mailboxes take turns in the order of the mails, and a mail's finding is there as soon as both of its mailboxes were
+searched. One mailbox may take half of the time that is left, so that a slow one does not keep the next from its turn.
+
 A finding is *unknown* where not even that can be said: a mailbox is out of use or cannot be logged in to, a folder
 cannot be read, a recipient's mailbox does not show its Junk folder. Whatever one mailbox does is the finding of its own
 mails, never of others.
@@ -16,10 +19,12 @@ mails, never of others.
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Literal
 
 from sqlalchemy import Connection, RowMapping, text
@@ -28,6 +33,7 @@ from emberflow.email_ops.delivery_status import Returned, read_returned
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.received import ReceivedMessage, parse
+from emberflow.email_ops.session_budget import SessionLimits
 from emberflow.email_ops.tokens import TokenError, WarmupToken, sign, verify
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager.mailboxes import Mailbox, open_mailboxes
@@ -35,6 +41,10 @@ from emberflow.queue_manager.slots import Slot
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_MAILBOX_S = 300.0
+_MAILBOX_AT_LEAST_S = 30.0
+_SENDER_NOT_REACHED = "its sender's mailbox was not reached in time"
 
 _IN_USE = text("""
     select
@@ -71,59 +81,91 @@ class Finding:
     subject: str = ""
 
 
-def usable_mailboxes(
-    connection: Connection, mails: Iterable[Uncertain], settings: Settings
-) -> tuple[Mapping[int, Mailbox], dict[int, str]]:
-    """Return the mailboxes of ``mails`` that may be logged in to, and why others may not, by mailbox id."""
+@dataclass(frozen=True)
+class Searchable:
+    """By mailbox id: those that may be logged in to, why others may not, and the address of each."""
+
+    boxes: Mapping[int, Mailbox]
+    unusable: Mapping[int, str]
+    addresses: Mapping[int, str]
+
+
+def searchable_mailboxes(connection: Connection, mails: Iterable[Uncertain], settings: Settings) -> Searchable:
+    """Return the mailboxes at both ends of ``mails``."""
     ids = {id_ for mail in mails for id_ in (mail.slot.from_mailbox_id, mail.slot.to_mailbox_id) if id_ is not None}
     unusable: dict[int, str] = {}
+    addresses: dict[int, str] = {}
     for row in connection.execute(_IN_USE, {"ids": sorted(ids)}):
+        addresses[row.id] = row.address
         if not row.is_checked:
             unusable[row.id] = f"{row.address} has not passed its connection check"
         elif not row.is_active:
             unusable[row.id] = f"{row.address} is not active"
     opened = open_mailboxes(connection, settings, ids - unusable.keys())
-    return opened.boxes, unusable | dict(opened.unreadable)
+    return Searchable(opened.boxes, unusable | dict(opened.unreadable), addresses)
 
 
 class MailSearch:
     """One run's look into mailboxes: one connection for all mails that may lie in the same one."""
 
-    def __init__(
-        self, mode: Mode, settings: Settings, boxes: Mapping[int, Mailbox], unusable: Mapping[int, str]
-    ) -> None:
+    def __init__(self, mode: Mode, settings: Settings, mailboxes: Searchable) -> None:
         self._mode: Mode = mode
         self._settings = settings
-        self._boxes = boxes
-        self._unusable = unusable
+        self._mailboxes = mailboxes
 
-    def look_for(self, mails: Sequence[Uncertain]) -> dict[int, Finding]:
-        """Return a finding for every mail, by slot id."""
-        findings: dict[int, Finding] = {}
-        for mailbox_id, group in _grouped(mails, lambda slot: slot.to_mailbox_id).items():
-            findings |= self._in_mailbox(mailbox_id, group, self._at_recipient)
-        left = [mail for mail in mails if mail.slot.is_cold or findings[mail.slot.id].verdict != "present"]
-        for mailbox_id, group in _grouped(left, lambda slot: slot.from_mailbox_id).items():
-            for slot_id, at_sender in self._in_mailbox(mailbox_id, group, self._at_sender).items():
-                findings[slot_id] = _of_both_ends(findings.get(slot_id), at_sender)
-        return findings
+    def look_for(self, mails: Sequence[Uncertain], seconds: float = math.inf) -> Iterator[dict[int, Finding]]:
+        """Yield findings, by slot id, as soon as they stand; the mailbox of the first mail is searched first.
+
+        After ``seconds`` no other mailbox is begun: a mail that nothing was asked about by then has no finding. One
+        whose recipient's mailbox alone was searched is in doubt.
+        """
+        ends_at = monotonic() + seconds
+        concluded: set[int] = set()
+        at_sender: dict[int, Finding] = {}
+        for mailbox_id, group in _grouped(mails, lambda slot: slot.first_mailbox_id).items():
+            if monotonic() >= ends_at:
+                return
+            to_us = [mail for mail in group if mail.slot.to_mailbox_id is not None]
+            at_recipient = self._in_mailbox(mailbox_id, to_us, self._at_recipient, ends_at) if to_us else {}
+            left = [mail for mail in group if mail.slot.is_cold or at_recipient[mail.slot.id].verdict != "present"]
+            present = {slot_id: at_recipient[slot_id] for slot_id in at_recipient.keys() - {m.slot.id for m in left}}
+            concluded |= present.keys()
+            if present:
+                yield present
+            for sender_id, theirs in _grouped(left, lambda slot: slot.from_mailbox_id).items():
+                findings: dict[int, Finding] = {}
+                if any(mail.slot.id not in at_sender for mail in theirs) and monotonic() < ends_at:
+                    all_of_it = [mail for mail in mails if mail.slot.from_mailbox_id == sender_id]
+                    waiting = [mail for mail in all_of_it if mail.slot.id not in concluded]
+                    at_sender |= self._in_mailbox(sender_id, waiting, self._at_sender, ends_at)
+                for slot_id in (mail.slot.id for mail in theirs):
+                    if slot_id in at_sender:
+                        findings[slot_id] = _of_both_ends(at_recipient.get(slot_id), at_sender[slot_id])
+                    elif slot_id in at_recipient:
+                        findings[slot_id] = _of_one_end(at_recipient[slot_id])
+                concluded |= findings.keys()
+                if findings:
+                    yield findings
 
     def _in_mailbox(
         self,
         mailbox_id: int,
         mails: Sequence[Uncertain],
         look: Callable[[ImapReader, Sequence[Uncertain]], dict[int, Finding]],
+        ends_at: float,
     ) -> dict[int, Finding]:
-        if mailbox_id not in self._boxes:
-            return _unknown(mails, self._unusable.get(mailbox_id, f"mailbox {mailbox_id} is gone"))
-        access = self._boxes[mailbox_id].access
+        if mailbox_id not in self._mailboxes.boxes:
+            return _unknown(mails, self._mailboxes.unusable.get(mailbox_id, "its mailbox is gone"))
+        access = self._mailboxes.boxes[mailbox_id].access
+        share_s = (ends_at - monotonic()) / 2
+        limits = SessionLimits(seconds=max(min(_MAILBOX_S, share_s), _MAILBOX_AT_LEAST_S))
         try:
-            with ImapReader(access, self._mode, self._settings.ca_files) as reader:
+            with ImapReader(access, self._mode, self._settings.ca_files, limits=limits) as reader:
                 return look(reader, mails)
         except EmberflowError as error:
             return _unknown(mails, f"{access.address}: {error}")
         except Exception as error:  # whatever one server says, the mails of the other mailboxes are looked for
-            log.exception("mailbox %s could not be searched", mailbox_id)
+            log.exception("mailbox %s could not be searched", access.address)
             return _unknown(mails, f"{access.address}: {type(error).__name__}")
 
     def _at_recipient(self, reader: ImapReader, mails: Sequence[Uncertain]) -> dict[int, Finding]:
@@ -220,6 +262,15 @@ def _of_both_ends(at_recipient: Finding | None, at_sender: Finding) -> Finding:
     if at_sender.verdict != "not_found":
         return at_sender
     return Finding("not_found", f"{at_sender.detail}, {at_recipient.detail}")
+
+
+def _of_one_end(at_recipient: Finding) -> Finding:
+    """Say what is known while the sender's mailbox was not asked."""
+    if at_recipient.verdict == "unknown":
+        return Finding("unknown", f"{at_recipient.detail}; {_SENDER_NOT_REACHED}")
+    if at_recipient.verdict == "not_found":
+        return Finding("unknown", _SENDER_NOT_REACHED)
+    return at_recipient
 
 
 def _token_of(slot: Slot) -> WarmupToken:

@@ -119,13 +119,14 @@ class InboxPolicy(BaseModel):
 
 
 class ReconcilePolicy(BaseModel):
-    """When an ``uncertain`` mail is looked for, and for how long.
+    """When an ``uncertain`` mail is looked for, for how long, and how long one run may take.
 
     ``settle_s`` runs from the last moment at which the worker may have written the final dot (``submitted_at`` plus
     ``dispatch.write_within_s``). Before it is over it is not worth looking: a server on the way may hold the mail in
     its queue and try again after 15 to 30 minutes, for instance because it was greylisted (RFC 6647). A mail that was
     not found is looked for again until ``look_back_s`` after it was submitted: after five days no server tries any more
-    (RFC 5321 4.5.4.1).
+    (RFC 5321 4.5.4.1). After ``run_s`` no other mailbox is searched: mails that are left come first in the next run, 10
+    minutes later.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -139,6 +140,12 @@ class ReconcilePolicy(BaseModel):
         default=432_000,
         ge=60,
         description="for so long it is looked for again: after five days no server tries any more",
+    )
+    run_s: int = Field(
+        default=540,
+        ge=1,
+        le=1500,
+        description="how long one search of mailboxes takes; what is left then is looked for by the next one",
     )
 
 

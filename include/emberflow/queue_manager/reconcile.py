@@ -10,6 +10,9 @@ in the mailboxes at both ends (``mail_search``):
   its age and so on until ``look_back_s``; whoever finds it later, this or the inbox reader, settles it all the same.
 * With any doubt it waits and says why. What is in doubt for the whole of ``look_back_s`` is unresolved then.
 
+Whoever has waited longest comes first. Each mail is settled as soon as its own mailboxes were searched, and what goes
+wrong with it stays with it; what was not reached within ``run_s`` comes first the next time.
+
 **Not found never sends a mail again**: a server can hold it longer than any settle time, or where IMAP does not show
 it. What proves that a server did not take a mail is its own refusal of that very attempt, heard by a worker whose lease
 had lapsed meanwhile: its result changed nothing, but its ``attempt`` event is there. Nothing else is a proof; what else
@@ -21,6 +24,8 @@ after the same number of attempts. Reconciling twice, at once, or while the inbo
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,20 +34,23 @@ from typing import Any
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from emberflow.clock import Clock
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import ledger, store, submission
 from emberflow.queue_manager.database_clock import shared
 from emberflow.queue_manager.ledger import Sent
-from emberflow.queue_manager.mail_search import Finding, MailSearch, Uncertain, usable_mailboxes
+from emberflow.queue_manager.mail_search import Finding, MailSearch, Uncertain, searchable_mailboxes
 from emberflow.queue_manager.mailboxes import keep_replaced_refresh_tokens
 from emberflow.queue_manager.policies import Policy, in_force
 from emberflow.queue_manager.switches import enter_mail_mode
 from emberflow.settings import Settings
 
+log = logging.getLogger(__name__)
+
 _REASON_CHARACTERS = 300
+_SERVER_GOES = ("57P", "08")  # SQLSTATE classes: operator intervention, connection exception
 _GIVE_WAY = "500ms"  # below PostgreSQL's deadlock_timeout of 1 s: reconciling waits its turn, others' work goes on
 
 _DOUBT_PAUSE = timedelta(hours=1)  # what keeps a mail from being looked for may be mended any time
@@ -63,7 +71,7 @@ _DUE = text(f"""
     inner join ops.slots on slots.id = slot_states.slot_id
     where {_IS_DUE}
         and coalesce(slots.to_mailbox_id, slots.from_mailbox_id) % :shards = :shard
-    order by slots.id
+    order by coalesce(slot_states.look_again_at, slot_states.submitted_at), slots.id
 """)  # noqa: S608 - made of this module's own constants
 
 _SHARDS_DUE = text(f"""
@@ -114,7 +122,7 @@ _WAIT = text("""
 
 @dataclass
 class ReconcileReport:
-    """How many slots came to which end, and by slot id why others wait.
+    """How many slots came to which end, by slot id why others wait, and the mailboxes that were not reached in time.
 
     ``ends``: ``sent``, ``failed``, ``planned``, ``expired``, ``unresolved`` (found nowhere), ``not_found_again``
     (unresolved before), ``settled_meanwhile``.
@@ -122,6 +130,7 @@ class ReconcileReport:
 
     ends: Counter[str] = field(default_factory=Counter)
     waiting: dict[int, str] = field(default_factory=dict)
+    not_reached: list[str] = field(default_factory=list)
 
 
 def settle_time(policy: Policy) -> timedelta:
@@ -147,7 +156,7 @@ def run(
     """Look for the uncertain mails of ``shard`` that are due, and settle those that can be settled.
 
     The time is the database's. ``is_asked_for``: a person wants all of them looked for now that are past their settle
-    time, however old they are and whenever they were looked for last.
+    time, however old they are, whenever they were looked for last, and however long it takes.
 
     Raises:
         ConfigurationError: no policy is in force, a key is missing, or live mode is only half switched on.
@@ -162,20 +171,24 @@ def run(
         mails = [Uncertain.of(row) for row in connection.execute(_DUE, due).mappings()]
         if not mails:
             return report
-        boxes, unusable = usable_mailboxes(connection, mails, settings)
-    findings = MailSearch(mode, settings, boxes, unusable).look_for(mails)
+        mailboxes = searchable_mailboxes(connection, mails, settings)
+    search = MailSearch(mode, settings, mailboxes)
+    left = {mail.slot.id: mail for mail in mails}
+    for findings in search.look_for(mails, math.inf if is_asked_for else policy.reconcile.run_s):
+        found = [left.pop(slot_id) for slot_id in findings]
+        with engine.begin() as connection:
+            answers = _heard_too_late(connection, found)
+        for mail in found:
+            answer = answers.get(mail.slot.id)
+            end, why = _conclude_alone(engine, mail, findings[mail.slot.id], answer, policy, clock.now())
+            if end == "waiting":
+                report.waiting[mail.slot.id] = why
+            else:
+                report.ends[end] += 1
+    addresses = (mailboxes.addresses[mail.slot.first_mailbox_id] for mail in left.values())
+    report.not_reached += dict.fromkeys(addresses)
     with engine.begin() as connection:
         keep_replaced_refresh_tokens(connection, settings)
-        answers = _heard_too_late(connection, mails)
-    for mail in mails:
-        finding = findings[mail.slot.id]
-        end = _conclude(engine, mail, finding, answers.get(mail.slot.id), policy, clock.now())
-        if end == "waiting":
-            report.waiting[mail.slot.id] = finding.detail
-        elif end == "busy":
-            report.waiting[mail.slot.id] = "others are writing to its row right now"
-        else:
-            report.ends[end] += 1
     return report
 
 
@@ -241,6 +254,39 @@ def _settle_as_returned(connection: Connection, mail: Uncertain, *, at: datetime
     _leave(connection, mail, "failed", f"returned: {why}")
     ledger.close_conversation(connection, mail.slot)
     _record(connection, mail, at, {"found": "returned", "by": "reconcile", "why": why})
+
+
+def _conclude_alone(
+    engine: Engine, mail: Uncertain, finding: Finding, answer: Mapping[str, str] | None, policy: Policy, now: datetime
+) -> tuple[str, str]:
+    """Conclude one mail; return what became of it, and why it waits if it does. Its error is its own doubt.
+
+    Raises:
+        DBAPIError: the database is away.
+    """
+    why = finding.detail
+    for judged, heard in ((finding, answer), (None, None)):
+        try:
+            end = _conclude(engine, mail, judged or Finding("unknown", why), heard, policy, now)
+        except Exception as error:  # one mail, whatever is wrong with it, is not all of them
+            if _is_away(error):
+                raise
+            log.exception("slot %s could not be settled", mail.slot.id)
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            why = f"it could not be settled: {type(error).__name__}: {' '.join(str(cause).split())}"
+        else:
+            return ("waiting", "others are writing to its row right now") if end == "busy" else (end, why)
+    return "waiting", why
+
+
+def _is_away(error: Exception) -> bool:
+    """Return whether the database does not answer, so that the next mail would meet the same."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, SQLAlchemyError)
+    code = getattr(error.orig, "pgcode", None)
+    return error.connection_invalidated or (
+        isinstance(error, OperationalError) and (code is None or code.startswith(_SERVER_GOES))
+    )
 
 
 def _conclude(

@@ -53,6 +53,11 @@ class Slot:
         return self.bot_id is None
 
     @property
+    def first_mailbox_id(self) -> int:
+        """Return where the mail is looked for first: its recipient's mailbox if that is ours, else its sender's."""
+        return self.from_mailbox_id if self.to_mailbox_id is None else self.to_mailbox_id
+
+    @property
     def goes_to_bot(self) -> bool:
         """In warm-up, odd turns are the sender's mails and even turns the bot's replies."""
         return not self.is_cold and self.turn % 2 == 1

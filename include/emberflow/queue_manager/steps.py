@@ -88,14 +88,18 @@ def uncertain_shards() -> list[int]:
 
 
 def reconcile_shard(shard: int) -> dict[str, Any]:
-    """Settle the uncertain slots of ``shard``; return how many came to which end, and why others still wait."""
+    """Settle the uncertain slots of ``shard``; return how many came to which end, and why others still wait.
+
+    ``not_reached`` are the addresses of the mailboxes that come first in the next run.
+    """
     engine, clock = connect(), _clock()
     with engine.begin() as connection:
         shards = in_force(connection).policy.inbox.shards
     report = reconcile.run(engine, clock=clock, settings=settings(), shard=shard, shards=shards)
     reasons = sorted(set(report.waiting.values()))
-    _say(clock.now(), f"shard {shard}", {"waiting": len(report.waiting), **report.ends})
-    return {"shard": shard, "waiting": len(report.waiting), "reasons": reasons, **report.ends}
+    counts = {"waiting": len(report.waiting), "not_reached": len(report.not_reached), **report.ends}
+    _say(clock.now(), f"shard {shard}", counts)
+    return {"shard": shard, "reasons": reasons, **counts, "not_reached": report.not_reached}
 
 
 def marts_are_due() -> bool:
