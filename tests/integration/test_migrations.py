@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 
 from emberflow.database.migrate import VERSION_TABLE, configuration, downgrade, upgrade
 from emberflow.database.tables import SCHEMA, metadata
+from emberflow.queue_manager.server_parties import organisation_of
 from tests.worlds import Sandbox, a_world
 
 REVISIONS = [
@@ -131,6 +132,31 @@ def test_bots_that_were_out_of_use_before_it_was_recorded_get_a_reason_and_a_rem
     assert [row["status_reason"] for row in found] == [None, "not recorded", "its server refused it", "not recorded"]
     assert found[0]["status_remedy"] is None
     assert all("emberflow bots" in row["status_remedy"] for row in found[1:])
+
+
+def test_refusals_from_before_parties_were_recorded_name_their_organisation(database: Engine, sandbox: Sandbox) -> None:
+    """D-B5: as new ones do, so that a server never counts twice."""
+    world = a_world(database, sandbox, senders=0, bots=0, checks=False)
+    hosts = ("smtp.a.test", "smtp.a.test:2587", "mail.a.co.uk", "a.test", "relay", "localhost:2526", "192.0.2.1")
+    downgrade(database, "0015")
+    for host in hosts:
+        world.change(
+            "insert into ops.recipient_refusals "
+            "(recipient, smtp_host, from_mailbox_id, refused_at, reason, accepted_at) "
+            "values ('lead@customer.test', :host, 1, now(), 'unknown', now())",
+            host=host,
+        )
+
+    upgrade(database)
+
+    found = world.rows(
+        "select smtp_host, organisation, accepted_at = contradicted_at as same from ops.recipient_refusals"
+    )
+    assert {row["smtp_host"]: row["organisation"] for row in found} == {host: organisation_of(host) for host in hosts}
+    assert all(row["same"] for row in found)
+    downgrade(database, "0015")
+    assert world.value("select count(*) from ops.recipient_refusals") == len(hosts)
+    upgrade(database)
 
 
 def test_upgrading_a_database_that_is_up_to_date_changes_nothing(database: Engine, sandbox: Sandbox) -> None:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.queue_manager import refused_recipients, registry
+from emberflow.queue_manager import consequences, refused_recipients, registry
 from emberflow.queue_manager.refused_recipients import Findings, RefusalPolicy, Said
 from emberflow.queue_manager.slots import Priority
 from tests.unit.email_ops.fake_mail_servers import Authority, FaultySmtpServer
@@ -135,6 +136,8 @@ def test_two_servers_that_say_so_pause_the_bot_and_a_command_brings_it_back(
 
     assert send(world, first, gone) == {"failed": 1}
     assert statuses_of_bots(world) == {"active": 2}
+    reached = world.row("select smtp_host, smtp_port from ops.mailboxes where id = :id", id=first.mailbox_id)
+    assert world.value("select network from ops.recipient_refusals") == "{smtp_host} port {smtp_port}".format(**reached)
     assert send(world, second, gone) == {"failed": 1}
 
     bot = world.row("select status, status_reason, status_remedy from ops.bots where id = :id", id=gone.id)
@@ -176,7 +179,6 @@ def test_a_mailbox_is_not_planned_again_for_a_recipient_that_its_server_refused(
     sender, other = world.senders
     serve(world, sender, UNKNOWN)
     send(world, sender, world.bots[0])
-    serve(world, sender, None)
 
     world.clock.advance(timedelta(days=1))
     for _ in range(8):
@@ -187,6 +189,54 @@ def test_a_mailbox_is_not_planned_again_for_a_recipient_that_its_server_refused(
     assert partners[sender.id]
     assert world.bots[0].id not in partners[sender.id]
     assert world.bots[0].id in partners[other.id]
+
+
+def test_a_mailbox_that_changes_its_server_is_planned_again_for_whom_the_old_one_refused(
+    database: Engine, sandbox: Sandbox, serve: Serve
+) -> None:
+    """Q-F8"""
+    world = a_silent_world(database, sandbox, 1, 1)
+    (sender,) = world.senders
+    route = "select smtp_host as host, smtp_port as port, smtp_tls as tls, id from ops.mailboxes where id = :id"
+    sandboxed = world.row(route, id=sender.mailbox_id)
+    serve(world, sender, UNKNOWN)
+    refusing = world.row(route, id=sender.mailbox_id)
+    send(world, sender, world.bots[0])
+
+    def planned(at: Mapping[str, Any]) -> int:
+        world.change(
+            "update ops.mailboxes set smtp_host = :host, smtp_port = :port, smtp_tls = :tls where id = :id", **at
+        )
+        world.clock.advance(timedelta(days=1))
+        slots = 0
+        for _ in range(8):
+            slots += world.plan().slots
+            world.clock.advance(timedelta(hours=1))
+        return slots
+
+    assert planned(refusing) == 0
+    assert planned(sandboxed) > 0
+
+
+@pytest.mark.parametrize(("passed", "becomes"), [(True, "active"), (False, "unverified"), (None, "unverified")])
+def test_who_was_stopped_goes_on_by_itself_only_with_a_passed_check(
+    database: Engine, sandbox: Sandbox, passed: bool | None, becomes: str
+) -> None:
+    """S-B1: its server or login may have been changed meanwhile."""
+    world = a_silent_world(database, sandbox, 1, 1)
+    stopped = {"reason": "its server is doubted: smtp.a.test", "remedy": "ask its provider"}
+    world.change("update ops.senders set state = 'paused', state_reason = :reason, state_remedy = :remedy", **stopped)
+    world.change("update ops.bots set status = 'paused', status_reason = :reason, status_remedy = :remedy", **stopped)
+    world.change("update ops.mailboxes set check_passed = :passed", passed=passed)
+    cleared = Findings(cleared=[member.mailbox_id for member in (*world.senders, *world.bots)])
+    with database.begin() as connection:
+        consequences.draw(connection, [], cleared, now=world.clock.now(), policy=world.policy.breakers)
+    bot = world.row("select status, status_remedy from ops.bots")
+    sender, bot_address = world.senders[0], world.bots[0].address
+    assert state(world, sender)[0] == bot["status"] == becomes
+    if not passed:
+        assert f"emberflow senders check {sender.address}" in state(world, sender)[2]
+        assert f"emberflow bots check {bot_address}" in bot["status_remedy"]
 
 
 HOURLY = "550 Domain north.test has exceeded the max emails per hour (125/100 (125%)) allowed. Message discarded."
@@ -283,15 +333,30 @@ class Witnesses:
         self.world = world
         self.policy = policy
 
-    def say(self, host: str, sender: Member, recipient: Member | str, refusal: str | None = "unknown") -> Findings:
+    def say(
+        self,
+        host: str,
+        sender: Member,
+        recipient: Member | str,
+        refusal: str | None = "unknown",
+        peer: tuple[str, int] | None = None,
+    ) -> Findings:
+        self.use(host, sender)
         address, mailbox_id = (recipient, None) if isinstance(recipient, str) else (
             recipient.address, recipient.mailbox_id
         )  # fmt: skip
-        said = [Said(host, sender.mailbox_id, address, mailbox_id, refusal)]
+        said = [Said(host, sender.mailbox_id, address, mailbox_id, refusal, peer)]
         with self.world.engine.begin() as connection:
             if not refused_recipients.lock(connection, said):
                 return Findings()
             return refused_recipients.weigh(connection, said, now=self.world.clock.now(), policy=self.policy)
+
+    def use(self, host: str, sender: Member) -> None:
+        """Let the sender's mailbox use this server from now on."""
+        self.world.change(
+            "update ops.mailboxes set smtp_host = :host, smtp_port = 465 where id = :id",
+            host=host, id=sender.mailbox_id,
+        )  # fmt: skip
 
 
 @pytest.fixture
@@ -311,6 +376,27 @@ def test_one_mailbox_that_moves_to_another_server_is_one_party(witnesses: Witnes
     world = witnesses.world
     assert witnesses.say("smtp.a.test", world.senders[0], world.bots[0]).unknown == {}
     assert witnesses.say("smtp.b.test", world.senders[0], world.bots[0]).unknown == {}
+
+
+def test_names_of_one_organisation_are_one_party(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    for name, sender in zip(("mail.a.test", "smtp.a.test", "a.test", "mx.eu.a.test"), world.senders, strict=False):
+        assert witnesses.say(name, sender, world.bots[0]).unknown == {}
+    assert witnesses.say("smtp.b.test", world.senders[4], world.bots[0]).unknown.keys() == {world.bots[0].address}
+
+
+def test_names_that_reach_one_machine_are_one_party_and_both_stop(witnesses: Witnesses) -> None:
+    """Aliases of one machine that calls everybody unknown: no bot pauses, and each of its mailboxes stops."""
+    world = witnesses.world
+    machine = ("192.0.2.7", 465), ("192.0.2.7", 587)
+    names = ("mail.a.test", "mail.b.test")
+    stopped = set()
+    for bot in world.bots:
+        for name, sender, peer in zip(names, world.senders, machine, strict=False):
+            found = witnesses.say(name, sender, bot, peer=peer)
+            assert found.unknown == {}
+            stopped |= {one.mailbox_id for one in found.outliers}
+    assert stopped == {sender.mailbox_id for sender in world.senders[:2]}
 
 
 def test_a_mail_that_gets_there_contradicts_what_was_said_before(witnesses: Witnesses) -> None:
@@ -357,6 +443,60 @@ def test_a_server_that_serves_others_in_between_is_no_outlier_until_it_is_contra
     (outlier,) = witnesses.say("smtp.b.test", other, world.bots[2], None).outliers
     assert (outlier.mailbox_id, outlier.smtp_host, outlier.recipients) == (sender.mailbox_id, "smtp.a.test", 3)
     assert witnesses.say("smtp.b.test", other, world.bots[3], None).outliers == []
+
+
+@pytest.mark.parametrize("number", [3, 8])
+def test_bots_that_are_gone_stop_no_mailbox_of_a_server_that_serves_others(
+    database: Engine, sandbox: Sandbox, number: int
+) -> None:
+    """Ten mailboxes of one server, each of which meets bots that are gone; also when those come back."""
+    witnesses = Witnesses(a_world(database, sandbox, 10, 9, a_policy(), checks=False))
+    world = witnesses.world
+    gone, there = world.bots[:number], world.bots[8]
+    for place, sender in enumerate(world.senders):
+        for turn in range(2):
+            bot = gone[(place + turn) % number]
+            assert witnesses.say("smtp.a.test", sender, bot).outliers == []
+            other = world.senders[(place + 1 + turn) % 10]
+            assert witnesses.say("smtp.a.test", other, there, None).outliers == []
+    for bot in gone:
+        assert witnesses.say("smtp.a.test", world.senders[0], bot, None).outliers == []
+        for sender in world.senders[1:]:
+            assert witnesses.say("smtp.a.test", sender, bot, None).outliers == []
+
+
+def test_bots_that_come_back_stop_nobody_if_the_servers_own_mailboxes_reach_them_first(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    first, second, other = world.senders[:3]
+    for bot in world.bots[:4]:
+        witnesses.say("smtp.a.test", first, bot)
+        witnesses.say("smtp.a.test", first, world.bots[7], None)
+    for bot in world.bots[:4]:
+        assert witnesses.say("smtp.a.test", second, bot, None).outliers == []
+        assert witnesses.say("smtp.b.test", other, bot, None).outliers == []
+
+
+def test_a_mailbox_that_is_refused_everybody_by_a_server_that_serves_others_stops_alone(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    refused, served = world.senders[:2]
+    stopped = []
+    for bot in world.bots:
+        found = witnesses.say("smtp.a.test", refused, bot).outliers, witnesses.say(
+            "smtp.a.test", served, bot, None
+        ).outliers  # fmt: skip
+        stopped += [one.mailbox_id for outliers in found for one in outliers]
+    assert set(stopped) == {refused.mailbox_id}
+
+
+def test_what_a_server_said_does_not_stop_a_mailbox_that_has_left_it(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    gone, stays = world.senders[:2]
+    for bot in world.bots[:2]:
+        witnesses.say("smtp.a.test", gone, bot)
+    witnesses.use("smtp.b.test", gone)
+    for bot in world.bots[:3]:
+        stopped = witnesses.say("smtp.a.test", stays, bot).outliers
+    assert [one.mailbox_id for one in stopped] == [stays.mailbox_id]
 
 
 def test_every_mailbox_that_meets_the_outliers_refusals_stops_and_no_other(witnesses: Witnesses) -> None:

@@ -611,6 +611,18 @@ recipient_refusals = Table(
     Column("accepted_at", DateTime(timezone=True), comment="another mailbox reached the recipient after that"),
     Column("served_at", DateTime(timezone=True), comment="this mailbox got other mail away after that"),
     Column("judged_at", DateTime(timezone=True), comment="the mailbox was stopped because of it"),
+    Column("organisation", Text, nullable=False, comment="the registered domain in the server's name"),
+    Column("network", Text, comment="what the connection reached; null: not recorded"),
+    Column(
+        "contradicted_at",
+        DateTime(timezone=True),
+        comment="another party reached the recipient first after that, and this server has not since",
+    ),
+    Column(
+        "server_served_at",
+        DateTime(timezone=True),
+        comment="this server took other mail after that, of whichever mailbox",
+    ),
 )
 
 host_breakers = Table(

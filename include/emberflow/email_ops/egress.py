@@ -51,7 +51,7 @@ def require_mail_egress(mode: Mode, host: str) -> list[str]:
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if mode == "live":
         return addresses
-    outside = [address for address in addresses if not _is_loopback(address)]
+    outside = [address for address in addresses if not is_loopback(address)]
     if outside or mode != "sandbox":
         raise EgressRefusedError(
             f"mail mode is {mode!r}: a mail connection to {host} ({', '.join(outside)}) was not opened, only "
@@ -134,7 +134,7 @@ def _refuse_egress(event: str, arguments: tuple[Any, ...]) -> None:
         return
     host = destination[0]
     name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host)
-    if name == "localhost" or _is_loopback(name) or name in _guard[0]:
+    if name == "localhost" or is_loopback(name) or name in _guard[0]:
         return
     raise EgressRefusedError(
         f"sandbox mode: {event} to {name} was stopped, only loopback is allowed. "
@@ -173,7 +173,7 @@ def _bind(connection: socket.socket, source_address: str) -> None:
         raise SourceAddressError(f"egress address {source_address} is not one of this machine's: {error}") from error
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -25,7 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
@@ -104,7 +104,7 @@ class Attempt:
     """What came of one attempt, and how it is known (E-B2).
 
     ``server_text`` is printable, at most 500 characters, and without credentials; ``enhanced_code`` is of
-    RFC 3463.
+    RFC 3463. ``peer`` is what the connection reached, IP address and port; None if it reached nobody.
     """
 
     outcome: Outcome
@@ -113,6 +113,7 @@ class Attempt:
     reply_code: int | None
     enhanced_code: str | None
     server_text: str
+    peer: tuple[str, int] | None = field(default=None, compare=False)
 
 
 class SmtpConnection:
@@ -137,6 +138,7 @@ class SmtpConnection:
         self._timeouts = timeouts
         self._elapsed = elapsed
         self._session: Session | None = None
+        self._peer: tuple[str, int] | None = None
         self._is_fresh = False
         self._delivered = 0
         self._access_token: SecretStr | None = None
@@ -292,6 +294,7 @@ class SmtpConnection:
     def _connect(self) -> Attempt | None:
         access = self._access
         context = client_context(access.smtp_host, self._ca_files)
+        self._peer = None
         try:
             connection = dial(
                 self._mode, access.smtp_host, access.smtp_port, self._timeouts.connect, access.source_address
@@ -300,6 +303,8 @@ class SmtpConnection:
             return self._misconfigured("dial", str(error))
         except OSError as error:
             return self._lost("dial", error)
+        with suppress(OSError):
+            self._peer = connection.getpeername()[:2]
         if access.smtp_tls == "implicit":
             try:
                 connection = context.wrap_socket(connection, server_hostname=access.smtp_host)
@@ -535,7 +540,7 @@ class SmtpConnection:
 
     def _attempt(self, outcome: Outcome, stage: Stage, scope: Scope, code: int | None, text: bytes | str) -> Attempt:
         shown = self._access.public_text(text, self._access_token)
-        return Attempt(outcome, stage, scope, code, enhanced_code(code, shown), shown)
+        return Attempt(outcome, stage, scope, code, enhanced_code(code, shown), shown, self._peer)
 
     def _reset(self) -> Steps[None]:
         if self._session is None:

@@ -42,28 +42,43 @@ _PAUSE_BOT = text("""
 
 _RESUME_SENDER = text("""
     update ops.senders
-    set state = 'active', state_reason = null, state_remedy = null, state_changed_at = clock_timestamp()
-    where mailbox_id = :mailbox_id and state = 'paused' and starts_with(state_reason, :reason)
+    set state = case when check_passed then 'active' else 'unverified' end,
+        state_reason = case when check_passed then null else :unchecked end,
+        state_remedy = case when check_passed then null else 'run `emberflow senders check ' || address || '`' end,
+        state_changed_at = clock_timestamp()
+    from ops.mailboxes
+    where mailbox_id = :mailbox_id and mailboxes.id = mailbox_id
+        and state = 'paused' and starts_with(state_reason, :reason)
 """)
 
 _RESUME_BOT = text("""
     update ops.bots
-    set status = 'active', status_reason = null, status_remedy = null, status_changed_at = clock_timestamp()
-    where mailbox_id = :mailbox_id and status = 'paused' and starts_with(status_reason, :reason)
+    set status = case when check_passed then 'active' else 'unverified' end,
+        status_reason = case when check_passed then null else :unchecked end,
+        status_remedy = case when check_passed then null else 'run `emberflow bots check ' || address || '`' end,
+        status_changed_at = clock_timestamp()
+    from ops.mailboxes
+    where mailbox_id = :mailbox_id and mailboxes.id = mailbox_id
+        and status = 'paused' and starts_with(status_reason, :reason)
 """)
 
 _DOUBTED = "its server is doubted: "
+_UNCHECKED = "it has not passed its last connection check"
 _AGAIN = "then `emberflow {kind} check {address}` and `emberflow {kind} resume {address}`"
 _AT_THE_PROVIDER = "mend it at the provider"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one mail: the slot, its way, and the verdict; None for a mail that was sent."""
+    """What came of one mail: the slot, its way, and the verdict; None for a mail that was sent.
+
+    ``peer`` is the address and port that said so.
+    """
 
     slot: Slot
     route: Route
     verdict: Verdict | None
+    peer: tuple[str, int] | None = None
 
 
 def weigh(connection: Connection, answers: Sequence[Answer], *, now: datetime, policy: RefusalPolicy) -> Findings:
@@ -125,6 +140,7 @@ def _said(answer: Answer) -> Said:
         recipient=route.recipient_address,
         to_mailbox_id=slot.to_mailbox_id,
         refusal=None if verdict is None else f"{verdict.rule}: {verdict.meaning}",
+        peer=answer.peer,
     )
 
 
@@ -163,6 +179,6 @@ def _pause(connection: Connection, mailbox_id: int, reason: str, remedy: str) ->
 
 
 def _resume(connection: Connection, mailbox_id: int) -> None:
-    """Take back what :func:`_stop` did: others say the same by now."""
+    """Take back what :func:`_stop` did: others say the same by now. Without a passed check it stays out of use."""
     for resume in (_RESUME_SENDER, _RESUME_BOT):
-        connection.execute(resume, {"mailbox_id": mailbox_id, "reason": _DOUBTED})
+        connection.execute(resume, {"mailbox_id": mailbox_id, "reason": _DOUBTED, "unchecked": _UNCHECKED})

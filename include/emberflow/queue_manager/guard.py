@@ -17,6 +17,7 @@ import numpy as np
 
 from emberflow.bots.limits import cap_today, next_waking
 from emberflow.clock import clock_of, known_zones, local_day, require_utc
+from emberflow.email_ops.egress import is_loopback
 from emberflow.queue_manager.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.queue_manager.policies import Policy
 from emberflow.queue_manager.slots import Slot
@@ -59,11 +60,13 @@ class Route:
 
 
 def server_of(host: str, port: int) -> str:
-    """Name a submission server, as one party: its host, whichever of the usual ports a mailbox uses (RFC 8314 3.3).
+    """Name a submission server: its host, whichever port a mailbox uses (RFC 8314 3.3).
 
-    On any other port it is a server of its own: relays and tunnels to different servers share this machine's names.
+    On this machine any port but the usual ones is a server of its own: tunnels to different servers share its names.
     """
-    return host.lower() if port in _SUBMISSION_PORTS else f"{host.lower()}:{port}"
+    name = host.lower()
+    is_own = port in _SUBMISSION_PORTS or not (name == "localhost" or is_loopback(name))
+    return name if is_own else f"{name}:{port}"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Recorder:
         now = self._clock.now()
         ends = [self._end(result, now) for result in results]
         answers = [
-            Answer(result.slot, result.route, verdict)
+            Answer(result.slot, result.route, verdict, result.attempt.peer)
             for result, (_, _, verdict) in zip(results, ends, strict=True)
             if result.route is not None and result.attempt is not None
         ]

@@ -25,6 +25,7 @@ from emberflow.clock import clock_of, known_zones
 from emberflow.database.bulk import read_numbers
 from emberflow.database.sessions import Sessions
 from emberflow.queue_manager.policies import Policy
+from emberflow.queue_manager.refused_recipients import SAYS_ITS_SERVER
 
 _OPEN_SLOTS: Final = """
     with open_states as (
@@ -50,15 +51,16 @@ _OPEN_SLOTS: Final = """
     left join ops.bots on bots.id = tasks.bot_id and bots.mailbox_id = tasks.to_mailbox_id
 """
 
-# What a server refused is not tried again by the same mailbox for as long as the refusal counts (`refused_recipients`).
-_REFUSED_PAIRS: Final = """
+# What a server refused is not tried again by the same mailbox, as long as the refusal counts and it uses that server.
+_REFUSED_PAIRS: Final = f"""
     select senders.id as sender_id, bots.id as bot_id, true as is_first, max(refusals.refused_at) as target_time
     from ops.recipient_refusals as refusals
+    inner join ops.mailboxes on mailboxes.id = refusals.from_mailbox_id and {SAYS_ITS_SERVER}
     inner join ops.senders on senders.mailbox_id = refusals.from_mailbox_id
     inner join ops.bots on bots.mailbox_id = refusals.to_mailbox_id
     group by senders.id, bots.id
     order by senders.id, bots.id
-"""
+"""  # noqa: S608 - a condition of its table
 
 _GROUPS: Final = """
         hashtextextended(mailboxes.zone, 0) as zone,

@@ -5,11 +5,15 @@ domain that it takes for its own, an alias table that is gone, a relay that is n
 by all, so one party's word never changes its state. Until others say the same, a refusal fails its own mail, keeps that
 mailbox from trying that recipient again for a while, and lowers nothing.
 
-* A recipient is *unknown* once ``servers`` submission servers have refused it, for as many mailboxes, within
+* A recipient is *unknown* once ``servers`` parties (``server_parties``) have refused it, for as many mailboxes, within
   ``span_s``. A mail that another mailbox gets to it afterwards contradicts what was said before.
-* A server is the *outlier* if nobody else refuses the recipients that it refuses: ``outlier_recipients`` of them in a
-  row, while its mailbox got no other mail away in between, or as many that others reached afterwards. The mailboxes
-  that met those refusals stop. If others come to say the same after all, they go on by themselves.
+* A server is the *outlier* if no other party refuses the recipients that it refuses: ``outlier_recipients`` of them in
+  a row, while it took no other mail, of whichever mailbox; or as many that other parties reached afterwards, before it
+  did so itself. The mailboxes that met those refusals stop. If others come to say the same, they go on by themselves.
+* A mailbox is the outlier at a server that serves others: as many in a row, while it got no other mail away itself,
+  that others reached afterwards.
+
+What a server said counts against a mailbox only as long as the mailbox uses that server.
 
 The evidence is ``ops.recipient_refusals``, a row for each recipient, server and mailbox that sent through it; every
 reply is an ``attempt`` event as well. Whoever changes evidence holds one lock for all of it, taken before any other
@@ -19,21 +23,30 @@ row, so that two workers never each see half of it. Refusals are rare: where the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, text
 
 from emberflow.database import prepared
 from emberflow.database.bulk import rows_as_json
+from emberflow.queue_manager import server_parties
+from emberflow.queue_manager.server_parties import Party, network_of, organisation_of
 
 _CONCERNED = text("""
     select 1
     from ops.recipient_refusals
     where
         (served_at is null and from_mailbox_id = any(cast(:mailboxes as bigint[])))
-        or (accepted_at is null and recipient = any(cast(:recipients as text[])))
+        or (server_served_at is null and smtp_host = any(cast(:hosts as text[])))
+        or (
+            (accepted_at is null or contradicted_at is not null)
+            and recipient = any(cast(:recipients as text[]))
+        )
     limit 1
 """)
 
@@ -43,11 +56,14 @@ _FORGET = text("delete from ops.recipient_refusals where refused_at <= :since")
 
 # A recipient that is out of use already is settled: who asked it too late is no witness and no outlier.
 _REFUSED = text("""
-    insert into ops.recipient_refusals (recipient, smtp_host, from_mailbox_id, to_mailbox_id, refused_at, reason)
+    insert into ops.recipient_refusals
+        (recipient, smtp_host, from_mailbox_id, to_mailbox_id, refused_at, reason, organisation, network)
     select distinct on (said.recipient, said.smtp_host, said.from_mailbox_id)
-        said.recipient, said.smtp_host, said.from_mailbox_id, said.to_mailbox_id, cast(:now as timestamptz), said.reason
+        said.recipient, said.smtp_host, said.from_mailbox_id, said.to_mailbox_id, cast(:now as timestamptz),
+        said.reason, said.organisation, said.network
     from jsonb_to_recordset(cast(:said as jsonb)) as said (
-        recipient text, smtp_host text, from_mailbox_id bigint, to_mailbox_id bigint, reason text
+        recipient text, smtp_host text, from_mailbox_id bigint, to_mailbox_id bigint, reason text,
+        organisation text, network text
     )
     left join ops.bots on bots.mailbox_id = said.to_mailbox_id
     left join ops.senders on senders.mailbox_id = said.to_mailbox_id
@@ -55,13 +71,20 @@ _REFUSED = text("""
     order by said.recipient, said.smtp_host, said.from_mailbox_id
     on conflict (recipient, smtp_host, from_mailbox_id) do update
     set refused_at = excluded.refused_at, reason = excluded.reason,
-        accepted_at = null, served_at = null, judged_at = null
+        organisation = excluded.organisation, network = excluded.network,
+        accepted_at = null, served_at = null, judged_at = null, contradicted_at = null, server_served_at = null
 """)
 
 _SERVED = text("""
     update ops.recipient_refusals
-    set served_at = :now
-    where from_mailbox_id = any(cast(:mailboxes as bigint[])) and served_at is null
+    set
+        server_served_at = coalesce(server_served_at, :now),
+        served_at = case
+            when from_mailbox_id = any(cast(:mailboxes as bigint[])) then coalesce(served_at, :now)
+            else served_at
+        end
+    where (smtp_host = any(cast(:hosts as text[])) and server_served_at is null)
+        or (from_mailbox_id = any(cast(:mailboxes as bigint[])) and served_at is null)
 """)
 
 _WITHDRAWN = text("""
@@ -70,65 +93,92 @@ _WITHDRAWN = text("""
     where recipient_refusals.recipient = said.recipient and recipient_refusals.from_mailbox_id = said.from_mailbox_id
 """)
 
+# Who reaches the recipient first decides whether the server is contradicted. Its own word takes that back.
 _CONTRADICTED = text("""
-    update ops.recipient_refusals
-    set accepted_at = :now
-    where recipient = any(cast(:recipients as text[])) and accepted_at is null
-    returning smtp_host
-""")
-
-_UNKNOWN = text("""
-    with unknown as (
-        select recipient, array_agg(distinct smtp_host order by smtp_host) as hosts
-        from ops.recipient_refusals
-        where recipient = any(cast(:recipients as text[])) and accepted_at is null
-        group by recipient
-        having count(distinct smtp_host) >= :servers and count(distinct from_mailbox_id) >= :servers
-    ),
-
-    settled as (
-        delete from ops.recipient_refusals using unknown where recipient_refusals.recipient = unknown.recipient
-        returning recipient_refusals.from_mailbox_id, recipient_refusals.judged_at
+    with said as (
+        select refusals.recipient, refusals.smtp_host, refusals.from_mailbox_id,
+            bool_or(said.organisation = refusals.organisation or said.network = refusals.network) as is_by_its_own
+        from ops.recipient_refusals as refusals
+        inner join jsonb_to_recordset(cast(:said as jsonb)) as said (recipient text, organisation text, network text)
+            on said.recipient = refusals.recipient
+        group by refusals.recipient, refusals.smtp_host, refusals.from_mailbox_id
     )
 
-    select
-        recipient,
-        hosts,
-        array(select distinct from_mailbox_id from settled where judged_at is not null) as cleared
-    from unknown
-    order by recipient
+    update ops.recipient_refusals as refusals
+    set
+        accepted_at = coalesce(accepted_at, :now),
+        contradicted_at = case
+            when said.is_by_its_own then null
+            when accepted_at is null then cast(:now as timestamptz)
+            else contradicted_at
+        end
+    from said
+    where (refusals.recipient, refusals.smtp_host, refusals.from_mailbox_id)
+        = (said.recipient, said.smtp_host, said.from_mailbox_id)
+    returning refusals.smtp_host
 """)
 
-_OUTLIERS = text("""
+_SAID_OF = text("""
+    select recipient, smtp_host, from_mailbox_id, organisation, network
+    from ops.recipient_refusals
+    where recipient = any(cast(:recipients as text[])) and accepted_at is null
+    order by recipient, smtp_host, from_mailbox_id
+""")
+
+_SETTLED = text("""
+    delete from ops.recipient_refusals
+    where recipient = any(cast(:recipients as text[]))
+    returning from_mailbox_id, judged_at
+""")
+
+# `mailboxes` is the one that was refused.
+SAYS_ITS_SERVER: Final = (
+    "refusals.smtp_host in (lower(mailboxes.smtp_host), lower(mailboxes.smtp_host) || ':' || mailboxes.smtp_port)"
+)
+
+_OUTLIERS = text(f"""
     with said as (
         select
             refusals.*,
             not exists (
                 select from ops.recipient_refusals as others
-                where others.recipient = refusals.recipient and others.smtp_host <> refusals.smtp_host
-                    and others.accepted_at is null
+                where others.recipient = refusals.recipient and others.accepted_at is null
+                    and others.organisation <> refusals.organisation
+                    and coalesce(others.network <> refusals.network, true)
             ) as is_alone
         from ops.recipient_refusals as refusals
+        inner join ops.mailboxes on mailboxes.id = refusals.from_mailbox_id and {SAYS_ITS_SERVER}
         where refusals.smtp_host = any(cast(:hosts as text[]))
     ),
 
-    counted as (
+    of_servers as (
         select
             smtp_host,
-            count(distinct recipient) filter (where is_alone and served_at is null) as in_a_row,
-            count(distinct recipient) filter (where accepted_at is not null) as contradicted
+            count(distinct recipient) filter (where is_alone and server_served_at is null) as in_a_row,
+            count(distinct recipient) filter (where contradicted_at is not null) as contradicted
         from said
         group by smtp_host
     ),
 
-    outliers as (
-        select distinct on (said.from_mailbox_id) said.from_mailbox_id, smtp_host, in_a_row, contradicted
+    of_mailboxes as (
+        select
+            smtp_host,
+            from_mailbox_id,
+            count(distinct recipient) filter (where served_at is null and accepted_at is not null) as reached
         from said
-        inner join counted using (smtp_host)
+        group by smtp_host, from_mailbox_id
+    ),
+
+    outliers as (
+        select distinct on (said.from_mailbox_id) said.from_mailbox_id, smtp_host, in_a_row, contradicted, reached
+        from said
+        inner join of_servers using (smtp_host)
+        inner join of_mailboxes using (smtp_host, from_mailbox_id)
         where said.judged_at is null
             and (
-                (in_a_row >= :recipients and said.is_alone and said.served_at is null)
-                or (contradicted >= :recipients and said.accepted_at is not null)
+                (in_a_row >= :recipients and said.is_alone and said.server_served_at is null)
+                or (contradicted >= :recipients and said.contradicted_at is not null)
+                or (reached >= :recipients and said.served_at is null and said.accepted_at is not null)
             )
         order by said.from_mailbox_id, smtp_host
     ),
@@ -138,12 +188,13 @@ _OUTLIERS = text("""
         set judged_at = :now
         from outliers
         where recipient_refusals.from_mailbox_id = outliers.from_mailbox_id
+            and recipient_refusals.smtp_host = outliers.smtp_host
     )
 
-    select from_mailbox_id, smtp_host, greatest(in_a_row, contradicted) as recipients
+    select from_mailbox_id, smtp_host, greatest(in_a_row, contradicted, reached) as recipients
     from outliers
     order by from_mailbox_id
-""")
+""")  # noqa: S608 - a condition from here
 
 _STILL_OUTLIERS = text("""
     select from_mailbox_id
@@ -184,7 +235,8 @@ class RefusalPolicy(BaseModel):
 class Said:
     """What a submission server said of a recipient: ``refusal`` is why it does not exist, None that mail was taken.
 
-    ``recipient`` is an address in normal form; ``to_mailbox_id`` is None if it is not ours.
+    ``recipient`` is an address in normal form; ``to_mailbox_id`` is None if it is not ours. ``peer`` is the address and
+    port that said so; None: unknown.
     """
 
     smtp_host: str
@@ -192,6 +244,12 @@ class Said:
     recipient: str
     to_mailbox_id: int | None
     refusal: str | None
+    peer: tuple[str, int] | None = None
+
+    @property
+    def party(self) -> Party:
+        """Whose word it is."""
+        return Party(organisation_of(self.smtp_host), network_of(self.peer))
 
 
 @dataclass(frozen=True)
@@ -221,6 +279,7 @@ def lock(connection: Connection, said: Sequence[Said]) -> bool:
             _CONCERNED,
             {
                 "mailboxes": [one.from_mailbox_id for one in taken],
+                "hosts": sorted({one.smtp_host.lower() for one in taken}),
                 "recipients": [one.recipient for one in taken],
             },
         )
@@ -237,17 +296,16 @@ def weigh(connection: Connection, said: Sequence[Said], *, now: datetime, policy
     connection.execute(_FORGET, {"since": now - timedelta(seconds=policy.span_s)})
     connection.execute(_REFUSED, {"said": rows_as_json([_refusal(one) for one in refused]), "now": now})
     hosts = {one.smtp_host.lower() for one in refused} | _accept(connection, taken, now)
-    unknown = connection.execute(
-        _UNKNOWN, {"recipients": [one.recipient for one in refused], "servers": policy.servers}
-    ).all()
+    unknown = _unknown(connection, sorted({one.recipient for one in refused}), policy.servers)
+    settled = connection.execute(_SETTLED, {"recipients": sorted(unknown)}).all()
     outliers = connection.execute(
         _OUTLIERS, {"hosts": sorted(hosts), "recipients": policy.outlier_recipients, "now": now}
     ).all()
-    doubted = sorted({mailbox_id for row in unknown for mailbox_id in row.cleared})
+    doubted = sorted({row.from_mailbox_id for row in settled if row.judged_at is not None})
     asked = {"mailboxes": doubted, "recipients": policy.outlier_recipients}
     still: set[int] = set(connection.execute(_STILL_OUTLIERS, asked).scalars())
     return Findings(
-        unknown={row.recipient: list(row.hosts) for row in unknown},
+        unknown=unknown,
         outliers=[Outlier(row.from_mailbox_id, row.smtp_host, row.recipients) for row in outliers],
         cleared=[mailbox_id for mailbox_id in doubted if mailbox_id not in still],
     )
@@ -257,11 +315,25 @@ def _accept(connection: Connection, taken: Sequence[Said], now: datetime) -> set
     """Take in what was delivered, and return the servers that are contradicted by it."""
     if not taken:
         return set()
-    said = [{"recipient": one.recipient, "from_mailbox_id": one.from_mailbox_id} for one in taken]
-    connection.execute(_WITHDRAWN, {"said": rows_as_json(said)})
-    connection.execute(_SERVED, {"mailboxes": [one.from_mailbox_id for one in taken], "now": now})
-    recipients = [one.recipient for one in taken]
-    return set(connection.execute(_CONTRADICTED, {"recipients": recipients, "now": now}).scalars())
+    said = rows_as_json(
+        {"recipient": one.recipient, "from_mailbox_id": one.from_mailbox_id} | asdict(one.party) for one in taken
+    )
+    hosts = sorted({one.smtp_host.lower() for one in taken})
+    connection.execute(_WITHDRAWN, {"said": said})
+    connection.execute(_SERVED, {"mailboxes": [one.from_mailbox_id for one in taken], "hosts": hosts, "now": now})
+    return set(connection.execute(_CONTRADICTED, {"said": said, "now": now}).scalars())
+
+
+def _unknown(connection: Connection, recipients: Sequence[str], servers: int) -> dict[str, list[str]]:
+    """Return which of ``recipients`` enough parties refuse, with the servers that say so."""
+    found: dict[str, list[str]] = {}
+    rows = connection.execute(_SAID_OF, {"recipients": recipients}).all()
+    for recipient, group in groupby(rows, key=attrgetter("recipient")):
+        said = list(group)
+        parties = server_parties.count({Party(row.organisation, row.network) for row in said})
+        if parties >= servers and len({row.from_mailbox_id for row in said}) >= servers:
+            found[recipient] = sorted({row.smtp_host for row in said})
+    return found
 
 
 def _refusal(said: Said) -> dict[str, object]:
@@ -271,4 +343,4 @@ def _refusal(said: Said) -> dict[str, object]:
         "from_mailbox_id": said.from_mailbox_id,
         "to_mailbox_id": said.to_mailbox_id,
         "reason": said.refusal,
-    }
+    } | asdict(said.party)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,11 +94,16 @@ def test_while_it_is_open_only_a_longer_time_counts() -> None:
     assert throttled.throttled(3600, "reputation", after(10), POLICY).open_until == after(3610)
 
 
-def test_a_server_is_one_party_on_the_usual_ports_and_another_on_any_other() -> None:
+def test_a_server_is_the_same_on_every_port() -> None:
     """RFC 8314 3.3"""
-    names = {port: server_of("SMTP.a.test", port) for port in (25, 465, 587, 2525, 2526, 1465)}
-    assert {names.pop(port) for port in (25, 465, 587, 2525)} == {"smtp.a.test"}
-    assert names == {2526: "smtp.a.test:2526", 1465: "smtp.a.test:1465"}
+    assert {server_of("SMTP.a.test", port) for port in (25, 465, 587, 2525, 2465, 2587, 588, 80)} == {"smtp.a.test"}
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.9", "::1"])
+def test_on_this_machine_a_port_of_its_own_is_a_server_of_its_own(host: str) -> None:
+    """Tunnels to different servers end here."""
+    assert {server_of(host, port) for port in (25, 465, 587, 2525)} == {host}
+    assert [server_of(host, port) for port in (2526, 1465)] == [f"{host}:2526", f"{host}:1465"]
 
 
 def test_a_mail_without_an_egress_address_has_no_key_for_one() -> None:
