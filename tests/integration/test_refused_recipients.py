@@ -562,3 +562,14 @@ def test_a_bots_server_that_calls_senders_unknown_stops_the_bot(database: Engine
     assert [one.mailbox_id for one in found[-1].outliers] == [world.bots[0].mailbox_id]
     assert all(one.unknown == {} for one in found)
     assert world.clock.now() == NOON
+
+
+def test_bots_that_others_reach_first_stop_nobody_once_the_server_takes_mail_for_them_too(witnesses: Witnesses) -> None:
+    world = witnesses.world
+    first, second, other = world.senders[:3]
+    for bot in world.bots[:4]:
+        witnesses.say("smtp.a.test", first, bot)
+        witnesses.say("smtp.a.test", first, world.bots[7], None)
+    for bot in world.bots[:4]:
+        assert witnesses.say("smtp.b.test", other, bot, None).outliers == []
+        assert witnesses.say("smtp.a.test", second, bot, None).outliers == []

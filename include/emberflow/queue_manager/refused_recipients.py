@@ -44,7 +44,7 @@ _CONCERNED = text("""
         (served_at is null and from_mailbox_id = any(cast(:mailboxes as bigint[])))
         or (server_served_at is null and smtp_host = any(cast(:hosts as text[])))
         or (
-            (accepted_at is null or contradicted_at is not null)
+            (accepted_at is null or (contradicted_at is not null and smtp_host = any(cast(:hosts as text[]))))
             and recipient = any(cast(:recipients as text[]))
         )
     limit 1
