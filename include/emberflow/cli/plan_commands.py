@@ -247,6 +247,10 @@ def settle_restore(
     despite_unread: Annotated[
         bool, typer.Option("--despite-unread", help="Go on although mailboxes cannot be read.")
     ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(help="When the backup was made (UTC), like 2026-01-31T09:30; default: as the database tells."),
+    ] = None,
     by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -266,6 +270,7 @@ def settle_restore(
         by=by or getpass.getuser(),
         declare=declare,
         despite_unread=despite_unread,
+        since=None if since is None else _instant(since, "an instant like 2026-01-31T09:30"),
     )
     if as_json:
         print_json(asdict(settled))
@@ -298,11 +303,15 @@ def parse_hour(value: str | None) -> datetime:
 
     if value is None:
         return floor_hour(SystemClock().now())
+    return floor_hour(_instant(value, "an hour like 2026-01-31T09"))
+
+
+def _instant(value: str, wanted: str) -> datetime:
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
-        raise EmberflowError(f"{value!r} is not an hour like 2026-01-31T09") from None
-    return floor_hour(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment)
+        raise EmberflowError(f"{value!r} is not {wanted}") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def compute_hour(connection: Connection, hour: datetime, now: datetime) -> Plan:

@@ -156,6 +156,7 @@ class ImapReader(ImapSession):
         *,
         having: HeaderName | None = None,
         without: Collection[tuple[int, int]] = (),
+        since: date | None = None,
     ) -> Portion:
         """Return what arrived in ``folder`` since ``after``.
 
@@ -164,7 +165,8 @@ class ImapReader(ImapSession):
         2.3.1.1), the newest 500 are returned; after a renumbering the caller knows some of them already.
         With ``having`` only messages that have this header field are returned, read as far as their header: what
         strangers send costs a line each. Otherwise they are read whole, and of those over 1 MiB the header.
-        Those ``without`` (UIDVALIDITY, UID) are left out. Nothing is marked as read. Selects ``folder``.
+        Those ``without`` (UIDVALIDITY, UID) are left out, and with a cursor those that arrived before ``since`` (the
+        server's calendar). Nothing is marked as read. Selects ``folder``.
 
         A message that the server does not give, or that cannot be parsed, is in ``unread`` and keeps no other back.
         """
@@ -180,7 +182,11 @@ class ImapReader(ImapSession):
         if start > LAST_UID or 0 < uidnext <= start:
             return Portion([], [], after, is_last=True)
         # "n:*" always matches the last message, also when its UID is below n.
-        found = [uid for uid in self._search("UID", f"{start}:*") if uid >= start]
+        found = [
+            uid
+            for uid in self._search("UID", f"{start}:*", *(() if since is None else ("SINCE", _day(since))))
+            if uid >= start
+        ]
         uids = found[:MESSAGES_PER_CALL]
         cursor = Cursor(self._uidvalidity, uids[-1] + 1) if uids else after
         return Portion(*self._read(folder, uids, having, without), cursor, is_last=len(found) == len(uids))

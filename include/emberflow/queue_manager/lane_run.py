@@ -99,13 +99,17 @@ class _Line:
 
 @dataclass
 class _Mail:
-    """A slot whose turn has come, and its message; ``submitted_at`` is when the guard let it go."""
+    """A slot whose turn has come, and its message.
+
+    ``submitted_at`` is when the guard let it go; ``may_leave``: its dialogue was told so, and may have begun DATA.
+    """
 
     slot: Slot
     route: Route
     subject: str
     message: bytes
     submitted_at: datetime | None = None
+    may_leave: bool = False
 
     def result(self, *, attempt: Attempt | None = None, refusal: Refusal | None = None) -> Result:
         return Result(self.slot, self.route, attempt, refusal, self.submitted_at, self.subject)
@@ -360,16 +364,19 @@ class LaneRun:
                 self._forget(slot)
 
     def _tell_error(self, slot: Slot, error: BaseException) -> None:
-        """Have an error recorded as what became of a slot: uncertain if its message was submitted, else not sent."""
+        """Have an error recorded as what became of a slot: uncertain if its message may have left, else not sent."""
         self._dialogues.cut(slot.id)
         mail = self._mails.get(slot.id)
         text = f"{type(error).__name__}: {error}"
         box = self._boxes.get(slot.from_mailbox_id)
         shown = text if box is None else box.access.public_text(text)
-        if mail is not None and mail.submitted_at is not None:
+        if mail is not None and mail.may_leave:
             self._tell(mail.result(attempt=Attempt("uncertain", "eod", "mailbox", None, None, shown)))
             return
         attempt = Attempt("transient", "dial", "message", None, None, shown)
+        if mail is not None and mail.submitted_at is not None:
+            self._tell(mail.result(attempt=attempt))
+            return
         self._tell(Result(slot, slot_message.route_of(slot, self._boxes), attempt))
 
     def _report_back(self, slot: Slot | None, step: Callable[..., None], *arguments: Any) -> None:
@@ -463,6 +470,7 @@ class LaneRun:
         mail.submitted_at = moment
         self._high_water.rise(mail.slot, moment)
         self._release(mail.slot)
+        mail.may_leave = True
         self._dialogues.permit(mail.slot.id, self._policy.dispatch.write_within_s)
 
     def _end_dialogue(self, mail: _Mail, ended: Ended) -> None:

@@ -182,7 +182,7 @@ def plan_hour(
         force = in_force(connection)
         restored_at = restores.last_settled_at(connection)
         if hour + HOUR <= now or (restored_at is not None and hour <= restored_at):
-            return _write_run(connection, hour, hour, force, settings.seed)
+            return _write_run(connection, hour, hour, force, settings.seed, again=known is not None)
         with reading(engine, _SESSIONS) as sessions:
             inputs = _read(sessions, hour, now=now, force=force, settings=settings)
             if inputs.senders.empty:

@@ -37,8 +37,8 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from emberflow.clock import Clock
-from emberflow.errors import EmberflowError
-from emberflow.queue_manager import ledger, store, submission
+from emberflow.errors import EmberflowError, WorkerRefusedError
+from emberflow.queue_manager import ledger, restores, store, submission
 from emberflow.queue_manager.database_clock import shared
 from emberflow.queue_manager.ledger import Sent
 from emberflow.queue_manager.mail_search import Finding, MailSearch, Uncertain, searchable_mailboxes
@@ -160,8 +160,12 @@ def run(
 
     Raises:
         ConfigurationError: no policy is in force, a key is missing, or live mode is only half switched on.
+        WorkerRefusedError: this machine has other keys, or the database was restored.
     """
     clock = shared(engine, clock)
+    held = restores.notice(engine)
+    if held is not None:
+        raise WorkerRefusedError(f"nothing is looked for: {held}")
     report = ReconcileReport()
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)

@@ -12,20 +12,21 @@ counted and not sent again unless a person says that it did not leave (``emberfl
 Hours that had begun are not planned again, and mail of before gets no new answer: what left for either may have left
 no trace.
 
-Repeating it changes nothing more. A mailbox that cannot be read may hold what counts, so mail stays held unless a
-person decides to go on without it.
+Repeating it changes nothing more. A mailbox or mail that cannot be read may hold what counts, so mail stays held unless
+a person decides to go on without it; the others are taken in all the same.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, text
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from emberflow.clock import Clock, local_day
 from emberflow.email_ops.addresses import domain_of
@@ -35,7 +36,7 @@ from emberflow.email_ops.message import message_id_for
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import restores, store, submission
+from emberflow.queue_manager import message_faults, restores, store, submission
 from emberflow.queue_manager.database_clock import shared
 from emberflow.queue_manager.mail_search import Uncertain
 from emberflow.queue_manager.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
@@ -48,8 +49,10 @@ from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_SLACK = timedelta(hours=1)  # the mail servers' clocks are not ours
+# Before the backup: the mail servers' clocks and calendars are not ours, and what is known already changes nothing.
+_READ_BEFORE = timedelta(days=7)
 _UNKNOWN_SCRIPT = "unknown"
+_REASON_CHARACTERS = 300
 
 _IDS = text("select id from ops.mailboxes where removed_at is null order by id")
 
@@ -82,6 +85,14 @@ _WRITE_ANEW = text("""
     returning id
 """)
 
+_IS_ON_RECORD = text("""
+    select exists (
+        select from ops.scheduled_tasks where message_id = :message_id or idempotency_key = :idempotency_key
+    )
+""")
+
+_NEXT_NUMBER = text("select nextval(pg_get_serial_sequence('ops.scheduled_tasks', 'id'))")
+
 _OPEN_STATE = text("""
     insert into ops.slot_states (slot_id, from_mailbox_id, target_time, due_since, local_day, priority_level)
     select id, from_mailbox_id, target_time, target_time, local_day, priority_level
@@ -89,11 +100,11 @@ _OPEN_STATE = text("""
     where id = :id
 """)
 
-# Slots that are made from now on take no number of one that was lost.
+# Slots that are made from now on take no number of one that was lost, also of one whose mail was not found.
 _SKIP_NUMBERS = text("""
     select setval(
         pg_get_serial_sequence('ops.scheduled_tasks', 'id'),
-        greatest(:highest, (select max(id) from ops.scheduled_tasks), 1)
+        greatest(:highest, (select max(id) from ops.scheduled_tasks), 1) + 1000000
     )
 """)
 
@@ -147,8 +158,12 @@ def settle(
     by: str,
     declare: bool = False,
     despite_unread: bool = False,
+    since: datetime | None = None,
 ) -> Settlement:
     """Settle the restore of the database; ``declare`` says that there was one although nothing shows it.
+
+    Mailboxes are read from seven days before ``since``, the moment of the backup. If it is not given, it is the last
+    submission in the backup if that is certain, else the beginning of all records.
 
     Raises:
         EmberflowError: nothing shows that the database was restored, and it is not declared.
@@ -170,18 +185,27 @@ def settle(
         opened = open_mailboxes(connection, settings, connection.execute(_IDS).scalars())
     report = Settlement(unread={f"mailbox {one}": why for one, why in opened.unreadable.items()})
     arrived: list[_Arrived] = []
+    read_from = (since or restore.newest_at) - _READ_BEFORE
     for mailbox in opened.boxes.values():
         try:
-            arrived += _read(engine, mailbox, mode, settings, since=restore.newest_at - _SLACK)
-        except EmberflowError as error:
-            report.unread[mailbox.access.address] = str(error)
+            arrived += _read(engine, mailbox, mode, settings, since=read_from)
+        except Exception as error:  # one mailbox keeps no other back
+            _not_read(report, mailbox, error)
     with engine.begin() as connection:
         keep_replaced_refresh_tokens(connection, settings)
+    with engine.begin() as connection:
+        highest = max((one.token.slot_id for one in arrived), default=1)
+        connection.execute(_SKIP_NUMBERS, {"highest": highest})
     settling = _Settling(restore, force, settings, clock, report)
     # Answers are found by what they answer, so the first mails of conversations come first.
     for one in sorted(arrived, key=lambda one: (one.token.turn, one.token.slot_id)):
-        with engine.begin() as connection:
-            settling.take_in(connection, one)
+        try:
+            with engine.begin() as connection:
+                settling.take_in(connection, one)
+        except (OperationalError, InterfaceError):
+            raise  # the database itself
+        except Exception as error:  # one mail keeps no other back
+            _not_read(report, one.mailbox, error, f"the mail of slot {one.token.slot_id}")
     if report.unread and not despite_unread:
         raise MailboxesUnreadError(
             f"mail stays held: {len(report.unread)} mailboxes could not be read and may hold mail that left after the "
@@ -190,23 +214,34 @@ def settle(
         )
     with engine.begin() as connection:
         settling.leave_in_doubt(connection)
-        highest = max((one.token.slot_id for one in arrived), default=1)
-        connection.execute(_SKIP_NUMBERS, {"highest": highest})
         restores.settled(connection, restore, by=by, outcome=json.dumps(asdict(report)))
     log.warning("the restore is settled, mail goes on: %s", report)
     return report
 
 
+def _not_read(report: Settlement, mailbox: Mailbox, error: Exception, what: str = "") -> None:
+    why = str(error)
+    if not isinstance(error, EmberflowError):
+        log.exception("%s in a mailbox: unknown error", what or "a folder", exc_info=error)
+        why = f"{type(error).__name__}: {error}"
+    shown = mailbox.access.public_text(f"{what}: {why}" if what else why)
+    report.unread[mailbox.access.address] = shown[:_REASON_CHARACTERS]
+
+
 def _read(engine: Engine, mailbox: Mailbox, mode: Mode, settings: Settings, *, since: datetime) -> Iterator[_Arrived]:
     """Return the genuine warm-up mail in a mailbox that arrived since then, from all its folders.
+
+    What the inbox reader gave up as unreadable is left out.
 
     Raises:
         ImapError, EgressRefusedError: it could not be read.
     """
     with ImapReader(mailbox.access, mode, settings.ca_files) as reader:
         for folder in reader.folders():
-            for message in _all_in(reader, folder):
-                if message.token is None or (message.internal_date is not None and message.internal_date < since):
+            with engine.connect() as connection:
+                given_up = message_faults.given_up(connection, mailbox.access.mailbox_id, folder)
+            for message in _all_in(reader, folder, since, given_up):
+                if message.token is None:
                     continue
                 try:
                     token = verify(settings.require_token_keys(), message.token)
@@ -215,11 +250,13 @@ def _read(engine: Engine, mailbox: Mailbox, mode: Mode, settings: Settings, *, s
                 yield _Arrived(token, message, mailbox)
 
 
-def _all_in(reader: ImapReader, folder: str) -> Iterator[ReceivedMessage]:
+def _all_in(
+    reader: ImapReader, folder: str, since: datetime, without: Collection[tuple[int, int]]
+) -> Iterator[ReceivedMessage]:
     uidvalidity, _ = reader.select(folder)
     cursor, is_last = Cursor(uidvalidity, 1), False
     while not is_last:
-        portion = reader.next_portion(folder, cursor, having="X-Emberflow-Token")
+        portion = reader.next_portion(folder, cursor, having="X-Emberflow-Token", without=without, since=since.date())
         unread = [one for one in portion.unread if not one.is_final]
         if unread:
             raise ImapError("imap_command", f"a message in {folder} could not be read: {unread[0].reason}")
@@ -351,6 +388,10 @@ class _Settling:
             "policy_id": self._force.policy_id,
         }
         slot_id: int | None = connection.execute(_WRITE_ANEW, values | {"id": token.slot_id}).scalar_one_or_none()
+        if slot_id is None and not connection.execute(_IS_ON_RECORD, values).scalar_one():
+            # Another slot has got its number since the database was put back.
+            number: int = connection.execute(_NEXT_NUMBER).scalar_one()
+            slot_id = connection.execute(_WRITE_ANEW, values | {"id": number}).scalar_one_or_none()
         if slot_id is not None:
             connection.execute(_OPEN_STATE, {"id": slot_id})
             log.info("slot %s was written anew from its mail", slot_id)

@@ -5,11 +5,12 @@ That it was restored is noticed without being told, in three ways:
 1. *Identity.* ``database_identity`` holds what a dump does not carry over: the object ids of the database and of that
    table, and the transaction that wrote the row. A database that was loaded from a dump, or copied, has others.
 2. *High water.* Before each DATA a machine notes outside the database which slot it submits, and as which attempt. A
-   database that does not know of that attempt is behind, also if its files were put back or a standby took over.
+   database that does not know of that attempt is behind, also if its files were put back or a standby took over. A note
+   that was itself put back, with the whole home, proves nothing and is taken for the same.
 3. *Evidence.* The inbox meets a genuine mail of a slot that was never submitted as far as the database knows.
 
 From then on a row of ``restores`` is open. While it is, every claim and every guarded transaction refuses, nothing is
-planned, nothing is read, no reply is scheduled. ``restore_settlement`` closes it, by the command
+planned, read or looked for, no reply is scheduled. ``restore_settlement`` closes it, by the command
 ``emberflow database restored``.
 """
 
@@ -18,8 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +40,9 @@ log = logging.getLogger(__name__)
 
 REMEDY = "run `emberflow database restored`: it looks for what left after the backup, and lets mail go on"
 _MARKS = "high_water"
+_WRITING_S = (
+    600  # between noting the time and the kernel's stamp of it: a process that stood still, a file server's clock
+)
 
 _THIS_DATABASE = """
     select
@@ -80,14 +86,14 @@ _IS_KNOWN = text("""
     )
 """)
 
-_NEWEST = text("""
-    select greatest(
-        (select max(recorded_at) from ops.mail_events),
-        (select max(planned_at) from ops.plan_runs),
-        (select max(created_at) from ops.mailboxes),
-        (select min(valid_from) from ops.policies)
+# Submissions are the one trace that nobody leaves before a loaded dump is noticed. In any other case this database may
+# have sent since it was put back, so that nothing tells its backup's age: then it is taken for as old as can be.
+_NEWEST = text(f"""
+    select coalesce(
+        (select max(submitted_at) from ops.slot_states where ({_IS_ANOTHER.text.strip()})),
+        least((select min(created_at) from ops.mailboxes), (select min(valid_from) from ops.policies))
     )
-""")
+""")  # noqa: S608 - made of this module's own constants
 
 _OPEN = text("""
     insert into ops.restores (noticed_at, why, newest_at)
@@ -98,7 +104,10 @@ _OPEN = text("""
 
 @dataclass(frozen=True)
 class Restore:
-    """One time that the database was restored; no mail leaves until it is settled."""
+    """One time that the database was restored; no mail leaves until it is settled.
+
+    ``newest_at``: the backup knows all mail that left before; the beginning of all records if nothing tells its age.
+    """
 
     id: int
     noticed_at: datetime
@@ -180,6 +189,8 @@ def evidence(connection: Connection) -> str | None:
     for mark in _marks(connection):
         if settled_at is not None and datetime.fromisoformat(mark["at"]) <= settled_at:
             continue
+        if mark["was_put_back"]:
+            return f"{mark['file']} was put back or copied, so this machine's notes may be as old as the database"
         if not connection.execute(_IS_KNOWN, mark).scalar_one():
             return f"this machine submitted {mark['message_id']} at {mark['at']}, of which it does not know"
     return None
@@ -209,8 +220,8 @@ class HighWater:
     def rise(self, slot: Slot, at: datetime) -> None:
         """Note that ``slot`` is being submitted once more; call it after that is committed and before DATA."""
         mark = {"message_id": slot.message_id, "attempts": slot.attempts + 1, "at": at.isoformat()}
-        line = json.dumps(mark).encode()
         with self._writing:
+            line = json.dumps(mark | {"written_s": time.time()}).encode()
             os.pwrite(self._file, line, 0)
             os.ftruncate(self._file, len(line))
 
@@ -224,7 +235,10 @@ def _marks(connection: Connection) -> list[dict[str, Any]]:
     for file in sorted(_directory(connection).glob("*.json")):
         try:
             mark = json.loads(file.read_text())
-            marks.append({name: mark[name] for name in ("message_id", "attempts", "at")})
+            known = {name: mark[name] for name in ("message_id", "attempts", "at")}
+            # No copy carries st_ctime over: whatever puts a file back leaves a later one than our own writing did.
+            put_back = file.stat().st_ctime - mark.get("written_s", math.inf) > _WRITING_S
+            marks.append(known | {"file": file, "was_put_back": put_back})
         except (ValueError, KeyError):
             log.warning("%s says nothing of what was submitted last", file)
     return marks

@@ -109,7 +109,7 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     if sender["zone"] not in known_zones():
         return told(f"its zone {sender['zone']!r} is not known: run `emberflow senders set ADDRESS --zone`")
     if run is not None and run["outcome"] == "past":
-        return told("the hour was over when it was planned, and an hour that is over plans nothing")
+        return told(_why_past(connection, hour))
 
     start, plan, policy = _computed(connection, hour, run, now=now, settings=settings)
     day = plan.day[plan.day["sender_id"] == sender["id"]]
@@ -145,9 +145,10 @@ def why_empty(connection: Connection, hour: datetime, *, now: datetime, settings
     if run is not None and run["slots"]:
         return None
     is_over = hour + HOUR <= now
-    if is_over and (run is None or run["outcome"] == "past"):
-        was = "was not planned" if run is None else "was over when it was planned"
-        return f"the hour {was}, and an hour that is over plans nothing; the next full hour is planned when it begins"
+    if (is_over and run is None) or (run is not None and run["outcome"] == "past"):
+        was = "the hour was not planned, and an hour that is over plans nothing"
+        why = was if run is None else _why_past(connection, hour)
+        return f"{why}; the next full hour is planned when it begins"
     restore = restores.unsettled(connection)
     if restore is not None:
         return f"the database was restored, and all mail is held: {restores.REMEDY}"
@@ -253,6 +254,13 @@ def steps_of(facts: Mapping[str, Any], zone: ZoneInfo) -> list[Step]:
         Step("no room", -facts["no_room"], "between the gap and the end of the window"),
         Step("slots", facts["slots"], f"of this hour, {facts['later']} are left to later hours"),
     ]
+
+
+def _why_past(connection: Connection, hour: datetime) -> str:
+    restored_at = restores.last_settled_at(connection)
+    if restored_at is not None and hour <= restored_at:
+        return "the hour had begun when a restore of the database was settled, and such an hour plans nothing"
+    return "the hour was over when it was planned, and an hour that is over plans nothing"
 
 
 def _mails(count: int) -> str:
