@@ -76,7 +76,9 @@ def test_a_provider_without_a_client_stops_its_own_mailboxes_only(world: World) 
     log_in_by_token(world, by_token)
     result = opened(world)
     assert result.boxes.keys() == {by_password.mailbox_id}
-    assert "EMBERFLOW_OAUTH_CLIENTS has no client for its provider 'own'" in result.unreadable[by_token.mailbox_id]
+    reason = result.unreadable[by_token.mailbox_id]
+    assert reason.startswith(f"{by_token.address} logs in with XOAUTH2")
+    assert "EMBERFLOW_OAUTH_CLIENTS has no client for its provider 'own'" in reason
 
 
 def test_a_replaced_refresh_token_is_stored_and_replaced_again(world: World, tmp_path: Path) -> None:

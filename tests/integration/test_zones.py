@@ -105,8 +105,11 @@ def test_the_other_mailboxes_are_read_when_the_zone_of_one_is_lost(world: World)
     world.dispatch()
     lose_the_zone(world, world.bots[0].mailbox_id)
     world.clock.advance(timedelta(minutes=20))
+    unreadable: list[str] = []
     for shard in range(2):
-        inbox.read_shard(world.engine, shard, clock=world.clock, settings=world.settings)
+        report = inbox.read_shard(world.engine, shard, clock=world.clock, settings=world.settings)
+        unreadable += report.unreadable
+    assert f"{world.bots[0].address} is in zone '{NOWHERE}'" in unreadable[0]
     placed = world.events("placed_inbox")
     assert [event["mailbox_id"] for event in placed] == [world.bots[1].mailbox_id]
 

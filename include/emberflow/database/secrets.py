@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.dialects.postgresql import insert
 
-from emberflow.database.tables import mailbox_secrets
+from emberflow.database.tables import mailbox_secrets, mailboxes
 from emberflow.errors import ConfigurationError, SecretError
 
 _NONCE_BYTES = 12  # NIST SP 800-38D, 5.2.1.1: 96-bit nonces are the recommended length
@@ -80,25 +80,23 @@ class SecretBox:
     def read_all(self, connection: Connection, mailbox_ids: Iterable[int]) -> dict[int, SecretStr | SecretError]:
         """Return the password of each mailbox, or why it has none, in one query."""
         wanted = set(mailbox_ids)
-        stored = {
-            row.mailbox_id: self._decrypt(row)
-            for row in connection.execute(select(mailbox_secrets).where(mailbox_secrets.c.mailbox_id.in_(wanted)))
-        }
-        missing = "has no stored password; set it with `emberflow secrets set`"
-        return {one: stored.get(one) or SecretError(f"mailbox {one} {missing}") for one in wanted}
+        query = select(mailboxes.c.id, mailboxes.c.address, mailbox_secrets).outerjoin(mailbox_secrets)
+        stored = {row.id: self._decrypt(row) for row in connection.execute(query.where(mailboxes.c.id.in_(wanted)))}
+        return {one: stored.get(one) or SecretError(f"there is no mailbox with the number {one}") for one in wanted}
 
     def _decrypt(self, row: Row[Any]) -> SecretStr | SecretError:
+        if row.mailbox_id is None:
+            return SecretError(f"{row.address} has no stored password; set it with `emberflow secrets set`")
         cipher = self._ciphers.get(row.key_id)
         if cipher is None:
             return SecretError(
-                f"mailbox {row.mailbox_id} is encrypted with key {row.key_id!r}, which EMBERFLOW_SECRET_KEYS does not "
-                "list"
+                f"{row.address} is encrypted with key {row.key_id!r}, which EMBERFLOW_SECRET_KEYS does not list"
             )
         try:
             plain = cipher.decrypt(bytes(row.nonce), bytes(row.ciphertext), _associated(row.mailbox_id))
         except InvalidTag:
             return SecretError(
-                f"the stored password of mailbox {row.mailbox_id} was altered or belongs to another one; "
+                f"the stored password of {row.address} was altered or belongs to another one; "
                 "set it with `emberflow secrets set`"
             )
         return SecretStr(plain.decode())

@@ -524,7 +524,7 @@ class SmtpConnection:
         text = f"{type(error).__name__}: {error}"
         if not isinstance(error, OSError):
             frames = "".join(traceback.format_tb(error.__traceback__))  # without the error itself: it may quote a login
-            log.error("mailbox %s, %s: %s\n%s", self._access.mailbox_id, stage, self._access.public_text(text), frames)
+            log.error("%s, %s: %s\n%s", self._access.address, stage, self._access.public_text(text), frames)
             return self._attempt(outcome, stage, "mailbox", None, text)
         if outcome == "transient" and is_lasting_fault(error):
             outcome = "permanent"

@@ -14,6 +14,7 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 from emberflow.clock import Clock
+from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.queue_manager import ledger, restores, store
@@ -69,7 +70,7 @@ class Finder:
         seen_at = self.clock.now()
         try:
             token = verify(self.settings.require_token_keys(), message.token or "")
-            genuine = self._genuine(connection, token, message, mailbox_id)
+            genuine = self._genuine(connection, token, message, mailbox.access)
         except TokenError as error:
             self._reject(connection, mailbox_id, uid, message, error.reason, seen_at)
             return None
@@ -102,7 +103,7 @@ class Finder:
         return Arrival(slot, message, received_at)
 
     def _genuine(
-        self, connection: Connection, token: WarmupToken, message: ReceivedMessage, mailbox_id: int
+        self, connection: Connection, token: WarmupToken, message: ReceivedMessage, access: MailboxAccess
     ) -> Uncertain | None:
         """Return the mail that the token names if this mailbox is really its recipient's."""
         row = store.lock(connection, token.slot_id)
@@ -112,13 +113,16 @@ class Finder:
         slot = mail.slot
         if slot.bot_id is None:
             return None
-        if WarmupToken(slot.id, slot.sender_id, slot.bot_id, slot.turn) != token or slot.to_mailbox_id != mailbox_id:
+        if (
+            WarmupToken(slot.id, slot.sender_id, slot.bot_id, slot.turn) != token
+            or slot.to_mailbox_id != access.mailbox_id
+        ):
             return None
         if row["status"] == "submitting":
             raise StillBeingSentError
         if row["attempts"] == 0:
             raise restores.DatabaseBehindError(
-                f"{message.message_id} lies in mailbox {mailbox_id}, and as far as it knows that was never submitted"
+                f"{message.message_id} lies in {access.address}, and as far as it knows that was never submitted"
             )
         if row["status"] == "uncertain":
             return self._resolve(connection, mail, message)

@@ -51,7 +51,7 @@ def open_mailboxes(connection: Connection, settings: Settings, ids: Iterable[int
     for row in connection.execute(query.where(mailboxes.c.id.in_(wanted))):
         if row.zone not in known_zones():
             unreadable[row.id] = (
-                f"mailbox {row.id} is in zone {row.zone!r}, which is not a known IANA time zone: correct it with "
+                f"{row.address} is in zone {row.zone!r}, which is not a known IANA time zone: correct it with "
                 f"`emberflow senders set` or `emberflow bots set`"
             )
             continue
@@ -62,7 +62,7 @@ def open_mailboxes(connection: Connection, settings: Settings, ids: Iterable[int
         oauth = settings.oauth_clients.get(row.provider) if row.auth_method == "xoauth2" else None
         if row.auth_method == "xoauth2" and oauth is None:
             unreadable[row.id] = (
-                f"mailbox {row.id} logs in with XOAUTH2 and EMBERFLOW_OAUTH_CLIENTS has no client for its provider "
+                f"{row.address} logs in with XOAUTH2 and EMBERFLOW_OAUTH_CLIENTS has no client for its provider "
                 f"{row.provider!r}"
             )
             continue

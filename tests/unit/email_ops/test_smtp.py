@@ -627,6 +627,7 @@ def test_an_error_that_nobody_has_thought_of_is_this_mailboxs_own(
         attempt = send(connection)
     assert judged(attempt) == ("transient", "ehlo", "mailbox", None)
     assert attempt.server_text == "LookupError: unknown encoding: ***"
+    assert "ann@north.test, ehlo: LookupError" in caplog.text
     assert "in fail" in caplog.text
     assert PASSWORD not in caplog.text
 
