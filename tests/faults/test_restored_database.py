@@ -381,6 +381,52 @@ def test_numbers_of_slots_that_were_lost_are_not_given_again(world: World, serve
     assert slot(world, world.senders[0], world.bots[5]) > max(lost) + 100_000
 
 
+def test_a_mail_that_left_is_counted_although_its_number_has_been_given_again(
+    world: World, server: Server, tmp_path: Path
+) -> None:
+    """The restored database made slots before anybody said that it was one."""
+    server.dump(tmp_path / "emberflow.dump")
+    lost = slot(world, world.senders[0], world.bots[5])
+    dispatch(world)
+    left = len(world.deliveries())
+    server.restore(tmp_path / "emberflow.dump")
+    taken = slot(world, world.senders[2], world.bots[7])
+    assert taken == lost
+
+    report = settle(world)
+
+    assert (report.rebuilt, report.unread) == (1, {})
+    assert len(world.rows("select * from ops.slots where status = 'sent'")) == left
+    assert world.value("select status from ops.slots where id = :id", id=taken) == "uncertain"
+    before = len(world.rows("select * from ops.scheduled_tasks"))
+    assert settle(world, declare=True).rebuilt == 0
+    assert len(world.rows("select * from ops.scheduled_tasks")) == before
+
+
+def test_a_message_that_the_inbox_gave_up_keeps_no_mail_held(world: World, server: Server, tmp_path: Path) -> None:
+    """It would be refused for ever, and is not read here either."""
+    server.dump(tmp_path / "emberflow.dump")
+    dispatch(world)
+    read(world)
+    mailbox_id = world.senders[0].mailbox_id
+    known = world.rows(
+        "select folder, uidvalidity, next_uid from ops.imap_cursors where mailbox_id = :id and next_uid > 1",
+        id=mailbox_id,
+    )
+    assert known
+    server.restore(tmp_path / "emberflow.dump")
+    for at in known:
+        world.change(
+            "insert into ops.message_faults (mailbox_id, folder, uidvalidity, uid, step, reason, first_at, last_at) "
+            "select :id, :folder, :uidvalidity, uid, 'read', 'refused', now(), now() "
+            "from generate_series(1, :next_uid) as uid",
+            id=mailbox_id,
+            **at,
+        )
+    report = settle(world)
+    assert (report.found, report.unread) == (2, {})
+
+
 def test_an_hour_that_was_planned_without_slots_and_had_begun_is_closed(
     world: World, server: Server, run: Command, tmp_path: Path
 ) -> None:
