@@ -22,7 +22,6 @@ import logging
 import math
 import os
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +31,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from emberflow import private_files
+from emberflow.clock import SystemClock
 from emberflow.errors import WorkerRefusedError
 from emberflow.queue_manager.slots import Slot
 from emberflow.settings import home
@@ -221,7 +221,7 @@ class HighWater:
         """Note that ``slot`` is being submitted once more; call it after that is committed and before DATA."""
         mark = {"message_id": slot.message_id, "attempts": slot.attempts + 1, "at": at.isoformat()}
         with self._writing:
-            line = json.dumps(mark | {"written_s": time.time()}).encode()
+            line = json.dumps(mark | {"written_s": SystemClock().now().timestamp()}).encode()
             os.pwrite(self._file, line, 0)
             os.ftruncate(self._file, len(line))
 
