@@ -34,11 +34,23 @@ def check_mailbox(
     if failed is not None:
         code = "" if failed.reply_code is None else f"{failed.reply_code} "
         stage = _SMTP_STAGES.get(failed.stage, "smtp_connect")
-        raise MailboxCheckError(stage, code + failed.server_text, transient=failed.outcome == "transient")
+        said = _silence("smtp", access.smtp_tls, access.smtp_port, failed.server_text, timeout)
+        raise MailboxCheckError(stage, code + said, transient=failed.outcome == "transient")
     try:
         with ImapReader(access, mode, ca_files, timeout) as reader:
             reader.select("INBOX")
     except ImapError as error:
-        raise MailboxCheckError(error.stage, error.server_text, transient=error.transient) from None
+        said = _silence("imap", access.imap_tls, access.imap_port, error.server_text, timeout)
+        raise MailboxCheckError(error.stage, said, transient=error.transient) from None
     except ConfigurationError as error:
         raise MailboxCheckError("imap_connect", access.public_text(str(error))) from None
+
+
+def _silence(protocol: str, tls: str, port: int, server_text: str, timeout: float) -> str:
+    """Return what to say of a server that said nothing: one that expects TLS at once waits for us (RFC 8314 3)."""
+    if tls != "starttls" or not server_text.endswith("timed out"):
+        return server_text
+    return (
+        f"the server said nothing for {timeout:g} s: perhaps port {port} expects TLS from the first byte; "
+        f"then {protocol}_tls is implicit"
+    )

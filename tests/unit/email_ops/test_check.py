@@ -108,6 +108,19 @@ def test_an_unverifiable_certificate_is_a_tls_failure(authority: Authority) -> N
         check(authority, {}, {}, imap_context=wrong)
 
 
+@pytest.mark.parametrize("protocol", ["smtp", "imap"])
+def test_a_server_that_waits_for_tls_from_the_first_byte_is_named_as_such(authority: Authority, protocol: str) -> None:
+    """S-B1: a port and a TLS mode that contradict each other look like a server that is silent."""
+    smtp = FaultySmtpServer(authority.server_context(), implicit=protocol == "smtp")
+    imap = ScriptedImapServer(authority.server_context(), implicit=protocol == "imap")
+    with smtp.running() as smtp_port, imap.running() as imap_port:
+        access = an_access(smtp_port=smtp_port, imap_port=imap_port, smtp_tls="starttls", imap_tls="starttls")
+        with pytest.raises(MailboxCheckError) as caught:
+            check_mailbox(access, "sandbox", {"localhost": authority.ca_file}, timeout=1)
+    assert caught.value.stage == f"{protocol}_connect"
+    assert f"expects TLS from the first byte; then {protocol}_tls is implicit" in caught.value.server_text
+
+
 def test_sandbox_mode_does_not_even_ask_another_machine() -> None:
     """E-B10"""
     with pytest.raises(EgressRefusedError):
