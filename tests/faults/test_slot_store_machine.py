@@ -94,6 +94,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         )
         self.world.change("update ops.sender_days set warmup_sent = 0, reply_sent = 0")
         self.world.change("update ops.mailboxes set next_send_at = null")
+        self.world.change("update ops.bots set cooldown_until = null")
 
     # Work comes in
 

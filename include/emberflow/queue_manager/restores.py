@@ -233,6 +233,8 @@ class HighWater:
 def _marks(connection: Connection) -> list[dict[str, Any]]:
     marks = []
     for file in sorted(_directory(connection).glob("*.json")):
+        if not file.stat().st_size:
+            continue  # of a lane that has submitted nothing yet
         try:
             mark = json.loads(file.read_text())
             known = {name: mark[name] for name in ("message_id", "attempts", "at")}
