@@ -10,10 +10,8 @@ from rich.text import Text
 from emberflow.cli.main import app
 from emberflow.errors import EmberflowError
 
-# Classes of PostgreSQL's error codes (its manual, appendix A): a table, column or schema that does not exist; and
-# a server that shuts down or starts.
+# PostgreSQL's error codes (its manual, appendix A) for a table, column or schema that does not exist.
 _NOT_THIS_SCHEMA = ("42P01", "42703", "3F000")
-_SERVER_GOES = ("57P", "08")
 
 
 def main() -> None:
@@ -44,7 +42,9 @@ def _database_problem(error: Exception) -> str | None:
     code = getattr(error.orig, "pgcode", None)
     if code in _NOT_THIS_SCHEMA:
         return f"the database has another schema than this version: run `emberflow database migrate` ({said})"
-    if isinstance(error, exc.OperationalError) and (code is None or code.startswith(_SERVER_GOES)):
+    from emberflow.database.engine import is_away
+
+    if is_away(error):
         return (
             f"the database does not answer: start it with `./emberflow up`, or look at EMBERFLOW_DATABASE_URL ({said})"
         )

@@ -5,8 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from emberflow.settings import settings
+
+# Classes of PostgreSQL's error codes (its manual, appendix A): a server that shuts down or starts; a lost connection.
+_SERVER_GOES = ("57P", "08")
 
 # Times in milliseconds. JIT compiles statements whose cost is overestimated, longer than they then run.
 _SESSION = ("timezone=UTC", "jit=off", "statement_timeout=300000", "idle_in_transaction_session_timeout=300000")
@@ -32,4 +36,14 @@ def _engine(url: str) -> Engine:
             "options": " ".join(f"-c {setting}" for setting in _SESSION),
             "application_name": "emberflow",
         },
+    )
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether the database does not answer, so that the next statement would meet the same."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, SQLAlchemyError)
+    code = getattr(error.orig, "pgcode", None)
+    return error.connection_invalidated or (
+        isinstance(error, OperationalError) and (code is None or code.startswith(_SERVER_GOES))
     )

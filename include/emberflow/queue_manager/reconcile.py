@@ -34,9 +34,10 @@ from typing import Any
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from emberflow.clock import Clock
+from emberflow.database.engine import is_away
 from emberflow.errors import EmberflowError, WorkerRefusedError
 from emberflow.queue_manager import ledger, restores, store, submission
 from emberflow.queue_manager.database_clock import shared
@@ -50,7 +51,6 @@ from emberflow.settings import Settings
 log = logging.getLogger(__name__)
 
 _REASON_CHARACTERS = 300
-_SERVER_GOES = ("57P", "08")  # SQLSTATE classes: operator intervention, connection exception
 _GIVE_WAY = "500ms"  # below PostgreSQL's deadlock_timeout of 1 s: reconciling waits its turn, others' work goes on
 
 _DOUBT_PAUSE = timedelta(hours=1)  # what keeps a mail from being looked for may be mended any time
@@ -273,7 +273,7 @@ def _conclude_alone(
         try:
             end = _conclude(engine, mail, judged or Finding("unknown", why), heard, policy, now)
         except Exception as error:  # one mail, whatever is wrong with it, is not all of them
-            if _is_away(error):
+            if is_away(error):
                 raise
             log.exception("slot %s could not be settled", mail.slot.id)
             cause = error.orig if isinstance(error, DBAPIError) else error
@@ -281,16 +281,6 @@ def _conclude_alone(
         else:
             return ("waiting", "others are writing to its row right now") if end == "busy" else (end, why)
     return "waiting", why
-
-
-def _is_away(error: Exception) -> bool:
-    """Return whether the database does not answer, so that the next mail would meet the same."""
-    if not isinstance(error, DBAPIError):
-        return isinstance(error, SQLAlchemyError)
-    code = getattr(error.orig, "pgcode", None)
-    return error.connection_invalidated or (
-        isinstance(error, OperationalError) and (code is None or code.startswith(_SERVER_GOES))
-    )
 
 
 def _conclude(
