@@ -443,6 +443,15 @@ def test_a_stack_that_was_started_twice_at_once_mends_itself_and_leaves_nothing_
         assert (first.returncode, second.returncode) == (0, 0), said
         assert sum("waiting for it" in text for text in said) == 1
 
+        client = stack.airflow_client()
+        interrupted = client.trigger("dispatch")
+
+        def is_under_way() -> bool:
+            return any(
+                task["state"] in ("queued", "running") for task in client.task_instances("dispatch", interrupted)
+            )
+
+        eventually(is_under_way, 120, "a task of the run that will be interrupted")
         pids = {part.name: part.pid for part in stack.status()}
         assert None not in pids.values()
         for name in ("airflow-scheduler", "postgresql"):
@@ -455,7 +464,6 @@ def test_a_stack_that_was_started_twice_at_once_mends_itself_and_leaves_nothing_
             return None not in now.values() and min(killed) >= 1 and now["postgresql"] != pids["postgresql"]
 
         eventually(is_mended, 120, "every part runs again")
-        client = stack.airflow_client()
         client.wait_for_run("dispatch", client.trigger("dispatch"), RUN_TIMEOUT_S)
         metadata = stack.environment()["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
         eventually(lambda: airflow_health.examine(metadata)[0].remedy is None, 60, "the heartbeats of Airflow")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from emberflow.cli.airflow import RECOVERY
 from emberflow.settings import PROJECT_ROOT
 
 MAILBOX_KEYS = {"EMBERFLOW_SECRET_KEYS", "EMBERFLOW_TOKEN_KEYS"}
@@ -31,6 +32,12 @@ def told(services: dict[str, dict[str, Any]], names: set[str]) -> set[str]:
 def test_mailbox_keys_are_only_where_mail_is_sent_or_read(services: dict[str, dict[str, Any]]) -> None:
     """The scheduler's LocalExecutor runs dispatch, inbox and reconcile; the command line registers mailboxes."""
     assert told(services, MAILBOX_KEYS) == {"scheduler", "cli"}
+
+
+def test_a_killed_schedulers_tasks_are_taken_up_as_soon_as_on_the_local_stack(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    assert RECOVERY.items() <= services["scheduler"]["environment"].items()
 
 
 def test_the_mail_sandbox_is_told_no_secret(services: dict[str, dict[str, Any]]) -> None:
