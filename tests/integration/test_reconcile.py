@@ -139,8 +139,9 @@ def file_under_sent(world: World, message: bytes) -> None:
 
 
 def move(world: World, member: Member, source: str, target: str) -> None:
+    with any_mail_program(world, member) as client:
+        client.create(f'"{target}"')
     with ImapReader(world.access(member), "sandbox", world.settings.ca_files) as reader:
-        reader.ensure_folder(target)
         uids = [message.uid for message in reader.new_messages(source, None)[0]]
         reader.move(uids, target)
 

@@ -110,10 +110,6 @@ class AirflowClient:
         found: list[dict[str, Any]] = self.get(path)["task_instances"]
         return found
 
-    def task_log(self, dag_id: str, run_id: str, task: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the lines of the last try of a task instance, as ``task_instances`` describes it."""
-        return self._log(f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}", task)
-
     def _log(self, path: str, task: Mapping[str, Any]) -> list[dict[str, Any]]:
         place = f"{path}/taskInstances/{task['task_id']}/logs/{task['try_number']}?map_index={task['map_index']}"
         lines: list[dict[str, Any]] = self.get(place)["content"]

@@ -121,11 +121,6 @@ class Scripts:
 
     by_id: Mapping[str, Script]
 
-    def choose_script(self, seed: int, *key: Name) -> str:
-        """Return the id of the script that the conversation ``key`` follows; all are equally likely."""
-        ids = sorted(self.by_id)
-        return ids[states(seed, _PURPOSE, *key)("script") % len(ids)]
-
     def turns(self, script_id: str) -> int:
         """Return how many turns a script has (turn 1 is the sender's first mail); 0 if there is no such script."""
         script = self.by_id.get(script_id)

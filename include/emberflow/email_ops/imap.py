@@ -131,16 +131,6 @@ class ImapReader(ImapSession):
         """Return the folder that the server marks with ``special_use``, else one with a customary name."""
         return special_folder(self._folders(), special_use)
 
-    def ensure_folder(self, folder: str) -> None:
-        """Create ``folder`` unless it exists."""
-        name = folder_name(folder)
-        if any(known.name == folder for known in self._folders()):
-            return
-        with self._faults("imap_command"):
-            status, data = self._client.create(name)
-        if status != "OK":
-            self._refused("imap_command", data)
-
     def new_messages(self, folder: str, after: Cursor | None) -> tuple[list[ReceivedMessage], Cursor]:
         """Return what arrived in ``folder`` since ``after``, whole, and the cursor to go on from.
 
@@ -264,14 +254,6 @@ class ImapReader(ImapSession):
             else:
                 self._uid("COPY", group, folder_name(folder))
                 self._remove(group)
-
-    def delete_before(self, folder: str, day: date) -> int:
-        """Delete what arrived in ``folder`` before ``day`` (the server's calendar); return how many."""
-        self.select(folder)
-        uids = self._search("BEFORE", _day(day))
-        for group in _groups(uids):
-            self._remove(group)
-        return len(uids)
 
     def _folders(self) -> list[Folder]:
         with self._faults("imap_command"):

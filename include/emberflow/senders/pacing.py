@@ -185,36 +185,6 @@ def first_opening(senders: pd.DataFrame, policy: PacingPolicy, seed: int) -> tup
     return found
 
 
-def common_windows(workdays: pd.DataFrame, policy: PacingPolicy) -> pd.DataFrame:
-    """Return when a sender works and its campaign's window is open too: any number of pieces per row.
-
-    Columns in, one row per sender and campaign; others are kept: those of `open_windows`; ``campaign_zone`` str or
-    Categorical, IANA name. The campaign has the hours and weekdays of ``policy`` by the clock of its own zone; nothing
-    is drawn for it.
-
-    Columns out: those of ``workdays`` without the lunch; ``opens_at`` and ``closes_at`` are those of one piece,
-    half-open, never empty. Pieces stand on the index of their row, in the order of time, and do not overlap. There are
-    two around a lunch, and where one day of the sender meets two days of the campaign.
-    """
-    opens, lunch, lunch_ends, closes = (_seconds(workdays[name]) for name in _BOUNDS)
-    zones = pd.Categorical(workdays["campaign_zone"])
-    clocks = [clock_of(zone) for zone in zones.categories]
-    pieces = [(np.empty(0, dtype=np.int64),) * 3]
-    # A local day lies within the day before and the day after its date in UTC.
-    days = range(opens.min() // _DAY_S - 1, closes.max() // _DAY_S + 2) if len(workdays) else range(0)
-    for day in days:
-        windows = [_window(clock, (_EPOCH + timedelta(days=day)).date(), policy) for clock in clocks]
-        campaign_opens, _, campaign_closes = np.array(windows, dtype=np.int64).T[:, zones.codes]
-        for begins, ends in ((opens, lunch), (lunch_ends, closes)):
-            first, last = np.maximum(begins, campaign_opens), np.minimum(ends, campaign_closes)
-            met = np.flatnonzero(last > first)
-            pieces.append((met, first[met], last[met]))
-    row, first, last = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    order = np.lexsort((first, row))
-    kept = workdays.drop(columns=["lunch_at", "lunch_ends_at"]).iloc[row[order]]
-    return kept.assign(opens_at=_instants(first[order]), closes_at=_instants(last[order]))
-
-
 def planning_span(windows: pd.DataFrame, start: datetime, hour_end: datetime, policy: PacingPolicy) -> pd.DataFrame:
     """Return the part of each workday that a run starting at ``start`` plans, until ``hour_end``.
 

@@ -491,7 +491,7 @@ def test_a_folder_that_cannot_be_opened_is_named_by_its_stage(authority: Authori
 @pytest.mark.parametrize("folder", ["", "INBOX\r\nA1 DELETE INBOX", "a\0b"])
 def test_a_folder_name_cannot_become_a_command(authority: Authority, folder: str) -> None:
     with a_reader(authority) as (reader, server), reader:
-        for action in (reader.select, reader.ensure_folder, lambda name: reader.move([1], name)):
+        for action in (reader.select, lambda name: reader.move([1], name)):
             with pytest.raises(ValueError, match="not a folder name"):
                 action(folder)
         assert not commands(server, "DELETE")
@@ -514,15 +514,6 @@ def test_folders_are_found_by_special_use_and_then_by_name(authority: Authority)
 def test_a_missing_folder_is_none(authority: Authority) -> None:
     with a_reader(authority, {"LIST": FOLDERS[:1]}) as (reader, _), reader:
         assert reader.find_folder("\\Junk") is None
-
-
-def test_a_folder_is_created_once(authority: Authority) -> None:
-    """Towards B-B9"""
-    with a_reader(authority, {"LIST": FOLDERS}) as (reader, server), reader:
-        reader.ensure_folder("Junk")
-        assert not commands(server, "CREATE")
-        reader.ensure_folder("Warm-up ä")
-        assert commands(server, "CREATE") == ['CREATE "Warm-up &AOQ-"']
 
 
 def test_marking_as_read_touches_nothing_else(authority: Authority) -> None:
@@ -569,15 +560,6 @@ def test_many_messages_are_named_in_commands_of_bearable_length(authority: Autho
         reader.select("INBOX")
         reader.mark_seen(range(1000, 1250))
     assert len(commands(server, "STORE")) == 3
-
-
-def test_mail_older_than_a_day_is_deleted_by_the_servers_calendar(authority: Authority) -> None:
-    """Towards B-B9"""
-    script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 2 3"]}
-    with a_reader(authority, script) as (reader, server), reader:
-        assert reader.delete_before("Warm-up", date(2026, 3, 1)) == 2
-    assert "UID SEARCH BEFORE 1-Mar-2026" in server.commands
-    assert commands(server, "EXPUNGE") == ["UID EXPUNGE 2,3"]
 
 
 def test_messages_are_found_by_their_ids(authority: Authority) -> None:

@@ -1,4 +1,4 @@
-"""Workdays, the windows they share with campaigns, planning spans and the seconds at which slots leave."""
+"""Workdays, planning spans and the seconds at which slots leave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from emberflow.clock import local_day
 from emberflow.queue_manager.policies import shipped
 from emberflow.senders.pacing import (
     PacingPolicy,
-    common_windows,
     first_opening,
     next_opening,
     open_windows,
@@ -281,64 +280,6 @@ def test_a_weekly_window_that_a_clock_change_swallows_opens_a_week_later() -> No
     policy = PacingPolicy(window_start=time(2, 30), window_end=time(3), weekdays=(6,))
     opens_at = next_opening("Europe/Berlin", datetime(2026, 3, 23, tzinfo=UTC), policy, seed=1, sender_id=1)
     assert local_day(opens_at, "Europe/Berlin") == date(2026, 4, 5)
-
-
-# Windows of sender and campaign
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    zone=st.sampled_from(ZONES), campaign_zone=st.sampled_from(ZONES), at=instants, policy=st.sampled_from(POLICIES),
-    campaign=st.sampled_from(POLICIES), minutes=st.lists(st.integers(-1000, 1000), min_size=8, max_size=8),
-)  # fmt: skip
-def test_a_common_window_holds_exactly_what_sender_and_campaign_both_allow(
-    *, zone: str, campaign_zone: str, at: datetime, policy: PacingPolicy, campaign: PacingPolicy, minutes: list[int]
-) -> None:
-    """S-F5: told by the campaign's own calendar, also where the two live a day apart."""
-    days = workdays(zone, at, policy).assign(campaign_zone=campaign_zone, campaign_id=9)
-    pieces = common_windows(days, campaign)
-    assert (pieces["closes_at"] > pieces["opens_at"]).all()
-    assert (pieces["opens_at"].iloc[1:].to_numpy() >= pieces["closes_at"].iloc[:-1].to_numpy()).all()
-    ends = [*pieces["opens_at"], *pieces["closes_at"]]
-    for moment in [*ends, *(end - timedelta(seconds=1) for end in ends), *(at + timedelta(minutes=m) for m in minutes)]:
-        _, opens_at, closes_at = window(campaign_zone, moment, campaign.model_copy(update=NOTHING_DRAWN))
-        is_inside = ((pieces["opens_at"] <= moment) & (moment < pieces["closes_at"])).any()
-        assert is_inside == (is_open(days.iloc[0], moment) and opens_at <= moment < closes_at)
-
-
-def test_common_windows_are_none_one_or_several_pieces_on_the_row_of_their_pair() -> None:
-    """Tokyo's window closes when the sender's day begins; New York's opens with its lunch."""
-    pairs = frame(*(a_workday(sender, campaign_id=sender * 10) for sender in (1, 2, 3)))
-    zones = ["Asia/Tokyo", "America/New_York", "UTC"]
-    pieces = common_windows(pairs.assign(campaign_zone=zones).set_index(pd.Index([5, 6, 7])), WHOLE)
-    assert pieces.columns.tolist() == [
-        "sender_id",
-        "local_day",
-        "opens_at",
-        "closes_at",
-        "campaign_id",
-        "campaign_zone",
-    ]
-    assert pieces.index.tolist() == [6, 7, 7] == (pieces["campaign_id"] // 10 + 4).tolist()
-    hours = [(row.opens_at.strftime("%H:%M"), row.closes_at.strftime("%H:%M")) for row in pieces.itertuples()]
-    assert hours == [("13:00", "17:30"), ("08:30", "12:30"), ("13:00", "17:30")]
-    assert common_windows(pairs.iloc[:0].assign(campaign_zone=[]), WHOLE).empty
-
-
-@pytest.mark.parametrize(
-    ("campaign_zone", "campaign", "hours"),
-    [
-        ("America/New_York", ALL_DAY, ["08:30-12:30", "13:00-17:30"]),
-        ("Asia/Tokyo", ALL_DAY, ["08:30-12:30", "13:00-15:00", "15:00-17:30"]),  # tomorrow begins at 15:00 UTC
-        ("Pacific/Honolulu", ALL_DAY, ["08:30-10:00", "10:00-12:30", "13:00-17:30"]),  # yesterday ends at 10:00 UTC
-        ("Pacific/Honolulu", WHOLE, []),
-    ],
-)
-def test_one_day_of_a_sender_can_meet_two_days_of_a_campaign(
-    campaign_zone: str, campaign: PacingPolicy, hours: list[str]
-) -> None:
-    pieces = common_windows(frame(a_workday(campaign_zone=campaign_zone)), campaign)
-    assert [f"{row.opens_at:%H:%M}-{row.closes_at:%H:%M}" for row in pieces.itertuples()] == hours
 
 
 # Spans
