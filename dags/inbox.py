@@ -5,8 +5,8 @@ was found, moves junked ones to the inbox, and lets each recipient decide whethe
 a slot of the high-priority queue; `dispatch` sends it.
 
 - **Reads** IMAP, incrementally by UIDVALIDITY and UID
-- **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.conversations`, `ops.imap_cursors`,
-  `ops.mailbox_readings`, `ops.message_faults`
+- **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.slot_states`, `ops.conversations`,
+  `ops.imap_cursors`, `ops.mailbox_readings`, `ops.message_faults`
 - **Announces** new events when the reputation marts are due; that starts `reputation` for this hour.
 
 ### Triage notes

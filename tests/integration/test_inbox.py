@@ -347,6 +347,31 @@ def test_mail_whose_sending_is_not_recorded_yet_waits_for_the_next_reading(
     assert world.read()["resolved"] == 1
 
 
+def test_a_worker_that_died_after_data_holds_up_no_reading_although_nothing_is_dispatched(world: World) -> None:
+    """Q-F5: reading frees lapsed leases itself, because dispatch may be paused."""
+    world.read()
+    world.slot(bot=world.bots[1])
+    with patch.object(ledger, "record", dying_with(SystemExit)), pytest.raises(SystemExit):
+        world.dispatch()
+    world.lapse_leases()
+    assert world.read()["resolved"] == 1
+    assert world.read() == {}
+
+
+def test_a_lease_that_reading_finds_lapsed_once_too_often_is_told_as_parked(world: World) -> None:
+    """Q-B6"""
+    slot = world.slot(bot=world.bots[1])
+    world.change(
+        "update ops.slot_states set status = 'leased', lease_token = gen_random_uuid(), lapses = :lapses, "
+        "lease_until = clock_timestamp() - interval '1 second' where slot_id = :slot",
+        lapses=world.policy.queue.maximum_lapses - 1,
+        slot=slot,
+    )
+    world.read()
+    assert world.value("select status from ops.slots where id = :id", id=slot) == "parked"
+    assert [event["slot_id"] for event in world.events("parked")] == [slot]
+
+
 def test_a_reader_that_dies_before_its_cursor_moved_reads_again_and_answers_once(
     world: World,
 ) -> None:

@@ -35,7 +35,7 @@ from emberflow.email_ops.imap import Cursor, ImapError, ImapReader, Unread
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.session_budget import SessionLimits
 from emberflow.errors import EmberflowError, WorkerRefusedError
-from emberflow.queue_manager import mailbox_readings, message_faults, restores
+from emberflow.queue_manager import ledger, mailbox_readings, message_faults, restores, store
 from emberflow.queue_manager.arrivals import Arrival, Finder, Placement, StillBeingSentError
 from emberflow.queue_manager.database_clock import shared
 from emberflow.queue_manager.mailbox_readings import Outcome, Turn
@@ -85,8 +85,13 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
         force = in_force(connection)
+        # What a dead worker was submitting could hold up its recipient's folder as long as nothing is dispatched.
+        freed = store.free_lapsed(connection, force.policy.queue)
+        ledger.record_parked(connection, freed.parked, clock.now())
         turns = mailbox_readings.in_turn(connection, shard, force.policy.inbox.shards)
         opened = open_mailboxes(connection, settings, [turn.mailbox_id for turn in turns])
+    if freed.is_anything:
+        log.warning("freed lapsed leases: %s", freed)
     ends_at = time.monotonic() + force.policy.inbox.run_s
     failed = 0
     not_reached: list[str] = []

@@ -24,7 +24,7 @@ of how many have ended. A claim also reads past what is due in other lanes and s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import uuid4
@@ -449,9 +449,9 @@ class Tidied:
 
     released: int
     uncertain: int
-    expired: int
-    planned_again: int
     parked: list[dict[str, object]]
+    expired: int = 0
+    planned_again: int = 0
 
     @property
     def is_anything(self) -> bool:
@@ -459,22 +459,26 @@ class Tidied:
         return bool(self.released or self.uncertain or self.expired or self.planned_again or self.parked)
 
 
-def tidy(connection: Connection, *, now: datetime, policy: QueuePolicy) -> Tidied:
-    """Free lapsed leases, give up overdue warm-up slots, and spread other overdue mail (Q-B8).
+def free_lapsed(connection: Connection, policy: QueuePolicy) -> Tidied:
+    """Free lapsed leases.
 
-    A lease that lapsed before DATA is simply planned again, until it has lapsed too often. One that lapsed after DATA
+    One that lapsed before DATA is simply planned again, until it has lapsed too often. One that lapsed after DATA
     began may have been sent: it becomes ``uncertain`` and is never sent again blindly.
     """
     lapsed = connection.execute(_LAPSED_BEFORE_DATA, {"maximum_lapses": policy.maximum_lapses}).mappings().all()
     parked = [dict(row) for row in lapsed if row["status"] == "parked"]
+    uncertain = connection.execute(_LAPSED_AFTER_DATA).rowcount
+    return Tidied(released=len(lapsed) - len(parked), uncertain=uncertain, parked=parked)
+
+
+def tidy(connection: Connection, *, now: datetime, policy: QueuePolicy) -> Tidied:
+    """Free lapsed leases, give up overdue warm-up slots, and spread other overdue mail (Q-B8)."""
     too_late = now - timedelta(seconds=policy.overdue_s)
-    return Tidied(
-        released=len(lapsed) - len(parked),
-        uncertain=connection.execute(_LAPSED_AFTER_DATA).rowcount,
+    return replace(
+        free_lapsed(connection, policy),
         expired=connection.execute(_EXPIRE, {"too_late": too_late, "warmup": int(Priority.WARMUP)}).rowcount,
         planned_again=connection.execute(
             _REPLAN,
             {"now": now, "too_late": too_late, "spread_s": policy.spread_s, "warmup": int(Priority.WARMUP)},
         ).rowcount,
-        parked=parked,
     )
