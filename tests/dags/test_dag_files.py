@@ -184,7 +184,7 @@ def test_hours_are_partitions_and_no_schedule_is_a_bare_cron_string(report: dict
 
 
 def test_every_task_names_its_pool_and_a_priority_of_its_own(report: dict[str, Any]) -> None:
-    """Q-B1 among DAGs: who sends never waits for who reads, and who reads never for who plans or builds.
+    """Among DAGs: who sends never waits for who reads, and who reads never for who plans or builds.
 
     A task that names a missing pool is never scheduled; under Airflow's own rule a weight would count what follows.
     """

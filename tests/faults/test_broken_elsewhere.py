@@ -297,7 +297,7 @@ def test_the_queue_names_exactly_those_who_got_nothing_and_only_they_are_sent_to
 def test_a_batch_of_which_nothing_may_leave_does_not_end_the_run(
     database: Engine, sandbox: Sandbox, forbidden: str
 ) -> None:
-    """Q-B4, case 12: many claims in a row, all of them refused, in front of one mail that may leave."""
+    """case 12: many claims in a row, all of them refused, in front of one mail that may leave."""
     policy = a_policy(**SILENT, dispatch={"lanes": 1, "dialogues": 1})
     world = a_world(database, sandbox, 2, 1, policy, checks=False)
     barred, free = world.senders
@@ -324,7 +324,7 @@ def test_a_batch_of_which_nothing_may_leave_does_not_end_the_run(
 def test_each_window_lets_through_its_limit_and_not_one_more_or_less(
     database: Engine, sandbox: Sandbox, scope: str, limit: int
 ) -> None:
-    """I3, Q-F6, case 13: the first window, the next, and the one after that."""
+    """I3, towards Q-F6, case 13: the first window, the next, and the one after that."""
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT, caps={scope: limit}), checks=False)
     sent = []
     for hours_later in (0, 23, 2, 23, 2):
@@ -361,7 +361,7 @@ def test_a_limit_is_shared_by_all_processes_and_what_it_stops_is_named(
 
 
 def test_a_mail_outside_its_weekdays_is_put_off_once_and_sent_once(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B5, S-B6, case 5: asked all weekend long, by any number of runs."""
+    """Q-B5, case 5: asked all weekend long, by any number of runs."""
     policy = a_real_policy(dispatch={"lanes": 1})
     world = a_world(database, sandbox, 1, 1, policy, checks=False, start=SATURDAY)
     world.slot(**an_answer(world.senders[0], world.bots[0]), gap_s=0)
@@ -388,7 +388,7 @@ def test_a_mail_outside_its_weekdays_is_put_off_once_and_sent_once(database: Eng
 def test_a_suppression_that_is_committed_at_the_last_moment_wins(
     database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, point: CrashPoint, entry: str
 ) -> None:
-    """I4, Q-B5, case 24: the mail was claimed, the server has accepted its recipient already."""
+    """I4, Q-B5, towards C-B9, case 24: the mail was claimed, the server has accepted its recipient already."""
     world = a_world(database, sandbox, 1, 2, a_policy(**SILENT), checks=False)
     bot = world.bots[0]
     world.slot(bot=bot)
@@ -429,7 +429,7 @@ def test_what_queued_mail_needs_cannot_be_deleted(database: Engine, sandbox: San
 def test_mail_whose_egress_address_this_machine_has_lost_says_so_and_leaves_when_it_has_another(
     database: Engine, sandbox: Sandbox
 ) -> None:
-    """E-F4, case 18: it neither waits in silence nor leaves from another address by itself."""
+    """Towards S-F8, case 18: it neither waits in silence nor leaves from another address by itself."""
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT), checks=False)
     sender = world.senders[0].address
     with database.begin() as connection:
@@ -452,7 +452,7 @@ def test_mail_whose_egress_address_this_machine_has_lost_says_so_and_leaves_when
 def test_what_is_planned_for_later_is_not_fired_by_an_activation(
     database: Engine, sandbox: Sandbox, activation: str
 ) -> None:
-    """Q-B1, S-B10, case 29: each mail waits for its own second."""
+    """case 29: each mail waits for its own second."""
     world = a_world(database, sandbox, 1, 3, a_policy(**SILENT), checks=False)
     sender = world.senders[0].address
     for hours, bot in enumerate(world.bots, start=1):

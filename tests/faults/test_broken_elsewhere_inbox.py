@@ -181,7 +181,7 @@ OUT_OF_OFFICE = {
 def test_an_automatic_note_about_a_mail_in_doubt_is_no_bounce_of_it(
     database: Engine, sandbox: Sandbox, kind: str
 ) -> None:
-    """Q-F5, case 23: it neither fails nor is it sent again; it is in doubt until a person decides."""
+    """Q-F5, towards E-B6, case 23: it neither fails nor is it sent again; it is in doubt until a person decides."""
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT), checks=False)
     cold: dict[str, Any] = {
         "task_type": "cold_first_touch",
@@ -208,7 +208,7 @@ def test_an_automatic_note_about_a_mail_in_doubt_is_no_bounce_of_it(
 def test_an_address_that_the_server_refuses_for_good_is_not_chosen_again(
     database: Engine, sandbox: Sandbox, bot: str
 ) -> None:
-    """Q-F8, E-B2, case 33: not by the mailbox whose server refused it; for others one server's word changes nothing.
+    """Towards C-B7, case 33: not by the mailbox whose server refused it; for others one server's word changes nothing.
 
     A full mailbox, a busy server or a lost line is no refusal for good.
     """

@@ -122,7 +122,7 @@ def is_inside(moment: datetime, zone: str, opens: time, closes: time) -> bool:
 def test_mail_leaves_at_exactly_the_local_times_of_its_window(
     zone: str, day: date, hours: float, opens: time, closes: time, who: str
 ) -> None:
-    """I7, S-B6: case 28, by the wall clock of the mailbox, at every ten minutes around a clock change."""
+    """I7, Q-B5: case 28, by the wall clock of the mailbox, at every ten minutes around a clock change."""
     pacing = {"window_start": opens, "window_end": closes, "weekdays": EVERY_DAY}
     policy = a_real_policy(pacing=pacing, bots={"wake_start": opens, "wake_end": closes})
     facts = some_facts(a_reply_slot(turn=3 if who == "sender" else 2), zone)

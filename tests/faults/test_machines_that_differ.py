@@ -56,7 +56,7 @@ class Machine:
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=list(OTHERS))
 def test_a_machine_with_other_keys_puts_off_nobodys_mail(world: World, other: dict[str, Any]) -> None:
-    """Q-B6: it claims nothing, reads nothing, settles nothing; the first machine sends as if it were not there."""
+    """It claims nothing, reads nothing, settles nothing; the first machine sends as if it were not there."""
     stranger = like(world, **other)
     before = world.rows("select * from ops.slots order by id")
 
@@ -79,7 +79,6 @@ def test_a_machine_with_other_keys_puts_off_nobodys_mail(world: World, other: di
 def test_doctor_is_red_on_the_machine_with_other_keys_and_green_on_the_first(
     world: World, other: dict[str, Any]
 ) -> None:
-    """Q-B6"""
     world.dispatch()
     assert finding(world.settings).remedy is None
     found = finding(like(world, **other))
@@ -99,7 +98,7 @@ def test_genuine_mail_is_not_taken_for_forged_by_a_machine_with_other_signing_ke
 
 
 def test_keys_are_rotated_as_the_runbook_says(world: World) -> None:
-    """E-B7: new keys first, old ones behind; a machine that has only the old ones waits until it has the new ones."""
+    """S-B2: new keys first, old ones behind; a machine that has only the old ones waits until it has the new ones."""
     old, new = world.settings, SecretStr(generate_key())
     both = like(
         world,
@@ -119,7 +118,6 @@ def test_keys_are_rotated_as_the_runbook_says(world: World) -> None:
 
 
 def test_a_single_password_under_a_lost_key_holds_its_own_mailbox_only(world: World) -> None:
-    """Q-B6"""
     with world.engine.begin() as connection:
         SecretBox({"lost": SecretStr(generate_key())}).store(
             connection, world.senders[0].mailbox_id, SecretStr("unreadable")
@@ -152,7 +150,7 @@ def test_a_machine_with_other_keys_stores_no_password(world: World) -> None:
 
 
 def test_lost_keys_are_given_up_by_a_command(world: World, run: Command, configure: Any) -> None:
-    """E-B7: after that the other machines are those that are refused."""
+    """S-B2: after that the other machines are those that are refused."""
     configure(EMBERFLOW_SECRET_KEYS=json.dumps({"new": generate_key()}), EMBERFLOW_TOKEN_KEYS=json.dumps(["new"]))
     assert run("doctor").exit_code == 1
     done = run("secrets", "adopt")
@@ -162,7 +160,7 @@ def test_lost_keys_are_given_up_by_a_command(world: World, run: Command, configu
 
 
 def test_a_fingerprint_says_nothing_of_the_key(world: World) -> None:
-    """E-B7"""
+    """S-B2"""
     world.dispatch()
     stored = str(world.rows("select * from ops.keys_in_force"))
     for key in (*world.settings.secret_keys.values(), *world.settings.token_keys):

@@ -79,7 +79,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 def test_a_strangers_bomb_costs_a_line(world: World, bomb: bytes) -> None:
-    """B-B4: without a token of ours nothing of it is parsed."""
+    """Towards E-F10: without a token of ours nothing of it is parsed."""
     for _ in range(3):
         lay_in(world, world.bots[0], bomb + b"\r\n\r\nx")
     real = BoundedParser.message
@@ -97,6 +97,7 @@ def test_a_strangers_bomb_costs_a_line(world: World, bomb: bytes) -> None:
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 def test_a_bomb_with_a_token_is_set_aside_once_and_never_read_again(world: World, bomb: bytes) -> None:
+    """Towards E-F10"""
     mark = TOKEN_HEADER.encode() + b": a.b\r\n"
     lay_in(world, world.bots[0], mark + bomb + b"\r\n\r\nx")
     world.slot(gap_s=0)

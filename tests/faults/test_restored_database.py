@@ -473,7 +473,7 @@ def test_a_genuine_mail_of_a_slot_that_never_left_shows_that_the_database_is_beh
 def test_a_mailbox_that_cannot_be_read_keeps_mail_held_until_a_person_decides(
     world: World, server: Server, tmp_path: Path
 ) -> None:
-    """Q-B6: what lies in it may be what left; then that stays in doubt."""
+    """Q-F5: what lies in it may be what left; then that stays in doubt."""
     slot(world, world.senders[1], world.bots[6])
     server.dump(tmp_path / "emberflow.dump")
     live_on(world)

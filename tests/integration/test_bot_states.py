@@ -24,7 +24,6 @@ def the_bot(world: World) -> tuple[str, str | None, str | None]:
 
 
 def test_a_paused_bot_says_why_since_when_and_what_to_do(database: Engine, sandbox: Sandbox) -> None:
-    """B-B1"""
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)
     since = "select status_changed_at from ops.bots"
     before = world.value(since)
@@ -90,7 +89,6 @@ def test_a_retired_bot_comes_back_by_the_command_that_its_remedy_names(database:
 
 
 def test_resuming_a_bot_does_not_go_around_its_connection_check(database: Engine, sandbox: Sandbox) -> None:
-    """S-B1"""
     settings = some_settings(database, sandbox)
     file = a_file(sandbox.directory, [a_row("bot@none.test", sandbox)])
     registry.import_bots(database, file, registry.Attestation("an operator", "our own domain"), settings)
@@ -106,7 +104,6 @@ def test_resuming_a_bot_does_not_go_around_its_connection_check(database: Engine
 
 
 def test_a_bot_whose_check_fails_says_how_to_mend_it(database: Engine, sandbox: Sandbox) -> None:
-    """S-B1"""
     settings = some_settings(database, sandbox)
     file = a_file(sandbox.directory, [a_row("bot@none.test", sandbox)])
     registry.import_bots(database, file, registry.Attestation("an operator", "our own domain"), settings)

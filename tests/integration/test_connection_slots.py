@@ -77,7 +77,7 @@ def a_session(sessions: Engine, stack: ExitStack) -> Connection:
 
 
 def test_fifty_workers_never_open_more_connections_than_the_limit(sessions: Engine, server: CountingServer) -> None:
-    """E-F4: ten processes' sessions, five threads on each."""
+    """Towards E-F4: ten processes' sessions, five threads on each."""
 
     def work(slots: ConnectionSlots) -> None:
         for _ in range(3):
@@ -96,7 +96,7 @@ def test_fifty_workers_never_open_more_connections_than_the_limit(sessions: Engi
 
 
 def test_hosts_and_egress_addresses_are_limited_apart_and_a_connection_needs_both(sessions: Engine) -> None:
-    """E-F4"""
+    """Towards E-F4"""
     with ExitStack() as stack:
         slots = ConnectionSlots(a_session(sessions, stack))
         others = ConnectionSlots(a_session(sessions, stack))
@@ -123,7 +123,7 @@ def test_a_place_given_back_is_anybodys_and_only_once(sessions: Engine) -> None:
 
 
 def test_a_process_that_dies_leaves_its_places_to_the_others(sessions: Engine, database: Engine) -> None:
-    """E-F4, case 8: nothing has to be swept."""
+    """Towards E-F4, case 8: nothing has to be swept."""
     dying, others = sessions.connect(), sessions.connect()
     pid: int = dying.execute(text("select pg_backend_pid()")).scalar_one()
     assert ConnectionSlots(dying).take({"host:a.test": 1})

@@ -59,7 +59,7 @@ def one_to(database: Engine, sandbox: Sandbox, bot: str) -> World:
 
 
 def test_a_first_mail_arrives_once_as_it_was_announced(database: Engine, sandbox: Sandbox) -> None:
-    """E-B1, E-B8, E-B9, B-B4"""
+    """E-B1, E-B8, E-B9, B-B4, B-B8"""
     world = a_world(database, sandbox, senders=1, bots=1, policy=a_policy(ramp={"start": 1}, **SILENT))
     world.plan()
     announced = the_slot(world)
@@ -117,7 +117,6 @@ def test_mails_leave_in_order_of_priority_and_not_before_their_second(database: 
 
 
 def test_a_run_ends_after_its_window_and_leaves_the_rest_for_the_next(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B4"""
     world = one_to(database, sandbox, "bot1")
     world.slot(target_time=NOON + timedelta(seconds=world.policy.dispatch.window_s + 5))
     assert world.dispatch() == {"sent": 1}
@@ -138,7 +137,7 @@ def test_one_sender_keeps_its_gap_whatever_the_target_times_say(database: Engine
 
 
 def test_one_bot_keeps_its_pause_whoever_writes_to_it(database: Engine, sandbox: Sandbox) -> None:
-    """B-B3: what is due at the same second waits its turn, and all of it arrives."""
+    """What is due at the same second waits its turn, and all of it arrives."""
     policy = a_policy(**SILENT, dispatch={"window_s": 60}, bots={"cooldown_s": 10})
     world = a_world(database, sandbox, senders=4, bots=1, policy=policy)
     for sender in world.senders:
@@ -177,7 +176,7 @@ def test_every_attempt_is_recorded_with_its_stage_and_the_servers_answer(
     enhanced: str | None,
     outcome: str,
 ) -> None:
-    """E-B2, case 40: in the database, where no restart of a process loses it."""
+    """E-B2, E-F6, case 40: in the database, where no restart of a process loses it."""
     world = one_to(database, sandbox, bot)
     world.dispatch()
     slot = the_slot(world)
@@ -229,7 +228,7 @@ def test_a_mail_that_was_deferred_after_data_is_planned_again_and_taken_back_fro
 
 
 def test_a_deferred_mail_is_tried_again_ever_later_and_given_up_at_last(database: Engine, sandbox: Sandbox) -> None:
-    """Q-F8, E-B2: RFC 5321 4.5.4.1, with the wait of greylisting (RFC 6647) doubled each time, and jitter."""
+    """E-B2, towards C-B7: RFC 5321 4.5.4.1, with the wait of greylisting (RFC 6647) doubled each time, and jitter."""
     world = one_to(database, sandbox, "grey1")
     dispatch = world.policy.dispatch
     waits = []
@@ -251,7 +250,7 @@ def test_a_deferred_mail_is_tried_again_ever_later_and_given_up_at_last(database
 def test_a_server_that_hangs_up_does_not_keep_the_next_mail_of_the_same_mailbox(
     database: Engine, sandbox: Sandbox
 ) -> None:
-    """E-B2: 421, a cut after DATA and a refusal, each followed by mail over the same mailbox."""
+    """E-F6: 421, a cut after DATA and a refusal, each followed by mail over the same mailbox."""
     world = a_world(
         database,
         sandbox,
@@ -413,7 +412,7 @@ def test_a_worker_that_outlives_its_lease_changes_nothing(
 def test_a_message_that_cannot_be_built_does_not_keep_the_others_of_its_lane(
     database: Engine, sandbox: Sandbox
 ) -> None:
-    """E-B1: the slot fails with its reason."""
+    """The slot fails with its reason."""
     world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT))
     bad, good = world.senders
     world.change("update ops.mailboxes set display_name = E'Ann\\nBcc: x' where id = :id", id=bad.mailbox_id)
@@ -512,7 +511,7 @@ def test_what_was_forbidden_after_planning_does_not_leave(
 
 
 def test_a_mailbox_whose_login_is_refused_logs_in_once(database: Engine, sandbox: Sandbox) -> None:
-    """Q-F8, towards B-B10: whoever tries a wrong password again and again gets the account locked."""
+    """Towards B-B10: whoever tries a wrong password again and again gets the account locked."""
     world = a_world(database, sandbox, senders=1, bots=6, policy=a_policy(**SILENT))
     for bot in world.bots:
         world.slot(bot=bot, gap_s=0)
@@ -529,7 +528,7 @@ def test_a_mailbox_whose_login_is_refused_logs_in_once(database: Engine, sandbox
 def test_a_bot_that_one_server_alone_calls_unknown_is_asked_for_once_by_each_mailbox(
     database: Engine, sandbox: Sandbox
 ) -> None:
-    """Towards B-B10: each mail is refused with 550; nobody is planned for it again, and the bot stays in use."""
+    """Towards C-B7: each mail is refused with 550; nobody is planned for it again, and the bot stays in use."""
     world = a_world(database, sandbox, senders=2, bots=["reject1"], policy=a_policy(**SILENT))
     for sender in world.senders:
         world.slot(sender)
@@ -543,7 +542,7 @@ def test_a_bot_that_one_server_alone_calls_unknown_is_asked_for_once_by_each_mai
 def test_mail_to_a_bot_that_a_run_has_just_taken_out_of_use_is_held_and_then_cancelled(
     database: Engine, sandbox: Sandbox
 ) -> None:
-    """Towards B-B10: nobody logs in for it any more."""
+    """Nobody logs in for it any more."""
     world = a_world(
         database, sandbox, senders=3, bots=["reject1"], policy=a_policy(**SILENT, dispatch={"dialogues": 1})
     )
@@ -616,7 +615,7 @@ def test_a_database_that_goes_away_before_data_means_that_nothing_is_sent(databa
 
 
 def test_a_mailbox_whose_secret_cannot_be_read_stops_no_other_one(database: Engine, sandbox: Sandbox) -> None:
-    """S-B2, Q-B6: its own slot waits with a reason, and the inbox names it."""
+    """Its own slot waits with a reason, and the inbox names it."""
     world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT))
     broken, sound = (world.slot(sender) for sender in world.senders)
     world.change("delete from ops.mailbox_secrets where mailbox_id = :id", id=world.senders[0].mailbox_id)

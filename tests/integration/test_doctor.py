@@ -32,7 +32,6 @@ def turn(world: World, name: str) -> None:
 
 
 def test_a_healthy_installation_needs_nothing(world: World) -> None:
-    """S-B1, E-B10"""
     findings = examine(world.settings)
     assert [finding for finding in findings if finding.remedy is not None] == []
     results = {finding.check: finding.result for finding in findings}
@@ -47,7 +46,6 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
 
 
 def test_a_database_that_is_not_there_is_a_finding(sandbox: Sandbox, database: Engine) -> None:
-    """Q-B6"""
     nowhere = some_settings(database, sandbox, database_url=SecretStr("postgresql+psycopg2://a@localhost:1/none"))
     finding = found(nowhere)["database"]
     assert "refused" in finding.result
@@ -57,7 +55,7 @@ def test_a_database_that_is_not_there_is_a_finding(sandbox: Sandbox, database: E
 
 
 def test_a_transaction_that_keeps_vacuum_waiting_is_a_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Q-B6: the queue is quick while what died in it is swept away."""
+    """The queue is quick while what died in it is swept away."""
     assert found(world.settings)["open transactions"].remedy is None
 
     monkeypatch.setattr(doctor, "_OPEN_TOO_LONG_S", 0)
@@ -71,7 +69,6 @@ def test_a_transaction_that_keeps_vacuum_waiting_is_a_finding(world: World, monk
 
 
 def test_a_schema_that_is_not_up_to_date_is_a_finding(world: World) -> None:
-    """D-B5"""
     downgrade(world.engine)
     finding = found(world.settings)["database schema"]
     assert finding.result.startswith("empty, wanted ")
@@ -79,7 +76,6 @@ def test_a_schema_that_is_not_up_to_date_is_a_finding(world: World) -> None:
 
 
 def test_missing_keys_and_scripts_are_findings(world: World, tmp_path: Path) -> None:
-    """S-B2"""
     findings = found(world.settings.model_copy(update={"secret_keys": {}, "scripts_dir": tmp_path}))
     assert "EMBERFLOW_SECRET_KEYS" in (findings["keys"].remedy or "")
     assert "holds no conversation script" in (findings["conversation scripts"].remedy or "")
@@ -88,7 +84,6 @@ def test_missing_keys_and_scripts_are_findings(world: World, tmp_path: Path) -> 
 
 
 def test_a_database_without_a_policy_is_a_finding(world: World) -> None:
-    """D-F1"""
     world.change("update ops.policies set valid_to = now()")
     assert "policy apply standard" in (found(world.settings)["policy"].remedy or "")
 
@@ -104,7 +99,6 @@ def test_live_mode_that_is_half_on_is_a_finding(world: World) -> None:
 
 
 def test_the_kill_switch_is_a_finding(world: World) -> None:
-    """Q-B5"""
     turn(world, switches.STOP_SENDING)
     finding = found(world.settings)["mail"]
     assert (finding.result, finding.remedy is not None) == ("stopped by the kill switch", True)
@@ -119,13 +113,11 @@ def test_mailboxes_that_have_not_passed_are_counted_and_one_is_named(world: Worl
 
 
 def test_an_installation_without_mailboxes_says_how_to_get_some(database: Engine, sandbox: Sandbox) -> None:
-    """S-B1, B-B1"""
     finding = found(some_settings(database, sandbox))["mailboxes"]
     assert (finding.result, "emberflow senders import" in (finding.remedy or "")) == ("0 of 0 passed their check", True)
 
 
 def test_a_mail_server_that_does_not_answer_is_named_with_its_mailboxes(world: World) -> None:
-    """Q-B6"""
     answering = found(world.settings)["mail servers"]
     world.change("update ops.mailboxes set imap_port = 1 where id = :id", id=world.bots[0].mailbox_id)
     silent = found(world.settings)["mail servers"]
@@ -147,7 +139,6 @@ def test_servers_elsewhere_are_left_alone_in_sandbox_mode_and_before_live_mode_i
 
 
 def test_slots_that_wait_for_nobody_are_a_finding(world: World) -> None:
-    """Q-B8"""
     world.slot(target_time=SystemClock().now())
     assert found(world.settings)["queue"].remedy is None
     world.slot(target_time=world.clock.now())
@@ -160,7 +151,6 @@ def test_slots_that_wait_for_nobody_are_a_finding(world: World) -> None:
 def test_a_clock_that_differs_is_a_finding_and_from_a_minute_on_it_stops_this_machine(
     world: World, monkeypatch: pytest.MonkeyPatch, seconds: int, remedy: str
 ) -> None:
-    """Q-B4"""
     now = SystemClock.now
     monkeypatch.setattr(SystemClock, "now", lambda self: now(self) + timedelta(seconds=seconds))
     clock = found(world.settings)["clock against database"]

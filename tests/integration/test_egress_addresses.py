@@ -33,7 +33,7 @@ def log_in(engine: Engine, egress_id: int, now: datetime = NOON) -> Refusal | No
 
 
 def test_an_address_never_logs_in_more_often_than_its_hourly_cap(database: Engine) -> None:
-    """B-F5: 40 logins wanted by 8 workers at once; every refusal names the cap and the next hour."""
+    """Towards B-F5: 40 logins wanted by 8 workers at once; every refusal names the cap and the next hour."""
     address = an_address(database, logins=7)
 
     with ThreadPoolExecutor(8) as pool:
@@ -45,7 +45,7 @@ def test_an_address_never_logs_in_more_often_than_its_hourly_cap(database: Engin
 
 
 def test_the_next_hour_has_logins_of_its_own_and_so_has_another_address(database: Engine) -> None:
-    """B-F5"""
+    """Towards B-F5"""
     first, second = an_address(database, FIRST, logins=1), an_address(database, SECOND, logins=1)
     assert [log_in(database, first) is None for _ in range(2)] == [True, False]
     assert [log_in(database, second) is None for _ in range(2)] == [True, False]
@@ -63,7 +63,7 @@ def test_an_address_without_a_cap_is_not_counted_and_an_unknown_one_is_an_error(
 
 
 def test_a_mailbox_cannot_be_moved_away_from_an_address_that_is_held(world: World) -> None:
-    """A listing is never routed around; and none of several mailboxes moves if one cannot."""
+    """Towards S-F8 and C-F11: a listing is never routed around; and none of several mailboxes moves if one cannot."""
     an_address(world.engine, FIRST)
     an_address(world.engine, SECOND)
     first, second = (sender.address for sender in world.senders)
@@ -119,7 +119,7 @@ def test_only_addresses_of_this_machine_can_be_sent_from() -> None:
 
 
 def test_the_operator_registers_assigns_holds_and_activates_an_address(run: Command, world: World) -> None:
-    """B-F5"""
+    """Towards B-F5 and C-F11"""
     sender = world.senders[0].address
     assert run("egress", "add", FIRST, "--logins-per-hour", "30").exit_code == 0
     assert run("egress", "assign", FIRST, sender).exit_code == 0

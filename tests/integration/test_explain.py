@@ -26,7 +26,7 @@ def explained(world: World, slot_id: int) -> Explanation:
 
 
 def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
-    """Q-F2, Q-B7"""
+    """Q-F2, Q-B7, towards U-F1"""
     for slot in world.rows("select id, bot_id, payload from ops.slots"):
         told = explained(world, slot["id"])
         evidence = told.evidence
@@ -77,7 +77,6 @@ def test_an_unknown_slot_is_an_error_that_says_where_to_look(world: World) -> No
 
 
 def test_the_planned_hours_are_listed_newest_first_with_their_slots(world: World) -> None:
-    """Q-F2"""
     world.plan(NOON - timedelta(hours=1))
     with world.engine.connect() as connection:
         latest, past = planned_hours(connection)

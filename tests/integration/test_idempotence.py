@@ -86,7 +86,7 @@ def test_every_step_twice_and_interleaved_changes_no_delivery(database: Engine, 
 
 
 def test_a_backfill_of_past_hours_sends_nothing(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B3, Q-F4"""
+    """Q-B3, towards Q-F4"""
     world = a_world(database, sandbox, senders=2, bots=4)
     outcomes = {world.plan(NOON - ago * HOUR).outcome for ago in range(1, 25)}
     assert outcomes == {"past"}

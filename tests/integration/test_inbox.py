@@ -142,7 +142,7 @@ def test_a_genuine_mail_that_was_passed_on_to_another_bot_is_unknown_there(world
 
 
 def test_other_peoples_mail_is_left_alone(world: World) -> None:
-    """B-B4, E-B4: no event, not even marked as read."""
+    """B-B4: no event, not even marked as read."""
     world.read()
     before = everything(world)
     sender, bot = world.senders[1], world.bots[1]
@@ -390,7 +390,6 @@ def test_a_reader_that_dies_before_its_cursor_moved_reads_again_and_answers_once
 
 
 def test_a_mailbox_that_cannot_be_read_does_not_keep_the_others_from_being_read(world: World, sandbox: Sandbox) -> None:
-    """Q-B6"""
     locked = world.senders[1]
     create_accounts(sandbox.directory, {locked.address: "changed at the server"})
     report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
@@ -402,7 +401,6 @@ def test_a_mailbox_that_cannot_be_read_does_not_keep_the_others_from_being_read(
 
 
 def test_a_shard_of_which_no_mailbox_can_be_read_is_an_error(world: World) -> None:
-    """Q-B6"""
     world.change("update ops.mailboxes set imap_port = 1")
     with pytest.raises(
         InboxUnreadableError, match=r"none of 4 mailboxes could be read; the first: .+@.+: imap_connect"
@@ -411,7 +409,6 @@ def test_a_shard_of_which_no_mailbox_can_be_read_is_an_error(world: World) -> No
 
 
 def test_only_checked_mailboxes_in_use_are_read(world: World) -> None:
-    """S-B1"""
     world.change("update ops.mailboxes set check_passed = null where id = :id", id=world.senders[1].mailbox_id)
     world.change("update ops.bots set status = 'retired' where id = :id", id=world.bots[1].id)
     report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
@@ -419,14 +416,13 @@ def test_only_checked_mailboxes_in_use_are_read(world: World) -> None:
 
 
 def test_every_mailbox_belongs_to_one_shard(database: Engine, sandbox: Sandbox) -> None:
-    """E-B3"""
     world = a_world(database, sandbox, senders=3, bots=5, policy=a_policy(inbox={"shards": 3}))
     reports = [inbox.read_shard(database, shard, clock=world.clock, settings=world.settings) for shard in range(3)]
     assert sum(report.mailboxes for report in reports) == 8
 
 
 def test_a_conversation_whose_script_is_gone_ends_and_the_others_go_on(world: World, tmp_path: Any) -> None:
-    """B-B8: an operator may exchange the scripts at any time."""
+    """An operator may exchange the scripts at any time."""
     other = world.slot(bot=world.bots[1], payload={"script": "short", "thread": "t", "tier": "virgin"})
     (tmp_path / "short.yaml").write_text(
         "id: short\ntopic: soup\nsubjects: [Soup]\nturns:\n  - ['Soup?']\n  - ['Yes, soup.']\n"

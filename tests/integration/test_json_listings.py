@@ -1,4 +1,4 @@
-"""Every command that prints a table prints the same as JSON, and nothing else (DESIGN 8)."""
+"""Every command that prints a table prints the same as JSON, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Q-B6: whatever goes wrong with one mail is that mail's outcome; the other mails of the run leave all the same."""
+"""E-F6: whatever goes wrong with one mail is that mail's outcome; the other mails of the run leave all the same."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_an_impossible_host_name_costs_its_own_mailbox_only(world: World, host: 
 def test_a_login_that_is_refused_for_a_time_leaves_its_mailbox_in_use(
     world: World, monkeypatch: pytest.MonkeyPatch, outcome: Any, state: str
 ) -> None:
-    """B-B10: 535 says both; what the driver has made of the words decides."""
+    """Towards B-B10: 535 says both; what the driver has made of the words decides."""
     odd, _ = one_each(world)
     open_session = SmtpConnection.open
 
@@ -193,7 +193,7 @@ def test_a_result_that_cannot_be_recorded_is_in_doubt_and_stops_nobody(
 
 
 def test_a_ca_file_that_is_gone_holds_the_mails_of_its_host_with_the_reason(world: World) -> None:
-    """E-B7: not this mail's fault, so no attempt is counted."""
+    """Not this mail's fault, so no attempt is counted."""
     odd, sound = one_each(world)
     world.settings.ca_files["127.1"] = Path("/nowhere/ca.pem")
     world.change("update ops.mailboxes set smtp_host = '127.1' where id = :id", id=world.senders[0].mailbox_id)
@@ -207,7 +207,7 @@ def test_a_ca_file_that_is_gone_holds_the_mails_of_its_host_with_the_reason(worl
 def test_a_fault_of_our_own_ends_the_run_before_it_uses_up_everybodys_attempts(
     database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Q-B6: one mailbox after the other meets the same error, so no mailbox is to blame."""
+    """One mailbox after the other meets the same error, so no mailbox is to blame."""
     world = a_world(database, sandbox, senders=12, bots=12, policy=a_policy(**SILENT, dispatch={"dialogues": 1}))
     for sender, bot in zip(world.senders, world.bots, strict=True):
         world.slot(sender, bot)
@@ -226,7 +226,7 @@ def test_a_fault_of_our_own_ends_the_run_before_it_uses_up_everybodys_attempts(
 def test_a_run_does_not_go_on_for_ever_although_more_and_more_is_due(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Q-B4: after its window and an overtime it claims nothing more; the next run goes on."""
+    """After its window and an overtime it claims nothing more; the next run goes on."""
     one_each(world)
     monkeypatch.setattr(lane_run, "_LONGEST_OVERTIME_S", -1e9)
     assert world.dispatch() == {}

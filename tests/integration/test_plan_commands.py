@@ -47,7 +47,7 @@ def numbers(told: WhyNot) -> dict[str, object]:
 
 
 def test_a_preview_shows_the_slots_of_any_hour_and_writes_nothing(run: Command, world: World, tmp_path: Path) -> None:
-    """Q-F3 and point 8 of the planner: `plan run --dry-run --at TIME` as a table and as a picture."""
+    """Towards Q-F3: `plan run --dry-run --at TIME` as a table and as a picture."""
     picture = tmp_path / "plan.png"
 
     shown = run("plan", "run", "--dry-run", "--at", "2099-01-31T09:20", "--picture", picture, "--limit", 3)
@@ -61,7 +61,7 @@ def test_a_preview_shows_the_slots_of_any_hour_and_writes_nothing(run: Command, 
 
 
 def test_a_preview_says_what_a_run_would_really_do_with_the_hour(run: Command, world: World) -> None:
-    """Q-F3, Q-F4"""
+    """Towards Q-F3 and Q-F4"""
     soon = (floor_hour(SystemClock().now()) + 24 * HOUR).isoformat()
 
     def remark(at: str) -> str:
@@ -79,7 +79,6 @@ def test_a_preview_says_what_a_run_would_really_do_with_the_hour(run: Command, w
 
 
 def test_a_planned_hour_is_drawn_from_its_own_slots(run: Command, tmp_path: Path) -> None:
-    """Q-F2"""
     picture = tmp_path / "plan.svg"
     run("plan", "run", "--at", "2099-01-31T09", "--force")
 
@@ -88,7 +87,6 @@ def test_a_planned_hour_is_drawn_from_its_own_slots(run: Command, tmp_path: Path
 
 
 def test_a_planned_hour_without_slots_and_one_that_is_not_planned(run: Command, tmp_path: Path) -> None:
-    """Q-F4"""
     run("plan", "run", "--at", "2020-01-31T09")
 
     empty = run("plan", "show", "--hour", "2020-01-31T09", "--picture", tmp_path / "plan.png")
@@ -116,7 +114,7 @@ def test_what_cannot_be_answered_is_refused_with_what_to_do(
 
 
 def test_the_commands_print_the_answer_and_the_numbers_behind_it(run: Command, world: World) -> None:
-    """Q-F2, B-F6"""
+    """B-F6, towards U-F1"""
     told, found = run("plan", "why-not", world.senders[0].address), run("capacity")
 
     assert told.exit_code == found.exit_code == 0
@@ -139,7 +137,7 @@ def test_a_paused_sender_has_no_slot_and_the_answer_says_who_wanted_it(run: Comm
 
 
 def test_a_closed_window_names_its_next_opening_in_the_senders_own_time(database: Engine, sandbox: Sandbox) -> None:
-    """S-F5: Monday 20:00 UTC is evening in Berlin."""
+    """Towards U-F1: Monday 20:00 UTC is evening in Berlin."""
     world = a_world(database, sandbox, senders=1, bots=8, policy=a_real_policy(), zones=["Europe/Berlin"], checks=False)
 
     told = asked(world, NOON.replace(hour=20))
@@ -149,7 +147,7 @@ def test_a_closed_window_names_its_next_opening_in_the_senders_own_time(database
 
 
 def test_a_used_up_quota_is_the_answer_even_though_the_window_is_open(world: World) -> None:
-    """S-B5"""
+    """Towards U-F1"""
     world.plan()
     world.change("update ops.sender_days set warmup_sent = warmup_quota")
     world.erase("scheduled_tasks", "slot_states")
@@ -159,7 +157,7 @@ def test_a_used_up_quota_is_the_answer_even_though_the_window_is_open(world: Wor
 
 
 def test_scarce_bots_are_the_answer_before_and_after_the_hour_is_planned(world: World) -> None:
-    """B-F9, Q-F2: five mails a day for four bots, each of which serves a sender once."""
+    """B-F9, towards U-F1: five mails a day for four bots, each of which serves a sender once."""
     before = asked(world)
     report = world.plan()
     after = asked(world)
@@ -173,7 +171,7 @@ def test_scarce_bots_are_the_answer_before_and_after_the_hour_is_planned(world: 
 
 
 def test_the_answers_of_an_hour_agree_before_and_after_it_is_planned(database: Engine, sandbox: Sandbox) -> None:
-    """Q-F1, Q-F2: the same numbers for every sender, and a share that was rounded to nothing says so."""
+    """Q-F1, towards U-F1: the same numbers for every sender, and a share that was rounded to nothing says so."""
     policy = a_real_policy(ramp={"start": 2})
     world = a_world(database, sandbox, senders=8, bots=30, policy=policy, checks=False, start=NOON - 2 * HOUR)
     before = [asked(world, sender=sender) for sender in range(8)]
@@ -189,7 +187,7 @@ def test_the_answers_of_an_hour_agree_before_and_after_it_is_planned(database: E
 
 
 def test_an_hour_that_was_over_when_it_was_planned_has_no_slot_for_anybody(world: World) -> None:
-    """Q-F4"""
+    """Towards Q-F4"""
     world.plan(NOON - HOUR)
 
     assert asked(world, NOON - HOUR).answer == (
@@ -198,7 +196,7 @@ def test_an_hour_that_was_over_when_it_was_planned_has_no_slot_for_anybody(world
 
 
 def test_all_numbers_of_a_full_sender_add_up(database: Engine, sandbox: Sandbox) -> None:
-    """S-B3, B-F6"""
+    """Towards U-F1"""
     world = a_world(database, sandbox, senders=1, bots=20, policy=a_policy(), checks=False)
 
     found = numbers(asked(world))
@@ -237,7 +235,7 @@ def test_enough_bots_make_no_warning(database: Engine, sandbox: Sandbox) -> None
 
 
 def test_young_bots_and_caps_that_are_used_up_are_warned_of(world: World) -> None:
-    """B-B2, B-F6, Q-F7"""
+    """B-F6"""
     world.plan()
     world.change("update ops.bots set born_at = :now, interaction_limits = 1", now=world.clock.now())
     policy = a_policy(caps={"provider_24h": 3, "all_24h": 4})
@@ -283,7 +281,7 @@ SATURDAY, NEVER_PLANNED = "2099-01-31T09", "2099-01-31T10"
 
 
 def test_a_plan_of_a_closed_day_says_so_and_when_the_next_window_opens(run: Command, world: World) -> None:
-    """Q-F2: the standard policy on a Saturday, which somebody tries first."""
+    """Towards U-F1: the standard policy on a Saturday, which somebody tries first."""
     run("policy", "apply", "standard")
 
     planned = run("plan", "run", "--force", "--hour", SATURDAY)
@@ -324,7 +322,7 @@ def test_a_plan_of_a_closed_day_says_so_and_when_the_next_window_opens(run: Comm
 def test_an_hour_in_which_nobody_has_a_slot_says_what_is_missing(
     run: Command, world: World, change: str, why: str
 ) -> None:
-    """Q-F2"""
+    """Towards U-F1"""
     world.change(change)
 
     planned, shown = run("plan", "run"), run("plan", "show")
@@ -336,7 +334,7 @@ def test_an_hour_in_which_nobody_has_a_slot_says_what_is_missing(
 
 
 def test_a_used_up_day_names_the_first_window_of_the_next(run: Command, world: World) -> None:
-    """Q-F2, S-B5"""
+    """Towards U-F1"""
     world.plan()
     world.change("update ops.sender_days set warmup_sent = warmup_quota")
     world.erase("scheduled_tasks", "slot_states")
@@ -351,7 +349,6 @@ def test_a_used_up_day_names_the_first_window_of_the_next(run: Command, world: W
 
 
 def test_before_anything_is_planned_show_says_how_to_plan(run: Command) -> None:
-    """Q-F2"""
     told, unplanned = run("plan", "show"), run("plan", "show", "--hour", NEVER_PLANNED)
 
     assert "it is not planned, and a plan made now has " in told.output
@@ -389,7 +386,7 @@ def test_a_planned_hour_is_taken_back_and_stays_taken_back(run: Command, world: 
 
 
 def test_later_hours_make_up_for_an_hour_that_was_taken_back_whole(run: Command, world: World) -> None:
-    """Q-B3, S-B3"""
+    """S-B3"""
     first = world.plan()
     run("plan", "cancel", f"{NOON:%Y-%m-%dT%H}", "--reason", "a test")
     world.clock.advance(HOUR)
@@ -420,7 +417,6 @@ def test_what_a_worker_holds_stays_when_its_hour_is_taken_back(run: Command, wor
 
 
 def test_an_hour_taken_back_ahead_hides_no_hour_before_it(run: Command, world: World) -> None:
-    """Q-F2"""
     world.plan()
     run("plan", "run", "--force", "--hour", SATURDAY)
     run("plan", "cancel", SATURDAY, "--reason", "a slip of the year")
@@ -430,7 +426,6 @@ def test_an_hour_taken_back_ahead_hides_no_hour_before_it(run: Command, world: W
 
 @pytest.mark.parametrize(("hour", "why"), [("2099-01-31T10", "is not planned"), ("2020-01-31T09", "has no slots")])
 def test_an_hour_without_a_plan_cannot_be_taken_back(run: Command, hour: str, why: str) -> None:
-    """Q-F4"""
     run("plan", "run", "--hour", "2020-01-31T09")
 
     refused = run("plan", "cancel", hour, "--reason", "a test")

@@ -148,7 +148,6 @@ def test_the_operators_own_limit_of_a_bot_holds(database: Engine, sandbox: Sandb
 
 @pytest.mark.parametrize("why", ["paused", "cooling down", "asleep"])
 def test_a_bot_that_is_not_available_gets_nothing(database: Engine, sandbox: Sandbox, why: str) -> None:
-    """B-B3"""
     policy = a_policy(bots={"wake_start": "07:00", "wake_end": "22:00"})
     zones = ("UTC", "Asia/Tokyo" if why == "asleep" else "UTC")
     world = a_world(
@@ -217,7 +216,7 @@ def test_an_hour_that_several_workers_plan_at_once_is_planned_by_one(database: E
 
 
 def test_an_hour_that_is_over_is_remembered_and_plans_no_slot(database: Engine, sandbox: Sandbox) -> None:
-    """Q-F4: a backfill of past hours cannot send."""
+    """Towards Q-F4: a backfill of past hours cannot send."""
     world = a_world(database, sandbox, checks=False)
     for ago in (1, 2, 24 * 30):
         report = world.plan(NOON - ago * HOUR)
@@ -239,7 +238,6 @@ def test_no_slot_lies_before_the_moment_of_planning(database: Engine, sandbox: S
 def test_without_an_active_sender_nothing_is_written_and_the_hour_stays_open(
     database: Engine, sandbox: Sandbox
 ) -> None:
-    """S-B1, S-B10"""
     world = a_world(database, sandbox, senders=2, bots=4, checks=False)
     for sender in world.senders:
         registry.pause_sender(database, sender.address, "not today")
@@ -268,7 +266,7 @@ def test_a_sender_whom_no_bot_may_serve_is_planned_nothing(database: Engine, san
 
 
 def test_a_day_that_is_as_it_was_is_neither_written_nor_locked(database: Engine, sandbox: Sandbox) -> None:
-    """Q-F1: dispatch counts in the same rows, and must not wait for a plan that has nothing to say."""
+    """Dispatch counts in the same rows, and must not wait for a plan that has nothing to say."""
     world = a_world(database, sandbox, senders=2, bots=12, checks=False)
     other, same = world.senders
     versions = "select sender_id, ctid::text, xmin::text, xmax::text from ops.sender_days order by sender_id"
@@ -392,7 +390,7 @@ def test_equal_state_gives_an_equal_plan_whatever_the_physical_order_of_rows(
 
 
 def test_computing_a_plan_writes_nothing(database: Engine, sandbox: Sandbox) -> None:
-    """Q-F3"""
+    """Towards Q-F3"""
     world = a_world(database, sandbox, checks=False)
     with database.begin() as connection:
         plan = planner.preview(connection, NOON, now=NOON, settings=world.settings)
@@ -439,7 +437,7 @@ def test_an_hour_without_slots_stays_open_until_it_is_over(database: Engine, san
 
 
 def test_an_hour_days_ahead_is_planned_only_if_that_is_asked_for(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B3: a slip of the year would stay planned until then."""
+    """A slip of the year would stay planned until then."""
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)
     assert world.plan(NOON + 72 * HOUR).outcome == "planned"
     ahead = NOON + 73 * HOUR
@@ -451,7 +449,6 @@ def test_an_hour_days_ahead_is_planned_only_if_that_is_asked_for(database: Engin
 
 
 def test_without_a_policy_nothing_is_planned(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B6"""
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)
     world.change("update ops.policies set valid_to = now()")
     with pytest.raises(ConfigurationError, match="no policy is in force: run `emberflow policy apply standard`"):
@@ -460,7 +457,6 @@ def test_without_a_policy_nothing_is_planned(database: Engine, sandbox: Sandbox)
 
 
 def test_without_a_token_key_nothing_is_planned(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B6"""
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)
     world.settings = some_settings(database, sandbox, token_keys=())
     with pytest.raises(ConfigurationError, match="no key for warm-up tokens"):

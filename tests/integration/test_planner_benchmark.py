@@ -117,7 +117,7 @@ def test_the_judge_sees_what_is_wrong_with_a_plan(loaded: Engine, change: str, f
 
 
 def test_a_scarce_world_has_exactly_the_seats_that_are_left_to_it(loaded: Engine) -> None:
-    """B-F9: every one of them is filled, and by another plan than before."""
+    """Every one of them is filled, and by another plan than before."""
     url = loaded.url.render_as_string(hide_password=False)
     world = bench.Bench(loaded, WORLD, bench.a_policy(), url)
     plenty = world.round(print, ["copy", "bare_copy"])

@@ -240,6 +240,7 @@ def test_an_empty_queue_has_no_shape(queue: Command) -> None:
 
 
 def test_suppressions_are_added_listed_and_removed(suppressions: Command, world: World) -> None:
+    """Towards U-B5"""
     slot_id = world.slot()
     bot = world.bots[0].address
 

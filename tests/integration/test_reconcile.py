@@ -354,7 +354,7 @@ def test_nothing_waits_for_an_unresolved_reply(talk: World) -> None:
 
 
 def test_a_conversation_goes_on_when_its_unresolved_reply_is_found(talk: World) -> None:
-    """Q-F5, B-B8"""
+    """Q-F5"""
     reply = Slot.of({**talk.row("select * from ops.slots where turn = 2"), "lease_token": ""})
     copy = a_message(talk, reply, from_address=talk.bots[0].address, to_address=talk.senders[0].address)
     with any_mail_program(talk, talk.senders[0]) as client:
@@ -847,7 +847,6 @@ def test_every_uncertain_slot_belongs_to_one_shard_and_only_shards_with_one_are_
 
 
 def test_a_mailbox_is_logged_in_to_once_for_all_of_its_mails(world: World) -> None:
-    """B-F5"""
     for _ in range(3):
         an_uncertain(world)
     enter = ImapReader.__enter__

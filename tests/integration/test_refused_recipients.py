@@ -81,7 +81,7 @@ def state(world: World, sender: Member) -> tuple[str, str, str]:
 def test_a_server_that_calls_everybody_unknown_stops_its_own_sender_and_nobody_else(
     database: Engine, sandbox: Sandbox, serve: Serve
 ) -> None:
-    """Q-F8: twelve bots, one lying server, four healthy senders."""
+    """Towards C-B7: twelve bots, one lying server, four healthy senders."""
     world = a_silent_world(database, sandbox, 5, 12)
     liar, *healthy = world.senders
     server = serve(world, liar, UNKNOWN)
@@ -128,7 +128,7 @@ def test_a_sender_that_was_stopped_goes_on_when_its_server_is_mended(
 def test_two_servers_that_say_so_pause_the_bot_and_a_command_brings_it_back(
     database: Engine, sandbox: Sandbox, serve: Serve
 ) -> None:
-    """Q-F8, E-B2"""
+    """Towards C-B7"""
     world = a_silent_world(database, sandbox, 3, 2)
     gone, there = world.bots
     first, second, third = world.senders
@@ -159,7 +159,7 @@ def test_two_servers_that_say_so_pause_the_bot_and_a_command_brings_it_back(
 def test_a_refusal_that_nobody_confirms_is_told_as_such_and_one_that_is_confirmed_too(
     database: Engine, sandbox: Sandbox, serve: Serve
 ) -> None:
-    """E-B2: what scores are made of."""
+    """Towards S-B7: what scores are made of."""
     world = a_silent_world(database, sandbox, 2, 1)
     for sender in world.senders:
         serve(world, sender, UNKNOWN)
@@ -174,7 +174,7 @@ def test_a_refusal_that_nobody_confirms_is_told_as_such_and_one_that_is_confirme
 def test_a_mailbox_is_not_planned_again_for_a_recipient_that_its_server_refused(
     database: Engine, sandbox: Sandbox, serve: Serve
 ) -> None:
-    """Q-F8: one that nobody confirms; the bot stays everybody else's."""
+    """Towards C-B7: one that nobody confirms; the bot stays everybody else's."""
     world = a_silent_world(database, sandbox, 2, 4)
     sender, other = world.senders
     serve(world, sender, UNKNOWN)
@@ -194,7 +194,7 @@ def test_a_mailbox_is_not_planned_again_for_a_recipient_that_its_server_refused(
 def test_a_mailbox_that_changes_its_server_is_planned_again_for_whom_the_old_one_refused(
     database: Engine, sandbox: Sandbox, serve: Serve
 ) -> None:
-    """Q-F8"""
+    """Towards C-B7"""
     world = a_silent_world(database, sandbox, 1, 1)
     (sender,) = world.senders
     route = "select smtp_host as host, smtp_port as port, smtp_tls as tls, id from ops.mailboxes where id = :id"
@@ -246,7 +246,7 @@ NOT_OWNED = "553 5.7.1 <ann@north.test>: Sender address rejected: not owned by u
 def test_a_sending_limit_holds_the_mailbox_for_as_long_as_it_lasts_and_loses_no_mail(
     database: Engine, sandbox: Sandbox, serve: Serve
 ) -> None:
-    """B-F5: said with a 5xx, again and again, to mail that is owed; neither sender nor bot is at fault."""
+    """Q-F8: said with a 5xx, again and again, to mail that is owed; neither sender nor bot is at fault."""
     world = a_silent_world(database, sandbox, 2, 3)
     limited, other = world.senders
     server = serve(world, limited, HOURLY)

@@ -310,7 +310,6 @@ def test_resuming_does_not_go_around_the_connection_check(database: Engine, sand
 
 @pytest.mark.parametrize("address", ["nobody@north.test", "not an address"])
 def test_an_unknown_sender_is_an_error_that_an_operator_can_read(database: Engine, address: str) -> None:
-    """S-B10"""
     changes: list[Callable[[], object]] = [
         lambda: registry.pause_sender(database, address, "why"),
         lambda: registry.resume_sender(database, address),
@@ -322,7 +321,6 @@ def test_an_unknown_sender_is_an_error_that_an_operator_can_read(database: Engin
 
 
 def test_addresses_are_found_however_they_are_spelt(database: Engine, sandbox: Sandbox) -> None:
-    """S-B10"""
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)
     spelt = world.senders[0].address.upper()
     assert registry.mailbox_ids(database, [f" {spelt} "]) == [world.senders[0].mailbox_id]
@@ -420,7 +418,7 @@ def test_thousands_of_rows_come_in_each_with_its_own_password(
 
 
 def test_a_sender_and_a_bot_of_one_owner_as_imported_never_meet(database: Engine, sandbox: Sandbox) -> None:
-    """S-B1, B-B1: of two owners they do."""
+    """Of two owners they do."""
     world = a_world(database, sandbox, 0, 0, checks=False)
     senders = [a_row(f"{name}@north.test", sandbox, owner=owner) for name, owner in (("ann", "Acme"), ("bob", "Bolt"))]
     registry.import_senders(database, a_file(sandbox.directory, senders), world.settings)

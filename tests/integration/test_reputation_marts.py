@@ -256,7 +256,7 @@ def analyst(world: World, artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> W
 
 
 def test_what_is_not_the_mails_fault_is_neither_a_bounce_nor_a_deferral(world: World) -> None:
-    """S-B5: limits of the mailbox, a From address that its login may not use, and what one server alone says."""
+    """Towards S-B7: limits of the mailbox, a From address that its login may not use, what one server alone says."""
     sender, bot = world.good_sender(), world.bot("alpha")
     refused: dict[str, Any] = {"outcome": "permanent", "scope": "message"}
     deferred: dict[str, Any] = {"outcome": "transient", "scope": "message", "reply_code": 452}
@@ -415,7 +415,7 @@ def test_the_demo_model_scores_after_three_placements(world: World) -> None:
 
 
 def test_what_bots_do_is_reported_and_never_moves_the_score(world: World) -> None:
-    """Towards S-B7, deliverability decision 4: replies, rescues and the bots' own mail are not evidence."""
+    """Towards S-B7: replies, rescues and the bots' own mail are not evidence."""
     sender, bot = world.good_sender(), world.bot("alpha")
     slot_id = world.mail(sender, bot, NOON - 9 * MINUTE, placed="junk")
     build_marts(NOON)
@@ -458,7 +458,7 @@ def test_events_count_up_to_the_instant_asked_for_and_marts_never_go_back(world:
     ],
 )
 def test_a_breach_turns_exactly_its_test_red_and_the_scores_stay_current(world: World, breach: str, red: str) -> None:
-    """D-B4, towards D-B7"""
+    """Towards D-B4 and D-B7"""
     sender, bot = world.good_sender(), world.bot("alpha")
     idle = world.sender()
     world.quota(idle, NOON, 1)
@@ -499,7 +499,7 @@ def test_a_breach_turns_exactly_its_test_red_and_the_scores_stay_current(world: 
     ],
 )
 def test_a_forged_figure_turns_exactly_its_test_red(analyst: World, forgery: str, red: str) -> None:
-    """D-B4, towards D-B7 and S-B7"""
+    """Towards D-B4, D-B7 and S-B7"""
     sender, bot = analyst.sender(), analyst.bot("alpha")
     analyst.quota(sender, NOON, 50)
     analyst.mail(sender, bot, NOON - MINUTE)
@@ -628,7 +628,7 @@ def feedback_paths(manifest: dict[str, Any]) -> list[str]:
 
 
 def test_nothing_that_an_exposure_writes_feeds_what_it_reads(analyst: World, artefacts: Path) -> None:
-    """DESIGN 4: a score never feeds itself; the check itself is shown to see a loop."""
+    """A score never feeds itself; the check itself is shown to see a loop."""
     dbt("parse")
     manifest = json.loads((artefacts / "dbt" / "target" / "manifest.json").read_text())
     quota_step = manifest["exposures"]["exposure.emberflow.quota_step"]

@@ -107,7 +107,6 @@ def test_with_capacity_for_some_the_most_urgent_are_claimed(world: World) -> Non
 
 
 def test_a_slot_is_not_claimed_before_its_time(world: World) -> None:
-    """Q-B1"""
     world.slot(target_time=NOON + timedelta(seconds=1))
     assert world.claim() == []
     world.clock.sleep(1)
@@ -334,7 +333,7 @@ def rest_until(world: World, until: datetime) -> None:
 
 @pytest.mark.parametrize("task", ["warmup", "reply"])
 def test_a_bot_that_rests_gets_its_next_mail_when_it_has_rested(resting: World, task: str) -> None:
-    """B-B3: to the second, and a mail that waits for it stays planned."""
+    """To the second, and a mail that waits for it stays planned."""
     slot = a_claimed(resting) if task == "warmup" else a_claimed(resting, task_type="reply", turn=3)
     over = NOON + timedelta(seconds=7)
     rest_until(resting, over)
@@ -348,7 +347,7 @@ def test_a_bot_that_rests_gets_its_next_mail_when_it_has_rested(resting: World, 
 
 
 def test_two_mails_to_one_bot_never_pass_together(resting: World) -> None:
-    """B-B3: in one transaction, from two senders, before either of them has arrived."""
+    """In one transaction, from two senders, before either of them has arrived."""
     first, second = resting.slot(resting.senders[0]), resting.slot(resting.senders[1])
     slots = resting.claim()
     assert [slot.id for slot in slots] == [first, second]
@@ -365,7 +364,7 @@ def test_a_bots_own_replies_do_not_wait_for_its_rest(resting: World) -> None:
 
 
 def test_a_bot_that_sleeps_gets_nothing(database: Engine, sandbox: Sandbox) -> None:
-    """B-B3: a reply waits until its sender works and the bot is awake, a warm-up mail is made up for."""
+    """A reply waits until its sender works and the bot is awake, a warm-up mail is made up for."""
     policy = a_policy(bots={"wake_start": "07:00", "wake_end": "22:00"}, pacing={"window_start": "06:00"})
     world = a_world(database, sandbox, senders=1, bots=1, policy=policy, bot_zones=("Asia/Tokyo",), checks=False)
     world.clock.sleep(3600)  # 22:00 in Tokyo
@@ -378,7 +377,6 @@ def test_a_bot_that_sleeps_gets_nothing(database: Engine, sandbox: Sandbox) -> N
 def test_a_rest_that_lasts_beyond_the_window_ends_warmup_and_puts_a_reply_off(
     database: Engine, sandbox: Sandbox
 ) -> None:
-    """B-B3"""
     policy = a_policy(pacing={"window_start": "09:00", "window_end": "12:30"})
     world = a_world(database, sandbox, senders=1, bots=1, policy=policy, checks=False)
     reply = a_claimed(world, task_type="reply", turn=3)
@@ -388,7 +386,6 @@ def test_a_rest_that_lasts_beyond_the_window_ends_warmup_and_puts_a_reply_off(
 
 
 def test_nobody_logs_in_for_a_bot_that_rests(world: World) -> None:
-    """B-B3"""
     slot = a_claimed(world)
     over = NOON + timedelta(seconds=7)
     rest_until(world, over)
@@ -551,7 +548,7 @@ def a_cold_mail(priority: Priority, **changes: Any) -> dict[str, Any]:
 
 
 def test_waiting_raises_a_cold_mail_until_it_stands_beside_replies(world: World) -> None:
-    """Q-F9: counted from the first target time, however often it was moved."""
+    """Towards Q-F9: counted from the first target time, however often it was moved."""
     days = timedelta(days=1)
     reply = world.slot(**a_reply(world), target_time=NOON - timedelta(seconds=5))
     new = world.slot(**a_cold_mail(Priority.COLD_FIRST_TOUCH), target_time=NOON - timedelta(hours=2))
@@ -614,7 +611,7 @@ ROLLING = {
 def test_a_cap_over_24_hours_binds_across_midnight_and_is_stored(
     database: Engine, sandbox: Sandbox, scope: str
 ) -> None:
-    """Q-F6, Q-F7, case 15: the calendar day is new, the rolling day is not."""
+    """Q-F7, towards Q-F6, case 15: the calendar day is new, the rolling day is not."""
     caps, changes, named = ROLLING[scope]
     world = a_world(
         database, sandbox, senders=1, bots=2, checks=False, policy=a_policy(caps=caps), start=NOON + timedelta(hours=11)
@@ -653,7 +650,7 @@ def test_a_capped_reply_waits_for_the_hour_in_which_it_fits(database: Engine, sa
 
 
 def test_an_egress_address_has_its_cap_per_hour_and_can_be_held(world: World) -> None:
-    """B-F5, Q-F7: a held address holds its queue and is never routed around."""
+    """Q-F7, towards B-F5 and C-F11: a held address holds its queue and is never routed around."""
     world.change("insert into ops.egress_ips (address, sends_per_hour) values ('127.0.0.3', 1)")
     world.change("update ops.mailboxes set egress_ip_id = (select id from ops.egress_ips)")
     reply = {"task_type": "reply", "turn": 3, "gap_s": 0}
@@ -681,7 +678,7 @@ def test_mails_that_share_a_commit_share_the_caps(world: World) -> None:
 
 
 def test_a_suppressed_recipient_gets_nothing_whatever_was_planned(world: World) -> None:
-    """Q-B5"""
+    """Q-B5, towards C-B9"""
     bot = a_claimed(world)
     cold = a_claimed(world, **a_cold_mail(Priority.COLD_FIRST_TOUCH))
     with world.engine.begin() as connection:

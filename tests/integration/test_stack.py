@@ -234,7 +234,7 @@ def test_planning_the_same_hour_again_adds_no_slot(played: Played, nothing_chang
 
 
 def test_a_backfill_of_yesterday_plans_no_slot(played: Played, nothing_changed: Callable[[], None]) -> None:
-    """Q-B3, Q-F4: past hours are recorded as past and cannot be dispatched."""
+    """Q-B3, towards Q-F4: past hours are recorded as past and cannot be dispatched."""
     client = played.client
     first = floor_hour(SystemClock().now()) - timedelta(days=1)
     client.backfill("warmup_hourly", first, first + 2 * HOUR)
@@ -428,7 +428,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(moment: str, tmp_path: Path) 
 
 
 def test_a_stack_that_was_started_twice_at_once_mends_itself_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Q-B6. Its database and its scheduler are killed, the latter with tasks on its workers; `down` ends all."""
+    """Its database and its scheduler are killed, the latter with tasks on its workers; `down` ends all."""
     environment = os.environ | {"EMBERFLOW_HOME": str(tmp_path)}
 
     def command(*arguments: str) -> subprocess.Popen[str]:

@@ -116,7 +116,7 @@ def test_a_removed_entry_covers_nothing_any_more(world: World) -> None:
 
 
 def test_planned_mail_to_a_suppressed_address_or_domain_is_cancelled_at_once(world: World) -> None:
-    """case 24: what was queued before the entry does not leave after it."""
+    """Towards C-B9, case 24: what was queued before the entry does not leave after it."""
     to_address, to_subdomain = a_cold_slot(world, "ann@one.example"), a_cold_slot(world, "bob@mail.two.example")
     to_bot, other = world.slot(), a_cold_slot(world, "bob@one.example")
 
@@ -149,7 +149,7 @@ def test_a_cancelled_reply_closes_its_conversation(world: World) -> None:
 
 @pytest.mark.parametrize("written", ["ann@one.example", "@one.example"])
 def test_an_entry_that_comes_after_the_claim_still_wins(world: World, written: str) -> None:
-    """I4, case 24: until DATA."""
+    """I4, towards C-B9, case 24: until DATA."""
     slot_id = a_cold_slot(world, "ann@one.example")
     (slot,) = world.claim()
 

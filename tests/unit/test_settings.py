@@ -28,7 +28,6 @@ def test_with_the_defaults_everything_stays_on_this_machine(own_home: Path) -> N
 def test_the_environment_precedes_the_stacks_address_file_which_precedes_the_keys_file(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """E-B10"""
     (own_home / "keys.env").write_text(
         "EMBERFLOW_SEED=1\nEMBERFLOW_PROVISION_COMMAND=keys\nEMBERFLOW_DATABASE_URL=keys\n"
     )
@@ -40,7 +39,6 @@ def test_the_environment_precedes_the_stacks_address_file_which_precedes_the_key
 
 
 def test_structured_values_are_read_from_the_environment(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S-B2, E-B7"""
     monkeypatch.setenv("EMBERFLOW_SECRET_KEYS", '{"new": "AAAA", "old": "BBBB"}')
     monkeypatch.setenv("EMBERFLOW_TOKEN_KEYS", '["one", "two"]')
     monkeypatch.setenv("EMBERFLOW_CA_FILES", '{"mail.north.test": "/etc/ca.pem"}')
@@ -77,7 +75,6 @@ def test_settings_cannot_be_changed_after_they_were_read() -> None:
 
 
 def test_what_is_missing_is_said_with_a_way_to_get_it(own_home: Path) -> None:
-    """S-B2"""
     with pytest.raises(ConfigurationError, match=r"nothing is running in .* `./emberflow up`, or set the variable"):
         settings().require_database_url()
     with pytest.raises(ConfigurationError, match="set EMBERFLOW_TOKEN_KEYS"):
@@ -87,7 +84,6 @@ def test_what_is_missing_is_said_with_a_way_to_get_it(own_home: Path) -> None:
 def test_the_home_is_named_by_the_environment_or_lies_in_the_project(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """E-B10"""
     assert home() == own_home
     monkeypatch.delenv("EMBERFLOW_HOME")
     assert home() == PROJECT_ROOT / ".emberflow"

@@ -28,7 +28,7 @@ def by_state(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
     [(10, 15, 45), (200, 20, 100), (1_000, 20, 500), (5_000, 20, 2_500)],
 )
 def test_the_published_table_of_sizes_is_reproduced(senders: int, volume: int, needed: int) -> None:
-    """B-F6, the table of research/domain.md section 5: solo, agency, large, stress, with K = 3 days and L = 40."""
+    """B-F6: solo, agency, large and stress, with K = 3 days and L = 40."""
     assert BotsNeeded(senders * volume, volume, inbound_cap=40, cooldown_h=72).bots == needed
 
 
@@ -52,7 +52,7 @@ def test_the_number_needed_is_the_smallest_that_satisfies_both_terms(
 
 
 def test_bots_are_added_up_by_why_they_take_nothing_now() -> None:
-    """B-F6, B-B3"""
+    """B-F6"""
     found = by_state(
         bots(
             {"seats": 2, "inbound_used": 3},
@@ -71,7 +71,7 @@ def test_bots_are_added_up_by_why_they_take_nothing_now() -> None:
 
 
 def test_a_young_bot_at_its_cap_is_told_apart_from_a_grown_one() -> None:
-    """B-B2"""
+    """B-F6"""
     found = by_state(
         bots(
             {"seats": 0, "reason": "at_cap", "inbound_cap": 7, "inbound_used": 7},
@@ -83,7 +83,7 @@ def test_a_young_bot_at_its_cap_is_told_apart_from_a_grown_one() -> None:
 
 
 def test_more_used_than_a_lowered_cap_leaves_nothing_and_not_less() -> None:
-    """B-B3"""
+    """B-F6"""
     assert (
         by_state(bots({"seats": 0, "reason": "at_cap", "inbound_cap": 5, "inbound_used": 9}))["at_lower_cap"][
             "left_today"

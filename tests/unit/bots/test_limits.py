@@ -50,7 +50,6 @@ def test_the_operator_may_cap_a_bot_lower_but_not_higher() -> None:
 
 
 def test_a_bot_that_rests_has_seats_from_when_it_has_rested() -> None:
-    """B-B3"""
     policy = BotPolicy(cooldown_s=900)
     until = MONDAY_NOON + HOUR
     for rested, seats in (
@@ -64,7 +63,7 @@ def test_a_bot_that_rests_has_seats_from_when_it_has_rested() -> None:
 
 
 def test_a_bot_has_seats_while_it_is_awake_within_the_hour() -> None:
-    """B-B3: Kathmandu is a quarter of an hour off, so its bots wake and sleep within an hour."""
+    """Kathmandu is a quarter of an hour off, so its bots wake and sleep within an hour."""
     for hour, (wakes, sleeps) in {1: (15, 60), 16: (0, 15)}.items():
         at = datetime(2026, 6, 1, hour, tzinfo=UTC)
         row = available_seats(frame(a_bot(zone="Asia/Kathmandu")), at, at + HOUR, STANDARD).iloc[0]
@@ -79,7 +78,6 @@ def test_nullable_columns_may_be_null_for_everybody() -> None:
 
 @pytest.mark.parametrize(("cooldown_s", "seats"), [(900, 4), (1800, 2), (3600, 1), (3601, 1), (1, 40), (0, 40)])
 def test_an_hour_has_no_more_seats_than_its_pauses_leave_room_for(cooldown_s: int, seats: int) -> None:
-    """B-B3"""
     assert seats_of(BotPolicy(cooldown_s=cooldown_s)) == (seats, None)
 
 
@@ -183,7 +181,7 @@ def clock_changes(zone: str) -> list[datetime]:
     [(time(7), time(22)), (time(0), time(0)), (time(2, 10), time(23, 50)), (time(0, 30), time(2, 30))],
 )
 def test_beside_every_clock_change_of_every_zone_a_bot_is_awake_in_all_of_its_span(wakes: time, sleeps: time) -> None:
-    """B-B3, B-B7: by the wall clock, second by second at the ends, and `next_waking` agrees."""
+    """B-B7: by the wall clock, second by second at the ends, and `next_waking` agrees."""
     policy = BotPolicy(wake_start=wakes, wake_end=sleeps)
 
     def is_awake(second: int, clock: ZoneInfo) -> bool:

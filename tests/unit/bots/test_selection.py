@@ -292,7 +292,7 @@ def test_first_slots_are_served_before_second_ones_so_nobody_starves() -> None:
 
 
 def test_when_seats_are_scarce_every_seat_is_used_and_young_senders_do_not_take_them_all() -> None:
-    """B-F9: eighty seats for a hundred slots, of senders who ask for virgins and senders who ask for partners."""
+    """Eighty seats for a hundred slots, of senders who ask for virgins and senders who ask for partners."""
     slots = [a_slot(n, ramp_day=1 if n <= 50 else 60) for n in range(1, 101)]
     pairs = [a_pair(n, b) for n in range(51, 101) for b in range(1, 41)]
     picks = select(slots, [a_bot(n, seats=1) for n in range(1, 81)], pairs).picks

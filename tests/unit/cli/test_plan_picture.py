@@ -97,7 +97,6 @@ def test_a_sender_has_a_bar_where_it_may_send_and_a_mark_per_slot() -> None:
     ],
 )
 def test_the_lunch_is_empty(lunch: tuple[int, int], open_parts: list[tuple[int, float, float]]) -> None:
-    """S-F5"""
     assert bars(draw(a_day({"lunch_at": at(lunch[0]), "lunch_ends_at": at(lunch[1])}), some_slots())) == open_parts
 
 
@@ -135,7 +134,7 @@ def test_a_dollar_in_an_address_is_no_formula(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "begins"), [("plan.png", b"\x89PNG"), ("plan.SVG", b"<?xml")])
 def test_equal_plans_make_equal_files(tmp_path: Path, name: str, begins: bytes) -> None:
-    """Q-F1: also when rows come in another order."""
+    """Also when rows come in another order."""
     day, slots = a_day({}, {}), some_slots((1, 10, "virgin"), (2, 40, "active"))
     for folder, order in (("one", 1), ("two", -1)):
         (tmp_path / folder).mkdir()

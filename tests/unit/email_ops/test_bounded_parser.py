@@ -59,6 +59,7 @@ def test_the_process_gets_nothing_of_our_environment(parser: BoundedParser, monk
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 def test_after_any_bomb_the_next_message_is_read(parser: BoundedParser, bomb: bytes) -> None:
+    """Towards E-F10"""
     with suppress(UnreadableMessageError):
         read(parser, bomb[: 1024 * 1024])
     assert read(parser, PLAIN).subject == "hello"

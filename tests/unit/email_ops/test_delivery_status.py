@@ -41,7 +41,7 @@ def test_a_notification_names_the_message_that_came_back_and_why(kind: str) -> N
 
 @pytest.mark.parametrize("action", ["delayed", "delivered", "relayed", "expanded"])
 def test_only_a_failure_means_that_it_came_back(action: str) -> None:
-    """RFC 3464 2.3.3, case 23: a delay or a note is no reason to send again."""
+    """Towards E-B6, RFC 3464 2.3.3, case 23: a delay or a note is no reason to send again."""
     assert read_returned(a_notification(STATUS.replace("failed", action))) is None
 
 
@@ -249,7 +249,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_nothing_that_a_stranger_sends_takes_long(kind: str) -> None:
-    """A fraction of the second of processor time after which a parsing process is ended (`bounded_parser`)."""
+    """Towards E-F3: a fraction of the processor time after which a parsing process is ended (`bounded_parser`)."""
     began = process_time()
     read_returned(HOSTILE[kind])
     assert process_time() - began < MESSAGE_CPU_SECONDS
@@ -257,6 +257,7 @@ def test_nothing_that_a_stranger_sends_takes_long(kind: str) -> None:
 
 @given(st.binary(max_size=300), st.integers(0, len(a_notification())))
 def test_reading_never_raises(noise: bytes, place: int) -> None:
+    """Towards E-F3"""
     whole = a_notification()
 
     read_returned(noise)

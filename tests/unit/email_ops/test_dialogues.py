@@ -166,7 +166,7 @@ def test_answers_that_arrived_while_the_process_was_stopped_are_heard_whatever_t
 
 
 def test_a_dialogue_that_is_cut_tells_nothing_and_leaves_no_session(scene: Scene, dialogues: Dialogues[str]) -> None:
-    """Q-B6: for a mail whose outcome is told already."""
+    """For a mail whose outcome is told already."""
     server, connection = scene.begin("cut")
     while not dialogues.turn(10):
         pass

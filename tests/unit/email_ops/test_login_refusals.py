@@ -1,4 +1,4 @@
-"""E-B5, S-B1: what a refused login is about, said by codes or in words only."""
+"""S-B1, towards B-B10: what a refused login is about, said by codes or in words only."""
 
 from __future__ import annotations
 

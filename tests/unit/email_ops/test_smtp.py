@@ -594,7 +594,7 @@ def test_nobody_waits_for_the_answer_to_quit(authority: Authority, action: Any) 
 
 @pytest.mark.timeout(30)
 def test_a_refusal_is_told_although_the_server_never_answers_the_reset(authority: Authority) -> None:
-    """Q-F4: the slot's lease runs meanwhile, so what is known is not held back for long."""
+    """E-F6: the slot's lease runs meanwhile, so what is known is not held back for long."""
     faults = {"rcpt": "550 5.1.1 no such user", "rset": trickle}
     server = FaultySmtpServer(authority.server_context(), faults=faults)
     with a_connection(server, authority, replace(PATIENT, command=600)) as connection:
@@ -606,7 +606,7 @@ def test_a_refusal_is_told_although_the_server_never_answers_the_reset(authority
     "host", ["smtp..north.test", f"{'x' * 64}.test", ".north.test"], ids=["two dots", "long label", "leading dot"]
 )
 def test_an_impossible_host_name_is_a_fault_of_this_mailbox_only(host: str) -> None:
-    """Q-B6: it raises in the IDNA codec, not in the network."""
+    """E-F6: it raises in the IDNA codec, not in the network."""
     with SmtpConnection(an_access(smtp_host=host), "sandbox", {}, PATIENT) as connection:
         attempt = send(connection)
     assert judged(attempt) == ("permanent", "dial", "host", None)
@@ -616,7 +616,7 @@ def test_an_impossible_host_name_is_a_fault_of_this_mailbox_only(host: str) -> N
 def test_an_error_that_nobody_has_thought_of_is_this_mailboxs_own(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Q-B6: told like every other failure, and logged with where it came from, without what it may quote."""
+    """E-F6: told like every other failure, and logged with where it came from, without what it may quote."""
 
     def fail(_session: Session) -> tuple[int, bytes]:
         raise LookupError(f"unknown encoding: {PASSWORD}")
@@ -701,7 +701,7 @@ def lead(connection: SmtpConnection, steps: Any, before: Callable[[], Any]) -> A
 def test_an_answer_that_has_arrived_counts_although_the_deadline_is_over(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, stage: str, reply: bytes
 ) -> None:
-    """Q-F4: as after a stop (SIGSTOP, a sleeping machine); the long one lies partly within the TLS library already."""
+    """Q-F5: as after a stop (SIGSTOP, a sleeping machine); the long one lies partly within the TLS library already."""
     server = FaultySmtpServer(authority.server_context(), faults={stage: [pause, reply + b"\r\n"]}, store_at_eod=True)
     clock = Jumping()
     monkeypatch.setattr(smtp_session, "time", clock)
@@ -755,7 +755,7 @@ STOPPED = """
 def test_a_process_that_was_stopped_past_its_deadline_reads_the_answer_that_came_meanwhile(
     authority: Authority,
 ) -> None:
-    """Q-F4, Q-F5: a real SIGSTOP while it waits for the answer to the dot; what the server said is known."""
+    """Q-F5: a real SIGSTOP while it waits for the answer to the dot; what the server said is known."""
     started: list[subprocess.Popen[str]] = []
 
     def stop_and_answer(connection: socket.socket) -> bool:
@@ -814,7 +814,7 @@ def deliver_with_a_pause(
 def test_a_message_whose_lease_ended_on_the_way_is_not_completed(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, point: CrashPoint
 ) -> None:
-    """Q-F4, RFC 5321 4.1.1.4: no dot, no message; and the connection is not used again."""
+    """Q-B4, RFC 5321 4.1.1.4: no dot, no message; and the connection is not used again."""
     server = FaultySmtpServer(authority.server_context())
     first, second = deliver_with_a_pause(server, authority, monkeypatch, Elapsed(point, LEASE_S))
     assert judged(first) == ("transient", "data", "message", None)
@@ -866,7 +866,7 @@ def test_only_content_that_is_too_long_for_one_write_leaves_before_its_dot(
 def test_a_dot_whose_write_failed_did_not_arrive_if_its_record_held_content_too(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, message: bytes, known: tuple[str, str]
 ) -> None:
-    """Q-F4: what was cut off within a TLS record cannot be read by anybody."""
+    """Q-F5: what was cut off within a TLS record cannot be read by anybody."""
     send_all = Session.send
 
     def lose_the_dot(session: Session, s: bytes | str) -> None:
@@ -903,7 +903,7 @@ ZOMBIE = """
 def test_a_process_that_was_stopped_past_its_lease_sends_nothing_when_it_goes_on(
     authority: Authority, point: str
 ) -> None:
-    """Q-F4: a real SIGSTOP at the worst moments, then SIGCONT."""
+    """Q-B4: a real SIGSTOP at the worst moments, then SIGCONT."""
     server = FaultySmtpServer(authority.server_context())
     with server.running() as port:
         command = [sys.executable, "-c", textwrap.dedent(ZOMBIE), point, str(port), str(authority.ca_file)]
@@ -922,7 +922,7 @@ def test_a_process_that_was_stopped_past_its_lease_sends_nothing_when_it_goes_on
 
 
 def test_the_crash_points_are_where_their_names_say(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Q-F4: what the server had heard when each point was reached."""
+    """Q-F5: what the server had heard when each point was reached."""
     server = FaultySmtpServer(authority.server_context())
     reached: list[tuple[CrashPoint, str, int]] = []
     with a_connection(server, authority) as connection:
@@ -972,7 +972,7 @@ def test_an_interrupt_at_any_point_leaves_nothing_behind_for_the_next_message(
 
 
 def test_mail_leaves_from_the_egress_address_that_it_was_given(authority: Authority) -> None:
-    """E-F4"""
+    """Towards S-F8"""
     server = FaultySmtpServer(authority.server_context())
     with a_connection(server, authority, source_address="127.0.0.3") as connection:
         assert send(connection).outcome == "sent"
@@ -983,7 +983,7 @@ def test_mail_leaves_from_the_egress_address_that_it_was_given(authority: Author
 def test_an_egress_address_that_this_machine_does_not_have_is_no_fault_of_the_recipient(
     authority: Authority, address: str
 ) -> None:
-    """E-F4"""
+    """Towards S-F8"""
     server = FaultySmtpServer(authority.server_context())
     with a_connection(server, authority, smtp_host="127.0.0.1", source_address=address) as connection:
         attempt = send(connection)
@@ -996,7 +996,7 @@ def test_an_egress_address_that_this_machine_does_not_have_is_no_fault_of_the_re
 def test_if_before_data_says_no_nothing_is_sent_and_the_connection_stays_usable(
     authority: Authority, refusal: BaseException
 ) -> None:
-    """Q-B5, Q-B6"""
+    """Q-B5"""
 
     def refuse() -> float:
         raise refusal

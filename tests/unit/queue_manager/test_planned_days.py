@@ -38,7 +38,7 @@ def shares_of_minutes(mails: pd.DataFrame, bins: int) -> list[float]:
     ],
 )
 def test_no_bot_gets_mail_asleep_or_in_its_pause_in_any_zone_around_a_clock_change(start: datetime) -> None:
-    """B-B3, S-B6: to the second, from whomever it comes and across the hours."""
+    """S-B6: to the second, from whomever it comes and across the hours."""
     policy = every_day()
     world = PlannedDays(policy, senders=48, bots=24, start=start, zones=ZONES, sending_days=12)
     for _ in world.hours(24):

@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_the_standard_policy_is_the_documented_defaults() -> None:
-    """S-B3, S-B5, S-B6, B-B2, B-B3, B-F3: the table of defaults in the feature list."""
+    """S-B3, S-B5, S-B6, B-B2, B-B3, B-F3: the numbers that their sentences name."""
     policy = shipped("standard")
     assert (policy.ramp.start, policy.ramp.step, policy.ramp.maximum) == (5, 2, 30)
     assert policy.quota.total_daily_cap == 50
@@ -36,7 +36,7 @@ def test_the_standard_policy_is_the_documented_defaults() -> None:
 
 
 def test_the_demonstrations_policy_says_that_it_is_one() -> None:
-    """S-B6: short gaps come only with a label that shows wherever their numbers do."""
+    """Short gaps come only with a label that shows wherever their numbers do."""
     assert shipped("demo").label.startswith("demo")
 
 
@@ -74,20 +74,17 @@ def test_a_policy_survives_being_stored(name: str) -> None:
 def test_a_policy_with_a_mistake_is_refused_and_the_mistake_is_named(
     file: Callable[[str], Path], content: str, said: str
 ) -> None:
-    """D-F1"""
     with pytest.raises(ConfigurationError, match=said) as caught:
         load(file(content))
     assert "policy.yaml" in str(caught.value)
 
 
 def test_a_policy_that_is_not_there_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    """D-F1"""
     with pytest.raises(ConfigurationError, match=r"cannot read the policy .*missing\.yaml: No such file"):
         load(tmp_path / "missing.yaml")
 
 
 def test_the_shipped_files_hold_only_known_sections() -> None:
-    """D-F1"""
     folder = Path(load.__code__.co_filename).parents[1] / "policies"
     for path in folder.glob("*.yaml"):
         assert set(yaml.safe_load(path.read_text())) <= set(Policy.model_fields)

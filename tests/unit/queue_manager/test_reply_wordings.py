@@ -235,7 +235,7 @@ def verdict_on(reply: str, stage: Stage = "rcpt") -> Verdict:
 
 @pytest.mark.parametrize("reply", UNKNOWN_AT_RCPT)
 def test_a_recipient_that_does_not_exist_is_recognised_in_whatever_words(reply: str) -> None:
-    """Q-F8, E-B2"""
+    """Towards C-B7"""
     verdict = verdict_on(reply)
     assert (verdict.action, verdict.scope, verdict.final) == ("suppress", "recipient", True), verdict
 
@@ -275,7 +275,7 @@ def test_a_block_list_is_about_what_it_lists(reply: str, scope: str) -> None:
 def test_a_sending_limit_waits_as_long_as_it_lasts_and_is_the_mailboxs_own(
     said: tuple[str, Stage], wait_s: int
 ) -> None:
-    """B-F5: whatever the code, neither the message nor its recipient is at fault."""
+    """Q-F8: whatever the code, neither the message nor its recipient is at fault."""
     verdict = verdict_on(*said)
     assert (verdict.scope, verdict.action, verdict.wait_s, verdict.final) == ("mailbox", "throttle", wait_s, False)
 

@@ -112,7 +112,7 @@ def test_the_total_cap_is_stated_and_bounds_the_warmup_quota() -> None:
 def test_quotas_keep_every_bound_and_never_starve_a_sender_that_may_send(
     sender: dict[str, Any], seed: int, total: int, cold_cap: int
 ) -> None:
-    """S-B5, S-F6."""
+    """S-B5, towards S-F6"""
     policy = QuotaPolicy(total_daily_cap=total, cold=ColdPolicy(cap=cold_cap))
     row = day_of(policy, a_sender(**sender), seed=seed).iloc[0]
     assert 1 <= row["warmup_quota"] <= max(row["ramp_volume"] * row["health_multiplier"], 1)
@@ -143,7 +143,7 @@ def test_quotas_keep_every_bound_and_never_starve_a_sender_that_may_send(
     ],
 )
 def test_a_sender_graduates_to_cold_mail_by_sending_days_and_placement(changes: dict[str, Any], gate: str) -> None:
-    """S-F6, with the hysteresis of a sender that sends cold mail already."""
+    """Towards S-F6: , with the hysteresis of a sender that sends cold mail already."""
     assert gate in COLD_GATES
     cold, reason = cold_of(**changes)
     assert reason == gate
@@ -151,7 +151,7 @@ def test_a_sender_graduates_to_cold_mail_by_sending_days_and_placement(changes: 
 
 
 def test_cold_mail_grows_by_5_a_day_until_its_cap() -> None:
-    """S-F6."""
+    """Towards S-F6"""
     peak, grown = 0, []
     for _ in range(8):
         peak, _ = cold_of(cold_peak=peak)
@@ -163,14 +163,14 @@ def test_cold_mail_grows_by_5_a_day_until_its_cap() -> None:
     ("volume", "mix"), [(9, (9, 0)), (10, (10, 5)), (15, (15, 15)), (20, (20, 30)), (30, (20, 30))]
 )
 def test_the_mix_is_the_published_schedule(volume: int, mix: tuple[int, int]) -> None:
-    """S-F6: Smartlead's days of 9 + 0, 10 + 5, 15 + 15 and 20 + 30 mails; a larger ramp makes room under the cap."""
+    """Towards S-F6: Smartlead's days of 9 + 0, 10 + 5, 15 + 15, 20 + 30; a larger ramp makes room under the cap."""
     ramp = LinearRamp(start=9 if volume == 9 else 10, step=0 if volume < 15 else 5, maximum=volume)
     row = day_of(STEADY, a_grown_sender(last_volume=volume), ramp=ramp).iloc[0]
     assert (row["warmup_quota"], row["cold_quota"]) == mix
 
 
 def test_a_throttled_sender_falls_back_in_the_mix() -> None:
-    """S-F6: half of the ramp carries the cold mail of half of the ramp, a quarter of it none."""
+    """Towards S-F6: half of the ramp carries the cold mail of half of the ramp, a quarter of it none."""
     assert [cold_of(score=score)[0] for score in (80, 40, 39)] == [30, 15, 0]
 
 

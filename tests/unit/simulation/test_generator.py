@@ -93,7 +93,7 @@ def test_a_pair_is_one_row_of_two_that_may_meet(world: World) -> None:
 @given(worlds)
 @settings(max_examples=60, deadline=None)
 def test_a_pair_kept_its_cooldown_and_met_before_now(world: World) -> None:
-    """B-F3: 72 hours between two mails of one pair, at most three of them, all in the past."""
+    """D-F9: 72 hours between two mails of one pair, at most three of them, all in the past."""
     pairs = whole(world, "bot_sender_interactions")
     times = pairs[["sent_at_1", "sent_at_2", "sent_at_3"]]
 
@@ -109,7 +109,7 @@ def test_a_pair_kept_its_cooldown_and_met_before_now(world: World) -> None:
 @given(worlds)
 @settings(max_examples=60, deadline=None)
 def test_no_day_is_above_its_ramp_or_its_cap_and_weekends_rest(world: World) -> None:
-    """S-F1, S-B5: ramp days count days with mail, one row per sender and local day until today."""
+    """D-F9: ramp days count days with mail, one row per sender and local day until today."""
     days = whole(world, "sender_days")
 
     assert not days.duplicated(["sender_id", "local_day"]).any()
