@@ -46,13 +46,13 @@ counted as (
         count(*) filter (where event_type = 'sent' and is_at_sender) as sent,
         count(*) filter (
             where event_type = 'attempt' and is_at_sender and outcome = 'permanent' and scope = 'message'
-                and coalesce(concerns, scope) not in ('mailbox', 'host')
-                and is_believed is not false
+            and coalesce(concerns, scope) not in ('mailbox', 'host')
+            and is_believed is not false
         ) as hard_bounces,
         count(*) filter (
             where event_type = 'attempt' and is_at_sender and outcome = 'transient'
-                and (scope = 'message' or reply_code between 400 and 499)
-                and concerns is distinct from 'mailbox'
+            and (scope = 'message' or reply_code between 400 and 499)
+            and concerns is distinct from 'mailbox'
         ) as deferrals,
 
         ---------- where its mail was found

@@ -105,14 +105,15 @@ judged as (
                 evidence.evidence_days >= requirements.minimum_days
                 and evidence.placements >= requirements.minimum_placements
                 and evidence.providers >= requirements.minimum_providers
-                then round(
-                    cast(
-                        requirements.blend_average * evidence.average_points
-                        + requirements.blend_worst * evidence.worst_points
-                        as numeric
-                    ),
-                    6
-                )
+                then
+                    round(
+                        cast(
+                            requirements.blend_average * evidence.average_points
+                            + requirements.blend_worst * evidence.worst_points
+                            as numeric
+                        ),
+                        6
+                    )
         end as score
 
     from evidence
