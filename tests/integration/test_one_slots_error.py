@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
@@ -24,7 +24,8 @@ Spoil = Callable[[pytest.MonkeyPatch, World, int], None]
 
 @pytest.fixture
 def world(database: Engine, sandbox: Sandbox) -> World:
-    return a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT))
+    """One dialogue at a time, so that no two mails share a transaction."""
+    return a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT, dispatch={"dialogues": 1}))
 
 
 def one_each(world: World) -> tuple[int, int]:
@@ -116,7 +117,28 @@ def in_a_statement_of_the_guard(monkeypatch: pytest.MonkeyPatch, _world: World, 
     monkeypatch.setattr(submission, "submit", stumble)
 
 
-@pytest.mark.parametrize("spoil", [while_writing, while_connecting, in_the_guard, in_a_statement_of_the_guard])
+def in_a_statement_that_takes_too_long(monkeypatch: pytest.MonkeyPatch, _world: World, odd: int) -> None:
+    submit = submission.submit
+
+    def stumble(connection: Connection, slots: Sequence[Slot], **options: Any) -> Any:
+        if odd in [slot.id for slot in slots]:
+            connection.execute(text("set local statement_timeout = 20"))
+            connection.execute(text("select pg_sleep(60)"))  # QueryCanceled, an OperationalError
+        return submit(connection, slots, **options)
+
+    monkeypatch.setattr(submission, "submit", stumble)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        while_writing,
+        while_connecting,
+        in_the_guard,
+        in_a_statement_of_the_guard,
+        in_a_statement_that_takes_too_long,
+    ],
+)
 def test_an_unknown_error_before_data_puts_its_slot_back_with_the_reason(
     world: World, monkeypatch: pytest.MonkeyPatch, spoil: Spoil
 ) -> None:
@@ -235,17 +257,25 @@ def test_a_run_does_not_go_on_for_ever_although_more_and_more_is_due(
     assert world.dispatch() == {"sent": 2}
 
 
-def test_a_database_that_is_away_is_no_mails_fault_and_ends_the_run(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("select", {}, Exception("the database system is shutting down")),
+        InterfaceError("select", {}, Exception("connection already closed")),
+        ProgrammingError("select", {}, Exception('column "lapses" does not exist')),
+    ],
+)
+def test_a_database_that_is_away_or_of_another_schema_is_no_mails_fault_and_ends_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: DBAPIError
 ) -> None:
     """Q-B6: nothing is sent, and no attempt is used up."""
     one_each(world)
 
     def away(*_: Any, **__: Any) -> Any:
-        raise OperationalError("select", {}, Exception("the database system is shutting down"))
+        raise error
 
     monkeypatch.setattr(submission, "submit", away)
-    with pytest.raises(OperationalError):
+    with pytest.raises(type(error)):
         world.dispatch()
     assert world.deliveries() == []
     assert world.value("select max(attempts) from ops.slots") == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from emberflow.settings import settings
 
@@ -45,5 +45,5 @@ def is_away(error: Exception) -> bool:
         return isinstance(error, SQLAlchemyError)
     code = getattr(error.orig, "pgcode", None)
     return error.connection_invalidated or (
-        isinstance(error, OperationalError) and (code is None or code.startswith(_SERVER_GOES))
+        isinstance(error, OperationalError | InterfaceError) and (code is None or code.startswith(_SERVER_GOES))
     )

@@ -27,10 +27,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InternalError, SQLAlchemyError
+from sqlalchemy.exc import ProgrammingError
 
 from emberflow.clock import Clock
 from emberflow.crash_points import reach
+from emberflow.database.engine import is_away
 from emberflow.email_ops.addresses import AddressError
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.dialogues import Dialogues, Ended
@@ -562,11 +563,9 @@ def _unbuilt(error: Exception) -> str:
 
 def _is_nobodys(error: BaseException) -> bool:
     """Return whether no slot is to blame for an error, so that the next one would meet it too."""
-    if not isinstance(error, Exception) or isinstance(error, ConfigurationError):
+    if not isinstance(error, Exception):
         return True
-    if isinstance(error, DBAPIError) and not error.connection_invalidated:
-        return not isinstance(error, DataError | IntegrityError | InternalError)  # about one row (a trigger: internal)
-    return isinstance(error, SQLAlchemyError)
+    return isinstance(error, ConfigurationError | ProgrammingError) or is_away(error)  # programming: another schema
 
 
 def _mailboxes_of(slot: Slot) -> set[int]:
