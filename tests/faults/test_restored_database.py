@@ -480,8 +480,10 @@ def test_a_mailbox_that_cannot_be_read_keeps_mail_held_until_a_person_decides(
     server.restore(tmp_path / "emberflow.dump")
     world.change("delete from ops.mailbox_secrets where mailbox_id = :id", id=world.bots[6].mailbox_id)
 
-    with pytest.raises(restore_settlement.MailboxesUnreadError, match="mail stays held: 1 mailboxes"):
+    with pytest.raises(restore_settlement.MailboxesUnreadError, match="mail stays held: 1 mailboxes") as held:
         settle(world)
+    assert f"for instance {world.bots[6].address}: " in str(held.value)
+    assert "too large to be read whole, say with --since when the backup was made" in str(held.value)
     assert world.dispatch().total() == 0
     assert settle(world, despite_unread=True).in_doubt == 1
     world.plan(floor_hour(SystemClock().now()))

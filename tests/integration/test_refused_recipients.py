@@ -19,7 +19,8 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.queue_manager import consequences, refused_recipients, registry
-from emberflow.queue_manager.refused_recipients import Findings, RefusalPolicy, Said
+from emberflow.queue_manager.breakers import BreakerPolicy
+from emberflow.queue_manager.refused_recipients import Findings, Outlier, RefusalPolicy, Said
 from emberflow.queue_manager.slots import Priority
 from tests.unit.email_ops.fake_mail_servers import Authority, FaultySmtpServer
 from tests.worlds import NOON, Member, Sandbox, World, a_policy, a_world
@@ -429,6 +430,18 @@ def test_numbers_are_the_policys(witnesses: Witnesses) -> None:
     assert [one.mailbox_id for one in strict.say("smtp.a.test", world.senders[0], world.bots[2]).outliers] == [
         world.senders[0].mailbox_id
     ]
+
+
+def test_a_mailbox_that_is_stopped_is_called_by_its_address(
+    witnesses: Witnesses, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = witnesses.world
+    sender = world.senders[0]
+    findings = Findings(outliers=[Outlier(sender.mailbox_id, "smtp.a.test", 3)])
+    with world.engine.begin() as connection:
+        now = world.clock.now()
+        assert consequences.draw(connection, [], findings, now=now, policy=BreakerPolicy()) == {sender.mailbox_id}
+    assert caplog.messages[-1].startswith(f"{sender.address} is paused: its server is doubted: smtp.a.test says of 3 ")
 
 
 def test_a_server_that_serves_others_in_between_is_no_outlier_until_it_is_contradicted(witnesses: Witnesses) -> None:

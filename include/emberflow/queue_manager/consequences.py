@@ -62,6 +62,8 @@ _RESUME_BOT = text("""
         and status = 'paused' and starts_with(status_reason, :reason)
 """)
 
+_ADDRESS = text("select address from ops.mailboxes where id = :mailbox_id")
+
 _DOUBTED = "its server is doubted: "
 _UNCHECKED = "it has not passed its last connection check"
 _AGAIN = "then `emberflow {kind} check {address}` and `emberflow {kind} resume {address}`"
@@ -169,7 +171,8 @@ def _stop(connection: Connection, outlier: Outlier) -> None:
         "ask its provider why it refuses them; when it takes a mail to one of them, "
         "`emberflow {kind} resume {address}`"
     )  # fmt: skip
-    log.error("mailbox %s is paused: %s", outlier.mailbox_id, reason)
+    address: str = connection.execute(_ADDRESS, {"mailbox_id": outlier.mailbox_id}).scalar_one()
+    log.error("%s is paused: %s", address, reason)
     _pause(connection, outlier.mailbox_id, reason, remedy)
 
 

@@ -54,7 +54,7 @@ _READ_BEFORE = timedelta(days=7)
 _UNKNOWN_SCRIPT = "unknown"
 _REASON_CHARACTERS = 300
 
-_IDS = text("select id from ops.mailboxes where removed_at is null order by id")
+_MAILBOXES = text("select id, address from ops.mailboxes where removed_at is null order by id")
 
 _PARTIES = text("""
     select senders.mailbox_id as sender_mailbox_id, bots.mailbox_id as bot_mailbox_id
@@ -128,7 +128,7 @@ class MailboxesUnreadError(EmberflowError):
 @dataclass
 class Settlement:
     """What came of a restore: how many mails were ``found`` (their slots were in the backup), ``rebuilt`` (they were
-    not), and left ``in_doubt``; and why mailboxes could not be read, by address or id.
+    not), and left ``in_doubt``; and why mailboxes could not be read, by address.
     """
 
     found: int = 0
@@ -182,8 +182,9 @@ def settle(
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
         force = in_force(connection)
-        opened = open_mailboxes(connection, settings, connection.execute(_IDS).scalars())
-    report = Settlement(unread={f"mailbox {one}": why for one, why in opened.unreadable.items()})
+        addresses = {row.id: row.address for row in connection.execute(_MAILBOXES)}
+        opened = open_mailboxes(connection, settings, addresses)
+    report = Settlement(unread={addresses[one]: why for one, why in opened.unreadable.items()})
     arrived: list[_Arrived] = []
     read_from = (since or restore.newest_at) - _READ_BEFORE
     for mailbox in opened.boxes.values():
@@ -207,10 +208,12 @@ def settle(
         except Exception as error:  # one mail keeps no other back
             _not_read(report, one.mailbox, error, f"the mail of slot {one.token.slot_id}")
     if report.unread and not despite_unread:
+        address, why = next(iter(report.unread.items()))
         raise MailboxesUnreadError(
             f"mail stays held: {len(report.unread)} mailboxes could not be read and may hold mail that left after the "
-            f"backup, for instance {next(iter(report.unread.items()))}. Mend them and run it again, or decide to go on "
-            "without them with --despite-unread; what was due to them is then left in doubt"
+            f"backup, for instance {address}: {why}. Mend them and run it again; where one is too large to be read "
+            "whole, say with --since when the backup was made. Or decide to go on without them with --despite-unread; "
+            "what was due to them is then left in doubt"
         )
     with engine.begin() as connection:
         settling.leave_in_doubt(connection)
