@@ -348,6 +348,33 @@ def test_a_used_up_day_names_the_first_window_of_the_next(run: Command, world: W
     )
 
 
+def test_an_hour_whose_gaps_leave_no_room_says_so(world: World) -> None:
+    """Q-F2: both senders' last gaps end after what is planned now."""
+    world.change("update ops.mailboxes set next_send_at = :until", until=NOON + HOUR)
+
+    with world.engine.connect() as connection:
+        why = why_empty(connection, NOON, now=NOON, settings=world.settings)
+
+    assert why == (
+        "no mail fits between the gap and the end of the window; the next hour is planned at Mon 2025-06-02 13:00 UTC"
+    )
+
+
+def test_an_hour_whose_share_is_rounded_to_nothing_says_so(database: Engine, sandbox: Sandbox) -> None:
+    """Q-F2: two mails a day are a quarter of a mail an hour, so most hours have none."""
+    policy = a_real_policy(ramp={"start": 2})
+    world = a_world(database, sandbox, senders=1, bots=30, policy=policy, checks=False, start=NOON - 2 * HOUR)
+    now = world.clock.now()
+
+    with world.engine.connect() as connection:
+        why = why_empty(connection, now, now=now, settings=world.settings)
+
+    assert why == (
+        "the hour's share of what is left was rounded to no mail, and later hours make up for it; "
+        "the next hour is planned at Mon 2025-06-02 11:00 UTC"
+    )
+
+
 def test_before_anything_is_planned_show_says_how_to_plan(run: Command) -> None:
     told, unplanned = run("plan", "show"), run("plan", "show", "--hour", NEVER_PLANNED)
 
@@ -383,6 +410,34 @@ def test_a_planned_hour_is_taken_back_and_stays_taken_back(run: Command, world: 
         run("plan", "show", "--hour", SATURDAY).output
     )
     assert world.value("select count(*) from ops.slots where status = 'planned' and target_time < '2099-01-01'") == 8
+
+
+def test_a_sender_whose_mails_were_all_cancelled_is_told_so_and_why(run: Command, world: World) -> None:
+    """Q-F2"""
+    world.plan()
+    run("plan", "cancel", f"{NOON:%Y-%m-%dT%H}", "--reason", "a slip", "--by", "Ann")
+
+    assert asked(world).answer == (
+        "no mail: 1 found no bot (1 no_eligible_bot) and 4 cancelled (cancelled by Ann: a slip)"
+    )
+
+
+def test_a_sender_who_lost_some_of_its_mails_is_told_which(database: Engine, sandbox: Sandbox) -> None:
+    """Q-F2"""
+    world = a_world(database, sandbox, senders=1, bots=20, checks=False)
+    world.plan()
+    assert asked(world).answer == "5 mails, 5.00 expected: nothing is missing"
+    ends = {"cancelled": "bot_retired", "expired": "overdue", "failed": "550 5.7.1"}
+    slots = world.rows("select id from ops.slots order by id")
+    for slot, (status, reason) in zip(slots, ends.items(), strict=False):
+        world.change(
+            "update ops.slot_states set status = :status, reason = :reason where slot_id = :id",
+            status=status, reason=reason, id=slot["id"],
+        )  # fmt: skip
+
+    assert asked(world).answer == (
+        "5 mails, 5.00 expected; 1 cancelled (bot_retired) and 1 expired (overdue) and 1 failed (550 5.7.1)"
+    )
 
 
 def test_later_hours_make_up_for_an_hour_that_was_taken_back_whole(run: Command, world: World) -> None:

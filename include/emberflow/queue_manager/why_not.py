@@ -9,6 +9,7 @@ be given back, so where bots were the reason the numbers of the whole hour are t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -59,8 +60,8 @@ _ADDRESS = text("""
     where senders.id = :id
 """)
 
-# A slot in one of these has used up quota.
-_COUNTED = ("planned", "leased", "submitting", "sent", "uncertain")
+# A slot that has come to one of these is not sent any more.
+_ENDED = ("cancelled", "expired", "failed")
 
 
 class Step(NamedTuple):
@@ -130,7 +131,8 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     expected = float(expected_slots(day)[0])
     facts = day.iloc[0].to_dict() | account(day, times, placed).iloc[0].to_dict() | {"expected": expected}
     prefix = "not planned yet; a plan made now: " if run is None else ""
-    return told(prefix + reason(facts, unfilled_because), steps_of(facts, clock_of(sender["zone"])))
+    ended = Counter(f"{slot['status']} ({slot['reason']})" for slot in slots if slot["status"] in _ENDED)
+    return told(prefix + reason(facts, unfilled_because, ended), steps_of(facts, clock_of(sender["zone"])))
 
 
 def why_empty(connection: Connection, hour: datetime, *, now: datetime, settings: Settings) -> str | None:
@@ -205,12 +207,14 @@ def run_of(connection: Connection, hour: datetime) -> RowMapping | None:
     return connection.execute(_RUN, {"hour": hour}).mappings().one_or_none()
 
 
-def reason(facts: Mapping[str, Any], unfilled_because: str) -> str:
+def reason(facts: Mapping[str, Any], unfilled_because: str, ended: Mapping[str, int] | None = None) -> str:
     """Return, as half a sentence, what decided the number of slots of a sender whose window is open.
 
     ``facts`` are one row of the planned day with the columns of ``account`` and ``expected``; ``unfilled_because`` goes
-    on after the number of mails in ``no_bot``.
+    on after the number of mails in ``no_bot``. ``ended`` counts the slots that will not be sent any more, by how they
+    ended.
     """
+    ended = ended or {}
     lost = []
     if facts["few_bots"]:
         lost.append(f"{facts['few_bots']} held back because too few bots are eligible")
@@ -218,7 +222,8 @@ def reason(facts: Mapping[str, Any], unfilled_because: str) -> str:
         lost.append(f"{facts['no_bot']} {unfilled_because}")
     if facts["no_room"]:
         lost.append(f"{facts['no_room']} did not fit between the gap and the end of the window")
-    if facts["slots"]:
+    lost += [f"{count} {end}" for end, count in ended.items()]
+    if facts["slots"] > sum(ended.values()):
         got = f"{_mails(facts['slots'])}, {facts['expected']:.2f} expected"
         return f"{got}; {' and '.join(lost)}" if lost else f"{got}: nothing is missing"
     if lost:
