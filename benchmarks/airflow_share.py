@@ -25,13 +25,13 @@ from benchmarks import world
 from benchmarks.cpu import tree_cpu_s
 from benchmarks.measure import Figure, Report
 from benchmarks.servers import scratch_directory, smtp_sink
-from emberflow.cli.airflow import COMPONENTS
-from emberflow.cli.stack import Stack
 from emberflow.clock import SystemClock
 from emberflow.database.engine import connect
 from emberflow.errors import StackError
-from emberflow.queue_manager import dispatcher
-from emberflow.queue_manager.policies import shipped
+from emberflow.local_stack.airflow import COMPONENTS
+from emberflow.local_stack.stack import Stack
+from emberflow.policy.document import shipped
+from emberflow.queue_manager.sending import dispatcher
 
 MESSAGES = 500
 ROUNDS = 3

@@ -1,9 +1,9 @@
 """``bench claim``: how fast slots are claimed and finished, and whether a million finished ones slow it down.
 
-A process claims due slots in batches (``store.claim``, one transaction) and records their ends (``store.finish``,
-one transaction). The guarded step between the two belongs to ``bench dispatch``; so the slots end as ``failed``, the
-one end that needs no submission, and whose row is written like any other. As in the product there is one process per
-lane; beside that, one process serves all lanes in turn.
+A process claims due slots in batches (``slot_store.claim``, one transaction) and records their ends
+(``slot_store.finish``, one transaction). The guarded step between the two belongs to ``bench dispatch``; so the slots
+end as ``failed``, the one end that needs no submission, and whose row is written like any other. As in the product
+there is one process per lane; beside that, one process serves all lanes in turn.
 
 Peers do the same on the same server, each through its own library, with as many processes: see ``queue_peers.py``.
 """
@@ -30,10 +30,10 @@ from benchmarks.servers import (
     scratch_directory,
 )
 from emberflow.clock import SystemClock
-from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
-from emberflow.queue_manager import store
-from emberflow.queue_manager.policies import Policy, in_force, shipped
+from emberflow.local_stack.postgres import EmbeddedPostgres
+from emberflow.policy.document import Policy, in_force, shipped
+from emberflow.queue_manager import slot_store
 
 # Batch and whether each lane has a process of its own, by the end of the figure's name; the first is the product's.
 VARIANTS = {"": (1000, True), "_one_process": (1000, False), "_one_process_batch_100": (100, False)}
@@ -143,13 +143,13 @@ def _serve(url: str, own: Sequence[int], lanes: int, batch: int) -> tuple[int, f
     cpu, done, empty, turn = time.process_time(), 0, 0, 0
     while empty < len(own):
         with engine.begin() as connection:
-            slots = store.claim(
+            slots = slot_store.claim(
                 connection, lane=own[turn], lanes=lanes, now=clock.now(), limit=batch, lease_s=LEASE_S, policy=policy
             )
         if slots:
-            ends = [store.End(slot, "failed", reason="benchmark") for slot in slots]
+            ends = [slot_store.End(slot, "failed", reason="benchmark") for slot in slots]
             with engine.begin() as connection:
-                done += len(store.finish(connection, ends))
+                done += len(slot_store.finish(connection, ends))
         empty = 0 if slots else empty + 1
         turn = (turn + 1) % len(own)
     return done, time.process_time() - cpu

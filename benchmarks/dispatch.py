@@ -38,13 +38,13 @@ from benchmarks.servers import (
     smtp_sink,
 )
 from emberflow.clock import SystemClock
-from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
 from emberflow.email_ops.content import load_scripts
 from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.errors import StackError
-from emberflow.queue_manager import dispatcher
-from emberflow.queue_manager.policies import shipped
+from emberflow.local_stack.postgres import EmbeddedPostgres
+from emberflow.policy.document import shipped
+from emberflow.queue_manager.sending import dispatcher
 from emberflow.settings import Settings
 
 MESSAGES = 5000

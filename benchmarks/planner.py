@@ -22,7 +22,7 @@ from benchmarks.measure import Figure, Report, Result, Target
 from benchmarks.planner_world import forget_plan, load, partitions
 from benchmarks.servers import emberflow_database, postgres_server, run_worker, scratch_directory
 from emberflow.errors import ConfigurationError, EmberflowError
-from emberflow.queue_manager.policies import Policy, put_in_force, shipped
+from emberflow.policy.document import Policy, put_in_force, shipped
 from emberflow.simulation.generator import LARGE, MIDDLE, SMALL, World
 
 SIZES = {"small": SMALL, "middle": MIDDLE, "large": LARGE}

@@ -31,8 +31,8 @@ from benchmarks import world as sending_world
 from emberflow.clock import ManualClock
 from emberflow.database.bulk import read_numbers
 from emberflow.database.engine import connect
-from emberflow.queue_manager import plan, planner
-from emberflow.queue_manager.policies import in_force
+from emberflow.policy.document import in_force
+from emberflow.queue_manager.planning import hour_plan, planner
 from emberflow.simulation.generator import Sizes, World
 
 # The senders of the plan, in an order that has nothing to do with their ids, and how many slots each of them has.
@@ -77,8 +77,8 @@ def emberflow(engine: Engine, world: World, _: int) -> dict[str, Any]:
     """Plan the hour: wall, the selection without its look-ups of pairs, phases, and memory beyond the imports'."""
     settings = sending_world.some_settings(engine, seed=world.seed)
     phases: dict[str, float] = {}
-    chosen = SelectionTime(plan.select_bots)
-    plan.select_bots = chosen.choose
+    chosen = SelectionTime(hour_plan.select_bots)
+    hour_plan.select_bots = chosen.choose
     with engine.connect() as connection:
         connection.execute(text("select 1"))
     with contextlib.suppress(OSError):  # Not every kernel can set the peak back; then it is the imports' at least.

@@ -22,11 +22,11 @@ from typing import IO, Any, cast
 
 from sqlalchemy import Engine
 
-from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
 from emberflow.database.migrate import upgrade
-from emberflow.email_ops.sandbox.certificates import ensure_certificates
 from emberflow.errors import EmberflowError, StackError
+from emberflow.local_stack.postgres import EmbeddedPostgres
+from emberflow.sandbox.certificates import ensure_certificates
 from emberflow.settings import PROJECT_ROOT, home
 
 HERE = Path(__file__).resolve().parent

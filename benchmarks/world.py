@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, insert, text
 
 from emberflow.database import tables
 from emberflow.database.secrets import SecretBox, generate_key
-from emberflow.queue_manager.policies import Policy, put_in_force, shipped
+from emberflow.policy.document import Policy, put_in_force, shipped
 from emberflow.settings import Settings
 
 PASSWORD = "known-to-the-sink"  # noqa: S105 - the sink takes any

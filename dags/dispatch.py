@@ -39,9 +39,9 @@ def dispatch() -> None:
     @task(inlets=[SLOTS])
     def due_lanes() -> list[int]:
         """Free lapsed leases, give up overdue slots, list the lanes with work."""
-        from emberflow.queue_manager import steps
+        from emberflow.queue_manager import tasks
 
-        return steps.due_lanes()
+        return tasks.due_lanes()
 
     @task(
         retries=0,
@@ -52,9 +52,9 @@ def dispatch() -> None:
     )
     def send_lane(lane: int) -> dict[str, Any]:
         """Claim, guard, send, record: one lane for one run."""
-        from emberflow.queue_manager import steps
+        from emberflow.queue_manager import tasks
 
-        return steps.dispatch_lane(lane)
+        return tasks.dispatch_lane(lane)
 
     send_lane.expand(lane=due_lanes())
 

@@ -45,9 +45,9 @@ def inbox() -> None:
     @task
     def shards() -> list[int]:
         """List the shards to read."""
-        from emberflow.queue_manager import steps
+        from emberflow.queue_manager import tasks
 
-        return steps.shards()
+        return tasks.shards()
 
     @task(
         multiple_outputs=False,
@@ -57,16 +57,16 @@ def inbox() -> None:
     )
     def read_shard(shard: int) -> dict[str, Any]:
         """Take in what is new, rescue, decide, schedule replies."""
-        from emberflow.queue_manager import steps
+        from emberflow.queue_manager import tasks
 
-        return steps.read_shard(shard)
+        return tasks.read_shard(shard)
 
     @task(inlets=[MAIL_EVENTS], outlets=[EVENTS_FOR_MARTS], trigger_rule=TriggerRule.ALL_DONE)
     def announce_events() -> None:
         """Tell whoever depends on the events of this hour, if the reputation marts are due."""
-        from emberflow.queue_manager import steps
+        from emberflow.queue_manager import tasks
 
-        if not steps.marts_are_due():
+        if not tasks.marts_are_due():
             raise AirflowSkipException("no new events, or the marts are fresh enough")
 
     # A run is judged by its last task. This one fails with any shard, while the announcement may be skipped or not.

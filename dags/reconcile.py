@@ -47,9 +47,9 @@ def reconcile() -> None:
     @task(inlets=[SLOTS])
     def uncertain_shards() -> list[int]:
         """List the shards that have an uncertain slot to settle."""
-        from emberflow.queue_manager import steps
+        from emberflow.queue_manager import tasks
 
-        return steps.uncertain_shards()
+        return tasks.uncertain_shards()
 
     @task(
         multiple_outputs=False,
@@ -59,9 +59,9 @@ def reconcile() -> None:
     )
     def reconcile_shard(shard: int) -> dict[str, Any]:
         """Look for the uncertain mails of one shard and settle those that can be settled."""
-        from emberflow.queue_manager import steps
+        from emberflow.queue_manager import tasks
 
-        return steps.reconcile_shard(shard)
+        return tasks.reconcile_shard(shard)
 
     reconcile_shard.expand(shard=uncertain_shards())
 

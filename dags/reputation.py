@@ -48,9 +48,9 @@ def reputation() -> None:
     @task(inlets=[MAIL_EVENTS], outlets=[SENDER_SCORES, PROVIDER_PLACEMENTS], multiple_outputs=False)
     def build_marts(partition_key: str | None = None) -> dict[str, Any]:
         """Run every model and every test of the project once."""
-        from emberflow.queue_manager import steps
+        from emberflow.queue_manager import tasks
 
-        return steps.build_marts(partition_key)
+        return tasks.build_marts(partition_key)
 
     build_marts()
 

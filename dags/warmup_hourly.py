@@ -44,9 +44,9 @@ def warmup_hourly() -> None:
     @task(inlets=[SENDER_SCORES, PROVIDER_PLACEMENTS], outlets=[SLOTS], multiple_outputs=False)
     def plan_hour(partition_key: str | None = None) -> dict[str, Any]:
         """Quota, bots, selection and pacing, written as slots in one transaction."""
-        from emberflow.queue_manager import steps
+        from emberflow.queue_manager import tasks
 
-        return steps.plan_hour(partition_key)
+        return tasks.plan_hour(partition_key)
 
     plan_hour()
 

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from emberflow.cli.airflow import write_admin_password
+from emberflow.local_stack.airflow import write_admin_password
 
 if __name__ == "__main__":
     password = os.environ.get("AIRFLOW_ADMIN_PASSWORD")

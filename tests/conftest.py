@@ -17,13 +17,13 @@ from sqlalchemy import Engine, make_url
 from typer.testing import CliRunner
 
 from emberflow.cli.main import app
-from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
 from emberflow.database.migrate import upgrade
 from emberflow.email_ops import oauth
 from emberflow.email_ops.egress import install_loopback_guard
-from emberflow.email_ops.sandbox import running_sandbox
-from emberflow.email_ops.sandbox.rules import Rules, write_rules
+from emberflow.local_stack.postgres import EmbeddedPostgres
+from emberflow.sandbox import running_sandbox
+from emberflow.sandbox.rules import Rules, write_rules
 from emberflow.settings import settings
 from tests.worlds import Command, Sandbox, World
 

@@ -11,9 +11,9 @@ import pandas as pd
 
 from emberflow.bots.history import PairsInMemory
 from emberflow.clock import HOUR
-from emberflow.queue_manager.plan import Plan, compute
-from emberflow.queue_manager.plan_inputs import PlanInputs
-from emberflow.queue_manager.policies import Policy
+from emberflow.policy.document import Policy
+from emberflow.queue_manager.planning.hour_plan import Plan, compute
+from emberflow.queue_manager.planning.inputs import PlanInputs
 
 INSTANT = "datetime64[us, UTC]"
 NOBODY = pd.DataFrame({"sender_id": [], "bot_id": [], "sent_7d": [], "last_contact": []}).astype(

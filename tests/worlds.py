@@ -26,21 +26,25 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, RowMapping, insert, text
 from typer.testing import Result
 
+from emberflow.accounts import registry
+from emberflow.accounts.mailboxes import open_mailboxes
 from emberflow.clock import ManualClock, floor_hour, local_day
 from emberflow.database import tables
 from emberflow.database.secrets import generate_key
+from emberflow.domain.slot import Priority, Slot
 from emberflow.email_ops.imap import ImapReader
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import message_id_for
 from emberflow.email_ops.received import ReceivedMessage
-from emberflow.email_ops.sandbox import Delivery, SandboxAddress, create_accounts, read_deliveries
-from emberflow.email_ops.sandbox.rules import Rules, write_rules
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.errors import SecretError
-from emberflow.queue_manager import dispatcher, inbox, planner, registry, store
-from emberflow.queue_manager.mailboxes import open_mailboxes
-from emberflow.queue_manager.policies import Policy, in_force, put_in_force, shipped
-from emberflow.queue_manager.slots import Priority, Slot
+from emberflow.policy.document import Policy, in_force, put_in_force, shipped
+from emberflow.queue_manager import slot_store
+from emberflow.queue_manager.planning import planner
+from emberflow.queue_manager.receiving import sweep
+from emberflow.queue_manager.sending import dispatcher
+from emberflow.sandbox import Delivery, SandboxAddress, create_accounts, read_deliveries
+from emberflow.sandbox.rules import Rules, write_rules
 from emberflow.settings import Settings
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
@@ -162,7 +166,7 @@ def a_world(
     """Create accounts, import them, check them, and put ``policy`` in force.
 
     ``senders`` and ``bots`` are numbers, or local parts of addresses: a bot called ``lost1`` makes the sandbox
-    lose its answer (see ``emberflow.email_ops.sandbox.faults``). Without ``checks`` they are taken as passed,
+    lose its answer (see ``emberflow.sandbox.faults``). Without ``checks`` they are taken as passed,
     which is enough where no mail is sent.
     """
     number = next(_worlds)
@@ -242,7 +246,7 @@ class World:
         """Read every mailbox once; return what was found."""
         found: Counter[str] = Counter()
         for shard in range(self.policy.inbox.shards):
-            report = inbox.read_shard(self.engine, shard, clock=self.clock, settings=self.settings)
+            report = sweep.read_shard(self.engine, shard, clock=self.clock, settings=self.settings)
             assert report.unreadable == []
             found += report.found
         return found
@@ -303,7 +307,7 @@ class World:
     def claim(self, limit: int = 100) -> list[Slot]:
         """Claim what is due."""
         with self.engine.begin() as connection:
-            return store.claim(
+            return slot_store.claim(
                 connection, lane=0, lanes=1, now=self.clock.now(), limit=limit, lease_s=600, policy=self.policy.queue
             )
 
@@ -389,7 +393,7 @@ class World:
 
 
 def dying_with(fault: type[BaseException]) -> Callable[..., None]:
-    """Stand in for ``ledger.record``: die where mail that left would be recorded, and let everything else pass."""
+    """Stand in for ``event_log.record``: die where mail that left would be recorded, and let everything else pass."""
 
     def record(*_: Any, sent: Sequence[object] = (), **__: Any) -> None:
         if sent:

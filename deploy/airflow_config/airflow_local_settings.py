@@ -17,6 +17,6 @@ if "scheduler" in sys.argv:
     import airflow.sdk.execution_time.task_runner  # noqa: F401
 
     from emberflow.email_ops.content import load_scripts
-    from emberflow.queue_manager import steps  # noqa: F401
+    from emberflow.queue_manager import tasks  # noqa: F401
 
     load_scripts()  # the built-in ones: kept for the life of a process anyway, and a good part of an empty lane

@@ -1,7 +1,7 @@
 """Injected time. Nothing outside this module asks the machine what time it is.
 
 Instants are timezone-aware and in UTC; a *local day* is always the day of one mailbox's own zone.
-Several machines must agree on the time, so a run goes by the database's clock: see ``queue_manager.database_clock``.
+Several machines must agree on the time, so a run goes by the database's clock: see ``database.server_clock``.
 
 One zone database decides, the pinned wheel ``tzdata``: the files of the machine differ from host to host, so they are
 not looked at, and the database's own is not asked (``database.zones`` gives it ours).

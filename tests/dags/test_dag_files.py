@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from emberflow.cli import airflow_pools
-from emberflow.cli.airflow import PARALLELISM
-from emberflow.queue_manager.policies import shipped
+from emberflow.local_stack import airflow_pools
+from emberflow.local_stack.airflow import PARALLELISM
+from emberflow.policy.document import shipped
 from emberflow.settings import PROJECT_ROOT
 
 FOLDER = PROJECT_ROOT / "dags"

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from emberflow.cli import airflow_health
-from emberflow.queue_manager.doctor import Finding
+from emberflow.local_stack import airflow_health
+from emberflow.reporting.doctor import Finding
 from emberflow.settings import PROJECT_ROOT
 from tests.worlds import Sandbox, World, a_policy, a_world
 

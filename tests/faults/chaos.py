@@ -26,18 +26,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from emberflow.accounts import suppressions, switches
 from emberflow.clock import SystemClock, local_day
 from emberflow.crash_points import CRASH_POINTS, CrashPoint
-from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
 from emberflow.database.migrate import upgrade
+from emberflow.domain.slot import Priority
 from emberflow.email_ops.message import message_id_for
-from emberflow.email_ops.sandbox import read_deliveries
-from emberflow.email_ops.sandbox.rules import Rules, write_rules
-from emberflow.queue_manager import store, suppressions, switches
-from emberflow.queue_manager.policies import Policy, in_force
-from emberflow.queue_manager.slots import Priority
+from emberflow.local_stack.postgres import EmbeddedPostgres
+from emberflow.policy.document import Policy, in_force
+from emberflow.queue_manager import slot_store
 from emberflow.randomness import generator
+from emberflow.sandbox import read_deliveries
+from emberflow.sandbox.rules import Rules, write_rules
 from tests.faults.kit.cutting_sandbox import (
     QUARANTINE,
     RETURNED,
@@ -264,7 +265,7 @@ class _Chaos:
         rows = [self._a_slot(world, number) for number in range(self._slots)]
         with self._engine.begin() as connection:
             policy_id = in_force(connection).policy_id
-            store.add(connection, [row | {"policy_id": policy_id} for row in rows])
+            slot_store.add(connection, [row | {"policy_id": policy_id} for row in rows])
         return world
 
     def _a_slot(self, world: World, number: int) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.clock import SystemClock
+from emberflow.domain.slot import Slot
 from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.email_ops.tokens import sign
-from emberflow.queue_manager import reconcile, steps, store, submission
-from emberflow.queue_manager.slots import Slot
-from emberflow.queue_manager.store import End
+from emberflow.queue_manager import pre_send, slot_store, tasks
+from emberflow.queue_manager.receiving import reconcile
+from emberflow.queue_manager.slot_store import End
 from tests.worlds import Sandbox, World, a_policy, a_world
 
 SILENT = {"replies": {"rate": 0.0}}
@@ -32,8 +33,8 @@ def an_accepted_mail(world: World) -> tuple[Slot, bytes]:
     world.slot(gap_s=0)
     (slot,) = world.claim()
     with world.engine.begin() as connection:
-        submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
-        assert store.finish(connection, [End(slot, "uncertain", "eod connection lost")]) == {slot.id}
+        pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
+        assert slot_store.finish(connection, [End(slot, "uncertain", "eod connection lost")]) == {slot.id}
     assert slot.bot_id is not None
     held = build(
         OutgoingMessage(
@@ -133,8 +134,8 @@ def test_a_reconciling_host_whose_clock_is_ahead_waits_as_long_as_any_other(
     slot, held = an_accepted_mail(world)
     with monkeypatch.context() as ahead:
         ahead.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + timedelta(days=1))
-        assert steps.uncertain_shards() == []
-        assert steps.reconcile_shard(0) == {"shard": 0, "waiting": 0, "reasons": [], "not_reached": []}
+        assert tasks.uncertain_shards() == []
+        assert tasks.reconcile_shard(0) == {"shard": 0, "waiting": 0, "reasons": [], "not_reached": []}
 
     assert world.dispatch() == {}
     world.submit(world.senders[0], world.bots[0], held)

@@ -24,14 +24,17 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from emberflow import crash_points
+from emberflow.accounts import egress, registry, suppressions, switches
 from emberflow.clock import SystemClock
 from emberflow.crash_points import CrashPoint
+from emberflow.domain.slot import Priority
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.tokens import verify
-from emberflow.queue_manager import backlog, dispatcher, egress, reconcile, registry, suppressions, switches
-from emberflow.queue_manager.backlog import Waiting
-from emberflow.queue_manager.policies import Policy
-from emberflow.queue_manager.slots import Priority
+from emberflow.policy.document import Policy
+from emberflow.queue_manager.receiving import reconcile
+from emberflow.queue_manager.sending import dispatcher
+from emberflow.reporting import queue
+from emberflow.reporting.queue import Waiting
 from tests.faults.kit.processes import Crew, cut_off
 from tests.faults.kit.tcp_proxy import FaultyProxy, Weather, Wire
 from tests.worlds import NOON, Member, Sandbox, World, a_policy, a_real_policy, a_world
@@ -55,7 +58,7 @@ def copies(world: World) -> Counter[str]:
 def shown(world: World, *statuses: str) -> list[Waiting]:
     """What the operator is shown of the slots in these statuses."""
     with world.engine.connect() as connection:
-        return backlog.listed(connection, statuses, 1000, now=world.clock.now(), policy=world.policy)
+        return queue.listed(connection, statuses, 1000, now=world.clock.now(), policy=world.policy)
 
 
 def recipients(slots: list[Waiting]) -> set[str]:

@@ -18,13 +18,14 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.domain.slot import Priority
 from emberflow.email_ops import imap
 from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.imap import ImapReader
 from emberflow.email_ops.message import WARMUP_LABEL
-from emberflow.queue_manager import inbox, ledger, reconcile, store, submission
-from emberflow.queue_manager.slots import Priority
-from emberflow.queue_manager.store import End
+from emberflow.queue_manager import event_log, pre_send, slot_store
+from emberflow.queue_manager.receiving import reconcile, sweep
+from emberflow.queue_manager.slot_store import End
 from tests.worlds import NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world
 
 SILENT = {"replies": {"rate": 0.0}}
@@ -191,8 +192,8 @@ def test_an_automatic_note_about_a_mail_in_doubt_is_no_bounce_of_it(
     world.slot(**cold, bot_id=None, to_mailbox_id=None, to_address="lead@customer.test")
     (slot,) = world.claim()
     with database.begin() as connection:
-        submission.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
-        assert store.finish(connection, [End(slot, "uncertain", "no answer")]) == {slot.id}
+        pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
+        assert slot_store.finish(connection, [End(slot, "uncertain", "no answer")]) == {slot.id}
     written = [line.replace("{id}", slot.message_id) for line in OUT_OF_OFFICE[kind]]
     heads = ("From: lead@customer.test", "Auto-Submitted: auto-replied", f"In-Reply-To: {slot.message_id}")
     lay_in(world, world.senders[0], lines(*heads, "MIME-Version: 1.0", *written))
@@ -248,7 +249,7 @@ def test_a_reader_that_dies_at_any_mail_again_and_again_takes_each_in_once(
     for sender in world.senders:
         world.slot(sender, gap_s=0)
     assert world.dispatch() == {"sent": 3}
-    owner: Any = ledger if place == "record_event" else ImapReader
+    owner: Any = event_log if place == "record_event" else ImapReader
     real = getattr(owner, place)
 
     for _ in range(3):
@@ -330,7 +331,7 @@ def test_pages_full_of_other_peoples_mail_do_not_end_the_reading(
     world.slot()
     assert world.dispatch() == {"sent": 1}
 
-    monkeypatch.setattr(inbox, "_PORTIONS", 1)
+    monkeypatch.setattr(sweep, "_PORTIONS", 1)
     found = [world.read() for _ in range(4)]
     assert found == [{}, {}, {"inbox": 1}, {}]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from emberflow.email_ops.sandbox import Delivery
+from emberflow.sandbox import Delivery
 from tests.faults.chaos import KINDS, run
 from tests.faults.kit.cutting_sandbox import QUARANTINE, RETURNED, Transaction
 from tests.faults.verdict import Cap, Evidence, Outcome, Stop, judge

@@ -13,9 +13,8 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.clock import Clock, SystemClock, floor_hour, local_day
-from emberflow.queue_manager import dispatcher, planner, submission
-from emberflow.queue_manager.caps import HOURS_KEPT, Counters
-from emberflow.queue_manager.guard import (
+from emberflow.delivery.caps import HOURS_KEPT, Counters
+from emberflow.delivery.guard import (
     BotDay,
     Facts,
     Ledgers,
@@ -27,8 +26,11 @@ from emberflow.queue_manager.guard import (
     judge,
     sender_day_of,
 )
-from emberflow.queue_manager.policies import Policy
-from emberflow.queue_manager.slots import Slot
+from emberflow.domain.slot import Slot
+from emberflow.policy.document import Policy
+from emberflow.queue_manager import pre_send
+from emberflow.queue_manager.planning import planner
+from emberflow.queue_manager.sending import dispatcher
 from emberflow.senders.pacing import PacingPolicy, open_windows
 from tests.builders import a_sender, frame
 from tests.faults.kit.clocks import OffsetClock, set_offset
@@ -277,7 +279,7 @@ def test_a_clock_that_jumps_while_a_run_is_under_way_changes_nothing_for_it(
 ) -> None:
     """I3: a run goes by the database's answer and a counter; nobody can set that counter."""
     file = tmp_path / "offset"
-    submit = submission.submit
+    submit = pre_send.submit
     asked: list[datetime] = []
 
     def jump(*arguments: Any, now: datetime, **options: Any) -> Any:
@@ -285,7 +287,7 @@ def test_a_clock_that_jumps_while_a_run_is_under_way_changes_nothing_for_it(
         set_offset(file, 26 * 3600 * len(asked))
         return submit(*arguments, now=now, **options)
 
-    monkeypatch.setattr(submission, "submit", jump)
+    monkeypatch.setattr(pre_send, "submit", jump)
     began = SystemClock().now()
     assert dispatched(hasty, OffsetClock(file)).ends["sent"] == 5
     assert max(asked) - began < timedelta(minutes=5)

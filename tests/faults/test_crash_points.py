@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from emberflow.clock import SystemClock
 from emberflow.crash_points import CRASH_POINTS, CrashPoint
-from emberflow.queue_manager import reconcile
+from emberflow.queue_manager.receiving import reconcile
 from tests.faults.kit.processes import Crew
 from tests.worlds import Sandbox, World, a_policy, a_world
 

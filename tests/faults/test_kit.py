@@ -16,11 +16,11 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from emberflow.clock import SystemClock
-from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
 from emberflow.email_ops.mailbox import MailboxAccess
-from emberflow.email_ops.sandbox import create_accounts, read_deliveries
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.local_stack.postgres import EmbeddedPostgres
+from emberflow.sandbox import create_accounts, read_deliveries
 from tests.faults.kit.clocks import OffsetClock, set_offset
 from tests.faults.kit.cutting_sandbox import Cuts, read_transactions, running_cutting_sandbox, write_cuts
 from tests.faults.kit.postgres import stop_immediately

@@ -10,10 +10,12 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from emberflow.accounts import keys_in_force, registry
 from emberflow.database.secrets import SecretBox, generate_key
 from emberflow.errors import ConfigurationError, WorkerRefusedError
-from emberflow.queue_manager import dispatcher, inbox, keys_in_force, reconcile, registry
-from emberflow.queue_manager.doctor import Finding, examine
+from emberflow.queue_manager.receiving import reconcile, sweep
+from emberflow.queue_manager.sending import dispatcher
+from emberflow.reporting.doctor import Finding, examine
 from emberflow.settings import Settings
 from tests.worlds import Command, Sandbox, World, a_policy, a_world
 
@@ -62,7 +64,7 @@ def test_a_machine_with_other_keys_puts_off_nobodys_mail(world: World, other: di
 
     refused = Machine(world, stranger).dispatch()
     for act in (
-        lambda: inbox.read_shard(world.engine, 0, clock=world.clock, settings=stranger),
+        lambda: sweep.read_shard(world.engine, 0, clock=world.clock, settings=stranger),
         lambda: reconcile.run(world.engine, clock=world.clock, settings=stranger),
         lambda: registry.check_mailboxes(world.engine, stranger),
     ):
@@ -90,7 +92,7 @@ def test_genuine_mail_is_not_taken_for_forged_by_a_machine_with_other_signing_ke
     """B-B4: a rejection would be on record for good."""
     world.dispatch()
     with pytest.raises(WorkerRefusedError):
-        inbox.read_shard(
+        sweep.read_shard(
             world.engine, 0, clock=world.clock, settings=like(world, token_keys=(SecretStr("another key"),))
         )
     assert world.events("token_rejected") == []

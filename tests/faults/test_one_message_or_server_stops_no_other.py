@@ -18,9 +18,9 @@ from sqlalchemy import Engine
 from emberflow.email_ops.bounded_parser import BoundedParser
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.imap import ImapError, ImapReader
-from emberflow.queue_manager import inbox
-from emberflow.queue_manager.doctor import examine
-from emberflow.queue_manager.inbox import ShardReport
+from emberflow.queue_manager.receiving import sweep
+from emberflow.queue_manager.receiving.sweep import ShardReport
+from emberflow.reporting.doctor import examine
 from tests.worlds import PASSWORD, Member, Sandbox, World, a_policy, a_world
 
 SILENT = {"replies": {"rate": 0.0}}
@@ -46,7 +46,7 @@ def take_out(world: World, member: Member) -> bytes:
 
 
 def read(world: World) -> ShardReport:
-    return inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
+    return sweep.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
 
 
 def faults(world: World) -> list[Any]:
@@ -315,7 +315,7 @@ def test_mailboxes_that_a_run_does_not_reach_come_first_in_the_next(
     world = a_world(database, sandbox, 1, 3, a_policy(**SILENT))
     now = 0.0
     reached: list[str] = []
-    real = inbox._Reading.read
+    real = sweep._Reading.read
 
     def take_two_minutes(reading: Any, turn: Any, *arguments: Any) -> Any:
         nonlocal now
@@ -323,8 +323,8 @@ def test_mailboxes_that_a_run_does_not_reach_come_first_in_the_next(
         reached.append(turn.address)
         return real(reading, turn, *arguments)
 
-    monkeypatch.setattr(inbox._Reading, "read", take_two_minutes)
-    monkeypatch.setattr(inbox.time, "monotonic", lambda: now)
+    monkeypatch.setattr(sweep._Reading, "read", take_two_minutes)
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: now)
     report = read(world)
     assert (len(reached), report.found["not_reached"]) == (3, 1)
     assert "1 were not reached in time" in report.unreadable[0]

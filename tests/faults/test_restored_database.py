@@ -17,10 +17,12 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 from sqlalchemy.engine import URL
 
 from emberflow.clock import ManualClock, SystemClock, floor_hour
+from emberflow.database import restores
 from emberflow.errors import EmberflowError, WorkerRefusedError
-from emberflow.queue_manager import dispatcher, reconcile, restore_settlement, restores
-from emberflow.queue_manager.doctor import Finding, examine
-from emberflow.queue_manager.why_not import why_empty
+from emberflow.queue_manager.receiving import reconcile, restore_settlement
+from emberflow.queue_manager.sending import dispatcher
+from emberflow.reporting.doctor import Finding, examine
+from emberflow.reporting.why_not import why_empty
 from emberflow.settings import PROJECT_ROOT, home
 from tests.worlds import Command, Member, Sandbox, World, a_policy, a_world
 

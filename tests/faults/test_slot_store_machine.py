@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import Engine, RowMapping
 
+from emberflow.accounts import suppressions, switches
 from emberflow.clock import local_day
-from emberflow.queue_manager import reconcile, store, submission, suppressions, switches
-from emberflow.queue_manager.slots import Priority, Slot
-from emberflow.queue_manager.store import End, EndStatus
-from emberflow.queue_manager.submission import Submission
+from emberflow.domain.slot import Priority, Slot
+from emberflow.queue_manager import pre_send, slot_store
+from emberflow.queue_manager.pre_send import Submission
+from emberflow.queue_manager.receiving import reconcile
+from emberflow.queue_manager.slot_store import End, EndStatus
 from tests.worlds import NOON, Sandbox, World, a_policy, a_world
 
 WARMUP_QUOTA, TOTAL_QUOTA, SENDER_24H = 2, 3, 4
@@ -126,7 +128,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         """The second one asks before the first has committed."""
         first, second = self.world.engine.connect(), self.world.engine.connect()
         with first.begin():
-            mine = store.claim(first, **self._asked(limit))
+            mine = slot_store.claim(first, **self._asked(limit))
             theirs = self._claim_in(second, limit)
         first.close()
         assert not {slot.id for slot in mine} & {slot.id for slot in theirs}
@@ -205,7 +207,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
     @rule()
     def tidy(self) -> None:
         with self.world.engine.begin() as connection:
-            store.tidy(connection, now=self.now, policy=self.world.policy.queue)
+            slot_store.tidy(connection, now=self.now, policy=self.world.policy.queue)
 
     # What was uncertain, the operator, the clock
 
@@ -232,7 +234,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         assert self._claim_in(self.world.engine.connect(), 4) == []
         for held in self._at("leased"):
             with self.world.engine.begin() as connection:
-                said = submission.submit(connection, [held.slot], now=self.now, policy=self.world.policy, seed=1)
+                said = pre_send.submit(connection, [held.slot], now=self.now, policy=self.world.policy, seed=1)
             refusal = said[held.slot.id].refusal
             assert refusal is not None
             assert refusal.reason == ("lease_lost" if held.has_lapsed else "stop_sending_is_on")
@@ -331,7 +333,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
 
     def _claim_in(self, connection: Any, limit: int) -> list[Slot]:
         with connection, connection.begin():
-            return store.claim(connection, **self._asked(limit))
+            return slot_store.claim(connection, **self._asked(limit))
 
     def _take(self, slots: Sequence[Slot]) -> None:
         holders = {held.slot.id for held in self.held if not held.has_lapsed}
@@ -340,7 +342,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
 
     def _submit(self, several: Sequence[Held]) -> None:
         with self.world.engine.begin() as connection:
-            said: dict[int, Submission] = submission.submit(
+            said: dict[int, Submission] = pre_send.submit(
                 connection, [held.slot for held in several], now=self.now, policy=self.world.policy, seed=1
             )
         for held in several:
@@ -368,9 +370,9 @@ class SlotStoreMachine(RuleBasedStateMachine):
         retry = (retry_at or self.now + timedelta(minutes=1)) if status == "planned" else None
         end = End(held.slot, status, "-", retry_at=retry, sent_at=self.now if status == "sent" else None)
         with self.world.engine.begin() as connection:
-            changed = store.finish(connection, [end])
+            changed = slot_store.finish(connection, [end])
             if changed and held.at is not None and status in ("planned", "failed"):
-                submission.take_back(connection, held.slot, submitted_at=held.at, now=self.now)
+                pre_send.take_back(connection, held.slot, submitted_at=held.at, now=self.now)
         assert changed == (set() if is_stale else {held.slot.id})
         if is_stale:
             assert self._rows()[held.slot.id] == before
@@ -382,7 +384,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         """Ask for every lease that is not submitted; one that is over is not to be had again."""
         leased = self._at("leased")
         with self.world.engine.begin() as connection:
-            renewed = store.renew(connection, [held.slot for held in leased], 600)
+            renewed = slot_store.renew(connection, [held.slot for held in leased], 600)
         assert renewed == {held.slot.id for held in leased if not held.has_lapsed}
 
     def _lapse(self, condition: str, **parameters: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from emberflow.email_ops.sandbox import Delivery
+from emberflow.sandbox import Delivery
 from tests.faults.kit.cutting_sandbox import QUARANTINE, RETURNED, Transaction
 
 PROMISES = (

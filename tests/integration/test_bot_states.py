@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.accounts import registry
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import registry
 from tests.worlds import Command, Sandbox, World, a_file, a_policy, a_row, a_world, some_settings
 
 

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from emberflow.queue_manager import breakers
-from emberflow.queue_manager.breakers import BreakerPolicy, keys_of
-from emberflow.queue_manager.reply_codes import Action, Scope, Verdict
+from emberflow.delivery import breakers
+from emberflow.delivery.breakers import BreakerPolicy, keys_of
+from emberflow.delivery.reply_codes import Action, Scope, Verdict
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 POLICY = BreakerPolicy()

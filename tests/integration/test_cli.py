@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.database.secrets import SecretBox, generate_key
-from emberflow.email_ops.sandbox import create_accounts
+from emberflow.sandbox import create_accounts
 from tests.worlds import PASSWORD, Command, Sandbox, World, a_file, a_row, a_world
 
 

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from emberflow.email_ops.check import check_mailbox
 from emberflow.email_ops.mailbox import MailboxAccess
-from emberflow.email_ops.sandbox import SandboxAddress, create_accounts, read_deliveries, running_sandbox
 from emberflow.errors import MailboxCheckError
+from emberflow.sandbox import SandboxAddress, create_accounts, read_deliveries, running_sandbox
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
-from emberflow.queue_manager.connection_slots import ConnectionPolicy, ConnectionSlots
+from emberflow.queue_manager.sending.permits import ConnectionPolicy, ConnectionSlots
 
 
 class CountingServer:

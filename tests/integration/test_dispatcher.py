@@ -19,15 +19,18 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
+from emberflow.accounts import registry, switches
 from emberflow.clock import ManualClock
 from emberflow.database.secrets import SecretBox
+from emberflow.domain.slot import Priority
 from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.message import WARMUP_LABEL
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
 from emberflow.email_ops.tokens import WarmupToken, verify
-from emberflow.queue_manager import dispatcher, inbox, ledger, registry, store, submission, switches
-from emberflow.queue_manager.slots import Priority
+from emberflow.queue_manager import event_log, pre_send, slot_store
+from emberflow.queue_manager.receiving import sweep
+from emberflow.queue_manager.sending import dispatcher
 from tests.worlds import NOON, Sandbox, World, a_policy, a_world, dying_with
 
 SILENT = {"replies": {"rate": 0.0}}
@@ -318,7 +321,7 @@ def test_a_worker_that_dies_between_data_and_record_leaves_one_delivery_and_an_u
     world = a_world(database, sandbox, senders=1, bots=3, policy=a_policy(**SILENT))
     for bot in world.bots:
         world.slot(bot=bot, gap_s=0)
-    with patch.object(ledger, "record", dying_with(PowerCut)), pytest.raises(PowerCut):
+    with patch.object(event_log, "record", dying_with(PowerCut)), pytest.raises(PowerCut):
         world.dispatch()
     assert world.statuses() == {"submitting": 1, "planned": 2}
     assert len(delivered(world)) == 1
@@ -339,11 +342,12 @@ import os
 from datetime import datetime
 from emberflow.clock import ManualClock
 from emberflow.database.engine import connect
-from emberflow.queue_manager import dispatcher, ledger, submission
+from emberflow.queue_manager import event_log, pre_send
+from emberflow.queue_manager.sending import dispatcher
 from emberflow.settings import settings
 
 place, name = os.environ["AT"].split(".")
-setattr({"ledger": ledger, "submission": submission}[place], name, lambda *_, **__: os._exit(9))
+setattr({"event_log": event_log, "pre_send": pre_send}[place], name, lambda *_, **__: os._exit(9))
 clock = ManualClock(datetime.fromisoformat(os.environ["NOW"]))
 dispatcher.dispatch_lane(connect(), 0, clock=clock, settings=settings())
 """
@@ -351,7 +355,7 @@ dispatcher.dispatch_lane(connect(), 0, clock=clock, settings=settings())
 
 @pytest.mark.parametrize(
     ("at", "left", "tidied"),
-    [("ledger.record", "submitting", "uncertain"), ("submission.submit", "leased", "planned")],
+    [("event_log.record", "submitting", "uncertain"), ("pre_send.submit", "leased", "planned")],
     ids=["after DATA", "before DATA"],
 )
 def test_a_worker_process_that_is_killed_costs_no_mail_and_no_duplicate(
@@ -377,7 +381,7 @@ def test_a_worker_process_that_is_killed_costs_no_mail_and_no_duplicate(
 
     world.lapse_leases()
     with database.begin() as connection:
-        store.tidy(connection, now=world.clock.now(), policy=world.policy.queue)
+        slot_store.tidy(connection, now=world.clock.now(), policy=world.policy.queue)
     assert world.statuses() == {tidied: 1}
     for _ in range(2):
         world.dispatch()
@@ -465,7 +469,7 @@ def test_of_two_workers_on_one_lane_the_second_finds_it_busy(database: Engine, s
 def test_a_lane_is_free_again_after_its_worker_failed(database: Engine, sandbox: Sandbox) -> None:
     """Q-B4"""
     world = one_to(database, sandbox, "bot1")
-    with patch.object(submission, "submit", side_effect=PowerCut), pytest.raises(PowerCut):
+    with patch.object(pre_send, "submit", side_effect=PowerCut), pytest.raises(PowerCut):
         world.dispatch()
     world.lapse_leases()
     assert world.dispatch() == {"sent": 1}
@@ -606,7 +610,7 @@ def test_a_database_that_goes_away_before_data_means_that_nothing_is_sent(databa
     """Q-B6"""
     world = one_to(database, sandbox, "bot1")
     gone = OperationalError("select", {}, Exception("the database is gone"))
-    with patch.object(submission, "submit", side_effect=gone), pytest.raises(OperationalError):
+    with patch.object(pre_send, "submit", side_effect=gone), pytest.raises(OperationalError):
         world.dispatch()
     assert (world.statuses(), world.deliveries()) == ({"leased": 1}, [])
 
@@ -624,7 +628,7 @@ def test_a_mailbox_whose_secret_cannot_be_read_stops_no_other_one(database: Engi
 
     reasons = {row["id"]: row["reason"] for row in world.rows("select id, reason from ops.slots")}
     assert reasons == {broken: "secret_unreadable", sound: None}
-    report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
+    report = sweep.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
     assert report.found["inbox"] == 1
     (unreadable,) = report.unreadable
     assert "emberflow secrets set" in unreadable
@@ -645,7 +649,7 @@ def test_a_mailbox_beyond_loopback_is_refused_and_stops_no_other_one(database: E
 
     reasons = {row["id"]: row["reason"] for row in world.rows("select id, reason from ops.slots")}
     assert reasons == {outside: "egress_refused", sound: None}
-    report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
+    report = sweep.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
     assert report.found["inbox"] == 1
     assert len(report.unreadable) == 1
 
@@ -655,13 +659,13 @@ def test_a_guard_whose_commit_got_no_answer_leaves_its_slot_to_reconciliation(
 ) -> None:
     """Q-B6, Q-F5: the mail is counted, nobody knows whether it left, so nothing is written but by its lease."""
     world = one_to(database, sandbox, "bot1")
-    submit = submission.submit
+    submit = pre_send.submit
 
     def without_answer(connection: Any, slots: Any, **options: Any) -> Any:
         with database.begin() as other:  # what was committed before the answer was lost
             submit(other, slots, **options)
         return submit(connection, slots, **options)
 
-    monkeypatch.setattr(submission, "submit", without_answer)
+    monkeypatch.setattr(pre_send, "submit", without_answer)
     assert world.dispatch() == {"fenced": 1}
     assert (world.statuses(), the_counters(world), world.deliveries()) == ({"submitting": 1}, (1, 1), [])

@@ -9,10 +9,11 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
+from emberflow.accounts import switches
 from emberflow.clock import SystemClock
 from emberflow.database.migrate import downgrade
-from emberflow.queue_manager import doctor, switches
-from emberflow.queue_manager.doctor import Finding, examine
+from emberflow.reporting import doctor
+from emberflow.reporting.doctor import Finding, examine
 from emberflow.settings import Settings
 from tests.worlds import NOON, PASSWORD, Sandbox, World, a_world, some_settings
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, text
 
+from emberflow.accounts import egress
+from emberflow.delivery.guard import Refusal
 from emberflow.errors import ConfigurationError
-from emberflow.queue_manager import egress
-from emberflow.queue_manager.guard import Refusal
 from tests.worlds import Command, Sandbox, World, a_world
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)

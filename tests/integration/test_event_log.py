@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from emberflow.queue_manager import ledger
+from emberflow.queue_manager import event_log
 from tests.worlds import NOON, Sandbox, World, a_world
 
 
@@ -14,7 +14,7 @@ from tests.worlds import NOON, Sandbox, World, a_world
 def world(database: Engine, sandbox: Sandbox) -> World:
     world = a_world(database, sandbox, senders=1, bots=2, checks=False)
     with database.begin() as connection:
-        assert ledger.record_event(
+        assert event_log.record_event(
             connection, "replied", "key-1", occurred_at=NOON, mailbox_id=1, details={"said": "first"}
         )
     return world
@@ -40,7 +40,7 @@ def test_a_recorded_event_cannot_be_changed_or_removed(world: World, change: str
 def test_a_natural_key_exists_once(world: World) -> None:
     """D-B1"""
     with world.engine.begin() as connection:
-        told = ledger.record_event(
+        told = event_log.record_event(
             connection, "replied", "key-1", occurred_at=NOON, mailbox_id=2, details={"said": "again"}
         )
     assert told is False
@@ -67,7 +67,7 @@ def test_a_second_sent_for_one_idempotency_key_is_impossible(world: World) -> No
     (slot,) = world.claim()
     for _ in range(3):
         with world.engine.begin() as connection:
-            ledger.record_sent(connection, [ledger.Sent(slot, NOON, "Soup")], cooldown_s=0)
+            event_log.record_sent(connection, [event_log.Sent(slot, NOON, "Soup")], cooldown_s=0)
     (sent,) = world.events("sent")
     assert sent["natural_key"] == f"sent:{slot.idempotency_key}"
     assert world.row("select * from ops.bot_sender_interactions")["sent_count"] == 1

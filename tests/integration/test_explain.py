@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager.explain import Explanation, explain, planned_hours, slots_of_hour
+from emberflow.reporting.slot import Explanation, explain, planned_hours, slots_of_hour
 from tests.worlds import NOON, Sandbox, World, a_policy, a_world
 
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from emberflow.queue_manager import group_commit
-from emberflow.queue_manager.group_commit import GroupCommit
+from emberflow.queue_manager.sending import group_commit
+from emberflow.queue_manager.sending.group_commit import GroupCommit
 
 WAIT_S = 20
 

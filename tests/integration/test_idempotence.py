@@ -17,7 +17,9 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.clock import HOUR, ManualClock
-from emberflow.queue_manager import dispatcher, inbox, ledger, store, submission
+from emberflow.queue_manager import event_log, pre_send, slot_store
+from emberflow.queue_manager.receiving import sweep
+from emberflow.queue_manager.sending import dispatcher
 from tests.worlds import NOON, Sandbox, World, a_policy, a_world
 
 
@@ -119,7 +121,7 @@ def test_all_steps_at_once_on_several_workers_change_no_delivery(database: Engin
         dispatcher.dispatch_lane(database, lane, clock=ManualClock(world.clock.now()), settings=world.settings)
 
     def read(shard: int) -> None:
-        inbox.read_shard(database, shard, clock=world.clock, settings=world.settings)
+        sweep.read_shard(database, shard, clock=world.clock, settings=world.settings)
 
     steps: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
         (world.plan, ()), (dispatch, (0,)), (read, (0,)), (dispatch, (1,)), (read, (1,)),
@@ -144,8 +146,8 @@ def test_steps_in_any_order_with_crashes_lost_cursors_and_lapsed_leases_duplicat
     )
     draw = random.Random(seed)  # noqa: S311 - a schedule, not a secret
     places = [
-        (submission, "submit"), (store, "finish"), (ledger, "record"),
-        (ledger, "record_event"), (inbox, "_move_cursor"),
+        (pre_send, "submit"), (slot_store, "finish"), (event_log, "record"),
+        (event_log, "record_event"), (sweep, "_move_cursor"),
     ]  # fmt: skip
 
     def crash() -> None:

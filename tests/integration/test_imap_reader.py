@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from emberflow.email_ops.imap import Cursor, ImapReader
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import OutgoingMessage, build, message_id_for
-from emberflow.email_ops.sandbox import SandboxAddress, create_accounts, running_sandbox
 from emberflow.email_ops.smtp import SmtpConnection
+from emberflow.sandbox import SandboxAddress, create_accounts, running_sandbox
 
 NUMBERS = itertools.count(1)
 

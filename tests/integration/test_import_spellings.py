@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.accounts import registry, suppressions
 from emberflow.errors import ImportRejectedError
-from emberflow.queue_manager import registry, suppressions
 from tests.worlds import Sandbox, World, a_world
 
 ADDRESSES = [f"person{number}@customer.test" for number in range(1, 131)]

@@ -15,11 +15,12 @@ from sqlalchemy import Engine
 from emberflow.email_ops.header_fields import WARMUP_HEADER
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.message import OutgoingMessage, build
-from emberflow.email_ops.sandbox import create_accounts
 from emberflow.email_ops.tokens import sign
-from emberflow.queue_manager import inbox, ledger
-from emberflow.queue_manager.inbox import InboxUnreadableError
-from emberflow.queue_manager.policies import put_in_force
+from emberflow.policy.document import put_in_force
+from emberflow.queue_manager import event_log
+from emberflow.queue_manager.receiving import sweep
+from emberflow.queue_manager.receiving.sweep import InboxUnreadableError
+from emberflow.sandbox import create_accounts
 from tests.worlds import NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world, dying_with
 
 
@@ -187,7 +188,7 @@ def test_a_junked_mail_that_could_not_be_moved_is_not_answered_before_it_was(
     world.slot()
     world.dispatch()
     with patch.object(ImapReader, "move", side_effect=ImapError("imap_command", "the server went away")):
-        report = inbox.read_shard(database, 0, clock=world.clock, settings=world.settings)
+        report = sweep.read_shard(database, 0, clock=world.clock, settings=world.settings)
     assert (report.found, report.unreadable) == ({"junk": 1, "rescue_failed": 1}, [])
     assert (len(world.events("placed_junk")), replies(world)) == (1, [])
     assert len(world.mailbox(world.bots[0], "Junk")) == 1
@@ -337,7 +338,7 @@ def test_mail_whose_sending_is_not_recorded_yet_waits_for_the_next_reading(
     """Q-F5: a worker between DATA and record may still be alive."""
     world.read()
     world.slot(bot=world.bots[1])
-    with patch.object(ledger, "record", dying_with(SystemExit)), pytest.raises(SystemExit):
+    with patch.object(event_log, "record", dying_with(SystemExit)), pytest.raises(SystemExit):
         world.dispatch()
     for _ in range(2):
         assert world.read() == {}
@@ -351,7 +352,7 @@ def test_a_worker_that_died_after_data_holds_up_no_reading_although_nothing_is_d
     """Q-F5: reading frees lapsed leases itself, because dispatch may be paused."""
     world.read()
     world.slot(bot=world.bots[1])
-    with patch.object(ledger, "record", dying_with(SystemExit)), pytest.raises(SystemExit):
+    with patch.object(event_log, "record", dying_with(SystemExit)), pytest.raises(SystemExit):
         world.dispatch()
     world.lapse_leases()
     assert world.read()["resolved"] == 1
@@ -376,7 +377,7 @@ def test_a_reader_that_dies_before_its_cursor_moved_reads_again_and_answers_once
     world: World,
 ) -> None:
     """B-B8, case 34: what was taken in is not taken in again."""
-    with patch.object(inbox, "_move_cursor", side_effect=SystemExit), pytest.raises(SystemExit):
+    with patch.object(sweep, "_move_cursor", side_effect=SystemExit), pytest.raises(SystemExit):
         world.read()
     world.talk(2)
     (reply,) = [slot for slot in replies(world) if slot["turn"] == 2]
@@ -392,7 +393,7 @@ def test_a_reader_that_dies_before_its_cursor_moved_reads_again_and_answers_once
 def test_a_mailbox_that_cannot_be_read_does_not_keep_the_others_from_being_read(world: World, sandbox: Sandbox) -> None:
     locked = world.senders[1]
     create_accounts(sandbox.directory, {locked.address: "changed at the server"})
-    report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
+    report = sweep.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
     assert report.found["inbox"] == 1
     assert report.mailboxes == 4
     (said,) = report.unreadable
@@ -411,13 +412,13 @@ def test_a_shard_of_which_no_mailbox_can_be_read_is_an_error(world: World) -> No
 def test_only_checked_mailboxes_in_use_are_read(world: World) -> None:
     world.change("update ops.mailboxes set check_passed = null where id = :id", id=world.senders[1].mailbox_id)
     world.change("update ops.bots set status = 'retired' where id = :id", id=world.bots[1].id)
-    report = inbox.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
+    report = sweep.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
     assert (report.mailboxes, report.found["inbox"]) == (2, 1)
 
 
 def test_every_mailbox_belongs_to_one_shard(database: Engine, sandbox: Sandbox) -> None:
     world = a_world(database, sandbox, senders=3, bots=5, policy=a_policy(inbox={"shards": 3}))
-    reports = [inbox.read_shard(database, shard, clock=world.clock, settings=world.settings) for shard in range(3)]
+    reports = [sweep.read_shard(database, shard, clock=world.clock, settings=world.settings) for shard in range(3)]
     assert sum(report.mailboxes for report in reports) == 8
 
 

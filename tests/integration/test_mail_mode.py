@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.accounts import registry, switches
 from emberflow.email_ops import egress
 from emberflow.errors import ConfigurationError, EmberflowError
-from emberflow.queue_manager import registry, switches
-from emberflow.queue_manager.inbox import InboxUnreadableError
+from emberflow.queue_manager.receiving.sweep import InboxUnreadableError
 from tests.worlds import Sandbox, World, a_world
 
 # TEST-NET-1 (RFC 5737): belongs to nobody and is routed nowhere.
@@ -98,14 +98,16 @@ from datetime import datetime
 from emberflow.clock import ManualClock
 from emberflow.database.engine import connect
 from emberflow.errors import EgressRefusedError
-from emberflow.queue_manager import dispatcher, inbox, reconcile, registry
+from emberflow.accounts import registry
+from emberflow.queue_manager.receiving import reconcile, sweep
+from emberflow.queue_manager.sending import dispatcher
 from emberflow.settings import settings
 
 clock, step = ManualClock(datetime.fromisoformat(sys.argv[2])), sys.argv[1]
 if step == "dispatch":
     dispatcher.dispatch_lane(connect(), 0, clock=clock, settings=settings())
 elif step == "inbox":
-    inbox.read_shard(connect(), 0, clock=clock, settings=settings())
+    sweep.read_shard(connect(), 0, clock=clock, settings=settings())
 elif step == "reconcile":
     reconcile.run(connect(), clock=clock, settings=settings())
 elif step == "check":

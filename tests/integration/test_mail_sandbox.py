@@ -26,8 +26,8 @@ from pathlib import Path
 import pytest
 from imap_tools import AND, BaseMailBox, H, MailBox, MailboxLoginError, MailBoxStartTls
 
-from emberflow.email_ops.sandbox import SandboxAddress, create_accounts, read_deliveries, running_sandbox
 from emberflow.errors import StackError
+from emberflow.sandbox import SandboxAddress, create_accounts, read_deliveries, running_sandbox
 
 PASSWORD = "correct horse"
 RULES = {"junk_percent": {"default": 0, "junky.test": 100, "half.test": 50}}
@@ -476,7 +476,7 @@ def test_only_loopback_is_bound(sandbox: SandboxAddress) -> None:
 
 def test_sigterm_ends_it_at_once_with_status_zero_even_while_clients_wait(tmp_path: Path) -> None:
     create_accounts(tmp_path, {"a@north.test": PASSWORD})
-    command = [sys.executable, "-m", "emberflow.email_ops.sandbox", str(tmp_path)]
+    command = [sys.executable, "-m", "emberflow.sandbox", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert select.select([process.stdout], [], [], TIMEOUT)[0]

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.accounts import mailbox_changes, registry
 from emberflow.clock import local_day
 from emberflow.database.migrate import downgrade, upgrade
 from emberflow.errors import ConfigurationError, EmberflowError
-from emberflow.queue_manager import inbox, mailbox_changes, registry, why_not
+from emberflow.queue_manager.receiving import sweep
+from emberflow.reporting import why_not
 from tests.worlds import NOON, Command, Sandbox, World, a_file, a_policy, a_row, a_world
 
 
@@ -192,7 +194,7 @@ def test_a_removed_sender_is_nowhere_any_more_and_its_log_stays(world: World) ->
     checked = {result.mailbox_id for result in registry.check_mailboxes(world.engine, world.settings)}
     assert checked == {member.mailbox_id for member in (other, *world.bots)}
     for shard in range(2):
-        assert inbox.read_shard(world.engine, shard, clock=world.clock, settings=world.settings).unreadable == []
+        assert sweep.read_shard(world.engine, shard, clock=world.clock, settings=world.settings).unreadable == []
     with world.engine.connect() as connection, pytest.raises(EmberflowError, match="there is no sender"):
         why_not.why_not(connection, sender.address, NOON, now=NOON, settings=world.settings)
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from emberflow.database.migrate import VERSION_TABLE, configuration, downgrade, upgrade
 from emberflow.database.tables import SCHEMA, metadata
-from emberflow.queue_manager.server_parties import organisation_of
+from emberflow.delivery.server_parties import organisation_of
 from tests.worlds import Sandbox, a_world
 
 REVISIONS = [

@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
+from emberflow.domain.slot import Slot
 from emberflow.email_ops.smtp import Attempt, SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
-from emberflow.queue_manager import lane_run, slot_message, submission
-from emberflow.queue_manager.outcomes import Recorder, Result
-from emberflow.queue_manager.slots import Slot
+from emberflow.queue_manager import pre_send
+from emberflow.queue_manager.sending import slot_message, worker
+from emberflow.queue_manager.sending.recorder import Recorder, Result
 from tests.worlds import Sandbox, World, a_policy, a_world
 
 SILENT = {"replies": {"rate": 0.0}}
@@ -96,29 +97,29 @@ def while_connecting(monkeypatch: pytest.MonkeyPatch, world: World, _odd: int) -
 
 
 def in_the_guard(monkeypatch: pytest.MonkeyPatch, _world: World, odd: int) -> None:
-    submit = submission.submit
+    submit = pre_send.submit
 
     def stumble(connection: Connection, slots: Sequence[Slot], **options: Any) -> Any:
         if odd in [slot.id for slot in slots]:
             raise ArithmeticError("a day that does not exist")
         return submit(connection, slots, **options)
 
-    monkeypatch.setattr(submission, "submit", stumble)
+    monkeypatch.setattr(pre_send, "submit", stumble)
 
 
 def in_a_statement_of_the_guard(monkeypatch: pytest.MonkeyPatch, _world: World, odd: int) -> None:
-    submit = submission.submit
+    submit = pre_send.submit
 
     def stumble(connection: Connection, slots: Sequence[Slot], **options: Any) -> Any:
         if odd in [slot.id for slot in slots]:
             connection.execute(text("select cast('1e400' as double precision)"))  # out of range: DataError
         return submit(connection, slots, **options)
 
-    monkeypatch.setattr(submission, "submit", stumble)
+    monkeypatch.setattr(pre_send, "submit", stumble)
 
 
 def in_a_statement_that_takes_too_long(monkeypatch: pytest.MonkeyPatch, _world: World, odd: int) -> None:
-    submit = submission.submit
+    submit = pre_send.submit
 
     def stumble(connection: Connection, slots: Sequence[Slot], **options: Any) -> Any:
         if odd in [slot.id for slot in slots]:
@@ -126,7 +127,7 @@ def in_a_statement_that_takes_too_long(monkeypatch: pytest.MonkeyPatch, _world: 
             connection.execute(text("select pg_sleep(60)"))  # QueryCanceled, an OperationalError
         return submit(connection, slots, **options)
 
-    monkeypatch.setattr(submission, "submit", stumble)
+    monkeypatch.setattr(pre_send, "submit", stumble)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_a_run_does_not_go_on_for_ever_although_more_and_more_is_due(
 ) -> None:
     """After its window and an overtime it claims nothing more; the next run goes on."""
     one_each(world)
-    monkeypatch.setattr(lane_run, "_LONGEST_OVERTIME_S", -1e9)
+    monkeypatch.setattr(worker, "_LONGEST_OVERTIME_S", -1e9)
     assert world.dispatch() == {}
     assert world.statuses() == {"planned": 2}
     monkeypatch.undo()
@@ -274,7 +275,7 @@ def test_a_database_that_is_away_or_of_another_schema_is_no_mails_fault_and_ends
     def away(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(submission, "submit", away)
+    monkeypatch.setattr(pre_send, "submit", away)
     with pytest.raises(type(error)):
         world.dispatch()
     assert world.deliveries() == []

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from emberflow.database.sessions import Sessions, reading
-from emberflow.queue_manager.pair_history import PairHistory
+from emberflow.queue_manager.planning.pair_history import PairHistory
 from tests.worlds import NOON, Sandbox, a_world
 
 NOTHING_PLANNED = pd.DataFrame({"sender_id": [], "bot_id": [], "is_first": [], "target_time": []}).astype(

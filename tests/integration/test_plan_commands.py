@@ -11,10 +11,10 @@ from sqlalchemy import Engine
 
 from emberflow.clock import HOUR, SystemClock, floor_hour
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import planner
-from emberflow.queue_manager.capacity import Capacity, capacity
-from emberflow.queue_manager.policies import in_force, shipped
-from emberflow.queue_manager.why_not import WhyNot, why_empty, why_not
+from emberflow.policy.document import in_force, shipped
+from emberflow.queue_manager.planning import planner
+from emberflow.reporting.capacity import Capacity, capacity
+from emberflow.reporting.why_not import WhyNot, why_empty, why_not
 from emberflow.senders.pacing import next_opening
 from tests.worlds import NOON, Command, Sandbox, World, a_policy, a_real_policy, a_world
 

@@ -13,10 +13,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.accounts import registry
 from emberflow.clock import HOUR, floor_hour
 from emberflow.errors import ConfigurationError, EmberflowError
-from emberflow.queue_manager import planner, registry
-from emberflow.queue_manager.policies import in_force
+from emberflow.policy.document import in_force
+from emberflow.queue_manager.planning import planner
 from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world, some_settings
 
 DAY = timedelta(days=1)

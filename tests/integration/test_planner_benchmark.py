@@ -11,8 +11,8 @@ from benchmarks.planner_world import binary_rows, forget_plan, load, partitions
 from benchmarks.world import some_settings
 from emberflow.clock import ManualClock
 from emberflow.database.tables import metadata
-from emberflow.queue_manager.planner import plan_hour
-from emberflow.queue_manager.policies import put_in_force
+from emberflow.policy.document import put_in_force
+from emberflow.queue_manager.planning.planner import plan_hour
 from emberflow.simulation.generator import Sizes, World
 
 WORLD = World(1, Sizes(40, 120, 900), bench.HOUR)

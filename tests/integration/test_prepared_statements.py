@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError
 
 from emberflow.database import prepared
-from emberflow.queue_manager.group_commit import GroupCommit
+from emberflow.queue_manager.sending.group_commit import GroupCommit
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -14,7 +14,8 @@ from typer.testing import Result
 from emberflow.cli import queue_commands
 from emberflow.clock import SystemClock
 from emberflow.database.tables import SLOT_STATUSES
-from emberflow.queue_manager import backlog, reconcile
+from emberflow.queue_manager.receiving import reconcile
+from emberflow.reporting.queue import Waiting, listed, shape
 from tests.worlds import Command, Sandbox, World, a_world
 
 
@@ -96,9 +97,9 @@ def test_every_status_can_be_asked_for() -> None:
 def test_a_slot_says_what_it_is_from_whom_and_since_when(world: World) -> None:
     slot_id = world.slot(binding_cap="cold_24h:1 30/30", reason="cold_cap")
     with world.engine.connect() as connection:
-        (one,) = backlog.listed(connection, ["planned"], 10, now=world.clock.now(), policy=world.policy)
+        (one,) = listed(connection, ["planned"], 10, now=world.clock.now(), policy=world.policy)
 
-    assert one == backlog.Waiting(
+    assert one == Waiting(
         id=slot_id,
         status="planned",
         what="warmup, turn 1",
@@ -210,8 +211,8 @@ def test_the_shape_of_the_queue_shows_where_and_how_long_mail_waits(world: World
     bots, senders = (member.address.partition("@")[2] for member in (world.bots[0], sender))
 
     with world.engine.connect() as connection:
-        by_recipient = backlog.shape(connection, "recipient", now=now)
-        by_sender = backlog.shape(connection, "sender", now=now)
+        by_recipient = shape(connection, "recipient", now=now)
+        by_sender = shape(connection, "sender", now=now)
 
     assert list(by_recipient.items()) == [
         ("TOTAL", [3, 1, 0, 1, 1, 1, 0, 0, 0, 1]),

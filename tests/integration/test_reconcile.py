@@ -19,16 +19,18 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, RowMapping, text
 from sqlalchemy.exc import OperationalError
 
+from emberflow.domain.slot import Slot
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.message import OutgoingMessage, build
-from emberflow.email_ops.sandbox import create_accounts
 from emberflow.email_ops.smtp import Attempt
 from emberflow.email_ops.tokens import sign
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import dispatcher, ledger, reconcile, submission
-from emberflow.queue_manager.mail_search import Finding, MailSearch
-from emberflow.queue_manager.reconcile import ReconcileReport
-from emberflow.queue_manager.slots import Slot
+from emberflow.queue_manager import event_log, pre_send
+from emberflow.queue_manager.receiving import reconcile
+from emberflow.queue_manager.receiving.mail_search import Finding, MailSearch
+from emberflow.queue_manager.receiving.reconcile import ReconcileReport
+from emberflow.queue_manager.sending import dispatcher
+from emberflow.sandbox import create_accounts
 from tests.worlds import PASSWORD, Member, Sandbox, World, a_policy, a_world
 
 Counted = tuple[int, int, int]
@@ -72,9 +74,7 @@ def an_uncertain(world: World, sender: Member | None = None, bot: Member | None 
     slot_id = world.slot(sender, bot, gap_s=0, **changes)
     (slot,) = (slot for slot in world.claim() if slot.id == slot_id)
     with world.engine.begin() as connection:
-        said = submission.submit(
-            connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed
-        )
+        said = pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
     assert said[slot.id].refusal is None
     world.change(
         "update ops.slot_states set status = 'uncertain', lease_token = null, lease_until = null where slot_id = :id",
@@ -413,8 +413,8 @@ def heard_too_late(world: World, slot: Slot, outcome: Any, *, stage: Any = "eod"
     attempt = Attempt(outcome, stage, "message", code, None, "4.3.0 said the server")
     now = world.clock.now()
     with world.engine.begin() as connection:
-        ledger.record(
-            connection, tried=[ledger.Tried(slot, attempt, now)], fenced=[ledger.Late(slot, now)], cooldown_s=0
+        event_log.record(
+            connection, tried=[event_log.Tried(slot, attempt, now)], fenced=[event_log.Late(slot, now)], cooldown_s=0
         )
 
 
@@ -714,7 +714,7 @@ class Dripping:
 
         with (
             patch.object(ImapReader, "folders", folders),
-            patch("emberflow.queue_manager.mail_search.monotonic", lambda: self.seconds),
+            patch("emberflow.queue_manager.receiving.mail_search.monotonic", lambda: self.seconds),
         ):
             yield
 

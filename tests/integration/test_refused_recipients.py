@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.queue_manager import consequences, refused_recipients, registry
-from emberflow.queue_manager.breakers import BreakerPolicy
-from emberflow.queue_manager.refused_recipients import Findings, Outlier, RefusalPolicy, Said
-from emberflow.queue_manager.slots import Priority
+from emberflow.accounts import registry
+from emberflow.delivery.breakers import BreakerPolicy
+from emberflow.domain.slot import Priority
+from emberflow.queue_manager.sending import consequences, refused_recipients
+from emberflow.queue_manager.sending.refused_recipients import Findings, Outlier, RefusalPolicy, Said
 from tests.unit.email_ops.fake_mail_servers import Authority, FaultySmtpServer
 from tests.worlds import NOON, Member, Sandbox, World, a_policy, a_world
 

@@ -17,15 +17,15 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
+from emberflow.accounts import registry
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.check import check_mailbox
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.provisioning import ProvisioningError
-from emberflow.email_ops.sandbox import create_accounts
-from emberflow.email_ops.sandbox.certificates import ensure_certificates
 from emberflow.errors import ConfigurationError, EmberflowError, ImportRejectedError, MailboxCheckError, RowProblem
-from emberflow.queue_manager import registry
-from emberflow.queue_manager.policies import put_in_force
+from emberflow.policy.document import put_in_force
+from emberflow.sandbox import create_accounts
+from emberflow.sandbox.certificates import ensure_certificates
 from emberflow.settings import Settings
 from tests.worlds import NOON, PASSWORD, Command, Sandbox, World, a_file, a_policy, a_row, a_world, some_settings
 

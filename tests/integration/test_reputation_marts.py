@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import Engine, Table, insert, make_url, select, text
 
 from emberflow.database import tables
-from emberflow.database.embedded import EmbeddedPostgres
 from emberflow.database.engine import connect
 from emberflow.database.migrate import upgrade
-from emberflow.queue_manager.reputation import MartBuildError, build_marts, is_due
+from emberflow.local_stack.postgres import EmbeddedPostgres
+from emberflow.reporting.marts import MartBuildError, build_marts, is_due
 from emberflow.settings import PROJECT_ROOT, settings
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)

@@ -11,11 +11,11 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
+from emberflow.accounts import registry
+from emberflow.accounts.mailboxes import open_mailboxes
 from emberflow.database.secrets import SecretBox, generate_key
 from emberflow.email_ops.check import check_mailbox
 from emberflow.errors import ConfigurationError, ImportRejectedError, MailboxCheckError, SecretError
-from emberflow.queue_manager import registry
-from emberflow.queue_manager.mailboxes import open_mailboxes
 from tests.worlds import PASSWORD, Sandbox, World, a_file, a_row, a_world, some_settings
 
 OLD, NEW = SecretStr(generate_key()), SecretStr(generate_key())

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.queue_manager import registry, store, submission, suppressions, switches
-from emberflow.queue_manager.guard import Refusal, server_of
-from emberflow.queue_manager.slots import Priority, Slot
-from emberflow.queue_manager.store import End
+from emberflow.accounts import registry, suppressions, switches
+from emberflow.delivery.guard import Refusal, server_of
+from emberflow.domain.slot import Priority, Slot
+from emberflow.queue_manager import pre_send, slot_store
+from emberflow.queue_manager.slot_store import End
 from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world
 
 
@@ -35,9 +36,7 @@ def submit(world: World, slot: Slot) -> Refusal | None:
 def submit_all(world: World, slots: Sequence[Slot]) -> dict[int, Refusal | None]:
     """Submit slots in one transaction, as dialogues do that share a commit."""
     with world.engine.begin() as connection:
-        said = submission.submit(
-            connection, slots, now=world.clock.now(), policy=world.policy, seed=world.settings.seed
-        )
+        said = pre_send.submit(connection, slots, now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
     return {slot: answer.refusal for slot, answer in said.items()}
 
 
@@ -46,21 +45,21 @@ def binding_cap(world: World, slot: Slot) -> str | None:
     return None if refusal is None else refusal.binding_cap
 
 
-def finish(world: World, *ends: store.End) -> set[int]:
+def finish(world: World, *ends: slot_store.End) -> set[int]:
     with world.engine.begin() as connection:
-        return store.finish(connection, ends)
+        return slot_store.finish(connection, ends)
 
 
 def claim(world: World, **changes: Any) -> list[Slot]:
     wanted = {"lane": 0, "lanes": 1, "now": world.clock.now(), "limit": 100, "lease_s": 60}
     with world.engine.begin() as connection:
-        return store.claim(connection, **(wanted | changes), policy=world.policy.queue)
+        return slot_store.claim(connection, **(wanted | changes), policy=world.policy.queue)
 
 
 def tidy(world: World) -> dict[str, int]:
     """What was tidied, without what there was nothing of."""
     with world.engine.begin() as connection:
-        tidied = vars(store.tidy(connection, now=world.clock.now(), policy=world.policy.queue))
+        tidied = vars(slot_store.tidy(connection, now=world.clock.now(), policy=world.policy.queue))
     return {name: value if isinstance(value, int) else len(value) for name, value in tidied.items() if value}
 
 
@@ -118,7 +117,7 @@ def test_a_lane_claims_only_its_own_mailboxes(world: World) -> None:
     for sender in world.senders:
         world.slot(sender)
     with world.engine.begin() as connection:
-        lanes = store.lanes_due(connection, 2, NOON)
+        lanes = slot_store.lanes_due(connection, 2, NOON)
     claimed = {lane: claim(world, lane=lane, lanes=2) for lane in lanes}
     assert lanes == [0, 1]
     assert {slot.from_mailbox_id % 2 == lane for lane, slots in claimed.items() for slot in slots} == {True}
@@ -147,7 +146,7 @@ def test_a_claim_does_not_wait_for_one_that_is_not_committed_yet(world: World) -
     for _ in range(4):
         world.slot()
     with world.engine.begin() as first:
-        mine = store.claim(first, lane=0, lanes=1, now=NOON, limit=2, lease_s=60, policy=world.policy.queue)
+        mine = slot_store.claim(first, lane=0, lanes=1, now=NOON, limit=2, lease_s=60, policy=world.policy.queue)
         theirs = world.claim()
     assert len(mine) == len(theirs) == 2
     assert {slot.id for slot in mine}.isdisjoint(slot.id for slot in theirs)
@@ -390,9 +389,7 @@ def test_nobody_logs_in_for_a_bot_that_rests(world: World) -> None:
     over = NOON + timedelta(seconds=7)
     rest_until(world, over)
     with world.engine.begin() as connection:
-        said = submission.unfit(
-            connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed
-        )
+        said = pre_send.unfit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
     assert said == {slot.id: Refusal("bot_cooldown", over)}
 
 
@@ -451,7 +448,7 @@ def test_every_kind_of_mail_is_counted_where_it_belongs_and_can_be_taken_back(wo
     assert counts(world) == (1, 1, 2, 1)
     with world.engine.begin() as connection:
         for slot in (warmup, reply, answer):
-            submission.take_back(connection, slot, submitted_at=world.clock.now(), now=world.clock.now())
+            pre_send.take_back(connection, slot, submitted_at=world.clock.now(), now=world.clock.now())
     assert counts(world) == (0, 0, 0, 0)
 
 
@@ -588,8 +585,8 @@ def test_a_lease_is_renewed_only_for_its_holder(world: World) -> None:
     stranger = replace(mine, lease_token="00000000-0000-0000-0000-000000000000")
     before = world.value("select lease_until from ops.slots where id = :id", id=mine.id)
     with world.engine.begin() as connection:
-        assert store.renew(connection, [stranger, lapsed, submitted], 999) == set()
-        assert store.renew(connection, [mine], 999) == {mine.id}
+        assert slot_store.renew(connection, [stranger, lapsed, submitted], 999) == set()
+        assert slot_store.renew(connection, [mine], 999) == {mine.id}
     after = world.value("select lease_until from ops.slots where id = :id", id=mine.id)
     assert after > before + timedelta(seconds=100)
 

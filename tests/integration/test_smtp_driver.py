@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import OutgoingMessage, build, message_id_for
-from emberflow.email_ops.sandbox import SandboxAddress, create_accounts, read_deliveries, running_sandbox
 from emberflow.email_ops.smtp import SmtpConnection
+from emberflow.sandbox import SandboxAddress, create_accounts, read_deliveries, running_sandbox
 
 ANN, BO = "ann@north.test", "bo@south.test"
 

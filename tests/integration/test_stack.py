@@ -31,18 +31,18 @@ import pytest
 from psycopg2 import sql
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from emberflow.cli import airflow_health, airflow_pools
-from emberflow.cli.airflow import PREPARE
-from emberflow.cli.airflow_client import AirflowClient
-from emberflow.cli.demo import exchange, populate
+from emberflow.accounts.mailboxes import open_mailboxes
 from emberflow.cli.doctor_command import examine_stack
-from emberflow.cli.stack import DAG_IDS, Stack
-from emberflow.cli.supervisor import histories
 from emberflow.clock import HOUR, SystemClock, floor_hour
 from emberflow.email_ops.mailbox import MailboxAccess
-from emberflow.email_ops.sandbox import read_deliveries
-from emberflow.queue_manager.mailboxes import open_mailboxes
-from emberflow.queue_manager.policies import Policy, put_in_force, shipped
+from emberflow.local_stack import airflow_health, airflow_pools
+from emberflow.local_stack.airflow import PREPARE
+from emberflow.local_stack.airflow_client import AirflowClient
+from emberflow.local_stack.demo import exchange, populate
+from emberflow.local_stack.stack import DAG_IDS, Stack
+from emberflow.local_stack.supervisor import histories
+from emberflow.policy.document import Policy, put_in_force, shipped
+from emberflow.sandbox import read_deliveries
 
 # Setting up and clearing a whole Airflow takes a minute or two on an idle machine with two cores.
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]

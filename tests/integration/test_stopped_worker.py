@@ -18,13 +18,13 @@ import psutil
 import pytest
 from sqlalchemy import Engine, TextClause, create_engine, text
 
-from emberflow.cli.airflow_client import AirflowClient
-from emberflow.cli.demo import populate
-from emberflow.cli.stack import DAG_IDS, Stack
 from emberflow.clock import HOUR, SystemClock, floor_hour
-from emberflow.email_ops.sandbox import read_deliveries
-from emberflow.queue_manager import planner
-from emberflow.queue_manager.policies import Policy, put_in_force, shipped
+from emberflow.local_stack.airflow_client import AirflowClient
+from emberflow.local_stack.demo import populate
+from emberflow.local_stack.stack import DAG_IDS, Stack
+from emberflow.policy.document import Policy, put_in_force, shipped
+from emberflow.queue_manager.planning import planner
+from emberflow.sandbox import read_deliveries
 from emberflow.settings import PROJECT_ROOT
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]

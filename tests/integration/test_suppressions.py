@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.accounts import suppressions
+from emberflow.accounts.suppressions import Added, Target, parse_target
 from emberflow.email_ops.addresses import AddressError
 from emberflow.errors import EmberflowError, ImportRejectedError
-from emberflow.queue_manager import store, submission, suppressions
-from emberflow.queue_manager.suppressions import Added, Target, parse_target
+from emberflow.queue_manager import pre_send, slot_store
 from tests.worlds import Sandbox, World, a_world
 
 
@@ -155,9 +156,7 @@ def test_an_entry_that_comes_after_the_claim_still_wins(world: World, written: s
 
     assert suppress(world, written) == Added(entries=1, cancelled=0)
     with world.engine.begin() as connection:
-        said = submission.submit(
-            connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed
-        )
+        said = pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
 
     refusal = said[slot_id].refusal
     assert refusal is not None
@@ -169,7 +168,7 @@ def test_an_entry_that_meets_a_claim_waits_for_it_and_leaves_the_slot_to_the_gua
     a_cold_slot(world, "ann@one.example")
     with ThreadPoolExecutor(1) as threads:
         with world.engine.begin() as connection:
-            (slot,) = store.claim(
+            (slot,) = slot_store.claim(
                 connection,
                 lane=0,
                 lanes=1,

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from sqlalchemy import Engine, create_engine
 
 from emberflow.clock import HOUR, ManualClock, SystemClock
-from emberflow.queue_manager import dispatcher
+from emberflow.queue_manager.sending import dispatcher
 from emberflow.settings import Settings
 from tests.worlds import NOON, Sandbox, a_policy, a_world
 

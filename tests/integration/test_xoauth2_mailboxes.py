@@ -10,10 +10,10 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
+from emberflow.accounts.mailboxes import Opened, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.oauth import access_token
-from emberflow.queue_manager.mailboxes import Opened, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.settings import OAuthClient
 from tests.unit.email_ops.fake_mail_servers import Authority, TokenEndpoint
 from tests.worlds import PASSWORD, Member, Sandbox, World, a_world

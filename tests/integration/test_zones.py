@@ -8,9 +8,11 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 from sqlalchemy import Engine, text
 
+from emberflow.accounts import registry
 from emberflow.clock import known_zones, local_day
 from emberflow.errors import ImportRejectedError
-from emberflow.queue_manager import doctor, inbox, registry, why_not
+from emberflow.queue_manager.receiving import sweep
+from emberflow.reporting import doctor, why_not
 from tests.worlds import (
     NOON,
     WHOLE_WINDOWS,
@@ -107,7 +109,7 @@ def test_the_other_mailboxes_are_read_when_the_zone_of_one_is_lost(world: World)
     world.clock.advance(timedelta(minutes=20))
     unreadable: list[str] = []
     for shard in range(2):
-        report = inbox.read_shard(world.engine, shard, clock=world.clock, settings=world.settings)
+        report = sweep.read_shard(world.engine, shard, clock=world.clock, settings=world.settings)
         unreadable += report.unreadable
     assert f"{world.bots[0].address} is in zone '{NOWHERE}'" in unreadable[0]
     placed = world.events("placed_inbox")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from emberflow.cli.airflow import RECOVERY
+from emberflow.local_stack.airflow import RECOVERY
 from emberflow.settings import PROJECT_ROOT
 
 MAILBOX_KEYS = {"EMBERFLOW_SECRET_KEYS", "EMBERFLOW_TOKEN_KEYS"}

@@ -3,8 +3,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.cli.demo import daytime_zones
 from emberflow.clock import HOUR, floor_hour, local_day
+from emberflow.local_stack.demo import daytime_zones
 
 MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - aware by timezones
 

@@ -9,7 +9,7 @@ import pytest
 
 from emberflow.email_ops.content import check_scripts
 from emberflow.errors import ConfigurationError
-from emberflow.queue_manager import policies
+from emberflow.policy import document
 from emberflow.yaml_files import UnreadableYamlError, read
 
 HOSTILE: dict[str, tuple[str, int, str]] = {
@@ -48,7 +48,7 @@ def test_a_hostile_file_is_refused_with_its_line(file: Callable[[str], Path], ki
     path = file(content)
     if kind == "an alias within what it names":
         with pytest.raises(ConfigurationError, match=r"hostile\.yaml"):
-            policies.load(path)
+            document.load(path)
         return
     with pytest.raises(UnreadableYamlError) as caught:
         read(path)
@@ -60,7 +60,7 @@ def test_scripts_and_policies_are_read_by_it(file: Callable[[str], Path], kind: 
     content, line, _ = HOSTILE[kind]
     path = file(content)
     with pytest.raises(ConfigurationError, match=r"hostile\.yaml") as caught:
-        policies.load(path)
+        document.load(path)
     assert f"line {line}" in str(caught.value)
     scripts, problems = check_scripts(path.parent)
     assert scripts == []
@@ -79,14 +79,14 @@ def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_bytes("name: gelöscht".encode("cp1252"))
     with pytest.raises(ConfigurationError, match=r"policy\.yaml.*line 1: cannot be read"):
-        policies.load(path)
+        document.load(path)
 
 
 def test_a_key_that_stands_twice_in_a_policy_is_refused(file: Callable[[str], Path]) -> None:
     with pytest.raises(ConfigurationError, match="line 3: name: is there more than once"):
-        policies.load(file("name: a\nlabel: b\nname: c\n"))
+        document.load(file("name: a\nlabel: b\nname: c\n"))
 
 
 def test_a_wrong_value_of_a_policy_is_named_with_its_line(file: Callable[[str], Path]) -> None:
     with pytest.raises(ConfigurationError, match=r"line 5: inbox\.shards: "):
-        policies.load(file("name: a\nlabel: b\n\ninbox:\n  shards: 0\n"))
+        document.load(file("name: a\nlabel: b\n\ninbox:\n  shards: 0\n"))

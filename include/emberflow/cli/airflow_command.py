@@ -28,7 +28,7 @@ class Untouched(TyperCommand):
 
 def airflow(context: typer.Context) -> None:
     """Run Airflow's own command line on this stack, with the arguments as they are and its exit code."""
-    from emberflow.cli.stack import Stack, airflow_program
+    from emberflow.local_stack.stack import Stack, airflow_program
     from emberflow.locations import home
 
     environment = dict(os.environ)

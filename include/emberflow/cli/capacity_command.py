@@ -11,8 +11,8 @@ def capacity(at: At = None, as_json: AsJson = False) -> None:
     from emberflow.cli.report import show_capacity
     from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import capacity as of_plan
-    from emberflow.queue_manager.policies import in_force
+    from emberflow.policy.document import in_force
+    from emberflow.reporting import capacity as of_plan
 
     hour, now = parse_hour(at), SystemClock().now()
     with connect().connect() as connection:

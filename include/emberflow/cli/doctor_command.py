@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from emberflow.cli import airflow_health, airflow_pools
 from emberflow.cli.console import Section, show
-from emberflow.cli.stack import SUPERVISOR, Stack
-from emberflow.cli.supervisor import histories
+from emberflow.local_stack import airflow_health, airflow_pools
+from emberflow.local_stack.stack import SUPERVISOR, Stack
+from emberflow.local_stack.supervisor import histories
 from emberflow.locations import home
-from emberflow.queue_manager.doctor import Finding, examine
+from emberflow.reporting.doctor import Finding, examine
 from emberflow.settings import settings
 
 

@@ -20,9 +20,9 @@ def add_address(
     sends_per_hour: Cap = None,
 ) -> None:
     """Register an address, or change its caps; SMTP and IMAP logins count together."""
+    from emberflow.accounts import egress as addresses
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import egress as addresses
 
     with connect().begin() as connection:
         addresses.add(connection, address, logins_per_hour=logins_per_hour, sends_per_hour=sends_per_hour)
@@ -32,9 +32,9 @@ def add_address(
 @egress.command("list")
 def list_addresses(as_json: AsJson = False) -> None:
     """List the addresses with their state, caps and mailboxes."""
+    from emberflow.accounts import egress as addresses
     from emberflow.cli.console import Section, show
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import egress as addresses
 
     with connect().connect() as connection:
         rows = addresses.listed(connection)
@@ -56,9 +56,9 @@ def hold_address(
     reason: Annotated[str, typer.Option(help="Shown wherever the address is.")] = "held by the operator",
 ) -> None:
     """Send nothing from an address until it is activated; its queue waits and is not routed around it."""
+    from emberflow.accounts import egress as addresses
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import egress as addresses
 
     with connect().begin() as connection:
         addresses.hold(connection, address, reason)
@@ -68,9 +68,9 @@ def hold_address(
 @egress.command("activate")
 def activate_address(address: str) -> None:
     """Let a held address send again."""
+    from emberflow.accounts import egress as addresses
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import egress as addresses
 
     with connect().begin() as connection:
         addresses.activate(connection, address)
@@ -83,9 +83,9 @@ def assign_address(
     mailboxes: Annotated[list[str], typer.Argument(help="Addresses of senders or bots.")],
 ) -> None:
     """Make mailboxes send from an address: all of them or none. A held address keeps the mailboxes that it has."""
+    from emberflow.accounts import egress as addresses
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import egress as addresses
 
     with connect().begin() as connection:
         addresses.assign(connection, None if address == "none" else address, mailboxes)

@@ -17,9 +17,9 @@ from emberflow.errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
-    from emberflow.cli.stack import Stack
-    from emberflow.queue_manager import registry
-    from emberflow.queue_manager.mailbox_changes import Kind
+    from emberflow.accounts import registry
+    from emberflow.accounts.mailbox_changes import Kind
+    from emberflow.local_stack.stack import Stack
 
 senders = typer.Typer(help="Mailboxes that send.", no_args_is_help=True)
 bots = typer.Typer(help="Mailboxes that you own, which receive and reply.", no_args_is_help=True)
@@ -40,8 +40,8 @@ def import_senders(
     encoding: Annotated[str | None, typer.Option(help="Default: UTF-8 or UTF-16, as the file says.")] = None,
 ) -> None:
     """Import senders from a CSV file: all rows or none."""
+    from emberflow.accounts import registry
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
     from emberflow.settings import settings
 
     with _reading(encoding) as reading:
@@ -52,9 +52,9 @@ def import_senders(
 @senders.command("list")
 def list_senders(as_json: AsJson = False) -> None:
     """List the senders with today's quota, what was sent, and their reputation."""
+    from emberflow.accounts import registry
     from emberflow.cli.console import Section, show
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
 
     columns = ("address", "state", "day", "quota", "sent", "replies", "score", "reason", "what to do")
     rows = [
@@ -74,9 +74,9 @@ def pause_sender(
     reason: Annotated[str, typer.Option(help="Shown wherever the sender is.")] = "paused by the operator",
 ) -> None:
     """Pause a sender; its ramp position stays."""
+    from emberflow.accounts import registry
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
 
     registry.pause_sender(connect(), address, reason)
     console.print(f"{address} is paused: {reason}", markup=False)
@@ -88,9 +88,9 @@ def stop_sender(
     reason: Annotated[str, typer.Option(help="Shown wherever the sender is.")] = "stopped by the operator",
 ) -> None:
     """Stop a sender; when it is resumed, its ramp starts over."""
+    from emberflow.accounts import registry
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
 
     registry.stop_sender(connect(), address, reason)
     console.print(f"{address} is stopped: {reason}", markup=False)
@@ -99,9 +99,9 @@ def stop_sender(
 @senders.command("resume")
 def resume_sender(address: str) -> None:
     """Make a paused or stopped sender active again."""
+    from emberflow.accounts import registry
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
 
     registry.resume_sender(connect(), address)
     console.print(f"{address} is active")
@@ -113,8 +113,8 @@ def check_senders(
     as_json: AsJson = False,
 ) -> None:
     """Check SMTP login, IMAP login and INBOX of mailboxes; exit with 1 if one fails."""
+    from emberflow.accounts import registry
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
 
     _check(registry.mailbox_ids(connect(), addresses) if addresses else None, as_json=as_json)
 
@@ -164,8 +164,8 @@ def import_bots(
     encoding: Annotated[str | None, typer.Option(help="Default: UTF-8 or UTF-16, as the file says.")] = None,
 ) -> None:
     """Import mailboxes that you own as bots: all rows or none."""
+    from emberflow.accounts import registry
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
     from emberflow.settings import settings
 
     attestation = registry.Attestation(attested_by, how)
@@ -185,10 +185,10 @@ def create_bots(
     imap_port: int = 993,
 ) -> None:
     """Create mailboxes on your own mail server (or in the sandbox) and register them as bots."""
+    from emberflow.accounts import registry
     from emberflow.cli.console import console, progress
     from emberflow.database.engine import connect
-    from emberflow.email_ops.sandbox import create_accounts
-    from emberflow.queue_manager import registry
+    from emberflow.sandbox import create_accounts
     from emberflow.settings import settings
 
     create = None
@@ -212,9 +212,9 @@ def create_bots(
 @bots.command("list")
 def list_bots(as_json: AsJson = False) -> None:
     """List the bots with what they received and answered today."""
+    from emberflow.accounts import registry
     from emberflow.cli.console import Section, show
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
 
     columns = (
         "address",
@@ -255,9 +255,9 @@ def pause_bot(
     reason: Annotated[str, typer.Option(help="Shown wherever the bot is.")] = "paused by the operator",
 ) -> None:
     """Pause a bot: it is still read; what is planned for it is cancelled when it comes due before `resume`."""
+    from emberflow.accounts import registry
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
 
     registry.pause_bot(connect(), address, reason)
     console.print(f"{address} is paused: {reason}", markup=False)
@@ -269,9 +269,9 @@ def retire_bot(
     reason: Annotated[str, typer.Option(help="Shown wherever the bot is.")] = "retired by the operator",
 ) -> None:
     """Take a bot out of service: it is not read any more, and what is planned for it is cancelled at once."""
+    from emberflow.accounts import registry
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
 
     cancelled = registry.retire_bot(connect(), address, reason)
     console.print(f"{address} is retired: {reason}; {cancelled} planned mails were cancelled", markup=False)
@@ -280,9 +280,9 @@ def retire_bot(
 @bots.command("resume")
 def resume_bot(address: str) -> None:
     """Make a paused or retired bot active again, if it has passed its last connection check."""
+    from emberflow.accounts import registry
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
 
     registry.resume_bot(connect(), address)
     console.print(f"{address} is active")
@@ -332,7 +332,7 @@ def remove_bot(
 @secrets.command("generate")
 def generate_secrets() -> None:
     """Print a fresh set of keys as lines for an environment file. Keep it where only the operator can read it."""
-    from emberflow.cli.stack import generate_keys
+    from emberflow.local_stack.stack import generate_keys
 
     for name, value in generate_keys().items():
         typer.echo(f"{name}='{value}'")
@@ -343,8 +343,8 @@ def set_secret(address: str) -> None:
     """Store a new password for a registered mailbox (asked for, or read from standard input) and check it."""
     from pydantic import SecretStr
 
+    from emberflow.accounts import registry
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
     from emberflow.settings import settings
 
     password = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
@@ -356,10 +356,10 @@ def set_secret(address: str) -> None:
 @secrets.command("rotate")
 def rotate_secrets() -> None:
     """Encrypt every stored password with the first key of EMBERFLOW_SECRET_KEYS; then the older keys may go."""
+    from emberflow.accounts import keys_in_force
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
     from emberflow.database.secrets import SecretBox
-    from emberflow.queue_manager import keys_in_force
     from emberflow.settings import settings
 
     with connect().begin() as connection:
@@ -371,9 +371,9 @@ def rotate_secrets() -> None:
 @secrets.command("adopt")
 def adopt_keys() -> None:
     """Put this machine's keys in force because the earlier ones are lost; machines with other keys are refused then."""
+    from emberflow.accounts import keys_in_force
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import keys_in_force
     from emberflow.settings import settings
 
     with connect().begin() as connection:
@@ -390,7 +390,7 @@ def create_sandbox_accounts(
 ) -> None:
     """Create accounts on the sandbox and write the file that `senders import` takes."""
     from emberflow.cli.console import console
-    from emberflow.cli.sandbox_accounts import write_accounts
+    from emberflow.local_stack.sandbox_accounts import write_accounts
 
     write_accounts(_running_stack(), file, domain, count, [zone])
     next_steps = f"`./emberflow senders import {file}` or `./emberflow bots import {file}`"
@@ -398,7 +398,7 @@ def create_sandbox_accounts(
 
 
 def _running_stack() -> Stack:
-    from emberflow.cli.stack import Stack
+    from emberflow.local_stack.stack import Stack
     from emberflow.settings import home
 
     if not (home() / "stack.env").exists():
@@ -410,9 +410,9 @@ def _running_stack() -> Stack:
 
 
 def _set(kind: Kind, address: str, given: Mapping[str, Any], *, check: bool) -> None:
+    from emberflow.accounts import mailbox_changes
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import mailbox_changes
 
     values = {name: value for name, value in given.items() if value is not None}
     if not values:
@@ -428,9 +428,9 @@ def _set(kind: Kind, address: str, given: Mapping[str, Any], *, check: bool) -> 
 
 
 def _remove(kind: Kind, address: str, reason: str) -> None:
+    from emberflow.accounts import mailbox_changes
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import mailbox_changes
 
     cancelled = mailbox_changes.remove(connect(), kind, address, reason)
     console.print(f"{address} is removed: {reason}; {cancelled} planned mails were cancelled", markup=False)
@@ -442,8 +442,8 @@ def _reading(encoding: str | None) -> Iterator[registry.Reading]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from emberflow.accounts import registry
     from emberflow.cli.console import console
-    from emberflow.queue_manager import registry
 
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
@@ -469,9 +469,9 @@ def _imported(kind: str, ids: list[int], *, check: bool) -> None:
 
 
 def _check(ids: list[int] | None, *, as_json: bool = False) -> None:
+    from emberflow.accounts import registry
     from emberflow.cli.console import console, print_json, progress, table
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import registry
     from emberflow.settings import settings
 
     if as_json:

@@ -78,7 +78,7 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Keep the stack up afterwards, until Ctrl-C.")] = False,
 ) -> None:
     """Run the whole loop on real servers on this machine, prove it, and clean up."""
-    from emberflow.cli.demo import run
+    from emberflow.local_stack.demo import run
 
     raise typer.Exit(run(keep=keep))
 

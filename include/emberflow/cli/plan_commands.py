@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from sqlalchemy import Connection, RowMapping
 
-    from emberflow.queue_manager.plan import Plan
+    from emberflow.queue_manager.planning.hour_plan import Plan
 
 plan = typer.Typer(help="What will be sent, and why.", no_args_is_help=True)
 policy = typer.Typer(help="The numbers behind every rule.", no_args_is_help=True)
@@ -38,7 +38,7 @@ def explain(
     """Show why a slot chose its bot and what has happened to it."""
     from emberflow.cli.report import show_explanation
     from emberflow.database.engine import connect
-    from emberflow.queue_manager.explain import explain as look_up
+    from emberflow.reporting.slot import explain as look_up
 
     with connect().connect() as connection:
         show_explanation(look_up(connection, slot), as_json=as_json)
@@ -54,7 +54,7 @@ def show_plan(
     from emberflow.cli.console import print_json, records, show
     from emberflow.cli.report import hours_section, show_why_empty, slots_section
     from emberflow.database.engine import connect
-    from emberflow.queue_manager.explain import planned_hours, slots_of_hour
+    from emberflow.reporting.slot import planned_hours, slots_of_hour
 
     with connect().connect() as connection:
         hours = planned_hours(connection)
@@ -90,14 +90,14 @@ def run_plan(
     from emberflow.cli.console import console, print_json
     from emberflow.cli.report import show_why_empty
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import steps
+    from emberflow.queue_manager import tasks
 
     if dry_run:
         _preview(parse_hour(at), picture, limit, as_json=as_json)
         return
     if picture is not None:
         raise ConfigurationError("--picture needs --dry-run; `emberflow plan show --picture FILE` draws a planned hour")
-    report = steps.plan_hour(parse_hour(at).isoformat() if at else None, far_ahead=force)
+    report = tasks.plan_hour(parse_hour(at).isoformat() if at else None, far_ahead=force)
     planned = datetime.fromisoformat(report["hour"])
     with connect().connect() as connection:
         why = None if report["slots"] else _why_empty(connection, planned)
@@ -123,7 +123,7 @@ def cancel_plan(
 
     from emberflow.cli.console import console, print_json
     from emberflow.database.engine import connect
-    from emberflow.queue_manager.plan_cancellation import cancel_hour
+    from emberflow.queue_manager.planning.cancellation import cancel_hour
 
     with connect().begin() as connection:
         done = cancel_hour(connection, parse_hour(hour), by=by or getpass.getuser(), reason=reason)
@@ -147,7 +147,7 @@ def explain_missing_slots(
     from emberflow.cli.report import show_why_not
     from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager.why_not import why_not
+    from emberflow.reporting.why_not import why_not
     from emberflow.settings import settings
 
     with connect().connect() as connection:
@@ -162,25 +162,25 @@ def apply_policy(
     """Put a policy in force from now on; slots that are planned keep the one they were planned under."""
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import policies
+    from emberflow.policy import document
 
-    document = policies.load(Path(name)) if name.endswith((".yaml", ".yml")) else policies.shipped(name)
+    policy = document.load(Path(name)) if name.endswith((".yaml", ".yml")) else document.shipped(name)
     with connect().begin() as connection:
-        policy_id = policies.put_in_force(connection, document)
-    console.print(f"policy {document.name} ({document.label}) is in force as version {policy_id}")
+        policy_id = document.put_in_force(connection, policy)
+    console.print(f"policy {policy.name} ({policy.label}) is in force as version {policy_id}")
 
 
 @policy.command("show")
 def show_policy() -> None:
     """Print the policy in force, every number of it with its meaning; `policy apply` takes the text back."""
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import policy_text
-    from emberflow.queue_manager.policies import in_force
+    from emberflow.policy import text
+    from emberflow.policy.document import in_force
 
     with connect().connect() as connection:
         force = in_force(connection)
     typer.echo(f"# version {force.policy_id}")
-    typer.echo(policy_text.as_text(force.policy), nl=False)
+    typer.echo(text.as_text(force.policy), nl=False)
 
 
 @mail.command("live")
@@ -189,7 +189,7 @@ def live_mail(
     reason: Annotated[str, typer.Option(help="Why; it is stored with your name.")],
 ) -> None:
     """The database's switch for real mail. The other one is EMBERFLOW_MAIL_MODE=live; both are needed."""
-    from emberflow.queue_manager.switches import LIVE_MAIL
+    from emberflow.accounts.switches import LIVE_MAIL
 
     _switch(LIVE_MAIL, position, reason)
 
@@ -200,7 +200,7 @@ def stop_mail(
     reason: Annotated[str, typer.Option(help="Why; it is stored with your name.")],
 ) -> None:
     """The kill switch: while it is on, no message enters DATA."""
-    from emberflow.queue_manager.switches import STOP_SENDING
+    from emberflow.accounts.switches import STOP_SENDING
 
     _switch(STOP_SENDING, position, reason)
 
@@ -211,7 +211,7 @@ def migrate_database() -> None:
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
     from emberflow.database.migrate import upgrade
-    from emberflow.queue_manager.policies import ensure_in_force, shipped
+    from emberflow.policy.document import ensure_in_force, shipped
 
     upgrade(connect())
     with connect().begin() as connection:
@@ -226,7 +226,7 @@ def print_database_variables() -> None:
 
     from sqlalchemy import make_url
 
-    from emberflow.database.embedded import program
+    from emberflow.local_stack.postgres import program
     from emberflow.settings import settings
 
     url = make_url(settings().require_database_url())
@@ -260,7 +260,7 @@ def settle_restore(
     from emberflow.cli.console import console, print_json
     from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import restore_settlement
+    from emberflow.queue_manager.receiving import restore_settlement
     from emberflow.settings import settings
 
     settled = restore_settlement.settle(
@@ -282,9 +282,9 @@ def settle_restore(
 
 
 def _switch(name: str, position: str, reason: str) -> None:
+    from emberflow.accounts.switches import turn
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager.switches import turn
 
     if position not in ("on", "off"):
         raise ConfigurationError(f"{name} is either on or off, not {position!r}")
@@ -317,7 +317,7 @@ def _instant(value: str, wanted: str) -> datetime:
 def compute_hour(connection: Connection, hour: datetime, now: datetime) -> Plan:
     """Return the plan that would be made of ``hour`` at ``now``, or of all of it if it is over by then."""
     from emberflow.clock import HOUR
-    from emberflow.queue_manager.planner import preview
+    from emberflow.queue_manager.planning.planner import preview
     from emberflow.settings import settings
 
     return preview(connection, hour, now=now if now < hour + HOUR else hour, settings=settings())
@@ -325,7 +325,7 @@ def compute_hour(connection: Connection, hour: datetime, now: datetime) -> Plan:
 
 def _why_empty(connection: Connection, hour: datetime) -> str | None:
     from emberflow.clock import SystemClock
-    from emberflow.queue_manager.why_not import why_empty
+    from emberflow.reporting.why_not import why_empty
     from emberflow.settings import settings
 
     return why_empty(connection, hour, now=SystemClock().now(), settings=settings())
@@ -336,10 +336,10 @@ def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool)
     from emberflow.cli.report import preview_section, summary_of
     from emberflow.clock import HOUR, SystemClock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager.capacity import bot_names
-    from emberflow.queue_manager.planner import FURTHEST_AHEAD, is_settled
-    from emberflow.queue_manager.policies import in_force
-    from emberflow.queue_manager.why_not import run_of
+    from emberflow.policy.document import in_force
+    from emberflow.queue_manager.planning.planner import FURTHEST_AHEAD, is_settled
+    from emberflow.reporting.capacity import bot_names
+    from emberflow.reporting.why_not import run_of
     from emberflow.settings import settings
 
     now = SystemClock().now()
@@ -372,8 +372,8 @@ def _draw_planned(connection: Connection, hour: datetime, slots: Sequence[RowMap
     """Draw the slots that were written, over the spans that their senders had then."""
     import pandas as pd
 
-    from emberflow.queue_manager.planner import replay, with_addresses
-    from emberflow.queue_manager.why_not import run_of
+    from emberflow.queue_manager.planning.planner import replay, with_addresses
+    from emberflow.reporting.why_not import run_of
 
     run = run_of(connection, hour)
     if run is None:

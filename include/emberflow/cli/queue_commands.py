@@ -45,15 +45,16 @@ def list_queue(
 ) -> None:
     """List slots with the reason for their state and what can be done about it."""
     from emberflow.cli.console import Section, show
+    from emberflow.database import server_clock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import backlog, database_clock
-    from emberflow.queue_manager.policies import in_force
+    from emberflow.policy.document import in_force
+    from emberflow.reporting import queue
 
     statuses = status or [_Status.UNCERTAIN, _Status.PARKED]
     with connect().connect() as connection:
         policy = in_force(connection).policy
-        waiting = backlog.listed(connection, statuses, limit, now=database_clock.now(connection), policy=policy)
-        in_doubt = backlog.in_doubt(connection)
+        waiting = queue.listed(connection, statuses, limit, now=server_clock.now(connection), policy=policy)
+        in_doubt = queue.in_doubt(connection)
     rows = [
         (one.id, one.status, one.what, one.from_address, one.to_address, one.since, one.reason, one.remedy)
         for one in waiting
@@ -80,11 +81,11 @@ def show_shape(
     from emberflow.cli.console import Section, show
     from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import backlog
+    from emberflow.reporting import queue
 
     with connect().connect() as connection:
-        shape = backlog.shape(connection, by.value, now=SystemClock().now())
-    columns = (f"{by} domain", "all", *(f"<{age}" for age in backlog.AGES_MIN), f"{backlog.AGES_MIN[-1]}+")
+        shape = queue.shape(connection, by.value, now=SystemClock().now())
+    columns = (f"{by} domain", "all", *(f"<{age}" for age in queue.AGES_MIN), f"{queue.AGES_MIN[-1]}+")
     rows = [(domain, sum(counts), *counts) for domain, counts in list(shape.items())[: limit + 1]]
     title = f"{rows[0][1] if rows else 0} due slots, by minutes of waiting"
     show(Section("shape", title, columns, rows), as_json=as_json)
@@ -96,7 +97,7 @@ def reconcile_now(as_json: AsJson = False) -> None:
     from emberflow.cli.console import Section, console, print_json, records, show
     from emberflow.clock import SystemClock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import reconcile
+    from emberflow.queue_manager.receiving import reconcile
     from emberflow.settings import settings
 
     report = reconcile.run(connect(), clock=SystemClock(), settings=settings(), is_asked_for=True)
@@ -119,12 +120,13 @@ def settle_slot(
 ) -> None:
     """Settle uncertain slots by a person's decision, all or none. A mail that was not sent may be sent again."""
     from emberflow.cli.console import console
+    from emberflow.database import server_clock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import database_clock, reconcile
-    from emberflow.queue_manager.policies import in_force
+    from emberflow.policy.document import in_force
+    from emberflow.queue_manager.receiving import reconcile
 
     with connect().begin() as connection:
-        policy, now = in_force(connection).policy, database_clock.now(connection)
+        policy, now = in_force(connection).policy, server_clock.now(connection)
         decision: dict[str, Any] = {"is_sent": sent, "by": by or getpass.getuser(), "why": why}
         ends = {
             slot: reconcile.settle(connection, slot, **decision, now=now, policy=policy)
@@ -140,11 +142,12 @@ def release_slot(
 ) -> None:
     """Plan a parked slot again: its cause is mended."""
     from emberflow.cli.console import console
+    from emberflow.database import server_clock
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import backlog, database_clock
+    from emberflow.reporting import queue
 
     with connect().begin() as connection:
-        backlog.release(connection, slot, by=getpass.getuser(), now=database_clock.now(connection))
+        queue.release(connection, slot, by=getpass.getuser(), now=server_clock.now(connection))
     console.print(f"slot {slot} is planned")
 
 
@@ -155,9 +158,9 @@ def add_suppression(
     by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
 ) -> None:
     """Send nothing to an address or a domain any more; planned mail to it is cancelled."""
+    from emberflow.accounts import suppressions as store
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import suppressions as store
 
     parsed = store.parse_target(target)
     with connect().begin() as connection:
@@ -174,9 +177,9 @@ def list_suppressions(
     as_json: AsJson = False,
 ) -> None:
     """List who gets no mail, why, and who decided it."""
+    from emberflow.accounts import suppressions as store
     from emberflow.cli.console import Section, show
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import suppressions as store
 
     with connect().connect() as connection:
         rows = [
@@ -190,9 +193,9 @@ def list_suppressions(
 @suppressions.command("remove")
 def remove_suppression(target: Target) -> None:
     """Allow mail to an address or a domain again; what was cancelled stays cancelled."""
+    from emberflow.accounts import suppressions as store
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import suppressions as store
 
     parsed = store.parse_target(target)
     with connect().begin() as connection:
@@ -207,9 +210,9 @@ def import_suppressions(
     by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
 ) -> None:
     """Suppress every address and domain of a file: all rows or none."""
+    from emberflow.accounts import suppressions as store
     from emberflow.cli.console import console
     from emberflow.database.engine import connect
-    from emberflow.queue_manager import suppressions as store
 
     pairs = store.read_file(file, reason)
     with connect().begin() as connection:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
     from emberflow.bots.capacity import BotsNeeded
-    from emberflow.queue_manager.capacity import BotName, Capacity
-    from emberflow.queue_manager.explain import Explanation
-    from emberflow.queue_manager.plan import Plan
-    from emberflow.queue_manager.why_not import WhyNot
+    from emberflow.queue_manager.planning.hour_plan import Plan
+    from emberflow.reporting.capacity import BotName, Capacity
+    from emberflow.reporting.slot import Explanation
+    from emberflow.reporting.why_not import WhyNot
 
-# What became of the mails of a ramp volume (`queue_manager.capacity.account`), and what an operator can do about it.
+# What became of the mails of a ramp volume (`reporting.capacity.account`), and what an operator can do about it.
 _LOSSES = {
     "by_health": ("held back by health multipliers", "look at the scores: `emberflow senders list`"),
     "by_daily_factor": ("held back by daily factors and the mix with cold mail", "nothing: the policy wants it so"),

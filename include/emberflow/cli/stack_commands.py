@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from emberflow.cli.console import Section, console, print_json, progress, records, show
-from emberflow.cli.stack import STEPS, Stack
+from emberflow.local_stack.stack import STEPS, Stack
 from emberflow.locations import home
 
 
@@ -31,7 +31,7 @@ def up(*, foreground: bool) -> None:
     address, user, password = stack.airflow_login()
     console.print(f"[bold green]up[/]  Airflow: [bold]{address}[/]  user [bold]{user}[/]  password [bold]{password}[/]")
     if foreground:
-        from emberflow.cli.supervisor import in_the_foreground
+        from emberflow.local_stack.supervisor import in_the_foreground
 
         in_the_foreground(stack)
         try:
@@ -56,7 +56,7 @@ def down() -> None:
 
 def status(*, as_json: bool) -> None:
     """Show each part, and how often it had to be started again."""
-    from emberflow.cli.supervisor import histories
+    from emberflow.local_stack.supervisor import histories
 
     stack = Stack(home(), attached=False)
     states = stack.status()

@@ -1,1 +1,1 @@
-"""Storage: tables, migrations, bulk I/O, encrypted secrets and the embedded PostgreSQL."""
+"""Storage: tables, migrations, bulk I/O, encrypted secrets, the server's clock, and whether it was restored."""

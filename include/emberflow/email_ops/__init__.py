@@ -1,1 +1,1 @@
-"""Sending and receiving mail: messages, SMTP, IMAP, TLS, the loopback guard and the mail sandbox."""
+"""Sending and receiving mail: messages, SMTP, IMAP, TLS and the loopback guard."""

@@ -1,1 +1,1 @@
-"""Where plans meet the database and the mail servers. DAGs and pages call this and nothing deeper."""
+"""Where plans meet the database and the mail servers: slots from the plan to the recorded answer."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from emberflow.clock import SystemClock
-from emberflow.email_ops.sandbox.state_files import Watched, replace_file
+from emberflow.sandbox.state_files import Watched, replace_file
 
 
 class OffsetClock(SystemClock):

@@ -40,14 +40,14 @@ from typing import Any, Literal
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from emberflow.clock import SystemClock
-from emberflow.email_ops.sandbox import SandboxAddress, servers
-from emberflow.email_ops.sandbox.accounts import Accounts
-from emberflow.email_ops.sandbox.delivery_log import Delivery, DeliveryLog
-from emberflow.email_ops.sandbox.local_delivery import LocalDelivery
-from emberflow.email_ops.sandbox.smtp_server import SubmissionProtocol, SubmissionRules, _cut
-from emberflow.email_ops.sandbox.state_files import Watched, replace_file
 from emberflow.errors import StackError
 from emberflow.randomness import generator
+from emberflow.sandbox import SandboxAddress, servers
+from emberflow.sandbox.accounts import Accounts
+from emberflow.sandbox.delivery_log import Delivery, DeliveryLog
+from emberflow.sandbox.local_delivery import LocalDelivery
+from emberflow.sandbox.smtp_server import SubmissionProtocol, SubmissionRules, _cut
+from emberflow.sandbox.state_files import Watched, replace_file
 from emberflow.settings import PROJECT_ROOT
 from tests.faults.kit.lifeline import die_with_parent
 

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from emberflow.database.embedded import EmbeddedPostgres
+from emberflow.local_stack.postgres import EmbeddedPostgres
 
 _GONE_S = 30.0
 

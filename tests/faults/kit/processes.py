@@ -36,7 +36,8 @@ from emberflow.clock import Clock
 from emberflow.crash_points import CrashPoint
 from emberflow.database.engine import connect
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import dispatcher, reconcile
+from emberflow.queue_manager.receiving import reconcile
+from emberflow.queue_manager.sending import dispatcher
 from emberflow.randomness import generator
 from emberflow.settings import Settings
 from tests.faults.kit.clocks import OffsetClock, set_offset

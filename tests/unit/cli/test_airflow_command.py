@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from emberflow.cli.main import app
-from emberflow.cli.stack import Stack
 from emberflow.errors import ConfigurationError
+from emberflow.local_stack.stack import Stack
 
 ARGUMENTS = ["dags", "list", "--help", "-o", "json", "--", "--not-ours"]
 Started = tuple[str, list[str], dict[str, str]]

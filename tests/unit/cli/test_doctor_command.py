@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from emberflow.cli.airflow_health import examine
 from emberflow.cli.doctor_command import examine_stack
-from emberflow.cli.stack import Stack
+from emberflow.local_stack.airflow_health import examine
+from emberflow.local_stack.stack import Stack
 
 
 def test_a_stack_that_was_not_started_is_no_finding_and_an_unknown_airflow_is_not_looked_at(tmp_path: Path) -> None:

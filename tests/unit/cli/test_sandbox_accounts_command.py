@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from emberflow.cli.sandbox_accounts import write_accounts
-from emberflow.email_ops.sandbox.accounts import Accounts
+from emberflow.accounts.import_files import SenderRow, read_rows
+from emberflow.accounts.registry import Servers
 from emberflow.errors import ConfigurationError
-from emberflow.queue_manager.import_files import SenderRow, read_rows
-from emberflow.queue_manager.registry import Servers
+from emberflow.local_stack.sandbox_accounts import write_accounts
+from emberflow.sandbox.accounts import Accounts
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from emberflow.cli import stack_commands, supervisor
-from emberflow.cli.stack import Stack
+from emberflow.cli import stack_commands
 from emberflow.errors import StackError
+from emberflow.local_stack import supervisor
+from emberflow.local_stack.stack import Stack
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emberflow.queue_manager.policies import Policy, shipped
+from emberflow.policy.document import Policy, shipped
 from tests.planned_days import PlannedDays
 
 STANDARD = shipped("standard")

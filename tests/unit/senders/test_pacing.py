@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from emberflow.clock import local_day
-from emberflow.queue_manager.policies import shipped
+from emberflow.policy.document import shipped
 from emberflow.senders.pacing import (
     PacingPolicy,
     first_opening,

@@ -1,0 +1,164 @@
+"""Egress addresses: which source address a mailbox sends from, how much, and whether it may.
+
+A mailbox keeps its address (sticky), because reputation belongs to both together. An address that is held, for
+instance because a block list names it, keeps its queue: no mailbox can be moved away from it. Spreading mail over other
+addresses to escape a listing is what Spamhaus calls snowshoe spamming. A mailbox without an address sends from whatever
+address the operating system chooses, and so does all mail that a provider's own servers submit onwards.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, RowMapping, bindparam, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from emberflow.database.tables import egress_ips, mailboxes
+from emberflow.delivery.caps import Cap, CounterKey, lock
+from emberflow.delivery.guard import Refusal
+from emberflow.email_ops.addresses import normalise
+from emberflow.errors import ConfigurationError
+
+LOGINS = "egress_ip_logins"
+
+
+def add(
+    connection: Connection, address: str, *, logins_per_hour: int | None = None, sends_per_hour: int | None = None
+) -> int:
+    """Register a source address of this machine, or change its caps (None: no cap); return its id.
+
+    Raises:
+        ConfigurationError: it is not an IP address.
+    """
+    caps = {"logins_per_hour": logins_per_hour, "sends_per_hour": sends_per_hour}
+    statement = insert(egress_ips).values(address=_canonical(address), **caps)
+    statement = statement.on_conflict_do_update(index_elements=["address"], set_=caps)
+    return int(connection.execute(statement.returning(egress_ips.c.id)).scalar_one())
+
+
+def hold(connection: Connection, address: str, reason: str) -> None:
+    """Send nothing from this address until it is activated; its queue waits.
+
+    Raises:
+        ConfigurationError: there is no such address.
+    """
+    _set_state(connection, address, "held", reason)
+
+
+def activate(connection: Connection, address: str) -> None:
+    """Allow an address to send again.
+
+    Raises:
+        ConfigurationError: there is no such address.
+    """
+    _set_state(connection, address, "active", None)
+
+
+def assign(connection: Connection, address: str | None, mailbox_addresses: Sequence[str]) -> None:
+    """Make mailboxes send from ``address`` (None: from no address in particular); all of them or none.
+
+    Raises:
+        ConfigurationError: an address or a mailbox is unknown, or ``address`` or a mailbox's present address is held.
+    """
+    egress_id = None
+    if address is not None:
+        row = connection.execute(
+            select(egress_ips).where(egress_ips.c.address == _canonical(address)).with_for_update(read=True)
+        ).one_or_none()
+        if row is None:
+            raise _unknown(address)
+        if row.state == "held":
+            raise ConfigurationError(f"{address} is held ({row.state_reason}): activate it, or choose another one")
+        egress_id = row.id
+    wanted = [normalise(mailbox) for mailbox in mailbox_addresses]
+    found = {
+        row.address: row
+        for row in connection.execute(
+            select(mailboxes.c.id, mailboxes.c.address, egress_ips.c.address.label("egress"), egress_ips.c.state)
+            .outerjoin(egress_ips, mailboxes.c.egress_ip_id == egress_ips.c.id)
+            .where(mailboxes.c.address.in_(wanted), mailboxes.c.removed_at.is_(None))
+            .order_by(mailboxes.c.id)
+            .with_for_update(of=mailboxes)
+        )
+    }
+    if missing := sorted(set(wanted) - found.keys()):
+        raise ConfigurationError(f"no such mailbox: {', '.join(missing)}; nothing was changed")
+    if stuck := sorted(f"{row.address} ({row.egress})" for row in found.values() if row.state == "held"):
+        raise ConfigurationError(
+            f"a held address keeps its mailboxes: {', '.join(stuck)}; nothing was changed. Find what it was listed "
+            "for, then `emberflow egress activate`"
+        )
+    connection.execute(
+        update(mailboxes).where(mailboxes.c.id == bindparam("wanted")).values(egress_ip_id=egress_id),
+        [{"wanted": row.id} for row in found.values()],
+    )
+
+
+def listed(connection: Connection) -> Sequence[RowMapping]:
+    """Return every address with its state, its caps, and how many mailboxes it has."""
+    assigned = select(mailboxes.c.egress_ip_id, func.count().label("mailboxes")).group_by(mailboxes.c.egress_ip_id)
+    numbers = assigned.subquery()
+    query = (
+        select(egress_ips, func.coalesce(numbers.c.mailboxes, 0).label("mailboxes"))
+        .outerjoin(numbers, numbers.c.egress_ip_id == egress_ips.c.id)
+        .order_by(egress_ips.c.id)
+    )
+    return connection.execute(query).mappings().all()
+
+
+def may_log_in(connection: Connection, egress_ip_id: int, now: datetime) -> Refusal | None:
+    """Count one SMTP or IMAP login from this address in the present UTC hour, unless its cap is used up (B-F5).
+
+    The address's counter stays locked until the caller's transaction ends. A held address may still log in, because
+    reading mail does no harm; that it sends nothing is the guarded step's business.
+
+    Raises:
+        ConfigurationError: there is no such address.
+    """
+    row = connection.execute(
+        select(egress_ips.c.address, egress_ips.c.logins_per_hour).where(egress_ips.c.id == egress_ip_id)
+    ).one_or_none()
+    if row is None:
+        raise ConfigurationError(f"there is no egress address {egress_ip_id}")
+    if row.logins_per_hour is None:
+        return None
+    cap = Cap(CounterKey(LOGINS, row.address), row.logins_per_hour, "hour")
+    counters = lock(connection, [cap.counter], now)
+    used = counters.used(cap)
+    if used >= cap.limit:
+        binding = f"{LOGINS}_hour:{row.address} {used}/{cap.limit}"
+        return Refusal(f"{LOGINS}_cap", counters.loosens_at(cap), binding)
+    counters.add([cap.counter])
+    counters.store(connection)
+    return None
+
+
+def is_of_this_machine(address: str) -> bool:
+    """Return whether a socket can be bound to ``address`` here; if not, nothing can be sent from it here."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _set_state(connection: Connection, address: str, state: str, reason: str | None) -> None:
+    statement = update(egress_ips).where(egress_ips.c.address == _canonical(address))
+    if connection.execute(statement.values(state=state, state_reason=reason)).rowcount == 0:
+        raise _unknown(address)
+
+
+def _canonical(address: str) -> str:
+    try:
+        return str(ipaddress.ip_address(address.strip()))
+    except ValueError:
+        raise ConfigurationError(f"{address!r} is not an IP address") from None
+
+
+def _unknown(address: str) -> ConfigurationError:
+    return ConfigurationError(f"there is no egress address {address}: `emberflow egress add {address}` first")

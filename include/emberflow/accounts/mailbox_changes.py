@@ -1,0 +1,196 @@
+"""Corrections by the operator: new servers, names, zones or limits of a mailbox, and its removal.
+
+A change is validated exactly as a row of an import file. Other servers or another login make the connection check due
+again. **Another zone never opens a cap anew**: a sender sends nothing more until the day has ended in both zones, and
+the present day of a bot in its new zone begins with all that it did on the days of the old zone that overlap with it.
+
+A mailbox that is removed keeps its row, because the log names it: its secret is deleted, what is planned is cancelled,
+no list, plan or reader sees it any more, and its address can be imported anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, Engine, RowMapping, func, select, text, update
+
+from emberflow.accounts.import_files import TLS_OF_PORT, BotRow, SenderRow, complaints
+from emberflow.accounts.registry import columns_of
+from emberflow.clock import clock_of, known_zones, local_day
+from emberflow.database import zones
+from emberflow.database.tables import bots, mailboxes, senders
+from emberflow.email_ops.addresses import normalise
+from emberflow.errors import ConfigurationError, EmberflowError
+from emberflow.queue_manager import event_log, slot_store
+
+Kind = Literal["sender", "bot"]
+
+_MODELS: Mapping[Kind, type[SenderRow] | type[BotRow]] = {"sender": SenderRow, "bot": BotRow}
+_OF_BOTS = ("interaction_limits", "born_at")
+_CHECKED = frozenset(
+    {"smtp_host", "smtp_port", "smtp_tls", "imap_host", "imap_port", "imap_tls", "username", "auth_method"}
+)
+
+_CARRY_INBOUND = text("""
+    insert into ops.bot_days (bot_id, local_day, inbound_sent, reply_sent)
+    select bots.id, :today, coalesce(sum(days.inbound_sent), 0), coalesce(sum(days.reply_sent), 0)
+    from ops.bots
+    left join ops.bot_days as days on days.bot_id = bots.id and days.local_day between :first and :last
+    where bots.mailbox_id = :mailbox_id
+    group by bots.id
+    on conflict (bot_id, local_day) do update
+    set inbound_sent = greatest(bot_days.inbound_sent, excluded.inbound_sent),
+        reply_sent = greatest(bot_days.reply_sent, excluded.reply_sent)
+""")
+
+_DAYS_OF_PLANNED = text("""
+    update ops.slot_states
+    set local_day = ops.local_day(target_time, :zone)
+    where from_mailbox_id = :mailbox_id and status = 'planned'
+""")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What :func:`change` did: the columns that have another value now, and until when a sender waits for it."""
+
+    mailbox_id: int
+    columns: tuple[str, ...]
+    check_is_due: bool
+    waits_until: datetime | None
+
+
+def change(engine: Engine, kind: Kind, address: str, values: Mapping[str, Any]) -> Changed:
+    """Give a mailbox new values of import columns; an empty text stands for the column's default.
+
+    A TLS mode that is not named follows a new port whose mode is a standard. Where the connection check has become due,
+    an active mailbox is unverified until it has passed.
+
+    Raises:
+        EmberflowError: there is no such sender or bot.
+        ConfigurationError: a value is not what an import would take; nothing was changed.
+    """
+    with engine.begin() as connection:
+        before = _locked(connection, kind, address)
+        row = _validated(connection, kind, before, values)
+        wanted = columns_of(row) | {name: getattr(row, name) for name in _OF_BOTS if kind == "bot"}
+        changed = {name: value for name, value in wanted.items() if value != before[name]}
+        of_bot = {name: changed.pop(name) for name in _OF_BOTS if name in changed}
+        if of_bot:
+            connection.execute(update(bots).where(bots.c.mailbox_id == before["id"]).values(of_bot))
+        check_is_due = bool(changed.keys() & _CHECKED)
+        waits_until = _move_zone(connection, kind, before, row.zone) if "zone" in changed else None
+        if changed:
+            connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(changed))
+        if check_is_due:
+            _require_check(connection, kind, before)
+        return Changed(before["id"], (*changed, *of_bot), check_is_due, waits_until)
+
+
+def remove(engine: Engine, kind: Kind, address: str, reason: str) -> int:
+    """Take a mailbox out of use for good; return how many planned mails from it or to it were cancelled.
+
+    Raises:
+        EmberflowError: there is no such sender or bot.
+    """
+    with engine.begin() as connection:
+        mailbox_id = _locked(connection, kind, address)["id"]
+        gone = {"removed_at": func.clock_timestamp(), "check_passed": None, "egress_ip_id": None}
+        connection.execute(update(mailboxes).where(mailboxes.c.id == mailbox_id).values(gone))
+        connection.execute(text("delete from ops.mailbox_secrets where mailbox_id = :id"), {"id": mailbox_id})
+        state = "stopped" if kind == "sender" else "retired"
+        _set_state(connection, kind, mailbox_id, state, f"removed: {reason}", "import the address anew")
+        cancelled = slot_store.cancel_planned(connection, mailbox_id, f"{kind}_removed")
+        for slot in cancelled:
+            event_log.close_conversation(connection, slot)
+    return len(cancelled)
+
+
+def _locked(connection: Connection, kind: Kind, address: str) -> RowMapping:
+    table = senders if kind == "sender" else bots
+    more = [bots.c[name] for name in _OF_BOTS] if kind == "bot" else []
+    query = (
+        select(mailboxes, *more)
+        .join(table, table.c.mailbox_id == mailboxes.c.id)
+        .where(mailboxes.c.address == normalise(address), mailboxes.c.removed_at.is_(None))
+        .with_for_update(of=[mailboxes, table])
+    )
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise EmberflowError(f"there is no {kind} {address}; `emberflow {kind}s list` shows them all")
+    return row
+
+
+def _validated(connection: Connection, kind: Kind, before: RowMapping, values: Mapping[str, Any]) -> SenderRow | BotRow:
+    model = _MODELS[kind]
+    present = {name: before[name] for name in model.model_fields if name in before and before[name] is not None}
+    for protocol in ("smtp", "imap"):
+        port = values.get(f"{protocol}_port")
+        if f"{protocol}_tls" not in values and str(port).isdigit() and int(str(port)) in TLS_OF_PORT:
+            del present[f"{protocol}_tls"]
+    wanted = present | {"password": "unchanged"} | dict(values)
+    try:
+        row = model.model_validate({name: value for name, value in wanted.items() if str(value).strip()})
+    except ValidationError as error:
+        told = "; ".join(f"{column}: {reason}" for column, reason in complaints(error))
+        raise ConfigurationError(f"{before['address']}: nothing was changed: {told}") from None
+    if zones.unknown(connection, [row.zone]):
+        raise ConfigurationError(f"the database does not know {row.zone}: run `emberflow database migrate`")
+    return row
+
+
+def _require_check(connection: Connection, kind: Kind, before: RowMapping) -> None:
+    unchecked = {"check_passed": None, "check_stage": None, "check_text": None, "checked_at": None}
+    connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(unchecked))
+    reason = "its servers or login were changed, and not checked since"
+    remedy = f"run `emberflow {kind}s check {before['address']}`"
+    _set_state(connection, kind, before["id"], "unverified", reason, remedy, only_if="active")
+
+
+def _set_state(
+    connection: Connection,
+    kind: Kind,
+    mailbox_id: int,
+    state: str,
+    reason: str,
+    remedy: str,
+    only_if: str | None = None,
+) -> None:
+    table, name = (senders, "state") if kind == "sender" else (bots, "status")
+    statement = update(table).where(table.c.mailbox_id == mailbox_id)
+    if only_if is not None:
+        statement = statement.where(table.c[name] == only_if)
+    connection.execute(
+        statement.values(
+            {
+                name: state,
+                f"{name}_reason": reason,
+                f"{name}_remedy": remedy,
+                f"{name}_changed_at": func.clock_timestamp(),
+            }
+        )
+    )
+
+
+def _move_zone(connection: Connection, kind: Kind, before: RowMapping, zone: str) -> datetime | None:
+    """Keep the caps of the present day, as the module says; return until when a sender waits."""
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    old = before["zone"] if before["zone"] in known_zones() else zone
+    connection.execute(_DAYS_OF_PLANNED, {"mailbox_id": before["id"], "zone": zone})
+    if kind == "bot":
+        start = _midnight(local_day(now, zone), zone)
+        overlapping = {"first": local_day(start, old), "last": local_day(now, old), "today": local_day(now, zone)}
+        connection.execute(_CARRY_INBOUND, {"mailbox_id": before["id"], **overlapping})
+        return None
+    until = max(_midnight(local_day(now, one) + timedelta(days=1), one) for one in (old, zone))
+    later = func.greatest(mailboxes.c.next_send_at, until)
+    connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(next_send_at=later))
+    return until
+
+
+def _midnight(day: date, zone: str) -> datetime:
+    return datetime.combine(day, time(0), clock_of(zone)).astimezone(UTC)

@@ -1,0 +1,236 @@
+"""Suppressions: addresses and domains that get no mail from here, whatever is planned.
+
+An entry is an address, or a domain written ``@example.com``, which covers its subdomains too. Values are stored in the
+normal form of ``email_ops.addresses``. An entry that is committed before the guarded step wins: planned mail is
+cancelled at once, and mail that a worker already holds is refused there. What is past DATA cannot be called back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sqlalchemy import Connection, RowMapping, text
+
+from emberflow.accounts.import_files import read_sheet
+from emberflow.database import prepared
+from emberflow.domain.slot import Slot
+from emberflow.email_ops.addresses import AddressError, domain_of, normalise
+from emberflow.errors import EmberflowError, ImportRejectedError, RowProblem
+from emberflow.queue_manager import event_log
+
+_LONGEST_REASON = 200
+
+
+class Target(NamedTuple):
+    """What is suppressed, in normal form; a domain without its ``@``."""
+
+    kind: Literal["address", "domain"]
+    value: str
+
+    def __str__(self) -> str:
+        return f"@{self.value}" if self.kind == "domain" else self.value
+
+
+@dataclass(frozen=True)
+class Added:
+    """How many entries were new, and how many planned mails were cancelled because of them."""
+
+    entries: int
+    cancelled: int
+
+
+# The limit makes it a look into the unique index for each, however long the list has become.
+_SUPPRESSED = text("""
+    select distinct on (covering.address) covering.address, entry.reason
+    from unnest(
+        cast(:addresses as text[]), cast(:kinds as text[]), cast(:values as text[]), cast(:distances as integer[])
+    ) as covering (address, kind, value, distance)
+    cross join lateral (
+        select reason
+        from ops.suppressions
+        where suppressions.kind = covering.kind and suppressions.value = covering.value
+        limit 1
+    ) as entry
+    order by covering.address, covering.distance
+""")
+
+_ADD = text("""
+    insert into ops.suppressions (kind, value, reason, added_by)
+    select kind, value, reason, :by
+    from unnest(cast(:kinds as text[]), cast(:values as text[]), cast(:reasons as text[]))
+        as wanted (kind, value, reason)
+    order by kind, value
+    on conflict (kind, value) do nothing
+    returning id
+""")
+
+# Every planned mail is looked at once, however many entries are new; its domains only if a new entry is a domain.
+_CANCEL = text("""
+    with new as (
+        select kind, value, reason from ops.suppressions where id = any(:ids)
+    ),
+
+    planned as (
+        select slots.id, coalesce(mailboxes.address, slots.to_address) as address
+        from ops.slot_states as states
+        inner join ops.scheduled_tasks as slots on slots.id = states.slot_id
+        left join ops.mailboxes on mailboxes.id = slots.to_mailbox_id
+        where states.status = 'planned'
+    ),
+
+    forbidden as (
+        select planned.id, new.reason, 0 as distance
+        from planned
+        inner join new on new.kind = 'address' and new.value = planned.address
+        union all
+        select planned.id, new.reason, place
+        from planned
+        cross join lateral string_to_array(split_part(planned.address, '@', 2), '.') as labels
+        cross join lateral generate_subscripts(labels, 1) as place
+        inner join new on new.kind = 'domain' and new.value = array_to_string(labels[place:], '.')
+    ),
+
+    nearest as (
+        select distinct on (id) id, reason from forbidden order by id, distance
+    ),
+
+    locked as (
+        select states.slot_id, nearest.reason
+        from ops.slot_states as states
+        inner join nearest on nearest.id = states.slot_id
+        where states.status = 'planned'
+        order by states.slot_id
+        for update of states
+    ),
+
+    cancelled as (
+        update ops.slot_states as states
+        set status = 'cancelled', reason = 'suppressed: ' || locked.reason
+        from locked
+        where states.slot_id = locked.slot_id
+        returning states.slot_id
+    )
+
+    select slots.* from cancelled inner join ops.slots on slots.id = cancelled.slot_id
+""")
+
+_REMOVE = text("delete from ops.suppressions where kind = :kind and value = :value")
+
+_LIST = text("""
+    select kind, value, reason, added_by, added_at from ops.suppressions order by added_at desc, id desc limit :limit
+""")
+
+
+def parse_target(written: str) -> Target:
+    """Return what ``written`` names: ``ann@example.com``, or ``@example.com`` for a domain and its subdomains.
+
+    Raises:
+        AddressError: neither of the two.
+    """
+    stripped = written.strip()
+    if not stripped.startswith("@"):
+        return Target("address", normalise(stripped))
+    try:
+        return Target("domain", domain_of(normalise(f"postmaster{stripped}")))
+    except AddressError:
+        raise AddressError(f"{written!r} is not a domain of the form @example.com") from None
+
+
+def suppressed(connection: Connection, addresses: Sequence[str]) -> dict[str, str]:
+    """Return why those of ``addresses`` (in normal form) that are suppressed get no mail; the others are missing.
+
+    An entry for the address itself gives the reason before one for its domain, and a nearer domain before a wider one.
+    """
+    covering = [
+        (address, target, distance) for address in addresses for distance, target in enumerate(_covering(address))
+    ]
+    rows = prepared.rows_of(
+        connection,
+        _SUPPRESSED,
+        {
+            "addresses": [address for address, _, _ in covering],
+            "kinds": [target.kind for _, target, _ in covering],
+            "values": [target.value for _, target, _ in covering],
+            "distances": [distance for _, _, distance in covering],
+        },
+    )
+    return {row.address: row.reason for row in rows}
+
+
+def add(connection: Connection, targets: Iterable[tuple[Target, str]], *, by: str) -> Added:
+    """Suppress every (target, reason) and cancel the mail that is planned for it; a known entry stays as it is."""
+    wanted = list(targets)
+    ids: list[int] = list(
+        connection.execute(
+            _ADD,
+            {
+                "kinds": [target.kind for target, _ in wanted],
+                "values": [target.value for target, _ in wanted],
+                "reasons": [reason for _, reason in wanted],
+                "by": by,
+            },
+        ).scalars()
+    )
+    if not ids:
+        return Added(0, 0)
+    cancelled = connection.execute(_CANCEL, {"ids": ids}).mappings().all()
+    for row in cancelled:
+        event_log.close_conversation(connection, Slot.of(row))
+    return Added(len(ids), len(cancelled))
+
+
+def remove(connection: Connection, target: Target) -> None:
+    """Allow mail to ``target`` again; what was cancelled stays cancelled.
+
+    Raises:
+        EmberflowError: there is no such entry.
+    """
+    if not connection.execute(_REMOVE, target._asdict()).rowcount:
+        raise EmberflowError(f"{target} is not suppressed itself; `emberflow suppressions list` shows the entries")
+
+
+def entries(connection: Connection, limit: int) -> Sequence[RowMapping]:
+    """Return kind, value, reason, added_by and added_at of the newest entries."""
+    return connection.execute(_LIST, {"limit": limit}).mappings().all()
+
+
+def read_file(file: Path, reason: str) -> list[tuple[Target, str]]:
+    """Return the (target, reason) pairs of a CSV file with the column ``address`` and perhaps ``reason``.
+
+    ``reason`` stands in for a missing or empty one. The column ``address`` takes domains too (``@example.com``).
+
+    Raises:
+        ImportRejectedError: it cannot be read, or at least one row is invalid; every problem is listed.
+    """
+    sheet = read_sheet(file)
+    columns, records = sheet.columns, sheet.records
+    if "address" not in columns or set(columns) - {"address", "reason"}:
+        problem = RowProblem(1, "-", f"the columns are address and reason, not {', '.join(columns) or 'missing'}")
+        raise ImportRejectedError(str(file), [problem])
+    if len(columns) != len(set(columns)):
+        raise ImportRejectedError(str(file), [RowProblem(1, "-", "a column is there more than once")])
+    pairs: list[tuple[Target, str]] = []
+    problems: list[RowProblem] = []
+    for number, record in records:
+        if None in record:
+            problems.append(RowProblem(number, "-", f"has more fields than the header's {len(columns)}"))
+            continue
+        try:
+            target = parse_target(record.get("address") or "")
+        except AddressError as error:
+            problems.append(RowProblem(number, "address", str(error)))
+            continue
+        pairs.append((target, ((record.get("reason") or "").strip() or reason)[:_LONGEST_REASON]))
+    if problems or not pairs:
+        raise ImportRejectedError(str(file), problems or [RowProblem(2, "-", "the file has a header and no rows")])
+    return pairs
+
+
+def _covering(address: str) -> list[Target]:
+    """Return every entry that would cover ``address``, the nearest first."""
+    labels = address.rpartition("@")[2].split(".")
+    domains = [".".join(labels[place:]) for place in range(len(labels))]
+    return [Target("address", address), *(Target("domain", domain) for domain in domains)]

@@ -1,0 +1,346 @@
+"""The rule of the guarded step: may this mail leave now, and if not, what forbids it and until when?
+
+Pure: what the database said under lock comes in, a refusal or nothing goes out. ``submission`` reads and writes. Mails
+of one transaction are judged one after the other, and each is counted before the next is judged.
+
+Anything unknown forbids (Q-B6): a day without a quota row, a mailbox that was never checked, a bot that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Final
+
+import numpy as np
+
+from emberflow.bots.limits import cap_today, next_waking
+from emberflow.clock import clock_of, known_zones, local_day, require_utc
+from emberflow.delivery.caps import Cap, CapPolicy, CounterKey, Counters
+from emberflow.domain.slot import Slot
+from emberflow.email_ops.egress import is_loopback
+from emberflow.policy.document import Policy
+from emberflow.senders.pacing import next_opening
+from emberflow.senders.quota import QuotaPolicy, reserved_for_warmup
+
+_OPENINGS_TRIED = 60  # a day has one or two, and a weekend must pass
+
+
+_SUBMISSION_PORTS: Final = frozenset({25, 465, 587, 2525})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a slot may not be sent now. ``retry_at`` None means: not at all. ``binding_cap`` names the cap (Q-F7)."""
+
+    reason: str
+    retry_at: datetime | None = None
+    binding_cap: str | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which way a mail goes, as far as caps and breakers ask: domains and providers are those of mailboxes.
+
+    ``smtp_host`` is the submission server, as :func:`server_of` names it.
+    """
+
+    smtp_host: str
+    sender_provider: str
+    sender_domain: str
+    recipient_address: str
+    recipient_provider: str
+    egress_address: str | None
+
+    @property
+    def recipient_domain(self) -> str:
+        """The part after the ``@``."""
+        return self.recipient_address.rpartition("@")[2]
+
+
+def server_of(host: str, port: int) -> str:
+    """Name a submission server: its host, whichever port a mailbox uses (RFC 8314 3.3).
+
+    On this machine any port but the usual ones is a server of its own: tunnels to different servers share its names.
+    """
+    name = host.lower()
+    is_own = port in _SUBMISSION_PORTS or not (name == "localhost" or is_loopback(name))
+    return name if is_own else f"{name}:{port}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one slot at this moment. ``bot_*`` are None for cold mail."""
+
+    slot: Slot
+    route: Route
+    from_zone: str
+    to_zone: str | None
+    is_checked: bool
+    sender_state: str
+    bot_status: str | None
+    bot_born_at: datetime | None
+    bot_limit: int | None
+    egress_state: str | None
+    egress_sends_per_hour: int | None
+    suppressed: str | None
+    blocked_until: datetime | None
+
+
+@dataclass
+class SenderDay:
+    """A sender's local day: its quotas, and what is used of them."""
+
+    warmup_quota: int
+    total_quota: int
+    warmup_sent: int
+    reply_sent: int
+    cold_sent: int
+
+    @property
+    def sent(self) -> int:
+        """Mail of all kinds."""
+        return self.warmup_sent + self.reply_sent + self.cold_sent
+
+    def unused_reserve(self, policy: QuotaPolicy) -> int:
+        """What is left of the mails that only warm-up mail may use (Q-B2)."""
+        quotas = (np.array([quota]) for quota in (self.warmup_quota, self.total_quota))
+        return max(int(reserved_for_warmup(policy, *quotas)[0]) - self.warmup_sent, 0)
+
+
+@dataclass
+class BotDay:
+    """A bot's local day."""
+
+    inbound_sent: int = 0
+    reply_sent: int = 0
+
+
+@dataclass
+class Ledgers:
+    """Everything that a mail is counted in, as read under lock; ``judge`` changes it."""
+
+    sender_days: dict[tuple[int, date], SenderDay]
+    bot_days: dict[tuple[int, date], BotDay]
+    counters: Counters
+    next_send_at: dict[int, datetime | None]
+    bot_free_at: dict[int, datetime | None]
+    changed_sender_days: set[tuple[int, date]] = field(default_factory=set)
+    changed_bot_days: set[tuple[int, date]] = field(default_factory=set)
+
+
+def judge(
+    facts: Facts, ledgers: Ledgers, *, now: datetime, is_stopped: bool, policy: Policy, seed: int
+) -> Refusal | None:
+    """Return why the mail may not leave at ``now``; None means that it may, and that it is counted (Q-B5)."""
+    slot = facts.slot
+    if is_stopped:
+        return Refusal("stop_sending_is_on", now + timedelta(seconds=policy.dispatch.retry_s))
+    refusal = _state(facts, now) or _moment(facts, ledgers, now, policy, seed)
+    if refusal is not None:
+        return refusal
+    caps = caps_of(slot, facts.route, policy.caps, facts.egress_sends_per_hour)
+    refusal = _day_caps(facts, ledgers, now, policy) or _rolling_caps(slot, caps, ledgers.counters)
+    if refusal is None:
+        _count(facts, ledgers, caps, now, policy)
+    return refusal
+
+
+def unknown_zone(from_zone: str, to_zone: str | None, slot: Slot, now: datetime) -> Refusal | None:
+    """Return why two mailboxes have no day and no hours that could be kept to; None if they have.
+
+    The next plan makes up for a warm-up mail; another one waits until an operator has corrected the zone.
+    """
+    for zone in (from_zone, to_zone):
+        if zone is not None and zone not in known_zones():
+            return Refusal(f"zone_unknown: {zone}", None if slot.is_made_up_for else now + timedelta(hours=1))
+    return None
+
+
+def fitness(*, is_checked: bool, sender_state: str, bot_status: str | None) -> Refusal | None:
+    """Return why two mailboxes are not fit to exchange mail at all; None if they are."""
+    if not is_checked:
+        return Refusal("mailbox_not_checked")
+    if sender_state != "active":
+        return Refusal(f"sender_{sender_state}")
+    return Refusal(f"bot_{bot_status}") if bot_status != "active" else None
+
+
+def bot_rest(
+    slot: Slot, zones: tuple[str, str | None], free_at: datetime | None, *, now: datetime, policy: Policy, seed: int
+) -> Refusal | None:
+    """Return until when the bot that the mail goes to rests from the one before; ``zones``: of sender and recipient.
+
+    The mail waits for the end of the pause, a reply also for the next moment at which its sender works and the bot is
+    awake. A warm-up mail that would be too late for the present window is given up: the next plan makes up for it.
+    """
+    if not slot.goes_to_bot or free_at is None or free_at <= now:
+        return None
+    retry_at = _opening(slot, zones, free_at, policy, seed)
+    return Refusal("bot_cooldown", None if slot.is_made_up_for and retry_at != free_at else retry_at)
+
+
+def sender_day_of(slot: Slot, from_zone: str, now: datetime) -> tuple[int, date] | None:
+    """Return the key of the sender's day that the mail counts in; a bot's reply counts in none."""
+    return (slot.sender_id, local_day(now, from_zone)) if slot.is_from_sender else None
+
+
+def bot_day_of(slot: Slot, from_zone: str, to_zone: str | None, now: datetime) -> tuple[int, date] | None:
+    """Return the key of the bot's day that the mail counts in; cold mail counts in none."""
+    zone = to_zone if slot.is_from_sender else from_zone
+    return None if slot.bot_id is None or zone is None else (slot.bot_id, local_day(now, zone))
+
+
+def counters_of(slot: Slot, route: Route) -> list[CounterKey]:
+    """Return every counter that this mail counts in, capped or not."""
+    keys = [
+        CounterKey("recipient_domain", route.recipient_domain),
+        CounterKey("provider", route.recipient_provider),
+        CounterKey("all", ""),
+    ]
+    if slot.is_from_sender:
+        keys.append(CounterKey("sender", str(slot.from_mailbox_id)))
+    if slot.is_cold:
+        keys.append(CounterKey("cold", str(slot.from_mailbox_id)))
+    if route.egress_address is not None:
+        keys.append(CounterKey("egress_ip", route.egress_address))
+    return keys
+
+
+def caps_of(slot: Slot, route: Route, policy: CapPolicy, egress_sends_per_hour: int | None) -> list[Cap]:
+    """Return the caps on rolling and hourly counters that bind this mail, in the order in which they are asked."""
+    limits: Mapping[str, int | None] = {
+        "sender": policy.sender_24h_by_provider.get(route.sender_provider, policy.sender_24h),
+        "cold": policy.cold_24h,
+        "recipient_domain": policy.recipient_domain_24h,
+        "provider": policy.provider_24h,
+        "egress_ip": egress_sends_per_hour,
+        "all": policy.all_24h,
+    }
+    keys = {key.scope: key for key in counters_of(slot, route)}
+    return [
+        Cap(keys[scope], limit, "hour" if scope == "egress_ip" else "24h")
+        for scope, limit in limits.items()
+        if limit is not None and scope in keys
+    ]
+
+
+def _state(facts: Facts, now: datetime) -> Refusal | None:
+    if facts.suppressed is not None:
+        return Refusal(f"suppressed: {facts.suppressed}")
+    bot_status = "active" if facts.slot.is_cold else facts.bot_status
+    if unfit := fitness(is_checked=facts.is_checked, sender_state=facts.sender_state, bot_status=bot_status):
+        return unfit
+    if facts.egress_state not in (None, "active"):
+        # A listed address holds its queue and is never routed around: only the operator decides that.
+        return Refusal("egress_address_held", now + timedelta(hours=1))
+    if facts.blocked_until is not None and facts.blocked_until > now:
+        return Refusal("circuit_breaker", facts.blocked_until)
+    return None
+
+
+def _moment(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy, seed: int) -> Refusal | None:
+    slot, zones = facts.slot, (facts.from_zone, facts.to_zone)
+    opening = _opening(slot, zones, now, policy, seed)
+    if opening != now:
+        sleeps = slot.goes_to_bot and _own_opening(slot, facts.from_zone, now, policy, seed) == now
+        return Refusal("bot_asleep" if sleeps else "outside_window", None if slot.is_made_up_for else opening)
+    next_send_at = ledgers.next_send_at[slot.from_mailbox_id]
+    if next_send_at is not None and next_send_at > now:
+        return Refusal("gap", next_send_at)
+    free_at = None if slot.bot_id is None else ledgers.bot_free_at.get(slot.bot_id)
+    return bot_rest(slot, zones, free_at, now=now, policy=policy, seed=seed)
+
+
+def _opening(slot: Slot, zones: tuple[str, str | None], at: datetime, policy: Policy, seed: int) -> datetime | None:
+    """Return the first instant from ``at`` on at which its mailbox may send the mail, and a bot is awake to receive it.
+
+    None: the window of the one and the waking hours of the other do not meet within weeks.
+    """
+    from_zone, to_zone = zones
+    for _ in range(_OPENINGS_TRIED):
+        opening = _own_opening(slot, from_zone, at, policy, seed)
+        if not slot.goes_to_bot or to_zone is None:
+            return opening
+        at = next_waking(to_zone, opening, policy.bots)
+        if at == opening:
+            return opening
+    return None
+
+
+def _own_opening(slot: Slot, zone: str, at: datetime, policy: Policy, seed: int) -> datetime:
+    if slot.is_from_sender:
+        return next_opening(zone, at, policy.pacing, seed=seed, sender_id=slot.sender_id)
+    return next_waking(zone, at, policy.bots)
+
+
+def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy) -> Refusal | None:
+    slot = facts.slot
+
+    def capped(reason: str, zone: str, cap: str) -> Refusal:
+        return Refusal(reason, None if slot.is_made_up_for else _next_day(now, zone, policy), cap)
+
+    sender_key = sender_day_of(slot, facts.from_zone, now)
+    if sender_key is not None:
+        day = ledgers.sender_days.get(sender_key)
+        name = f"sender_day:{slot.sender_id}"
+        if day is None:
+            return capped("sender_daily_quota", facts.from_zone, f"{name} no quota row")
+        if day.sent >= day.total_quota:
+            return capped("sender_daily_quota", facts.from_zone, f"{name} {day.sent}/{day.total_quota}")
+        if slot.task_type != "warmup" and day.sent + day.unused_reserve(policy.quota) >= day.total_quota:
+            kept = f"{name} {day.sent}/{day.total_quota}, {day.unused_reserve(policy.quota)} kept for warm-up"
+            return capped("sender_daily_quota", facts.from_zone, kept)
+        if slot.task_type == "warmup" and day.warmup_sent >= day.warmup_quota:
+            return capped("sender_daily_quota", facts.from_zone, f"{name}:warmup {day.warmup_sent}/{day.warmup_quota}")
+    bot_key = bot_day_of(slot, facts.from_zone, facts.to_zone, now)
+    if bot_key is None:
+        return None
+    bot_day = ledgers.bot_days[bot_key]
+    if not slot.is_from_sender:
+        used, cap = bot_day.reply_sent, policy.bots.daily_reply_cap
+        name, zone = "bot_daily_reply_cap", facts.from_zone
+    else:
+        if facts.bot_born_at is None or facts.to_zone is None:
+            return Refusal("bot_unknown")
+        used, cap = bot_day.inbound_sent, cap_today(policy.bots, facts.bot_born_at, facts.bot_limit, now)
+        name, zone = "bot_daily_inbound_cap", facts.to_zone
+    return None if used < cap else capped(name, zone, f"bot_day:{slot.bot_id} {used}/{cap}")
+
+
+def _rolling_caps(slot: Slot, caps: list[Cap], counters: Counters) -> Refusal | None:
+    for cap in caps:
+        used = counters.used(cap)
+        if used >= cap.limit:
+            name = f"{cap.counter.scope}_{cap.window}:{cap.counter.key} {used}/{cap.limit}"
+            retry_at = None if slot.is_made_up_for else counters.loosens_at(cap)
+            return Refusal(f"{cap.counter.scope}_cap", retry_at, name)
+    return None
+
+
+def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, policy: Policy) -> None:
+    slot = facts.slot
+    sender_key = sender_day_of(slot, facts.from_zone, now)
+    if sender_key is not None:
+        day = ledgers.sender_days[sender_key]
+        day.warmup_sent += slot.task_type == "warmup"
+        day.reply_sent += slot.task_type == "reply"
+        day.cold_sent += slot.is_cold
+        ledgers.changed_sender_days.add(sender_key)
+    bot_key = bot_day_of(slot, facts.from_zone, facts.to_zone, now)
+    if bot_key is not None:
+        bot_day = ledgers.bot_days[bot_key]
+        bot_day.inbound_sent += slot.is_from_sender
+        bot_day.reply_sent += not slot.is_from_sender
+        ledgers.changed_bot_days.add(bot_key)
+    ledgers.counters.add(counters_of(slot, facts.route))
+    ledgers.next_send_at[slot.from_mailbox_id] = now + timedelta(seconds=slot.gap_s)
+    if slot.goes_to_bot and slot.bot_id is not None:
+        ledgers.bot_free_at[slot.bot_id] = now + timedelta(seconds=policy.bots.cooldown_s)
+
+
+def _next_day(now: datetime, zone: str, policy: Policy) -> datetime:
+    """Return when sending hours start on the next local day of ``zone``."""
+    tomorrow = local_day(now, zone) + timedelta(days=1)
+    return require_utc(datetime.combine(tomorrow, policy.pacing.window_start, clock_of(zone)))

@@ -1,0 +1,1 @@
+"""The stack on one machine: embedded PostgreSQL, the mail sandbox and Airflow, with the demonstration on it."""

@@ -1,0 +1,353 @@
+"""What happened: the append-only events, and the pair and conversation rows that follow from them.
+
+An event has a natural key. Telling it twice, by a retry or a second reading of the same mailbox, is one event;
+counters follow only from the first telling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from emberflow.database import prepared
+from emberflow.database.bulk import rows_as_json
+from emberflow.delivery.reply_codes import Verdict
+from emberflow.domain.slot import Slot
+from emberflow.email_ops.smtp import Attempt
+
+_APPEND = text("""
+    insert into ops.mail_events
+        (event_type, natural_key, occurred_at, mailbox_id, slot_id, sender_id, bot_id, message_id, details)
+    select event_type, natural_key, occurred_at, mailbox_id, slot_id, sender_id, bot_id, message_id, details
+    from jsonb_to_recordset(cast(:events as jsonb)) as told (
+        event_type text, natural_key text, occurred_at timestamptz, mailbox_id bigint, slot_id bigint,
+        sender_id bigint, bot_id bigint, message_id text, details jsonb
+    )
+    on conflict (natural_key) do nothing
+    returning natural_key
+""")
+
+# What follows from mails that left: their pairs, their conversations, their bots. One statement, whose parts touch
+# different tables; rows that several workers may want are written in the order of their keys.
+_FOLLOW_UP = text("""
+    with mails as (
+        select *
+        from jsonb_to_recordset(cast(:mails as jsonb)) as mails (
+            sender_id bigint, bot_id bigint, conversation_id bigint, turn smallint, goes_to_bot boolean,
+            kind text, tier text, script text, subject text, message_id text, moment timestamptz
+        )
+    ),
+
+    pairs as (
+        insert into ops.bot_sender_interactions as pairs
+            (sender_id, bot_id, interaction_type, tier, sent_count, reply_count, first_contact, last_contact, sent_at_1)
+        select
+            sender_id,
+            bot_id,
+            (array_agg(kind order by moment desc))[1],
+            coalesce((array_agg(tier order by moment desc) filter (where tier is not null))[1], 'active'),
+            count(*) filter (where turn = 1),
+            count(*) filter (where not goes_to_bot),
+            min(moment),
+            max(moment),
+            max(moment) filter (where turn = 1)
+        from mails
+        group by sender_id, bot_id
+        order by sender_id, bot_id
+        on conflict (sender_id, bot_id) do update
+        set interaction_type = case
+                when excluded.last_contact >= pairs.last_contact then excluded.interaction_type
+                else pairs.interaction_type
+            end,
+            tier = case when excluded.sent_count > 0 then excluded.tier else pairs.tier end,
+            sent_count = pairs.sent_count + excluded.sent_count,
+            reply_count = pairs.reply_count + excluded.reply_count,
+            last_contact = greatest(pairs.last_contact, excluded.last_contact),
+            sent_at_1 = coalesce(excluded.sent_at_1, pairs.sent_at_1),
+            sent_at_2 = case when excluded.sent_at_1 is null then pairs.sent_at_2 else pairs.sent_at_1 end,
+            sent_at_3 = case when excluded.sent_at_1 is null then pairs.sent_at_3 else pairs.sent_at_2 end
+    ),
+
+    opened as (
+        insert into ops.conversations
+            (sender_id, bot_id, thread_status, turn, script_id, subject, root_message_id, last_message_id, started_at)
+        select sender_id, bot_id, 'awaiting_reply', 1, script, subject, message_id, message_id, moment
+        from mails
+        where turn = 1
+        on conflict (root_message_id) do nothing
+    ),
+
+    advanced as (
+        update ops.conversations
+        set turn = mails.turn, last_message_id = mails.message_id, thread_status = 'awaiting_reply',
+            next_action_time = null, updated_at = clock_timestamp()
+        from mails
+        where conversations.id = mails.conversation_id and mails.turn > 1 and conversations.turn < mails.turn
+    ),
+
+    resting as (
+        select bots.id, received.moment
+        from (
+            select bot_id, max(moment) as moment from mails where goes_to_bot group by bot_id
+        ) as received
+        inner join ops.bots on bots.id = received.bot_id
+        order by bots.id
+        for no key update of bots
+    )
+
+    update ops.bots
+    set cooldown_until = greatest(cooldown_until, resting.moment + make_interval(secs => :cooldown_s))
+    from resting
+    where bots.id = resting.id
+""")
+
+_REMEMBER_RESCUE = text("""
+    update ops.bot_sender_interactions
+    set interaction_type = 'rescued', rescued_count = rescued_count + 1
+    where sender_id = :sender_id and bot_id = :bot_id
+""")
+
+_CLOSE_CONVERSATION = text("""
+    update ops.conversations
+    set thread_status = 'closed', next_action_time = null, updated_at = clock_timestamp()
+    where id = :id and (turn < :turn or (turn = :turn and thread_status = 'awaiting_reply'))
+""")
+
+_REOPEN_CONVERSATION = text("""
+    update ops.conversations
+    set thread_status = 'reply_scheduled', next_action_time = :reply_at, updated_at = clock_timestamp()
+    where id = :id and turn < :turn
+""")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One SMTP attempt for a slot, when it ended and what is made of its answer.
+
+    ``verdict`` is None for a mail that was sent. ``is_believed`` is whether what the server says of the recipient is:
+    None if it says nothing of the kind.
+    """
+
+    slot: Slot
+    attempt: Attempt
+    ended_at: datetime
+    verdict: Verdict | None = None
+    is_believed: bool | None = None
+
+
+@dataclass(frozen=True)
+class Late:
+    """A result that came under a token that was worth nothing any more, and when; it changed nothing."""
+
+    slot: Slot
+    ended_at: datetime
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A slot's mail that left at ``sent_at`` under ``subject``."""
+
+    slot: Slot
+    sent_at: datetime
+    subject: str
+
+
+def record_event(
+    connection: Connection,
+    event_type: str,
+    natural_key: str,
+    *,
+    occurred_at: datetime,
+    mailbox_id: int,
+    slot: Slot | None = None,
+    message_id: str | None = None,
+    details: dict[str, Any] | None = None,
+) -> bool:
+    """Append one event; return False if this natural key was already told."""
+    told = _append(
+        connection,
+        [_event(event_type, natural_key, occurred_at, mailbox_id, slot=slot, message_id=message_id, details=details)],
+    )
+    return bool(told)
+
+
+def record_parked(connection: Connection, rows: Sequence[Mapping[str, Any]], occurred_at: datetime) -> None:
+    """Append that slots were parked; ``rows`` are those of ``store.free_lapsed``."""
+    _append(
+        connection,
+        [
+            {
+                "event_type": "parked",
+                "natural_key": f"parked:{row['idempotency_key']}:{row['id']}:{occurred_at.isoformat()}",
+                "occurred_at": occurred_at,
+                "mailbox_id": row["from_mailbox_id"],
+                "slot_id": row["id"],
+                "sender_id": row["sender_id"],
+                "bot_id": row["bot_id"],
+                "message_id": row["message_id"],
+                "details": {"lapses": row["lapses"]},
+            }
+            for row in rows
+        ],
+    )
+
+
+def record_sent(connection: Connection, mails: Sequence[Sent], *, cooldown_s: int) -> None:
+    """Append that mails left, and move their pairs, conversations and bots accordingly.
+
+    The natural key is the slot's idempotency key, so a second ``sent`` for it cannot exist (D-B3), and what follows
+    from a mail follows once.
+    """
+    record(connection, sent=mails, cooldown_s=cooldown_s)
+
+
+def record(
+    connection: Connection,
+    *,
+    tried: Sequence[Tried] = (),
+    fenced: Sequence[Late] = (),
+    sent: Sequence[Sent] = (),
+    cooldown_s: int,
+) -> None:
+    """Append attempts (E-B2), results that came too late to count, and mails that left, with what follows from these.
+
+    Cost: two statements, however many slots.
+    """
+    by_key = {f"sent:{mail.slot.idempotency_key}": mail for mail in sent}
+    told = _append(
+        connection,
+        [
+            *map(_attempt, tried),
+            *(
+                _event(
+                    "fenced",
+                    f"fenced:{late.slot.idempotency_key}:{late.slot.lease_token}",
+                    late.ended_at,
+                    late.slot.from_mailbox_id,
+                    slot=late.slot,
+                )
+                for late in fenced
+            ),
+            *(
+                _event(
+                    "sent",
+                    key,
+                    mail.sent_at,
+                    mail.slot.from_mailbox_id,
+                    slot=mail.slot,
+                    details={"task_type": mail.slot.task_type, "turn": mail.slot.turn},
+                )
+                for key, mail in by_key.items()
+            ),
+        ],
+    )
+    new = [_mail(mail) for key, mail in by_key.items() if key in told and not mail.slot.is_cold]
+    if new:
+        prepared.rows_of(connection, _FOLLOW_UP, {"mails": rows_as_json(new), "cooldown_s": cooldown_s})
+
+
+def close_conversation(connection: Connection, slot: Slot) -> None:
+    """End the slot's thread: its mail will not leave, or nobody answers it.
+
+    A thread that has gone on, or in which an answer to this mail is scheduled, stays as it is.
+    """
+    connection.execute(_CLOSE_CONVERSATION, {"id": slot.conversation_id, "turn": slot.turn})
+
+
+def reopen_conversation(connection: Connection, slot: Slot) -> None:
+    """Let the slot's thread wait for its mail again, which is planned anew; a first mail has no thread yet."""
+    key = {"id": slot.conversation_id, "turn": slot.turn, "reply_at": slot.target_time}
+    connection.execute(_REOPEN_CONVERSATION, key)
+
+
+def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, mailbox_id: int, uid: str) -> bool:
+    """Append that a junked mail was seen back in the inbox; return False for another copy of the same mail."""
+    told = record_event(
+        connection,
+        "rescued",
+        f"rescued:{slot.idempotency_key}",
+        occurred_at=occurred_at,
+        mailbox_id=mailbox_id,
+        slot=slot,
+        details={"uid": uid},
+    )
+    if told:
+        connection.execute(_REMEMBER_RESCUE, {"sender_id": slot.sender_id, "bot_id": slot.bot_id})
+    return told
+
+
+def _append(connection: Connection, events: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Append events and return the natural keys of those that were new."""
+    if not events:
+        return set()
+    return {row.natural_key for row in prepared.rows_of(connection, _APPEND, {"events": rows_as_json(events)})}
+
+
+def _event(
+    event_type: str,
+    natural_key: str,
+    occurred_at: datetime,
+    mailbox_id: int,
+    *,
+    slot: Slot | None = None,
+    message_id: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {
+        "event_type": event_type,
+        "natural_key": natural_key,
+        "occurred_at": occurred_at,
+        "mailbox_id": mailbox_id,
+        "slot_id": None if slot is None else slot.id,
+        "sender_id": None if slot is None else slot.sender_id,
+        "bot_id": None if slot is None else slot.bot_id,
+        "message_id": message_id if slot is None else slot.message_id,
+        "details": details or {},
+    }
+
+
+def _attempt(tried: Tried) -> dict[str, Any]:
+    slot, attempt = tried.slot, tried.attempt
+    return _event(
+        "attempt",
+        f"attempt:{slot.idempotency_key}:{slot.lease_token}",
+        tried.ended_at,
+        slot.from_mailbox_id,
+        slot=slot,
+        details={
+            "attempt": slot.attempts + 1,
+            "outcome": attempt.outcome,
+            "stage": attempt.stage,
+            "scope": attempt.scope,
+            "reply_code": attempt.reply_code,
+            "enhanced_code": attempt.enhanced_code,
+            "server_text": attempt.server_text,
+            **(
+                {}
+                if tried.verdict is None
+                else {"rule": tried.verdict.rule, "concerns": tried.verdict.scope, "is_believed": tried.is_believed}
+            ),
+        },
+    )
+
+
+def _mail(mail: Sent) -> dict[str, Any]:
+    slot = mail.slot
+    is_first = slot.turn == 1
+    return {
+        "sender_id": slot.sender_id,
+        "bot_id": slot.bot_id,
+        "conversation_id": slot.conversation_id,
+        "turn": slot.turn,
+        "goes_to_bot": slot.goes_to_bot,
+        "kind": "warmup_sent" if is_first else "sender_replied" if slot.goes_to_bot else "bot_replied",
+        "tier": slot.payload.get("tier") if is_first else None,
+        "script": slot.payload["script"],
+        "subject": mail.subject,
+        "message_id": slot.message_id,
+        "moment": mail.sent_at,
+    }

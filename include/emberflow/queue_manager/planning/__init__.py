@@ -1,0 +1,1 @@
+"""The plan of an hour: read, computed, written, cancelled."""

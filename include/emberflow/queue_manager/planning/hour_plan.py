@@ -1,0 +1,143 @@
+"""The plan of one hour, computed: quota, bots, selection, pacing. A pure function of what it is given.
+
+Equal inputs and equal answers about pairs give an equal plan, byte by byte (Q-F1): every draw is addressed by the seed
+and by what it is about, and rows are in the order of their ids.
+
+Cost: linear in senders, bots and slots; the pair table is only asked about the pairs that are dealt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from emberflow.bots.eligibility import GROUPS, eligible_bots
+from emberflow.bots.history import History
+from emberflow.bots.limits import available_seats
+from emberflow.bots.mix import partner_mix
+from emberflow.bots.placement import placement_factors
+from emberflow.bots.rotation import turn_terms
+from emberflow.bots.selection import LONGEST_IDLE_DAYS, Selection, SelectionPolicy, select_bots
+from emberflow.clock import HOUR
+from emberflow.queue_manager.planning.inputs import PlanInputs, sha256
+from emberflow.senders.pacing import open_windows, pace, planning_span
+from emberflow.senders.quota import daily_quota, slots_for_hour
+
+Phase = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A computed hour, before it is written.
+
+    ``day``: one row per active sender, with the columns of ``PlanInputs.senders`` and those of ``open_windows``,
+    ``planning_span`` and ``daily_quota``, ``first_s`` and ``every_s`` of ``slots_for_hour``, and ``wanted`` int64, the
+    slots that it asks for in this hour.
+    ``times``: as of ``pace``: those of them that have room, before bots are chosen.
+    ``bots``: the columns of ``PlanInputs.bots``, ``available_seats`` and ``turn_terms``, and ``cell`` int64.
+    ``cells``: as of ``partner_mix``.
+    ``slots``: ``sender_id``, ``ordinal``, ``bot_id`` int64; ``asked_tier``, ``tier`` Categorical; ``target_time``
+    datetime64[us, UTC]; ``gap_s`` int64. By sender and ordinal.
+    """
+
+    day: pd.DataFrame
+    times: pd.DataFrame
+    bots: pd.DataFrame
+    cells: pd.DataFrame
+    selection: Selection
+    slots: pd.DataFrame
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the slots."""
+        return sha256("", self.slots)
+
+
+def compute(inputs: PlanInputs, history: History, *, witness: tuple[int, int] | None = None) -> Plan:
+    """Compute the plan: `quotas`, then `choose`."""
+    return choose(inputs, quotas(inputs), history, witness=witness)
+
+
+def quotas(inputs: PlanInputs) -> pd.DataFrame:
+    """Return ``Plan.day``."""
+    policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
+    windows = open_windows(inputs.senders[["sender_id", "zone"]], inputs.start, policy.pacing, seed)
+    spans = planning_span(windows, inputs.start, hour + HOUR, policy.pacing)
+    day = _beside(inputs.senders, spans, windows)
+    day = daily_quota(day, policy.ramp, policy.quota, seed)
+    day = _within_the_pool(day, inputs.bots, policy.selection)
+    slots = slots_for_hour(day, policy.quota, seed)
+    return day.assign(wanted=slots["warmup_slots"], first_s=slots["first_s"], every_s=slots["every_s"])
+
+
+def choose(
+    inputs: PlanInputs,
+    day: pd.DataFrame,
+    history: History,
+    *,
+    on_phase: Phase = lambda name: None,
+    witness: tuple[int, int] | None = None,
+) -> Plan:
+    """Choose bots and times for what ``day`` wants; ``on_phase`` hears the name of each phase when it is over.
+
+    ``witness`` names a slot (sender_id, ordinal) for which the selection keeps its evidence.
+    """
+    policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
+    asked = _demand(day)
+    times = pace(asked, day, policy.pacing, seed, hour)
+    on_phase("pace")
+
+    until = max(hour + HOUR, day["span_end"].max()) if len(day) else hour + HOUR
+    seats = available_seats(inputs.bots, inputs.start, until, policy.bots)
+    bots = _beside(inputs.bots, seats)
+    factors = placement_factors(inputs.providers[["provider", "inbox", "junk"]], policy.placement)
+    mix = partner_mix(bots, inputs.providers.assign(factor=factors.to_numpy()), inputs.domains)
+    bots = _beside(bots, turn_terms(bots, inputs.start, policy.bots)).assign(cell=mix.cell)
+    shares = dict(enumerate(mix.cells["share"].tolist()))
+    selection = select_bots(
+        _beside(asked.loc[times.index], times),
+        bots,
+        history,
+        policy.selection,
+        seed=seed,
+        hour=hour,
+        shares=shares,
+        appointments=inputs.appointments,
+        pause_s=policy.bots.cooldown_s,
+        witness=witness,
+    )
+    slots = selection.picks.merge(
+        times[["sender_id", "ordinal", "gap_s"]], on=["sender_id", "ordinal"], validate="one_to_one"
+    )
+    on_phase("select")
+    return Plan(day, times, bots, mix.cells, selection, slots)
+
+
+def _within_the_pool(day: pd.DataFrame, bots: pd.DataFrame, policy: SelectionPolicy) -> pd.DataFrame:
+    """Shrink the quotas of senders whom too few bots may serve (B-F9), to one mail while there is one such bot."""
+    eligible = eligible_bots(day, bots).to_numpy()
+    quota = day["warmup_quota"].to_numpy()
+    shrunk = np.maximum(quota * eligible // policy.minimum_bots, np.minimum(quota, np.minimum(eligible, 1)))
+    return day.assign(eligible_bots=eligible, warmup_quota=np.where(eligible < policy.minimum_bots, shrunk, quota))
+
+
+def _demand(day: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per wanted slot, numbered from 1 within its sender."""
+    wanted = day["wanted"].to_numpy()
+    columns = ["sender_id", "ramp_day", *GROUPS, "warmup_used", "sending_days", "idle_days"]
+    asked = day.loc[day.index.repeat(wanted), columns]
+    ordinal = np.arange(len(asked)) - np.repeat(np.cumsum(wanted) - wanted, wanted) + 1
+    idle_days = np.where(asked["sending_days"] == 0, LONGEST_IDLE_DAYS, asked["idle_days"])
+    asked = asked.assign(ordinal=ordinal, nth=asked["warmup_used"] + ordinal - 1, idle_days=idle_days)
+    return asked.reset_index(drop=True)
+
+
+def _beside(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Return frames of the same rows as one; of a column that several have, the first is kept."""
+    joined = frames[0]
+    for frame in frames[1:]:
+        joined = joined.assign(**{str(name): frame[name].array for name in frame.columns if name not in joined})
+    return joined

@@ -1,0 +1,440 @@
+"""The guarded step: one transaction that moves slots to ``submitting``, immediately before DATA (Q-B5).
+
+It locks what the decision rests on in one fixed order (slots, sending mailboxes, bots, sender days, bot days, counters,
+each by key), reads everything that can forbid a mail, asks ``guard.judge`` slot by slot, and writes back what was
+counted. Two workers can therefore neither overshoot a cap together nor deadlock. However many slots come, the
+statements are the same eight, so that many workers may share one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, TextClause, text
+
+from emberflow.accounts.suppressions import suppressed
+from emberflow.database import prepared
+from emberflow.database.bulk import rows_as_json
+from emberflow.delivery import breakers, caps, guard
+from emberflow.delivery.caps import CounterKey, Counters
+from emberflow.delivery.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay
+from emberflow.domain.slot import Slot
+from emberflow.policy.document import Policy
+
+_FACTS = text("""
+    select
+        slots.id,
+        from_mailbox.zone as from_zone,
+        from_mailbox.next_send_at,
+        from_mailbox.smtp_host,
+        from_mailbox.smtp_port,
+        from_mailbox.provider as sender_provider,
+        split_part(from_mailbox.address, '@', 2) as sender_domain,
+        from_mailbox.check_passed and coalesce(to_mailbox.check_passed, slots.to_mailbox_id is null) as is_checked,
+        to_mailbox.zone as to_zone,
+        coalesce(to_mailbox.address, slots.to_address) as recipient_address,
+        coalesce(to_mailbox.provider, split_part(slots.to_address, '@', 2)) as recipient_provider,
+        senders.state as sender_state,
+        bots.status as bot_status,
+        bots.born_at as bot_born_at,
+        bots.interaction_limits as bot_limit,
+        egress_ips.address as egress_address,
+        egress_ips.state as egress_state,
+        egress_ips.sends_per_hour as egress_sends_per_hour
+    from jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
+    inner join ops.slot_states as states on states.slot_id = held.id and states.lease_token = held.token
+    inner join ops.scheduled_tasks as slots on slots.id = held.id
+    inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
+    inner join ops.senders on senders.id = slots.sender_id
+    left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
+    left join ops.bots on bots.id = slots.bot_id
+    left join ops.egress_ips on egress_ips.id = from_mailbox.egress_ip_id
+    where states.status = 'leased' and states.lease_until > clock_timestamp()
+    order by from_mailbox.id, slots.id
+    for update of states, from_mailbox
+""")
+
+_BOTS = text("""
+    select id, cooldown_until
+    from ops.bots
+    where id = any(:ids)
+    order by id
+    for no key update
+""")
+
+_UNFIT = text("""
+    select
+        slots.id,
+        from_mailbox.zone as from_zone,
+        to_mailbox.zone as to_zone,
+        bots.cooldown_until,
+        from_mailbox.check_passed and coalesce(to_mailbox.check_passed, slots.to_mailbox_id is null) as is_checked,
+        senders.state as sender_state,
+        case when slots.bot_id is null then 'active' else bots.status end as bot_status
+    from ops.scheduled_tasks as slots
+    inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
+    inner join ops.senders on senders.id = slots.sender_id
+    left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
+    left join ops.bots on bots.id = slots.bot_id
+    where slots.id = any(:ids)
+""")
+
+_CIRCUMSTANCES = text("""
+    select
+        exists (select from ops.switches where name = 'stop_sending' and is_on)
+            or exists (select from ops.restores where settled_at is null) as is_stopped,
+        array(select key from ops.host_breakers where open_until > :now order by key) as open_breakers,
+        array(select open_until from ops.host_breakers where open_until > :now order by key) as open_until
+""")
+
+_SENDER_DAYS = text("""
+    select sender_id, local_day, warmup_quota, total_quota, warmup_sent, reply_sent, cold_sent
+    from ops.sender_days
+    inner join jsonb_to_recordset(cast(:days as jsonb)) as wanted (sender_id bigint, local_day date)
+        using (sender_id, local_day)
+    order by sender_id, local_day
+    for update of sender_days
+""")
+
+_OPEN_BOT_DAYS = text("""
+    insert into ops.bot_days (bot_id, local_day)
+    select bot_id, local_day
+    from jsonb_to_recordset(cast(:days as jsonb)) as wanted (bot_id bigint, local_day date)
+    order by bot_id, local_day
+    on conflict do nothing
+""")
+
+_BOT_DAYS = text("""
+    select bot_id, local_day, inbound_sent, reply_sent
+    from ops.bot_days
+    inner join jsonb_to_recordset(cast(:days as jsonb)) as wanted (bot_id bigint, local_day date)
+        using (bot_id, local_day)
+    order by bot_id, local_day
+    for update of bot_days
+""")
+
+_SUBMIT = text("""
+    with sender_days_counted as (
+        update ops.sender_days
+        set warmup_sent = counted.warmup_sent, reply_sent = counted.reply_sent, cold_sent = counted.cold_sent
+        from jsonb_to_recordset(cast(:sender_days as jsonb)) as counted (
+            sender_id bigint, local_day date, warmup_sent integer, reply_sent integer, cold_sent integer
+        )
+        where sender_days.sender_id = counted.sender_id and sender_days.local_day = counted.local_day
+    ),
+
+    bot_days_counted as (
+        update ops.bot_days
+        set inbound_sent = counted.inbound_sent, reply_sent = counted.reply_sent
+        from jsonb_to_recordset(cast(:bot_days as jsonb)) as counted (
+            bot_id bigint, local_day date, inbound_sent integer, reply_sent integer
+        )
+        where bot_days.bot_id = counted.bot_id and bot_days.local_day = counted.local_day
+    ),
+
+    paused as (
+        update ops.mailboxes
+        set next_send_at = pauses.until
+        from jsonb_to_recordset(cast(:pauses as jsonb)) as pauses (id bigint, until timestamptz)
+        where mailboxes.id = pauses.id
+    ),
+
+    rested as (
+        update ops.bots
+        set cooldown_until = greatest(cooldown_until, rests.until)
+        from jsonb_to_recordset(cast(:rests as jsonb)) as rests (id bigint, until timestamptz)
+        where bots.id = rests.id
+    )
+
+    update ops.slot_states
+    set status = 'submitting',
+        attempts = attempts + 1,
+        submitted_at = :now,
+        binding_cap = null,
+        lease_until = clock_timestamp() + make_interval(secs => :lease_s)
+    where slot_id = any(:ids)
+""")
+
+_ROUTE = text("""
+    select
+        from_mailbox.zone as from_zone,
+        to_mailbox.zone as to_zone,
+        from_mailbox.smtp_host,
+        from_mailbox.smtp_port,
+        from_mailbox.provider as sender_provider,
+        split_part(from_mailbox.address, '@', 2) as sender_domain,
+        coalesce(to_mailbox.address, :to_address) as recipient_address,
+        coalesce(to_mailbox.provider, split_part(:to_address, '@', 2)) as recipient_provider,
+        egress_ips.address as egress_address
+    from ops.mailboxes as from_mailbox
+    left join ops.mailboxes as to_mailbox on to_mailbox.id = :to_mailbox_id
+    left join ops.egress_ips on egress_ips.id = from_mailbox.egress_ip_id
+    where from_mailbox.id = :from_mailbox_id
+""")
+
+_UNCOUNT_SENDER_DAY = text("""
+    update ops.sender_days
+    set warmup_sent = warmup_sent - :warmup, reply_sent = reply_sent - :reply, cold_sent = cold_sent - :cold
+    where sender_id = :sender_id and local_day = :local_day
+""")
+
+_UNCOUNT_BOT_DAY = text("""
+    update ops.bot_days
+    set inbound_sent = inbound_sent - :inbound, reply_sent = reply_sent - :reply
+    where bot_id = :bot_id and local_day = :local_day
+""")
+
+# What has left has left: the day's limits give way to it, and leave no room for more.
+_COUNT_SENDER_DAY = text("""
+    insert into ops.sender_days as today
+        (sender_id, local_day, ramp_day, ramp_volume, health_multiplier, daily_factor, warmup_quota, total_quota,
+        warmup_sent, reply_sent, cold_sent)
+    values (:sender_id, :local_day, 1, :warmup, 1, 1, 0, 1, :warmup, :reply, :cold)
+    on conflict (sender_id, local_day) do update
+    set warmup_sent = today.warmup_sent + :warmup,
+        reply_sent = today.reply_sent + :reply,
+        cold_sent = today.cold_sent + :cold,
+        ramp_volume = greatest(today.ramp_volume, today.warmup_sent + :warmup),
+        total_quota = greatest(today.total_quota, today.warmup_sent + today.reply_sent + today.cold_sent + 1)
+""")
+
+_COUNT_BOT_DAY = text("""
+    insert into ops.bot_days as today (bot_id, local_day, inbound_sent, reply_sent)
+    values (:bot_id, :local_day, :inbound, :reply)
+    on conflict (bot_id, local_day) do update
+    set inbound_sent = today.inbound_sent + :inbound, reply_sent = today.reply_sent + :reply
+""")
+
+
+LOST = Refusal("lease_lost")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What the guarded step said: a refusal, or None and the way that the mail goes."""
+
+    refusal: Refusal | None
+    route: Route | None = None
+
+
+def submit(
+    connection: Connection, slots: Sequence[Slot], *, now: datetime, policy: Policy, seed: int
+) -> dict[int, Submission]:
+    """Move the slots that nothing forbids to ``submitting`` and return what was said of each, by slot id.
+
+    Call it immediately before DATA; commit, and only then write DATA. The lease is extended to what the SMTP
+    time-outs from here on need. A slot that this worker does not hold any more is refused as ``lease_lost``.
+    """
+    said = {slot.id: Submission(LOST) for slot in slots}
+    facts, lost_in_time, ledgers, is_stopped = _look(connection, slots, now)
+    said |= {slot_id: Submission(refusal) for slot_id, refusal in lost_in_time.items()}
+    allowed: list[Slot] = []
+    for fact in facts:
+        refusal = guard.judge(fact, ledgers, now=now, is_stopped=is_stopped, policy=policy, seed=seed)
+        said[fact.slot.id] = Submission(refusal, fact.route)
+        if refusal is None:
+            allowed.append(fact.slot)
+    if allowed:
+        _store(connection, allowed, ledgers, now=now, lease_s=policy.dispatch.submitting_lease_s)
+    return said
+
+
+def unfit(
+    connection: Connection, slots: Sequence[Slot], *, now: datetime, policy: Policy, seed: int
+) -> dict[int, Refusal]:
+    """Return the slots whose mailboxes are not fit to exchange mail, or whose bot rests; without locks.
+
+    So nobody logs in for them.
+    """
+    by_id = {slot.id: slot for slot in slots}
+    judged = {}
+    for row in connection.execute(_UNFIT, {"ids": list(by_id)}):
+        zones = (row.from_zone, row.to_zone)
+        judged[row.id] = (
+            guard.fitness(is_checked=bool(row.is_checked), sender_state=row.sender_state, bot_status=row.bot_status)
+            or guard.unknown_zone(*zones, by_id[row.id], now)
+            or guard.bot_rest(by_id[row.id], zones, row.cooldown_until, now=now, policy=policy, seed=seed)
+        )
+    return {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
+
+
+def take_back(connection: Connection, slot: Slot, *, submitted_at: datetime, now: datetime) -> None:
+    """Uncount a mail that :func:`submit` counted and that provably did not leave.
+
+    If a zone has become unknown since, there is no telling in which day it was counted: it stays counted in it.
+    """
+    _recount(connection, slot, submitted_at, now, (_UNCOUNT_SENDER_DAY, _UNCOUNT_BOT_DAY), Counters.take_back)
+
+
+def count_late(connection: Connection, slot: Slot, *, submitted_at: datetime, now: datetime) -> None:
+    """Count a mail that left, or may have left, without being counted: the database was restored since."""
+    _recount(connection, slot, submitted_at, now, (_COUNT_SENDER_DAY, _COUNT_BOT_DAY), Counters.add_late)
+
+
+def _recount(
+    connection: Connection,
+    slot: Slot,
+    submitted_at: datetime,
+    now: datetime,
+    days: tuple[TextClause, TextClause],
+    change: Callable[[Counters, Iterable[CounterKey], datetime], None],
+) -> None:
+    row = connection.execute(
+        _ROUTE,
+        {
+            "from_mailbox_id": slot.from_mailbox_id,
+            "to_mailbox_id": slot.to_mailbox_id,
+            "to_address": slot.to_address,
+        },
+    ).one()
+    has_days = guard.unknown_zone(row.from_zone, row.to_zone, slot, now) is None
+    sender_day = guard.sender_day_of(slot, row.from_zone, submitted_at) if has_days else None
+    if sender_day is not None:
+        kinds = {
+            "warmup": int(slot.task_type == "warmup"),
+            "reply": int(slot.task_type == "reply"),
+            "cold": int(slot.is_cold),
+        }
+        connection.execute(days[0], _day("sender_id", sender_day) | kinds)
+    bot_day = guard.bot_day_of(slot, row.from_zone, row.to_zone, submitted_at) if has_days else None
+    if bot_day is not None:
+        kinds = {"inbound": int(slot.is_from_sender), "reply": int(not slot.is_from_sender)}
+        connection.execute(days[1], _day("bot_id", bot_day) | kinds)
+    keys = guard.counters_of(slot, _route(row))
+    counters = caps.lock(connection, keys, now)
+    change(counters, keys, submitted_at)
+    counters.store(connection)
+
+
+def _look(
+    connection: Connection, slots: Sequence[Slot], now: datetime
+) -> tuple[list[Facts], dict[int, Refusal], Ledgers, bool]:
+    """Lock and read what the decision rests on; slots that are not held any more are left out.
+
+    A slot between mailboxes of which one has no day is refused here, because no counters can be locked for it.
+    """
+    held = rows_as_json({"id": slot.id, "token": slot.lease_token} for slot in slots)
+    rows = {row.id: row for row in prepared.rows_of(connection, _FACTS, {"held": held})}
+    held_slots = [slot for slot in slots if slot.id in rows]
+    zones = {slot.id: (rows[slot.id].from_zone, rows[slot.id].to_zone) for slot in held_slots}
+    judged = {slot.id: guard.unknown_zone(*zones[slot.id], slot, now) for slot in held_slots}
+    refused = {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
+    mine = [slot for slot in held_slots if slot.id not in refused]
+    routes = {slot.id: _route(rows[slot.id]) for slot in mine}
+    [around] = prepared.rows_of(connection, _CIRCUMSTANCES, {"now": now})
+    blocked = dict(zip(around.open_breakers, around.open_until, strict=True))
+    forbidden = suppressed(connection, sorted({route.recipient_address for route in routes.values()}))
+    facts = [_facts(slot, rows[slot.id], routes[slot.id], forbidden, blocked) for slot in mine]
+    pauses = {slot.from_mailbox_id: rows[slot.id].next_send_at for slot in mine}
+    bots = sorted({slot.bot_id for slot in mine if slot.bot_id is not None and slot.goes_to_bot})
+    rests = {row.id: row.cooldown_until for row in prepared.rows_of(connection, _BOTS, {"ids": bots})}
+    return facts, refused, _lock(connection, facts, pauses, rests, now), around.is_stopped
+
+
+def _facts(
+    slot: Slot, row: Row[Any], route: Route, forbidden: Mapping[str, str], blocked: Mapping[str, datetime]
+) -> Facts:
+    keys = breaker_keys(slot, route) if blocked else ()
+    return Facts(
+        slot=slot,
+        route=route,
+        from_zone=row.from_zone,
+        to_zone=row.to_zone,
+        is_checked=bool(row.is_checked),
+        sender_state=row.sender_state,
+        bot_status=row.bot_status,
+        bot_born_at=row.bot_born_at,
+        bot_limit=row.bot_limit,
+        egress_state=row.egress_state,
+        egress_sends_per_hour=row.egress_sends_per_hour,
+        suppressed=forbidden.get(route.recipient_address),
+        blocked_until=max((blocked[key] for key in keys if key in blocked), default=None),
+    )
+
+
+def breaker_keys(slot: Slot, route: Route) -> tuple[str, ...]:
+    """Return the circuit breakers that this mail passes."""
+    return breakers.keys_of(
+        smtp_host=route.smtp_host,
+        mailbox_id=slot.from_mailbox_id,
+        sender_domain=route.sender_domain,
+        egress_address=route.egress_address,
+        recipient_provider=route.recipient_provider,
+    )
+
+
+def _lock(
+    connection: Connection,
+    facts: Sequence[Facts],
+    pauses: dict[int, datetime | None],
+    rests: dict[int, datetime | None],
+    now: datetime,
+) -> Ledgers:
+    sender_keys = {guard.sender_day_of(fact.slot, fact.from_zone, now) for fact in facts} - {None}
+    bot_keys = {guard.bot_day_of(fact.slot, fact.from_zone, fact.to_zone, now) for fact in facts} - {None}
+    sender_days = {
+        (row.sender_id, row.local_day): SenderDay(
+            row.warmup_quota, row.total_quota, row.warmup_sent, row.reply_sent, row.cold_sent
+        )
+        for row in prepared.rows_of(connection, _SENDER_DAYS, {"days": _days("sender_id", sender_keys)})
+    }
+    bot_days = _bot_days(connection, bot_keys)
+    if len(bot_days) < len(bot_keys):
+        connection.execute(_OPEN_BOT_DAYS, {"days": _days("bot_id", bot_keys)})
+        bot_days = _bot_days(connection, bot_keys)
+    counters = caps.lock(connection, (key for fact in facts for key in guard.counters_of(fact.slot, fact.route)), now)
+    return Ledgers(sender_days, bot_days, counters, pauses, rests)
+
+
+def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, date], BotDay]:
+    return {
+        (row.bot_id, row.local_day): BotDay(row.inbound_sent, row.reply_sent)
+        for row in prepared.rows_of(connection, _BOT_DAYS, {"days": _days("bot_id", keys)})
+    }
+
+
+def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *, now: datetime, lease_s: float) -> None:
+    sender_days = [
+        _day("sender_id", key)
+        | {name: getattr(ledgers.sender_days[key], name) for name in ("warmup_sent", "reply_sent", "cold_sent")}
+        for key in sorted(ledgers.changed_sender_days)
+    ]
+    bot_days = [_day("bot_id", key) | vars(ledgers.bot_days[key]) for key in sorted(ledgers.changed_bot_days)]
+    sending = sorted({slot.from_mailbox_id for slot in allowed})
+    receiving = sorted({slot.bot_id for slot in allowed if slot.bot_id is not None and slot.goes_to_bot})
+    ledgers.counters.store(connection)
+    prepared.rows_of(
+        connection,
+        _SUBMIT,
+        {
+            "sender_days": rows_as_json(sender_days),
+            "bot_days": rows_as_json(bot_days),
+            "pauses": rows_as_json({"id": mailbox, "until": ledgers.next_send_at[mailbox]} for mailbox in sending),
+            "rests": rows_as_json({"id": bot, "until": ledgers.bot_free_at[bot]} for bot in receiving),
+            "ids": [slot.id for slot in allowed],
+            "now": now,
+            "lease_s": lease_s,
+        },
+    )
+
+
+def _day(column: str, key: tuple[int, date]) -> dict[str, Any]:
+    return {column: key[0], "local_day": key[1]}
+
+
+def _days(column: str, keys: Iterable[Any]) -> str:
+    return rows_as_json(_day(column, key) for key in sorted(keys))
+
+
+def _route(row: Row[Any]) -> Route:
+    return Route(
+        smtp_host=guard.server_of(row.smtp_host, row.smtp_port),
+        sender_provider=row.sender_provider,
+        sender_domain=row.sender_domain,
+        recipient_address=row.recipient_address,
+        recipient_provider=row.recipient_provider,
+        egress_address=row.egress_address,
+    )

@@ -1,0 +1,1 @@
+"""Mailboxes are read: what arrived, what is answered, and what became of mail in doubt."""

@@ -1,0 +1,159 @@
+"""Who answers which mail and when, as slots of the queue (B-B6, B-B7, B-B8)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Connection, text
+
+from emberflow.accounts.mailboxes import Mailbox
+from emberflow.bots.replies import decide_replies
+from emberflow.clock import Clock, local_day
+from emberflow.database import restores
+from emberflow.domain.slot import Priority
+from emberflow.email_ops.addresses import domain_of
+from emberflow.email_ops.content import Scripts
+from emberflow.email_ops.message import message_id_for
+from emberflow.policy.document import PolicyInForce
+from emberflow.queue_manager import event_log, slot_store
+from emberflow.queue_manager.receiving.arrivals import Arrival
+from emberflow.randomness import state
+from emberflow.senders.pacing import gaps_s
+from emberflow.settings import Settings
+
+_REPLIES_TODAY = text("""
+    select count(*)
+    from ops.slots
+    where from_mailbox_id = :mailbox_id
+        and parent_slot_id is not null
+        and local_day = :day
+        and status in ('planned', 'leased', 'submitting', 'sent', 'uncertain')
+""")
+
+_SCHEDULED = text("""
+    update ops.conversations
+    set thread_status = 'reply_scheduled', next_action_time = :reply_at, updated_at = clock_timestamp()
+    where id = :id
+""")
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """One run's decisions. ``found`` counts the replies that were scheduled."""
+
+    settings: Settings
+    clock: Clock
+    force: PolicyInForce
+    scripts: Scripts
+    found: Counter[str]
+
+    def answer(self, connection: Connection, mailbox: Mailbox, arrivals: Sequence[Arrival]) -> None:
+        """Let the mailbox decide about each mail that it got, and schedule its replies (B-B6, B-B7, B-B8)."""
+        by_slot: dict[int, Arrival] = {}
+        answered = restores.perhaps_answered(connection, [arrival.slot.id for arrival in arrivals])
+        for arrival in arrivals:
+            if arrival.slot.id in answered:
+                event_log.close_conversation(connection, arrival.slot)
+            elif arrival.slot.turn < self.scripts.turns(arrival.slot.payload["script"]):
+                by_slot[arrival.slot.id] = arrival
+            else:
+                event_log.close_conversation(connection, arrival.slot)
+        if not by_slot:
+            return
+        decided = decide_replies(
+            self._received(connection, mailbox, by_slot), self.force.policy.replies, self.settings.seed
+        )
+        for slot_id, replies, reply_at in zip(decided["slot_id"], decided["replies"], decided["reply_at"], strict=True):
+            arrival = by_slot[int(slot_id)]
+            if replies:
+                self._schedule(connection, mailbox, arrival, reply_at.to_pydatetime())
+            else:
+                event_log.close_conversation(connection, arrival.slot)
+
+    def _received(self, connection: Connection, mailbox: Mailbox, by_slot: Mapping[int, Arrival]) -> pd.DataFrame:
+        bots = self.force.policy.bots
+        pacing = self.force.policy.pacing
+        is_bot = next(iter(by_slot.values())).slot.goes_to_bot
+        used: int = connection.execute(
+            _REPLIES_TODAY,
+            {
+                "mailbox_id": mailbox.access.mailbox_id,
+                "day": local_day(self.clock.now(), mailbox.zone),
+            },
+        ).scalar_one()
+        cap = bots.daily_reply_cap if is_bot else self.force.policy.quota.total_daily_cap
+        return pd.DataFrame(
+            {
+                "slot_id": list(by_slot),
+                "turn": [arrival.slot.turn for arrival in by_slot.values()],
+                "received_at": pd.to_datetime([arrival.received_at for arrival in by_slot.values()], utc=True).astype(
+                    "datetime64[us, UTC]"
+                ),
+                "responder_id": mailbox.access.mailbox_id,
+                "zone": mailbox.zone,
+                "wake_start": bots.wake_start if is_bot else pacing.window_start,
+                "wake_end": bots.wake_end if is_bot else pacing.window_end,
+                "replies_left": max(cap - used, 0),
+            }
+        )
+
+    def _schedule(self, connection: Connection, mailbox: Mailbox, arrival: Arrival, reply_at: datetime) -> None:
+        """Put the reply into the queue, once; it answers exactly this mail in its own thread."""
+        parent = arrival.slot
+        key = f"reply:{parent.message_id}"
+        signing_key = self.settings.require_token_keys()[0].get_secret_value().encode()
+        answer = {
+            "priority_level": int(Priority.REPLY),
+            "task_type": "reply",
+            "target_time": reply_at,
+            "payload": _thread_of(arrival),
+            "idempotency_key": key,
+            "from_mailbox_id": parent.to_mailbox_id,
+            "to_mailbox_id": parent.from_mailbox_id,
+            "sender_id": parent.sender_id,
+            "bot_id": parent.bot_id,
+            "conversation_id": parent.conversation_id,
+            "parent_slot_id": parent.id,
+            "turn": parent.turn + 1,
+            "local_day": local_day(reply_at, mailbox.zone),
+            "gap_s": int(gaps_s(self.force.policy.pacing, state(self.settings.seed, "reply_gap"), [parent.id])[0]),
+            "message_id": message_id_for(key, domain_of(mailbox.access.address), signing_key),
+            "policy_id": self.force.policy_id,
+        }
+        if not slot_store.add(connection, [answer]):
+            return
+        connection.execute(_SCHEDULED, {"id": parent.conversation_id, "reply_at": reply_at})
+        event_log.record_event(
+            connection,
+            "replied",
+            f"replied:{parent.idempotency_key}",
+            occurred_at=self.clock.now(),
+            mailbox_id=mailbox.access.mailbox_id,
+            slot=parent,
+            details={"turn": parent.turn, "reply_at": reply_at.isoformat()},
+        )
+        self.found["replies"] += 1
+
+
+def _thread_of(arrival: Arrival) -> dict[str, Any]:
+    """Return the payload of a reply: the same script and thread, threaded by RFC 5322 3.6.4.
+
+    It answers the Message-ID that arrived, as any mail program does. If a relay wrote its own, the other end has ours,
+    so both are named.
+    """
+    parent = arrival.slot
+    arrived = arrival.message.message_id
+    if arrived is None or "=?" in arrived:  # no header of ours can hold that
+        arrived = parent.message_id
+    references = [*parent.payload.get("references", ()), *dict.fromkeys([parent.message_id, arrived])]
+    return {
+        "script": parent.payload["script"],
+        "thread": parent.thread,
+        "in_reply_to": arrived,
+        "references": references,
+    }

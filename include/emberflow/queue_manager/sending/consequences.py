@@ -1,0 +1,189 @@
+"""What a server's answer means for more than the one message: its breakers, its mailbox, its recipient.
+
+What the server of a mailbox says of that mailbox, its login, its limits, its From address, is believed at once: it is
+their affair. What it says of a recipient, which others share, is evidence (``refused_recipients``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from emberflow.accounts import suppressions
+from emberflow.delivery import breakers
+from emberflow.delivery.breakers import BreakerPolicy
+from emberflow.delivery.guard import Route
+from emberflow.delivery.reply_codes import Verdict
+from emberflow.domain.slot import Slot
+from emberflow.queue_manager.pre_send import breaker_keys
+from emberflow.queue_manager.sending import refused_recipients
+from emberflow.queue_manager.sending.refused_recipients import Findings, Outlier, RefusalPolicy, Said
+
+log = logging.getLogger(__name__)
+
+# `{address}` and `{kind}` (senders, bots) in a remedy are those of the mailbox.
+_PAUSE_SENDER = text("""
+    update ops.senders
+    set state = 'paused', state_reason = :reason, state_changed_at = clock_timestamp(),
+        state_remedy = replace(replace(:remedy, '{address}', mailboxes.address), '{kind}', 'senders')
+    from ops.mailboxes
+    where senders.mailbox_id = :mailbox_id and mailboxes.id = senders.mailbox_id and state = 'active'
+""")
+
+_PAUSE_BOT = text("""
+    update ops.bots
+    set status = 'paused', status_reason = :reason, status_changed_at = clock_timestamp(),
+        status_remedy = replace(replace(:remedy, '{address}', mailboxes.address), '{kind}', 'bots')
+    from ops.mailboxes
+    where bots.mailbox_id = :mailbox_id and mailboxes.id = bots.mailbox_id and status = 'active'
+""")
+
+_RESUME_SENDER = text("""
+    update ops.senders
+    set state = case when check_passed then 'active' else 'unverified' end,
+        state_reason = case when check_passed then null else :unchecked end,
+        state_remedy = case when check_passed then null else 'run `emberflow senders check ' || address || '`' end,
+        state_changed_at = clock_timestamp()
+    from ops.mailboxes
+    where mailbox_id = :mailbox_id and mailboxes.id = mailbox_id
+        and state = 'paused' and starts_with(state_reason, :reason)
+""")
+
+_RESUME_BOT = text("""
+    update ops.bots
+    set status = case when check_passed then 'active' else 'unverified' end,
+        status_reason = case when check_passed then null else :unchecked end,
+        status_remedy = case when check_passed then null else 'run `emberflow bots check ' || address || '`' end,
+        status_changed_at = clock_timestamp()
+    from ops.mailboxes
+    where mailbox_id = :mailbox_id and mailboxes.id = mailbox_id
+        and status = 'paused' and starts_with(status_reason, :reason)
+""")
+
+_ADDRESS = text("select address from ops.mailboxes where id = :mailbox_id")
+
+_DOUBTED = "its server is doubted: "
+_UNCHECKED = "it has not passed its last connection check"
+_AGAIN = "then `emberflow {kind} check {address}` and `emberflow {kind} resume {address}`"
+_AT_THE_PROVIDER = "mend it at the provider"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one mail: the slot, its way, and the verdict; None for a mail that was sent.
+
+    ``peer`` is the address and port that said so.
+    """
+
+    slot: Slot
+    route: Route
+    verdict: Verdict | None
+    peer: tuple[str, int] | None = None
+
+
+def weigh(connection: Connection, answers: Sequence[Answer], *, now: datetime, policy: RefusalPolicy) -> Findings:
+    """Add what servers said of recipients to the evidence; call it before the transaction locks any other row."""
+    said = [_said(answer) for answer in answers if answer.verdict is None or answer.verdict.action == "suppress"]
+    if not refused_recipients.lock(connection, said):
+        return Findings()
+    return refused_recipients.weigh(connection, said, now=now, policy=policy)
+
+
+def is_believed(route: Route | None, verdict: Verdict | None, findings: Findings) -> bool | None:
+    """Return whether a recipient that this verdict calls unknown is; None if the verdict is about something else."""
+    if route is None or verdict is None or verdict.action != "suppress":
+        return None
+    return route.recipient_address in findings.unknown
+
+
+def draw(
+    connection: Connection, answers: Sequence[Answer], findings: Findings, *, now: datetime, policy: BreakerPolicy
+) -> frozenset[int]:
+    """Count every answer in its circuit breakers, and take out of use what is refused.
+
+    Returns:
+        The mailboxes that may not be used any more.
+    """
+    breakers.record(
+        connection,
+        [(breaker_keys(answer.slot, answer.route), answer.verdict) for answer in answers],
+        now,
+        policy,
+    )
+    stopped: set[int] = set()
+    for mailbox_id in findings.cleared:
+        _resume(connection, mailbox_id)
+    for answer in answers:
+        slot, verdict = answer.slot, answer.verdict
+        if verdict is None:
+            continue
+        if verdict.action == "pause_mailbox":
+            remedy = f"{verdict.remedy or _AT_THE_PROVIDER}; {_AGAIN}"
+            _pause(connection, slot.from_mailbox_id, f"its server refused it: {verdict.meaning}", remedy)
+            stopped.add(slot.from_mailbox_id)
+        elif verdict.action == "suppress":
+            stopped |= _recipient_refused(connection, answer, verdict, findings)
+        elif verdict.action == "stop_and_alert":
+            remedy = f"; {verdict.remedy}" if verdict.remedy else ""
+            log.error("slot %s: %s (%s)%s", slot.id, verdict.meaning, verdict.rule, remedy)
+    for outlier in findings.outliers:
+        _stop(connection, outlier)
+        stopped.add(outlier.mailbox_id)
+    return frozenset(stopped)
+
+
+def _said(answer: Answer) -> Said:
+    slot, route, verdict = answer.slot, answer.route, answer.verdict
+    return Said(
+        smtp_host=route.smtp_host,
+        from_mailbox_id=slot.from_mailbox_id,
+        recipient=route.recipient_address,
+        to_mailbox_id=slot.to_mailbox_id,
+        refusal=None if verdict is None else f"{verdict.rule}: {verdict.meaning}",
+        peer=answer.peer,
+    )
+
+
+def _recipient_refused(connection: Connection, answer: Answer, verdict: Verdict, findings: Findings) -> set[int]:
+    slot, recipient = answer.slot, answer.route.recipient_address
+    hosts = findings.unknown.get(recipient)
+    if hosts is None:
+        log.warning(
+            "slot %s: %s alone says: %s; nobody else is stopped", slot.id, answer.route.smtp_host, verdict.meaning
+        )
+        return set()
+    reason = f"mail to it is refused by {', '.join(hosts)}: {verdict.meaning}"
+    if slot.to_mailbox_id is None:
+        suppressions.add(connection, [(suppressions.parse_target(recipient), reason)], by="dispatch")
+        return set()
+    _pause(connection, slot.to_mailbox_id, reason, f"see at the provider that it exists and takes mail; {_AGAIN}")
+    return {slot.to_mailbox_id}
+
+
+def _stop(connection: Connection, outlier: Outlier) -> None:
+    reason = (
+        f"{_DOUBTED}{outlier.smtp_host} says of {outlier.recipients} recipients that they do not exist, "
+        "and no other server says so"
+    )
+    remedy = (
+        "ask its provider why it refuses them; when it takes a mail to one of them, "
+        "`emberflow {kind} resume {address}`"
+    )  # fmt: skip
+    address: str = connection.execute(_ADDRESS, {"mailbox_id": outlier.mailbox_id}).scalar_one()
+    log.error("%s is paused: %s", address, reason)
+    _pause(connection, outlier.mailbox_id, reason, remedy)
+
+
+def _pause(connection: Connection, mailbox_id: int, reason: str, remedy: str) -> None:
+    for pause in (_PAUSE_SENDER, _PAUSE_BOT):
+        connection.execute(pause, {"mailbox_id": mailbox_id, "reason": reason, "remedy": remedy})
+
+
+def _resume(connection: Connection, mailbox_id: int) -> None:
+    """Take back what :func:`_stop` did: others say the same by now. Without a passed check it stays out of use."""
+    for resume in (_RESUME_SENDER, _RESUME_BOT):
+        connection.execute(resume, {"mailbox_id": mailbox_id, "reason": _DOUBTED, "unchecked": _UNCHECKED})

@@ -1,0 +1,226 @@
+"""What an import file may look like, and what is said of one that cannot be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from zoneinfo import available_timezones
+
+import pytest
+from pydantic import ValidationError
+
+from emberflow.accounts.import_files import BotRow, MailboxRow, SenderRow, complaints, read_rows
+from emberflow.errors import ConfigurationError, ImportRejectedError
+
+HEADER = "address,password,smtp_host,smtp_port,imap_host"
+ROW = "ann@north.test,x,smtp.north.test,587,imap.north.test"
+SERVERS = {"password": "x", "smtp_host": "smtp.north.test", "imap_host": "imap.north.test"}
+
+Reader = Callable[..., list[MailboxRow]]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Reader:
+    """Write a file of this text and return the rows that are read from it."""
+
+    def read(content: str | bytes, **how: object) -> list[MailboxRow]:
+        file = tmp_path / "file.csv"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return [row for _, row in read_rows(file, SenderRow, **how)]  # type: ignore[arg-type]
+
+    return read
+
+
+def problems(read: Reader, content: str | bytes) -> list[str]:
+    with pytest.raises(ImportRejectedError) as caught:
+        read(content)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def a_row(**changes: object) -> MailboxRow:
+    return SenderRow.model_validate({"address": "ann@north.test", **SERVERS, **changes})
+
+
+def complaint(**changes: object) -> tuple[str, str]:
+    with pytest.raises(ValidationError) as caught:
+        a_row(**changes)
+    (only,) = complaints(caught.value)
+    return only
+
+
+# What spreadsheets leave behind
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (f"{HEADER}\n{ROW}\n,,,,\n , , , , \n", ["left out: 2 empty rows"]),
+        (f"{HEADER}\n,,,,\n{ROW}\n", ["left out: 1 empty row"]),
+        (f"{HEADER}\n{ROW}\n,,,,\n".replace(",", ";"), ["left out: 1 empty row"]),
+        (f"{HEADER},,\n{ROW},,\n", ["left out: 2 empty columns"]),
+        (f"{HEADER},\n{ROW},\n,,,,,\n", ["left out: 1 empty row and 1 empty column"]),
+        (f"\n\r\n{HEADER}\n{ROW}\n", []),
+        (f"{HEADER}\n{ROW},,,\n", []),
+        (f"{HEADER}\n{ROW}\n".replace(",587,", ",587.0,"), []),
+        (f"{HEADER}\n\u00a0{ROW}\n", []),
+    ],
+)
+def test_empty_rows_and_columns_are_left_out_and_counted(read: Reader, content: str, told: list[str]) -> None:
+    said: list[str] = []
+    (row,) = read(content, tell=said.append)
+    assert (row.address, row.smtp_port, said) == ("ann@north.test", 587, told)
+
+
+def test_rows_keep_their_line_numbers_behind_blank_lines_and_empty_rows(read: Reader) -> None:
+    (problem,) = problems(read, f"\n\n{HEADER}\n,,,,\n{ROW.replace('587', 'x')}\n")
+    assert problem.startswith("row 5, column smtp_port")
+
+
+def test_a_value_below_an_empty_heading_is_not_left_out(read: Reader) -> None:
+    (problem,) = problems(read, f"{HEADER},\n{ROW},something\n")
+    assert problem.startswith("row 1, column -: is not a known column")
+
+
+@pytest.mark.parametrize(
+    ("heading", "column"),
+    [
+        ("smtp host", "smtp_host"), ("SMTP-Host", "smtp_host"), ("Smtp.Host ", "smtp_host"), ("E-Mail", "address"),
+        ("Email Address", "address"), ("User name", "username"), ("Time zone", "zone"), ("IMAP  TLS", "imap_tls"),
+    ],
+)  # fmt: skip
+def test_a_heading_is_understood_in_other_spellings(read: Reader, heading: str, column: str) -> None:
+    values = {"address": "ann@north.test", **SERVERS, "username": "u", "zone": "UTC", "imap_tls": "implicit"}
+    headings = ",".join(heading if name == column else name for name in values)
+    (row,) = read(f"{headings}\n{','.join(values.values())}\n")
+    assert str(getattr(row, column)) == values[column]
+
+
+# Encodings and paths
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_unicode_files_are_read_as_they_say_they_are_written(read: Reader, encoding: str) -> None:
+    (row,) = read(f"{HEADER},display_name\n{ROW},Jörg\n".encode(encoding))
+    assert row.display_name == "Jörg"
+
+
+def test_a_file_in_another_encoding_is_named_with_row_and_column_and_read_when_its_encoding_is_named(
+    read: Reader,
+) -> None:
+    content = f"{HEADER},display_name\n{ROW},Ann\n{ROW.replace('ann', 'bob')},Jörg\n".encode("cp1252")
+    (problem,) = problems(read, content)
+    assert problem.startswith("row 3, column display_name: is not UTF-8")
+    assert "--encoding cp1252" in problem
+    assert read(content, encoding="cp1252")[1].display_name == "Jörg"
+    with pytest.raises(ConfigurationError, match="'klingon' is not an encoding"):
+        read(content, encoding="klingon")
+
+
+def test_a_file_that_is_not_there_is_a_wrong_path_and_no_wrong_row(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.csv: No such file.*nothing was imported") as caught:
+        read_rows(tmp_path / "nowhere.csv", SenderRow)
+    assert "row" not in str(caught.value)
+
+
+# Ports, hosts, names
+
+
+@pytest.mark.parametrize(
+    ("changes", "smtp", "imap"),
+    [
+        ({}, "starttls", "implicit"),
+        ({"smtp_port": 465, "imap_port": 143}, "implicit", "starttls"),
+        ({"smtp_port": "587", "imap_port": "993"}, "starttls", "implicit"),
+        ({"smtp_port": 2525, "imap_port": 1143}, "starttls", "implicit"),
+        (
+            {"smtp_port": 2465, "smtp_tls": "implicit", "imap_port": 1143, "imap_tls": "starttls"},
+            "implicit",
+            "starttls",
+        ),
+    ],
+)
+def test_the_tls_mode_follows_the_port(changes: dict[str, object], smtp: str, imap: str) -> None:
+    row = a_row(**changes)
+    assert (row.smtp_tls, row.imap_tls) == (smtp, imap)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "mode"),
+    [("smtp", 465, "starttls"), ("smtp", 587, "implicit"), ("smtp", 25, "implicit"), ("imap", 143, "implicit"),
+     ("imap", 993, "starttls")],
+)  # fmt: skip
+def test_a_tls_mode_that_contradicts_its_port_is_refused(protocol: str, port: int, mode: str) -> None:
+    column, reason = complaint(**{f"{protocol}_port": port, f"{protocol}_tls": mode})
+    assert column == f"{protocol}_tls"
+    assert f"contradicts port {port}" in reason
+
+
+@pytest.mark.parametrize("column", ["smtp_host", "imap_host"])
+@pytest.mark.parametrize(
+    "host", ["mail..north.test", ".north.test", "a" * 64 + ".test", "-a.test", "a-.test", "a b.test", "a/b", "a:25",
+             "\u2603\u2603." + "x" * 300, "ex\u200eample.test", ".".join(["abc"] * 70)]
+)  # fmt: skip
+def test_a_host_that_cannot_be_one_is_refused(column: str, host: str) -> None:
+    found, reason = complaint(**{column: host})
+    assert found == column
+    assert "is not a host name" in reason
+
+
+@pytest.mark.parametrize(
+    ("host", "normal"),
+    [
+        ("Mail.North.TEST.", "mail.north.test"), ("localhost", "localhost"), ("127.0.0.1", "127.0.0.1"), ("::1", "::1"),
+        ("bücher.example", "xn--bcher-kva.example"), ("mail_server", "mail_server"),
+    ],
+)  # fmt: skip
+def test_a_host_is_kept_in_its_normal_form(host: str, normal: str) -> None:
+    assert a_row(smtp_host=host).smtp_host == normal
+
+
+@pytest.mark.parametrize("column", ["password", "smtp_host", "imap_host", "username", "display_name", "zone"])
+@pytest.mark.parametrize("character", ["\x00", "\r", "\n", "\x1b", "\x85", "\u2028"])
+def test_control_characters_are_refused_in_every_column(column: str, character: str) -> None:
+    found, reason = complaint(**{column: f"a{character}b"})
+    assert found == column
+    assert f"U+{ord(character):04X}" in reason
+
+
+def test_a_provider_or_owner_that_a_spreadsheet_has_wrapped_is_put_into_one_line() -> None:
+    row = a_row(provider="North\r\nMail ", owner="Acme\nLtd")
+    assert (row.provider, row.owner) == ("North Mail", "Acme Ltd")
+    assert complaint(provider="North\x00Mail")[0] == "provider"
+
+
+def test_a_control_character_in_a_file_is_named_with_its_row_and_column(read: Reader) -> None:
+    lines = [ROW, ROW.replace("ann", "bob").replace("smtp.north", "smtp\x00north")]
+    (problem,) = problems(read, "\n".join([HEADER, *lines]))
+    assert problem.startswith("row 3, column smtp_host: holds a control character (U+0000)")
+
+
+def test_a_name_that_only_this_machine_knows_is_no_zone() -> None:
+    assert complaint(zone="localtime") == ("zone", "is not an IANA time zone such as Europe/Berlin")
+
+
+# Cost
+
+
+def test_the_list_of_zones_is_not_read_for_every_row(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was read from the disk once a row: 100,000 rows took a quarter of an hour."""
+    asked = []
+    monkeypatch.setattr("zoneinfo.available_timezones", lambda: asked.append(1) or available_timezones())
+    rows = [f"a{number}@north.test,x,h,587,h,Europe/Berlin" for number in range(2000)]
+    assert len(read("\n".join([f"{HEADER},zone", *rows]))) == 2000
+    assert len(asked) <= 1
+
+
+def test_progress_is_told_while_a_long_file_is_read(read: Reader) -> None:
+    seen: list[tuple[int, int]] = []
+    rows = [f"a{number}@north.test,x,h,587,h" for number in range(2500)]
+    read("\n".join([HEADER, *rows]), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1000, 2500), (2000, 2500)]
+
+
+def test_a_bots_own_columns_are_checked_too() -> None:
+    with pytest.raises(ValidationError) as caught:
+        BotRow.model_validate({"address": "b@north.test", **SERVERS, "interaction_limits": 0, "born_at": "soon"})
+    assert [column for column, _ in complaints(caught.value)] == ["born_at", "interaction_limits"]
