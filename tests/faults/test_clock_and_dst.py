@@ -28,7 +28,7 @@ from emberflow.delivery.guard import (
 )
 from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy
-from emberflow.queue_manager import pre_send
+from emberflow.queue_manager import pre_send, slot_store
 from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.senders.pacing import PacingPolicy, open_windows
@@ -177,6 +177,49 @@ def test_a_day_of_25_hours_has_no_second_quota_and_one_of_23_keeps_its_own(zone:
         assert refusal.reason == "sender_daily_quota"
         assert refusal.retry_at is not None
         assert local_day(refusal.retry_at, zone) > day
+
+
+@pytest.mark.parametrize(("zone", "day", "hours"), [change for change in CLOCK_CHANGES if change[2] != 24])
+def test_caps_of_a_day_and_of_24_hours_hold_together_across_a_clock_change(
+    database: Engine, sandbox: Sandbox, zone: str, day: date, hours: float
+) -> None:
+    """Q-F6: mail that wants to leave every hour of three days; each cap is what refuses it at some time."""
+    a_day, in_24_hours = 6, 8
+    policy = a_policy(
+        pacing={"window_start": time(0), "window_end": time(0), "weekdays": EVERY_DAY},
+        bots={"daily_inbound_cap": 200, "wake_start": time(0), "wake_end": time(0)},
+        caps={"sender_24h": in_24_hours},
+    )
+    start = datetime.combine(day - timedelta(days=1), time(18), ZoneInfo(zone)).astimezone(UTC)
+    world = a_world(
+        database, sandbox, senders=1, bots=1, policy=policy, zones=[zone], bot_zones=[zone], checks=False, start=start,
+        born_at=datetime(2000, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+    world.change(
+        "insert into ops.sender_days (sender_id, local_day, ramp_day, ramp_volume, health_multiplier, daily_factor, "
+        "warmup_quota, total_quota) select id, cast(:day as date) + n, 1, 0, 1, 1, 0, :total "
+        "from ops.senders, generate_series(-2, 5) as n",
+        day=day, total=a_day,
+    )  # fmt: skip
+    left: list[datetime] = []
+    refused = Counter[str]()
+    for _ in range(72):
+        now = world.clock.now()
+        world.slot(task_type="reply", turn=3, gap_s=0, local_day=local_day(now, zone))
+        (slot,) = world.claim()
+        with world.engine.begin() as connection:
+            said = pre_send.submit(connection, [slot], now=now, policy=policy, seed=SEED)[slot.id].refusal
+            if said is None:
+                left.append(now)
+            else:
+                refused[said.reason] += 1
+                slot_store.finish(connection, [slot_store.End(slot, "cancelled", said.reason)])
+        world.clock.advance(timedelta(hours=1))
+
+    assert set(refused) == {"sender_daily_quota", "sender_cap"}
+    assert max(Counter(local_day(now, zone) for now in left).values()) == a_day
+    within = [sum(now - timedelta(hours=24) < other <= now for other in left) for now in left]
+    assert max(within) == in_24_hours
 
 
 # Workers whose clock is wrong

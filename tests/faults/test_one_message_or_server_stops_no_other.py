@@ -210,6 +210,21 @@ def test_a_mail_whose_message_id_a_relay_replaced_is_placed_and_answered_under_i
 # Folders
 
 
+@pytest.mark.parametrize("folder", ["Sent", "Drafts"])
+def test_what_lies_under_sent_or_drafts_makes_no_event(world: World, folder: str) -> None:
+    """E-B4: genuine mail, in the mailboxes of both sides; in INBOX the same mail is believed."""
+    raw = take_out(world, world.bots[0])
+    for member in (world.senders[0], world.bots[0]):
+        lay_in(world, member, raw, folder)
+    before = world.rows("select * from ops.mail_events")
+    for _ in range(2):
+        assert read(world).found == {}
+    assert world.rows("select * from ops.mail_events") == before
+
+    lay_in(world, world.bots[0], raw)
+    assert read(world).found == {"inbox": 1}
+
+
 def test_junk_that_cannot_be_opened_leaves_the_inbox_to_be_read(world: World) -> None:
     real = ImapReader._select
 

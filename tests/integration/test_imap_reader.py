@@ -1,4 +1,4 @@
-"""The IMAP reader against the mail sandbox: what SMTP put in comes out, once, and is handled as B-B9 says."""
+"""The IMAP reader against the mail sandbox: what SMTP put in comes out, once, and is moved and marked as asked."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 from sqlalchemy import Engine, text
 
@@ -23,3 +25,21 @@ def test_one_policy_is_in_force_and_every_earlier_one_is_kept(database: Engine) 
     assert [row.id for row in rows] == [first, second, third]
     assert [earlier.valid_to for earlier in rows[:-1]] == [later.valid_from for later in rows[1:]]
     assert rows[-1].valid_to is None
+
+
+def test_which_policy_was_in_force_at_an_instant_can_be_asked(database: Engine) -> None:
+    """D-F1: exactly one from the first on, and the later one at the instant of the change."""
+    as_of = text("select id from ops.policies where valid_from <= :at and :at < coalesce(valid_to, 'infinity')")
+    with database.begin() as connection:
+        ids = [put_in_force(connection, shipped(name)) for name in ("standard", "demo", "standard")]
+        starts: list[datetime] = list(
+            connection.execute(text("select valid_from from ops.policies order by id")).scalars()
+        )
+
+        def in_force_at(at: datetime) -> list[int]:
+            return list(connection.execute(as_of, {"at": at}).scalars())
+
+        assert [in_force_at(start) for start in starts] == [[policy_id] for policy_id in ids]
+        just_before = [in_force_at(start - timedelta(microseconds=1)) for start in starts]
+        assert just_before == [[], *([policy_id] for policy_id in ids[:-1])]
+        assert in_force_at(starts[-1] + timedelta(days=9999)) == [ids[-1]]

@@ -319,6 +319,25 @@ def test_a_build_repeated_gives_the_same_tables(world: World) -> None:
     assert [world.rows(table) for table in BUILT] == first
 
 
+def test_a_full_rebuild_gives_what_one_build_after_another_gave(analyst: World) -> None:
+    """D-F7: every row of every mart, after mail, junk and a sender that came later."""
+    sender, bot = analyst.good_sender(), analyst.bot("gamma")
+    build_marts(NOON)
+    later = NOON + DAY
+    for number, placed in enumerate(("inbox", "junk", "junk")):
+        analyst.mail(sender, bot, later - (number + 1) * MINUTE, placed=placed)
+    analyst.quota(sender, later, 50)
+    analyst.good_sender()
+    build_marts(later)
+    incremental = {table: analyst.rows(table) for table in BUILT}
+
+    window = ["--event-time-start", "1970-01-01", "--event-time-end", f"{later:%Y-%m-%dT%H:%M:%S}"]
+    assert dbt("build", "--full-refresh", "--exclude-resource-type", "unit_test", *window).success
+
+    assert {table: analyst.rows(table) for table in BUILT} == incremental
+    assert all(len(rows) > 1 for rows in incremental.values())
+
+
 def test_the_score_follows_the_published_model(world: World) -> None:
     """Towards S-B7: shrunk, decayed, read off the curves and blended, computed here a second time in Python."""
     sender = world.good_sender()

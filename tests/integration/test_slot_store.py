@@ -238,7 +238,7 @@ def fill_quota(world: World) -> None:
 
 
 def fill_total(world: World) -> None:
-    world.change("update ops.sender_days set total_quota = 4, warmup_sent = 1, reply_sent = 3")
+    world.change("update ops.sender_days set total_quota = 4, warmup_sent = 1, reply_sent = 2, cold_sent = 1")
 
 
 def fill_inbound(world: World, mails: int = 40) -> None:
