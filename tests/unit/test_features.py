@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from emberflow.policy.document import shipped
 from emberflow.settings import PROJECT_ROOT
 
 TESTS = PROJECT_ROOT / "tests"
@@ -130,6 +132,25 @@ def test_whatever_names_a_row_names_one_that_exists() -> None:
         if (named := set(_ID.findall(file.read_text(encoding="utf-8"))) - known)
     }
     assert unknown == {}
+
+
+def defaults_of(document: str) -> dict[str, str]:
+    """Return the policy's keys that the document names with a value, and the values as it writes them."""
+    return dict(re.findall(r"`(\w+(?:\.\w+)+)` (\d[\d.:]*)", document.partition("\n## Defaults\n")[2]))
+
+
+def in_the_policy(key: str) -> str:
+    """Return the value of a key of the standard policy as the document writes values."""
+    value: Any = shipped("standard")
+    for part in key.split("."):
+        value = getattr(value, part)
+    return f"{value:%H:%M}" if isinstance(value, time) else str(int(value) if value == int(value) else value)
+
+
+def test_the_defaults_are_those_of_the_standard_policy() -> None:
+    told = defaults_of((PROJECT_ROOT / "docs" / "features.md").read_text(encoding="utf-8"))
+    assert len(told) > 30
+    assert told == {key: in_the_policy(key) for key in told}
 
 
 # The comparison itself

@@ -4,8 +4,7 @@
 
 S senders that each send w warm-up mails a day fill ceil(S w / L) bots of L inbound mails a day, and each sender
 needs w K distinct bots if no pair may meet again within K days. It is a lower bound: young bots take less than L,
-and sleeping ones nothing. Source: research/domain.md section 5, "Derived targets"; the constraint per sender is that
-of research/deliverability.md section 5.1, "Cooldown".
+and sleeping ones nothing.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class ColdPolicy(BaseModel):
         Share of warm-up mail that reached the inbox from which a sender graduates: 0.9 (Smartlead and Instantly:
         above 90 %), out of at least 20 (Warmbly's floor, internal/app/warmup/service.go). One that sends cold mail
         keeps it down to 0.8, at which Warmbly quarantines: a single threshold flips by noise alone, 8 times per
-        healthy sender in 90 simulated days (research/deliverability.md 3.5).
+        healthy sender in 90 days of our simulation.
     ``daily_step``, ``cap``
         At most 5 more than on the best day of the last 30, and at most 30 a day (Smartlead's schedule: 0, 5, 15, 30).
     ``mix``
