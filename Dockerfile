@@ -6,7 +6,7 @@ WORKDIR /opt/emberflow
 COPY requirements.txt .
 RUN pip install -r requirements.txt
 COPY . .
-RUN echo /opt/emberflow/include > "$(python -c 'import site; print(site.getsitepackages()[0])')/emberflow.pth" \
+RUN pip install --no-deps --no-build-isolation --editable . \
     && useradd --create-home --uid 10001 emberflow \
     && install -d -o emberflow /var/lib/emberflow /var/lib/sandbox
 USER emberflow

@@ -5,9 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+_INSTALLED = Path(__file__).resolve().parent / "project"
+IS_INSTALLED = _INSTALLED.is_dir()
+# The folder that holds `dags`, `dbt`, `deploy` and `plugins`: a clone, or what a wheel carries of it.
+PROJECT_ROOT = _INSTALLED if IS_INSTALLED else Path(__file__).resolve().parents[2]
 
 
 def home() -> Path:
-    """Return the directory that holds all state of this instance (``EMBERFLOW_HOME``)."""
-    return Path(os.environ.get("EMBERFLOW_HOME") or PROJECT_ROOT / ".emberflow")
+    """Return the directory that holds all state of this instance.
+
+    ``EMBERFLOW_HOME``, or else ``.emberflow`` in the clone; of an installed package, ``emberflow`` where the user's
+    data lie (XDG Base Directory Specification).
+    """
+    if named := os.environ.get("EMBERFLOW_HOME"):
+        return Path(named)
+    if IS_INSTALLED:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "emberflow"
+    return PROJECT_ROOT / ".emberflow"

@@ -49,12 +49,9 @@ app.command("airflow", cls=airflow_command.Untouched)(airflow_command.airflow)
 
 def _show_version(is_wanted: bool) -> None:
     if is_wanted:
-        import tomllib
+        from importlib.metadata import version
 
-        from emberflow.locations import PROJECT_ROOT
-
-        project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
-        typer.echo(f"{project['name']} {project['version']}")
+        typer.echo(f"emberflow {version('emberflow')}")
         raise typer.Exit
 
 
@@ -86,8 +83,11 @@ def demo(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
     """Run the test suite, a process per core; extra arguments go to pytest (``-n 0``: one process)."""
+    from emberflow.errors import ConfigurationError
     from emberflow.locations import PROJECT_ROOT
 
+    if not (PROJECT_ROOT / "tests").is_dir():
+        raise ConfigurationError(f"there are no tests in {PROJECT_ROOT}: run this in a clone of the repository")
     os.chdir(PROJECT_ROOT)
     # Tests of one file share their servers, so a file is never shared out. Each process has a PostgreSQL of its own.
     shared_out = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
