@@ -13,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from emberflow.bots.ordering import find, pair_keys
+
 Integers = npt.NDArray[np.int64]
+_NEVER = np.datetime64("NaT", "us")
 
 
 class History(Protocol):
@@ -44,13 +47,20 @@ class PairsInMemory:
 
     def __init__(self, pairs: pd.DataFrame) -> None:
         self._pairs = pairs.sort_values(["sender_id", "bot_id"], ignore_index=True)
+        ids = self._pairs[["sender_id", "bot_id"]].to_numpy(dtype=np.int64)
+        self._keys = pair_keys(ids[:, 0], ids[:, 1])
+        if (np.diff(self._keys) == 0).any():
+            raise ValueError("a pair has two rows")
+        # A pair without a row is answered from one more, the last.
+        self._last_contact = np.append(self._pairs["last_contact"].to_numpy(dtype="datetime64[us]"), _NEVER)
+        self._sent_7d = np.append(self._pairs["sent_7d"].to_numpy(dtype=np.int64), 0)
 
     def of_pairs(self, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:
         """Look the pairs up."""
-        asked = pd.DataFrame({"sender_id": sender_ids, "bot_id": bot_ids})
-        answer = asked.merge(self._pairs, on=["sender_id", "bot_id"], how="left", validate="many_to_one")
-        answer["sent_7d"] = answer["sent_7d"].fillna(0).astype("int64")
-        return answer[["last_contact", "sent_7d"]]
+        place, is_known = find(self._keys, pair_keys(sender_ids, bot_ids))
+        place = np.where(is_known, place, -1)
+        last_contact = pd.DatetimeIndex(self._last_contact[place], tz="UTC")
+        return pd.DataFrame({"last_contact": last_contact, "sent_7d": self._sent_7d[place]})
 
     def some_of(self, sender_ids: Integers, from_bot_ids: Integers, counts: Integers) -> pd.DataFrame:
         """Take so many partners of each."""
