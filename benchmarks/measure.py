@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import psutil
 
-from emberflow.cli.console import spell, table
+from emberflow.console import spell, table
 
 Report = Callable[[str], None]
 

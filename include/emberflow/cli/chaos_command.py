@@ -48,7 +48,7 @@ def chaos(
 
 
 def _watched(scenario: Any, *, slots: int, **options: Any) -> Any:
-    from emberflow.cli.console import progress
+    from emberflow.console import progress
 
     with progress("Slots that came to an end", slots) as advance:
         shown = 0
@@ -65,7 +65,7 @@ def _watched(scenario: Any, *, slots: int, **options: Any) -> Any:
 def _show(verdict: Any) -> None:
     from rich.text import Text
 
-    from emberflow.cli.console import console, table
+    from emberflow.console import console, table
 
     kills = [(kind.replace("_", " "), number) for kind, number in verdict.kills_by_kind.items()]
     table(f"{verdict.kills} faults", ("kind", "times"), kills)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from emberflow.cli.console import Section, show
+from emberflow.console import Section, show
 from emberflow.local_stack import airflow_health, airflow_pools
 from emberflow.local_stack.stack import SUPERVISOR, Stack
 from emberflow.local_stack.supervisor import histories

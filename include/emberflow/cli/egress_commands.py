@@ -21,7 +21,7 @@ def add_address(
 ) -> None:
     """Register an address, or change its caps; SMTP and IMAP logins count together."""
     from emberflow.accounts import egress as addresses
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     with connect().begin() as connection:
@@ -33,7 +33,7 @@ def add_address(
 def list_addresses(as_json: AsJson = False) -> None:
     """List the addresses with their state, caps and mailboxes."""
     from emberflow.accounts import egress as addresses
-    from emberflow.cli.console import Section, show
+    from emberflow.console import Section, show
     from emberflow.database.engine import connect
 
     with connect().connect() as connection:
@@ -57,7 +57,7 @@ def hold_address(
 ) -> None:
     """Send nothing from an address until it is activated; its queue waits and is not routed around it."""
     from emberflow.accounts import egress as addresses
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     with connect().begin() as connection:
@@ -69,7 +69,7 @@ def hold_address(
 def activate_address(address: str) -> None:
     """Let a held address send again."""
     from emberflow.accounts import egress as addresses
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     with connect().begin() as connection:
@@ -84,7 +84,7 @@ def assign_address(
 ) -> None:
     """Make mailboxes send from an address: all of them or none. A held address keeps the mailboxes that it has."""
     from emberflow.accounts import egress as addresses
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     with connect().begin() as connection:

@@ -53,7 +53,7 @@ def import_senders(
 def list_senders(as_json: AsJson = False) -> None:
     """List the senders with today's quota, what was sent, and their reputation."""
     from emberflow.accounts import registry
-    from emberflow.cli.console import Section, show
+    from emberflow.console import Section, show
     from emberflow.database.engine import connect
 
     columns = ("address", "state", "day", "quota", "sent", "replies", "score", "reason", "what to do")
@@ -75,7 +75,7 @@ def pause_sender(
 ) -> None:
     """Pause a sender; its ramp position stays."""
     from emberflow.accounts import registry
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     registry.pause_sender(connect(), address, reason)
@@ -89,7 +89,7 @@ def stop_sender(
 ) -> None:
     """Stop a sender; when it is resumed, its ramp starts over."""
     from emberflow.accounts import registry
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     registry.stop_sender(connect(), address, reason)
@@ -100,7 +100,7 @@ def stop_sender(
 def resume_sender(address: str) -> None:
     """Make a paused or stopped sender active again."""
     from emberflow.accounts import registry
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     registry.resume_sender(connect(), address)
@@ -186,7 +186,7 @@ def create_bots(
 ) -> None:
     """Create mailboxes on your own mail server (or in the sandbox) and register them as bots."""
     from emberflow.accounts import registry
-    from emberflow.cli.console import console, progress
+    from emberflow.console import console, progress
     from emberflow.database.engine import connect
     from emberflow.sandbox import create_accounts
     from emberflow.settings import settings
@@ -213,7 +213,7 @@ def create_bots(
 def list_bots(as_json: AsJson = False) -> None:
     """List the bots with what they received and answered today."""
     from emberflow.accounts import registry
-    from emberflow.cli.console import Section, show
+    from emberflow.console import Section, show
     from emberflow.database.engine import connect
 
     columns = (
@@ -256,7 +256,7 @@ def pause_bot(
 ) -> None:
     """Pause a bot: it is still read; what is planned for it is cancelled when it comes due before `resume`."""
     from emberflow.accounts import registry
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     registry.pause_bot(connect(), address, reason)
@@ -270,7 +270,7 @@ def retire_bot(
 ) -> None:
     """Take a bot out of service: it is not read any more, and what is planned for it is cancelled at once."""
     from emberflow.accounts import registry
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     cancelled = registry.retire_bot(connect(), address, reason)
@@ -281,7 +281,7 @@ def retire_bot(
 def resume_bot(address: str) -> None:
     """Make a paused or retired bot active again, if it has passed its last connection check."""
     from emberflow.accounts import registry
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     registry.resume_bot(connect(), address)
@@ -357,7 +357,7 @@ def set_secret(address: str) -> None:
 def rotate_secrets() -> None:
     """Encrypt every stored password with the first key of EMBERFLOW_SECRET_KEYS; then the older keys may go."""
     from emberflow.accounts import keys_in_force
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
     from emberflow.database.secrets import SecretBox
     from emberflow.settings import settings
@@ -372,7 +372,7 @@ def rotate_secrets() -> None:
 def adopt_keys() -> None:
     """Put this machine's keys in force because the earlier ones are lost; machines with other keys are refused then."""
     from emberflow.accounts import keys_in_force
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
     from emberflow.settings import settings
 
@@ -389,7 +389,7 @@ def create_sandbox_accounts(
     zone: Annotated[str, typer.Option(help="IANA time zone of the mailboxes.")] = "UTC",
 ) -> None:
     """Create accounts on the sandbox and write the file that `senders import` takes."""
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.local_stack.sandbox_accounts import write_accounts
 
     write_accounts(_running_stack(), file, domain, count, [zone])
@@ -411,7 +411,7 @@ def _running_stack() -> Stack:
 
 def _set(kind: Kind, address: str, given: Mapping[str, Any], *, check: bool) -> None:
     from emberflow.accounts import mailbox_changes
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     values = {name: value for name, value in given.items() if value is not None}
@@ -429,7 +429,7 @@ def _set(kind: Kind, address: str, given: Mapping[str, Any], *, check: bool) -> 
 
 def _remove(kind: Kind, address: str, reason: str) -> None:
     from emberflow.accounts import mailbox_changes
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     cancelled = mailbox_changes.remove(connect(), kind, address, reason)
@@ -443,7 +443,7 @@ def _reading(encoding: str | None) -> Iterator[registry.Reading]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from emberflow.accounts import registry
-    from emberflow.cli.console import console
+    from emberflow.console import console
 
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
@@ -461,7 +461,7 @@ def _reading(encoding: str | None) -> Iterator[registry.Reading]:
 
 
 def _imported(kind: str, ids: list[int], *, check: bool) -> None:
-    from emberflow.cli.console import console
+    from emberflow.console import console
 
     console.print(f"{len(ids)} {kind}s imported")
     if check:
@@ -470,7 +470,7 @@ def _imported(kind: str, ids: list[int], *, check: bool) -> None:
 
 def _check(ids: list[int] | None, *, as_json: bool = False) -> None:
     from emberflow.accounts import registry
-    from emberflow.cli.console import console, print_json, progress, table
+    from emberflow.console import console, print_json, progress, table
     from emberflow.database.engine import connect
     from emberflow.settings import settings
 

@@ -51,8 +51,8 @@ def show_plan(
     as_json: AsJson = False,
 ) -> None:
     """Show the slots of a planned hour, or why it has none, and the hours planned before."""
-    from emberflow.cli.console import print_json, records, show
     from emberflow.cli.report import hours_section, show_why_empty, slots_section
+    from emberflow.console import print_json, records, show
     from emberflow.database.engine import connect
     from emberflow.reporting.slot import planned_hours, slots_of_hour
 
@@ -87,8 +87,8 @@ def run_plan(
     as_json: AsJson = False,
 ) -> None:
     """Plan an hour now, as the DAG `warmup_hourly` does; an hour that is planned stays as it is."""
-    from emberflow.cli.console import console, print_json
     from emberflow.cli.report import show_why_empty
+    from emberflow.console import console, print_json
     from emberflow.database.engine import connect
     from emberflow.queue_manager import tasks
 
@@ -121,7 +121,7 @@ def cancel_plan(
     """Take the plan of an hour back: cancel what has not left. The hour is not planned again."""
     from dataclasses import asdict
 
-    from emberflow.cli.console import console, print_json
+    from emberflow.console import console, print_json
     from emberflow.database.engine import connect
     from emberflow.queue_manager.planning.cancellation import cancel_hour
 
@@ -160,7 +160,7 @@ def apply_policy(
     name: Annotated[str, typer.Argument(help="A YAML file, or `standard` or `demo`.")],
 ) -> None:
     """Put a policy in force from now on; slots that are planned keep the one they were planned under."""
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
     from emberflow.policy import document
 
@@ -208,7 +208,7 @@ def stop_mail(
 @database.command("migrate")
 def migrate_database() -> None:
     """Bring EMBERFLOW_DATABASE_URL to the schema of this version; put the standard policy in force if there is none."""
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
     from emberflow.database.migrate import upgrade
     from emberflow.policy.document import ensure_in_force, shipped
@@ -257,8 +257,8 @@ def settle_restore(
     """Look for mail that left after the backup from which the database was restored; then let mail go on."""
     from dataclasses import asdict
 
-    from emberflow.cli.console import console, print_json
     from emberflow.clock import SystemClock
+    from emberflow.console import console, print_json
     from emberflow.database.engine import connect
     from emberflow.queue_manager.receiving import restore_settlement
     from emberflow.settings import settings
@@ -283,7 +283,7 @@ def settle_restore(
 
 def _switch(name: str, position: str, reason: str) -> None:
     from emberflow.accounts.switches import turn
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     if position not in ("on", "off"):
@@ -332,9 +332,9 @@ def _why_empty(connection: Connection, hour: datetime) -> str | None:
 
 
 def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool) -> None:
-    from emberflow.cli.console import console, print_json, records, show
     from emberflow.cli.report import preview_section, summary_of
     from emberflow.clock import HOUR, SystemClock
+    from emberflow.console import console, print_json, records, show
     from emberflow.database.engine import connect
     from emberflow.policy.document import in_force
     from emberflow.queue_manager.planning.planner import FURTHEST_AHEAD, is_settled
@@ -392,9 +392,9 @@ def _draw_planned(connection: Connection, hour: datetime, slots: Sequence[RowMap
 
 
 def _draw(picture: Path, hour: datetime, day: DataFrame, slots: DataFrame, subtitle: str) -> None:
-    from emberflow.cli.console import console
     from emberflow.cli.plan_picture import draw_plan, save
     from emberflow.clock import HOUR
+    from emberflow.console import console
 
     save(draw_plan(day, slots, f"Plan of {hour:%Y-%m-%d %H:%M}-{hour + HOUR:%H:%M} UTC", subtitle), picture)
     console.print(f"drawn: {picture}")

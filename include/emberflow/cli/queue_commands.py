@@ -44,7 +44,7 @@ def list_queue(
     as_json: AsJson = False,
 ) -> None:
     """List slots with the reason for their state and what can be done about it."""
-    from emberflow.cli.console import Section, show
+    from emberflow.console import Section, show
     from emberflow.database import server_clock
     from emberflow.database.engine import connect
     from emberflow.policy.document import in_force
@@ -78,8 +78,8 @@ def show_shape(
     as_json: AsJson = False,
 ) -> None:
     """Show how many due slots wait per domain, and for how many minutes: where the queue is stuck."""
-    from emberflow.cli.console import Section, show
     from emberflow.clock import SystemClock
+    from emberflow.console import Section, show
     from emberflow.database.engine import connect
     from emberflow.reporting import queue
 
@@ -94,8 +94,8 @@ def show_shape(
 @queue.command("reconcile")
 def reconcile_now(as_json: AsJson = False) -> None:
     """Look for every uncertain mail in its mailboxes now, however old it is, and settle what can be settled."""
-    from emberflow.cli.console import Section, console, print_json, records, show
     from emberflow.clock import SystemClock
+    from emberflow.console import Section, console, print_json, records, show
     from emberflow.database.engine import connect
     from emberflow.queue_manager.receiving import reconcile
     from emberflow.settings import settings
@@ -119,7 +119,7 @@ def settle_slot(
     by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
 ) -> None:
     """Settle uncertain slots by a person's decision, all or none. A mail that was not sent may be sent again."""
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database import server_clock
     from emberflow.database.engine import connect
     from emberflow.policy.document import in_force
@@ -141,7 +141,7 @@ def release_slot(
     slot: Annotated[int, typer.Argument(help="The slot's number, see `emberflow queue list --status parked`.")],
 ) -> None:
     """Plan a parked slot again: its cause is mended."""
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database import server_clock
     from emberflow.database.engine import connect
     from emberflow.reporting import queue
@@ -159,7 +159,7 @@ def add_suppression(
 ) -> None:
     """Send nothing to an address or a domain any more; planned mail to it is cancelled."""
     from emberflow.accounts import suppressions as store
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     parsed = store.parse_target(target)
@@ -178,7 +178,7 @@ def list_suppressions(
 ) -> None:
     """List who gets no mail, why, and who decided it."""
     from emberflow.accounts import suppressions as store
-    from emberflow.cli.console import Section, show
+    from emberflow.console import Section, show
     from emberflow.database.engine import connect
 
     with connect().connect() as connection:
@@ -194,7 +194,7 @@ def list_suppressions(
 def remove_suppression(target: Target) -> None:
     """Allow mail to an address or a domain again; what was cancelled stays cancelled."""
     from emberflow.accounts import suppressions as store
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     parsed = store.parse_target(target)
@@ -211,7 +211,7 @@ def import_suppressions(
 ) -> None:
     """Suppress every address and domain of a file: all rows or none."""
     from emberflow.accounts import suppressions as store
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.database.engine import connect
 
     pairs = store.read_file(file, reason)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from emberflow.bots.evidence import Evidence
-from emberflow.cli.console import Section, console, print_json, records, show, spell
+from emberflow.console import Section, console, print_json, records, show, spell
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -19,7 +19,7 @@ def check_scripts(
     ] = None,
 ) -> None:
     """Check every script of a directory; list all mistakes with file and line, and exit with 1 if there is one."""
-    from emberflow.cli.console import console
+    from emberflow.console import console
     from emberflow.email_ops import content
 
     found, problems = content.check_scripts(directory or _configured())
@@ -33,7 +33,7 @@ def check_scripts(
 @scripts.command("list")
 def list_scripts(as_json: AsJson = False) -> None:
     """List the scripts in use with their topics and how many conversations they can make."""
-    from emberflow.cli.console import Section, show
+    from emberflow.console import Section, show
     from emberflow.email_ops.content import load_scripts
 
     directory = _configured()

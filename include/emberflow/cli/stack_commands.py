@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from emberflow.cli.console import Section, console, print_json, progress, records, show
+from emberflow.console import Section, console, print_json, progress, records, show
 from emberflow.local_stack.stack import STEPS, Stack
 from emberflow.locations import home
 

@@ -15,8 +15,8 @@ from sqlalchemy import Engine, text
 
 from emberflow import private_files
 from emberflow.accounts import registry
-from emberflow.cli.console import console, progress, table
 from emberflow.clock import HOUR, Clock, SystemClock, floor_hour, local_day
+from emberflow.console import console, progress, table
 from emberflow.database.engine import connect
 from emberflow.errors import StackError
 from emberflow.local_stack.airflow_client import AirflowClient

@@ -10,7 +10,7 @@ from rich.text import Text
 from sqlalchemy import Engine, text
 
 from emberflow.accounts.mailboxes import open_mailboxes
-from emberflow.cli.console import progress, table
+from emberflow.console import progress, table
 from emberflow.email_ops.imap import ImapReader
 from emberflow.local_stack.stack import Stack
 from emberflow.sandbox import read_deliveries

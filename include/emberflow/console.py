@@ -1,4 +1,4 @@
-"""How the command line speaks: one console, tables from rows or the same as JSON, a progress bar for long steps."""
+"""How commands and the demo speak: one console, tables from rows or the same as JSON, a progress bar for long steps."""
 
 from __future__ import annotations
 
