@@ -31,12 +31,13 @@ from emberflow.accounts.mailboxes import open_mailboxes
 from emberflow.clock import ManualClock, floor_hour, local_day
 from emberflow.database import tables
 from emberflow.database.secrets import generate_key
+from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Priority, Slot
 from emberflow.email_ops.imap import ImapReader
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import message_id_for
 from emberflow.email_ops.received import ReceivedMessage
-from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.errors import SecretError
 from emberflow.policy.document import Policy, in_force, put_in_force, shipped
 from emberflow.queue_manager import slot_store

@@ -17,8 +17,9 @@ from sqlalchemy import text
 
 from emberflow.clock import SystemClock
 from emberflow.database.engine import connect
+from emberflow.domain.attempt import Attempt
 from emberflow.email_ops.mailbox import MailboxAccess
-from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.sandbox import create_accounts, read_deliveries
 from tests.faults.kit.clocks import OffsetClock, set_offset

@@ -22,10 +22,11 @@ from sqlalchemy.exc import OperationalError
 from emberflow.accounts import registry, switches
 from emberflow.clock import ManualClock
 from emberflow.database.secrets import SecretBox
+from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Priority
 from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.message import WARMUP_LABEL
-from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
 from emberflow.email_ops.tokens import WarmupToken, verify
 from emberflow.queue_manager import event_log, pre_send, slot_store

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
+from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
-from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
 from emberflow.queue_manager import pre_send
 from emberflow.queue_manager.sending import slot_message, worker

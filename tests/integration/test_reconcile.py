@@ -19,10 +19,10 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, RowMapping, text
 from sqlalchemy.exc import OperationalError
 
+from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.message import OutgoingMessage, build
-from emberflow.email_ops.smtp import Attempt
 from emberflow.email_ops.tokens import sign
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import event_log, pre_send

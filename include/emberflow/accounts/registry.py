@@ -27,7 +27,7 @@ from emberflow.accounts.mailboxes import Mailbox, keep_replaced_refresh_tokens, 
 from emberflow.accounts.switches import enter_mail_mode
 from emberflow.clock import known_zones
 from emberflow.database import restores, zones
-from emberflow.database.bulk import rows_as_json
+from emberflow.database.json_rows import rows_as_json
 from emberflow.database.secrets import SecretBox
 from emberflow.database.tables import bots, mailboxes, senders
 from emberflow.email_ops.addresses import domain_of, normalise

@@ -1,4 +1,4 @@
-"""Many rows at once: numbers in and out by COPY, and rows as one parameter of a statement.
+"""Many rows at once: numbers in and out by COPY.
 
 Planning reads and writes hundreds of thousands of rows an hour. Row by row, a driver spends more on making Python
 objects than the database on the query; COPY in binary form is laid out like a NumPy record, so that a column costs one
@@ -16,7 +16,6 @@ from typing import Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic_core import to_json
 from sqlalchemy import Connection
 
 # PostgreSQL documentation, COPY, "Binary Format": signature, flags and an empty extension; -1 fields end the data.
@@ -105,11 +104,6 @@ def copy_rows(connection: Connection, table: str, pieces: Iterable[Mapping[str, 
     source = _Source(chain([_HEADER], map(_binary, chain([first], coming)), [_TRAILER]))
     with closing(connection.connection.cursor()) as cursor:
         cursor.copy_expert(f"copy {table} ({listed}) from stdin with (format binary)", source, size=1 << 16)
-
-
-def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return rows as one parameter for ``jsonb_to_recordset``; instants and days become ISO 8601 text."""
-    return to_json(list(rows)).decode()
 
 
 class _Source:

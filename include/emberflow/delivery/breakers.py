@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Row, text
 
 from emberflow.database import prepared
-from emberflow.database.bulk import rows_as_json
+from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery.reply_codes import Scope, Verdict
 
 Phase = Literal["closed", "open", "half_open", "probing"]

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 
 from emberflow.clock import HOUR, floor_hour
 from emberflow.database import prepared
-from emberflow.database.bulk import rows_as_json
+from emberflow.database.json_rows import rows_as_json
 
 HOURS_KEPT = 25
 

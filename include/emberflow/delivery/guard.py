@@ -19,7 +19,7 @@ from emberflow.bots.limits import cap_today, next_waking
 from emberflow.clock import clock_of, known_zones, local_day, require_utc
 from emberflow.delivery.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.domain.slot import Slot
-from emberflow.email_ops.egress import is_loopback
+from emberflow.loopback import is_loopback
 from emberflow.policy.document import Policy
 from emberflow.senders.pacing import next_opening
 from emberflow.senders.quota import QuotaPolicy, reserved_for_warmup

@@ -41,7 +41,7 @@ from pydantic import (
     model_validator,
 )
 
-from emberflow.email_ops.smtp import Attempt
+from emberflow.domain.attempt import Attempt
 from emberflow.errors import ImportRejectedError, RowProblem
 
 PUBLISHED = Path(__file__).resolve().with_name("smtp_replies.csv")

@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import RowMapping
+
+class Row(Protocol):
+    """A row with columns by name, as a database or a test gives it."""
+
+    def __getitem__(self, column: str, /) -> Any:
+        """Return the value of ``column``."""
 
 
 class Priority(IntEnum):
@@ -42,7 +47,7 @@ class Slot:
     lease_token: str
 
     @classmethod
-    def of(cls, row: Mapping[str, Any] | RowMapping) -> Slot:
+    def of(cls, row: Row) -> Slot:
         """Return the slot in a row of ``scheduled_tasks``, whatever else the row holds."""
         values = {name: row[name] for name in COLUMNS}
         return cls(**(values | {"lease_token": str(row["lease_token"] or "")}))

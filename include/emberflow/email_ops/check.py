@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from emberflow.domain.attempt import Stage
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.mailbox import MailboxAccess
-from emberflow.email_ops.smtp import SmtpConnection, Stage, Timeouts
+from emberflow.email_ops.smtp import SmtpConnection
+from emberflow.email_ops.timeouts import Timeouts
 from emberflow.errors import ConfigurationError, MailboxCheckError
 
 # A person waits for the answer.

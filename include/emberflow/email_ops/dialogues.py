@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from emberflow.email_ops.smtp import Attempt
+from emberflow.domain.attempt import Attempt
 from emberflow.email_ops.smtp_session import Session, Steps
 
 Key = TypeVar("Key", bound=Hashable)

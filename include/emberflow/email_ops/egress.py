@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from emberflow.errors import ConfigurationError, EgressRefusedError
+from emberflow.loopback import is_loopback
 
 Mode = Literal["sandbox", "live"]
 
@@ -171,15 +172,6 @@ def _bind(connection: socket.socket, source_address: str) -> None:
         if error.errno != errno.EADDRNOTAVAIL:
             raise
         raise SourceAddressError(f"egress address {source_address} is not one of this machine's: {error}") from error
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def _resolve(host: str) -> list[str]:

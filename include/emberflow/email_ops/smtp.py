@@ -25,14 +25,14 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import SecretStr
 
 from emberflow.clock import seconds_since_boot
 from emberflow.crash_points import reach
+from emberflow.domain.attempt import Attempt, Outcome, Scope, Stage
 from emberflow.email_ops import login_refusals, oauth
 from emberflow.email_ops.addresses import domain_of, require_unrepaired
 from emberflow.email_ops.egress import Mode, SourceAddressError, dial, is_lasting_fault
@@ -41,79 +41,29 @@ from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import LINE_BYTES
 from emberflow.email_ops.oauth import AccessTokenError
 from emberflow.email_ops.smtp_session import Session, Steps, run
+from emberflow.email_ops.timeouts import RESET_S, Timeouts
 from emberflow.email_ops.tls import client_context
 from emberflow.errors import ConfigurationError, EgressRefusedError
 
 log = logging.getLogger(__name__)
 
-Outcome = Literal["sent", "transient", "permanent", "uncertain"]
-Stage = Literal["dial", "tls", "ehlo", "auth", "mail", "rcpt", "data", "eod"]
-Scope = Literal["message", "mailbox", "host"]
-
 # Large providers close a connection after 20 to 100 messages, most after 50 (KumoMTA's shaping table).
 MESSAGES_PER_CONNECTION = 50
 
+_TIMEOUTS = Timeouts()
 _DOT = b".\r\n"
 # Content that goes out with its dot as one TLS record of at most 16 KiB, and in one step: on a connection where
 # everything else was answered, the kernel takes in so much at once, so nothing can pass between the question whose the
 # message still is and the dot.
 _ONE_WRITE_BYTES = 8192
 
-# Nobody waits longer for the answer to RSET or QUIT: what it would say is known, and hanging up says the same.
-_RESET_S = 5.0
+# Nobody waits longer for the answer to QUIT: what it would say is known, and hanging up says the same.
 _FAREWELL_S = 1.0
 
 LEASE_ENDED = "the lease ended before the message was complete"
 
 # RFC 4954 6: authentication required or refused, whichever command the server chooses to say it at.
 _AUTH_CODES = frozenset({530, 534, 535, 538})
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds to wait for the network in each phase of RFC 5321 4.5.3.2.
-
-    ``greeting`` (banner) and ``command`` (EHLO, STARTTLS, AUTH, MAIL, RCPT) stay below that section's 300 s, because
-    giving up before DATA is a harmless retry and a lane must not wait for a dead host. ``login`` bounds everything from
-    the greeting to the answer to AUTH, so that a server that says a little all the time holds nobody up either. From
-    DATA on they are that section's minima: ``data_start`` for the answer to DATA, ``data_block`` for a write of the
-    content or of the final dot, ``end_of_data`` for the answer to the dot, where giving up makes an uncertain message.
-    """
-
-    connect: float = 30.0
-    greeting: float = 60.0
-    command: float = 60.0
-    login: float = 120.0
-    data_start: float = 120.0
-    data_block: float = 180.0
-    end_of_data: float = 600.0
-
-    @property
-    def longest_after_guard_s(self) -> float:
-        """The most that can pass between ``before_data`` and the answer to the final dot."""
-        return self.data_start + 2 * self.data_block + self.end_of_data
-
-    @property
-    def longest_s(self) -> float:
-        """The most that one message can take, from connecting to its end, besides the guard and the name server."""
-        return self.connect + self.login + 2 * self.command + self.longest_after_guard_s + _RESET_S
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What came of one attempt, and how it is known (E-B2).
-
-    ``server_text`` is printable, at most 500 characters, and without credentials; ``enhanced_code`` is of
-    RFC 3463. ``peer`` is what the connection reached, IP address and port; None if it reached nobody.
-    """
-
-    outcome: Outcome
-    stage: Stage
-    scope: Scope
-    reply_code: int | None
-    enhanced_code: str | None
-    server_text: str
-    peer: tuple[str, int] | None = field(default=None, compare=False)
 
 
 class SmtpConnection:
@@ -128,7 +78,7 @@ class SmtpConnection:
         access: MailboxAccess,
         mode: Mode,
         ca_files: Mapping[str, Path],
-        timeouts: Timeouts = Timeouts(),
+        timeouts: Timeouts = _TIMEOUTS,
         *,
         elapsed: Callable[[], float] = seconds_since_boot,
     ) -> None:
@@ -546,7 +496,7 @@ class SmtpConnection:
         if self._session is None:
             return
         session = self._session
-        session.wait_at_most(min(_RESET_S, self._timeouts.command))
+        session.wait_at_most(min(RESET_S, self._timeouts.command))
         try:
             session.send("RSET\r\n")
             code, _ = yield from session.reply()

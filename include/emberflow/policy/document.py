@@ -25,7 +25,7 @@ from emberflow.database.tables import policies
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.caps import CapPolicy
 from emberflow.delivery.reply_codes import SmtpReplyPolicy
-from emberflow.email_ops.smtp import Timeouts
+from emberflow.email_ops.timeouts import Timeouts
 from emberflow.errors import ConfigurationError
 from emberflow.queue_manager.sending.permits import ConnectionPolicy
 from emberflow.queue_manager.sending.refused_recipients import RefusalPolicy

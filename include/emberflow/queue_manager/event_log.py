@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from emberflow.database import prepared
-from emberflow.database.bulk import rows_as_json
+from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery.reply_codes import Verdict
+from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
-from emberflow.email_ops.smtp import Attempt
 
 _APPEND = text("""
     insert into ops.mail_events

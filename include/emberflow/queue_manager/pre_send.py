@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from emberflow.accounts.suppressions import suppressed
 from emberflow.database import prepared
-from emberflow.database.bulk import rows_as_json
+from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery import breakers, caps, guard
 from emberflow.delivery.caps import CounterKey, Counters
 from emberflow.delivery.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay

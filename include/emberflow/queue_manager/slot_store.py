@@ -34,7 +34,7 @@ from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.database import prepared
-from emberflow.database.bulk import rows_as_json
+from emberflow.database.json_rows import rows_as_json
 from emberflow.database.tables import scheduled_tasks
 from emberflow.domain.slot import COLUMNS, Priority, Slot
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emberflow.delivery.reply_codes import PUBLISHED, ReplyRule, SmtpReplyPolicy, Verdict, judge, read_rules
+from emberflow.domain.attempt import Attempt, Outcome, Scope, Stage
 from emberflow.email_ops.enhanced_codes import enhanced_code
-from emberflow.email_ops.smtp import Attempt, Outcome, Scope, Stage
 from emberflow.errors import ImportRejectedError
 
 PUBLISHED_RULES = read_rules(PUBLISHED)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from emberflow.delivery.reply_codes import SmtpReplyPolicy, Verdict, judge
+from emberflow.domain.attempt import Attempt, Scope, Stage
 from emberflow.email_ops.enhanced_codes import enhanced_code
-from emberflow.email_ops.smtp import Attempt, Scope, Stage
 
 RULES = SmtpReplyPolicy().rules
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from emberflow.domain.attempt import Attempt
 from emberflow.email_ops.dialogues import Dialogues, Ended
-from emberflow.email_ops.smtp import Attempt, SmtpConnection, Timeouts
+from emberflow.email_ops.smtp import SmtpConnection
+from emberflow.email_ops.timeouts import Timeouts
 from tests.unit.email_ops.fake_mail_servers import Authority, FaultySmtpServer, an_access, hang
 
 MESSAGE = b"Subject: hello\r\n\r\nhi\r\n"

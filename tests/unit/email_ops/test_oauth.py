@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from emberflow.domain.attempt import Attempt
 from emberflow.email_ops import oauth
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.oauth import AccessTokenError, access_token
-from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.errors import ConfigurationError, EgressRefusedError
 from emberflow.settings import OAuthClient, Settings
 from tests.unit.email_ops.fake_mail_servers import (

@@ -24,10 +24,12 @@ from pydantic import SecretStr
 
 from emberflow import crash_points
 from emberflow.crash_points import CrashPoint
+from emberflow.domain.attempt import Attempt
 from emberflow.email_ops import smtp, smtp_session
 from emberflow.email_ops.addresses import AddressError
-from emberflow.email_ops.smtp import Attempt, SmtpConnection, Timeouts
+from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.email_ops.smtp_session import Session
+from emberflow.email_ops.timeouts import Timeouts
 from emberflow.errors import ConfigurationError, EgressRefusedError
 from emberflow.settings import PROJECT_ROOT
 from tests.unit.email_ops.fake_mail_servers import (
@@ -739,7 +741,8 @@ class Jumping:
 STOPPED = """
     import sys
     from pathlib import Path
-    from emberflow.email_ops.smtp import SmtpConnection, Timeouts
+    from emberflow.email_ops.smtp import SmtpConnection
+    from emberflow.email_ops.timeouts import Timeouts
     from tests.unit.email_ops.fake_mail_servers import an_access
 
     port, ca_file = int(sys.argv[1]), Path(sys.argv[2])

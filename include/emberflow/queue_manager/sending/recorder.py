@@ -15,8 +15,8 @@ from emberflow.crash_points import reach
 from emberflow.delivery import reply_codes
 from emberflow.delivery.guard import Refusal, Route
 from emberflow.delivery.reply_codes import Verdict
+from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
-from emberflow.email_ops.smtp import Attempt
 from emberflow.policy.document import Policy
 from emberflow.queue_manager import event_log, pre_send, slot_store
 from emberflow.queue_manager.sending import consequences

@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, text
 
 from emberflow.database import prepared
-from emberflow.database.bulk import rows_as_json
+from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery import server_parties
 from emberflow.delivery.server_parties import Party, network_of, organisation_of
 

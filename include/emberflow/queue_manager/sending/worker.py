@@ -37,12 +37,13 @@ from emberflow.database import restores
 from emberflow.database.engine import is_away
 from emberflow.delivery import breakers
 from emberflow.delivery.guard import Refusal, Route
+from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import AddressError
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.dialogues import Dialogues, Ended
 from emberflow.email_ops.egress import Mode
-from emberflow.email_ops.smtp import Attempt, SmtpConnection
+from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.errors import ConfigurationError, EgressRefusedError
 from emberflow.policy.document import in_force
 from emberflow.queue_manager import pre_send, slot_store
