@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from emberflow.cli import console as module
+from emberflow import console as module
 from emberflow.console import Section, show
 
 NOON = datetime(2026, 6, 2, 12, tzinfo=UTC)
