@@ -1,7 +1,7 @@
 """How much of a dispatch run's CPU is Airflow's own.
 
 A whole local stack runs; every DAG but ``dispatch`` is paused. In each round 500 slots are due in the standard
-policy's lanes, and one triggered run of ``dispatch`` sends them to the sink; then 500 more are sent by the same steps
+policy's shards, and one triggered run of ``dispatch`` sends them to the sink; then 500 more are sent by the same steps
 called one after the other in this process. With
 
     run     CPU seconds, from the trigger until the run has ended, of Airflow's four components with all their
@@ -62,7 +62,7 @@ def measure(report: Report) -> dict[str, Figure]:
                     connection.execute(text("update dag set is_paused = true where dag_id <> 'dispatch'"))
                 _wait_for(lambda: _count(metadata, _RUNNING_TASKS) == 0, "the tasks that ran at the start")
                 world.populate(
-                    database, stack.settings(), world.a_policy(lanes=shipped("standard").dispatch.lanes),
+                    database, stack.settings(), world.a_policy(shards=shipped("standard").dispatch.shards),
                     senders=SENDERS, bots=BOTS, smtp_port=sink.port, now=SystemClock().now(),
                 )  # fmt: skip
                 # The first run makes Airflow's workers and warms every cache.
@@ -153,8 +153,8 @@ def _directly(stack: Stack, database: Engine) -> Cpu:
     _add_slots(database)
     clock, settings = SystemClock(), stack.settings()
     before = Cpu.of(stack, directly=True)
-    for lane in dispatcher.due_lanes(database, clock=clock):
-        dispatcher.dispatch_lane(database, lane, clock=clock, settings=settings)
+    for shard in dispatcher.due_shards(database, clock=clock):
+        dispatcher.dispatch_shard(database, shard, clock=clock, settings=settings)
     cpu = Cpu.of(stack, directly=True) - before
     _require_all_sent(database)
     return cpu

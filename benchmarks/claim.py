@@ -3,7 +3,7 @@
 A process claims due slots in batches (``slot_store.claim``, one transaction) and records their ends
 (``slot_store.finish``, one transaction). The guarded step between the two belongs to ``bench dispatch``; so the slots
 end as ``failed``, the one end that needs no submission, and whose row is written like any other. As in the product
-there is one process per lane; beside that, one process serves all lanes in turn.
+there is one process per shard; beside that, one process serves all shards in turn.
 
 Peers do the same on the same server, each through its own library, with as many processes: see ``queue_peers.py``.
 """
@@ -19,7 +19,6 @@ from sqlalchemy import Engine, make_url, text
 
 from benchmarks import world
 from benchmarks.cpu import tree_cpu_s
-from benchmarks.lanes import at_once, begin
 from benchmarks.measure import Figure, Report, Result, Target
 from benchmarks.servers import (
     PeerError,
@@ -29,13 +28,14 @@ from benchmarks.servers import (
     run_worker,
     scratch_directory,
 )
+from benchmarks.shards import at_once, begin
 from emberflow.clock import SystemClock
 from emberflow.database.engine import connect
 from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.policy.document import Policy, in_force, shipped
 from emberflow.queue_manager import slot_store
 
-# Batch and whether each lane has a process of its own, by the end of the figure's name; the first is the product's.
+# Batch and whether each shard has a process of its own, by the end of the figure's name; the first is the product's.
 VARIANTS = {"": (1000, True), "_one_process": (1000, False), "_one_process_batch_100": (100, False)}
 SLOTS = 100_000
 FINISHED = 1_000_000
@@ -44,7 +44,7 @@ SENDERS, BOTS = 1000, 2000
 LEASE_S = 600
 TARGETS = (Target("claims_per_s", "at_least", 20_000), Target("ratio_after_1m", "at_least", 0.8))
 
-# Batch, jobs per round, and whether as many processes as we have lanes drain the queue, or one.
+# Batch, jobs per round, and whether as many processes as we have shards drain the queue, or one.
 _PEERS = {
     "procrastinate (one by one)": ("procrastinate", 1, 3_000, True),
     "pgqueuer (batch 10)": ("pgqueuer", 10, 20_000, True),
@@ -74,9 +74,9 @@ class Round:
 
 def run(report: Report) -> Result:
     """Measure; about five minutes, and one more the first time, when peers are installed."""
-    policy = world.a_policy(lanes=shipped("standard").dispatch.lanes)
+    policy = world.a_policy(shards=shipped("standard").dispatch.shards)
     settings = {
-        "slots per round": SLOTS, "batch": VARIANTS[""][0], "lanes": policy.dispatch.lanes, "senders": SENDERS,
+        "slots per round": SLOTS, "batch": VARIANTS[""][0], "shards": policy.dispatch.shards, "senders": SENDERS,
         "bots": BOTS, "finished slots": FINISHED,
     }  # fmt: skip
     result = Result("claim", settings, TARGETS)
@@ -123,10 +123,10 @@ class _Queue:
         world.add_slots(self._engine, SLOTS, batch=str(time.time_ns()), now=SystemClock().now())
         world.analyze(self._engine)
         batch, is_parted = VARIANTS[variant]
-        lanes = list(range(self._policy.dispatch.lanes))
-        served = [[lane] for lane in lanes] if is_parted else [lanes]
+        shards = list(range(self._policy.dispatch.shards))
+        served = [[shard] for shard in shards] if is_parted else [shards]
         server_cpu = _server_cpu_s(self._server)
-        work = at_once(_serve, [(self._url, own, len(lanes), batch) for own in served])
+        work = at_once(_serve, [(self._url, own, len(shards), batch) for own in served])
         server_cpu = _server_cpu_s(self._server) - server_cpu
         done = sum(count for count, _ in work.results)
         if done != SLOTS:
@@ -134,8 +134,8 @@ class _Queue:
         return Round(done, work.seconds, sum(cpu_s for _, cpu_s in work.results), server_cpu)
 
 
-def _serve(url: str, own: Sequence[int], lanes: int, batch: int) -> tuple[int, float]:
-    """Claim and finish what is due in a process's own lanes, in turn; return how many and the CPU seconds it took."""
+def _serve(url: str, own: Sequence[int], shards: int, batch: int) -> tuple[int, float]:
+    """Claim and finish what is due in a process's own shards, in turn; return how many and the CPU seconds it took."""
     engine, clock = connect(url), SystemClock()
     with engine.begin() as connection:
         policy = in_force(connection).policy.queue
@@ -144,7 +144,7 @@ def _serve(url: str, own: Sequence[int], lanes: int, batch: int) -> tuple[int, f
     while empty < len(own):
         with engine.begin() as connection:
             slots = slot_store.claim(
-                connection, lane=own[turn], lanes=lanes, now=clock.now(), limit=batch, lease_s=LEASE_S, policy=policy
+                connection, shard=own[turn], shards=shards, now=clock.now(), limit=batch, lease_s=LEASE_S, policy=policy
             )
         if slots:
             ends = [slot_store.End(slot, "failed", reason="benchmark") for slot in slots]
@@ -159,7 +159,7 @@ def _side_by_side(
     queue: _Queue, server: EmbeddedPostgres, result: Result, report: Report
 ) -> tuple[dict[str, list[Round]], dict[str, list[Round]]]:
     """Let everybody take turns; a peer that fails is left out from then on, with the reason in ``result``."""
-    lanes = int(result.settings["lanes"])
+    shards = int(result.settings["shards"])
     ours: dict[str, list[Round]] = {variant: [] for variant in VARIANTS}
     theirs: dict[str, list[Round]] = {name: [] for name in _PEERS}
     for number in range(ROUNDS):
@@ -172,7 +172,7 @@ def _side_by_side(
                 continue
             report(f"{name}, round {number + 1} of {ROUNDS}")
             try:
-                rounds.append(_peer_round(server, name, lanes))
+                rounds.append(_peer_round(server, name, shards))
             except PeerError as error:
                 result.unmeasured[name] = str(error)
     return ours, theirs
@@ -195,14 +195,14 @@ def _summarise(
             result.peers[name] = {"claims_per_s": Figure.of([found.per_s for found in rounds]), **_cpu(rounds)}
 
 
-def _peer_round(server: EmbeddedPostgres, name: str, lanes: int) -> Round:
+def _peer_round(server: EmbeddedPostgres, name: str, shards: int) -> Round:
     peer, batch, count, is_parted = _PEERS[name]
     database = f"peer_{peer}"
     server.create_database(database)
     options = {
         "count": count,
         "batch": batch,
-        "processes": lanes if is_parted else 1,
+        "processes": shards if is_parted else 1,
         "host": make_url(server.url(database)).query["host"],
         "database": database,
         "server_pid": server.pid(),

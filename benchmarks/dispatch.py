@@ -2,8 +2,8 @@
 
 Ours is the product's own step over slots that are due: claim, build, guard, send, record, all committed by a durable
 PostgreSQL. Every mail must be at the sink once, or say that it is in doubt. As in the product there is one process per
-lane; beside that, one process serves all lanes in turn. A peer runs in a process of its own (``smtp_peers.py``,
-``nodemailer_peer.cjs``), raw smtplib also in as many as we have lanes.
+shard; beside that, one process serves all shards in turn. A peer runs in a process of its own (``smtp_peers.py``,
+``nodemailer_peer.cjs``), raw smtplib also in as many as we have shards.
 What ``airflow_cpu_share`` is and how it is measured stands in ``airflow_share.py``.
 """
 
@@ -24,7 +24,6 @@ from sqlalchemy import Engine, make_url
 
 from benchmarks import airflow_share, world
 from benchmarks.cpu import tree_cpu_s
-from benchmarks.lanes import at_once, begin
 from benchmarks.measure import Figure, Report, Result, Target
 from benchmarks.servers import (
     HERE,
@@ -37,6 +36,7 @@ from benchmarks.servers import (
     scratch_directory,
     smtp_sink,
 )
+from benchmarks.shards import at_once, begin
 from emberflow.clock import SystemClock
 from emberflow.database.engine import connect
 from emberflow.email_ops.content import load_scripts
@@ -51,7 +51,7 @@ MESSAGES = 5000
 HOOK_MESSAGES = 200  # a connection and a TLS context per mail: 2,000 would take a minute a round
 ROUNDS = 5
 SENDERS, BOTS = 40, 400
-LANES = shipped("standard").dispatch.lanes
+SHARDS = shipped("standard").dispatch.shards
 TARGETS = (
     Target("ratio_to_smtplib", "at_least", 0.5),
     Target("ratio_to_nodemailer", "at_least", 5),
@@ -61,7 +61,7 @@ TARGETS = (
 )
 _PEERS = {
     "smtplib": "smtplib, reused",
-    "smtplib_per_lane": "smtplib, reused, a process per lane",
+    "smtplib_per_shard": "smtplib, reused, a process per shard",
     "nodemailer": "nodemailer pool 5 + row",
     "smtphook": "Airflow SmtpHook",
 }
@@ -94,7 +94,7 @@ class _Bench:
         self._sink = sink
         self._engine = engine
         self._settings = settings
-        self._lanes = list(range(LANES))
+        self._shards = list(range(SHARDS))
         self._message_file = directory / "message.eml"
         self._message_file.write_bytes(_a_message())
         # As on any machine that sends mail: the public CAs are trusted, and here the sink's as well.
@@ -105,12 +105,12 @@ class _Bench:
         server.create_database("nodemailer")
 
     def emberflow(self) -> Round:
-        """A process per lane."""
-        return self._dispatched([[lane] for lane in self._lanes])
+        """A process per shard."""
+        return self._dispatched([[shard] for shard in self._shards])
 
     def emberflow_one_process(self) -> Round:
-        """One process, the lanes one after the other."""
-        return self._dispatched([self._lanes])
+        """One process, the shards one after the other."""
+        return self._dispatched([self._shards])
 
     def _dispatched(self, served: list[list[int]]) -> Round:
         world.add_slots(self._engine, MESSAGES, batch=str(time.time_ns()), now=SystemClock().now())
@@ -134,9 +134,9 @@ class _Bench:
         """One connection, prebuilt bytes."""
         return self._python_peer("smtplib", MESSAGES)
 
-    def smtplib_per_lane(self) -> Round:
+    def smtplib_per_shard(self) -> Round:
         """One connection per process."""
-        return self._python_peer("smtplib", MESSAGES, processes=len(self._lanes))
+        return self._python_peer("smtplib", MESSAGES, processes=len(self._shards))
 
     def smtphook(self) -> Round:
         """A hook per mail."""
@@ -207,23 +207,23 @@ def require_honest(ends: Mapping[str, int], wanted: int, *, arrived: int, differ
         raise RuntimeError(f"the sink took {arrived} messages; {sent} say that they were sent, {in_doubt} are in doubt")
 
 
-def _dispatch(lanes: Sequence[int], settings: Settings) -> tuple[Counter[str], float]:
-    """Dispatch ``lanes`` in this process; return how many slots came to which end, and the CPU seconds meanwhile."""
+def _dispatch(shards: Sequence[int], settings: Settings) -> tuple[Counter[str], float]:
+    """Dispatch ``shards`` in this process; return how many slots came to which end, and the CPU seconds meanwhile."""
     engine = connect(settings.database_url.get_secret_value())
     with engine.connect():  # imports done, a connection open
         pass
     begin()
     cpu = time.process_time()
     ends: Counter[str] = Counter()
-    for lane in lanes:
-        ends += dispatcher.dispatch_lane(engine, lane, clock=SystemClock(), settings=settings).ends
+    for shard in shards:
+        ends += dispatcher.dispatch_shard(engine, shard, clock=SystemClock(), settings=settings).ends
     return ends, time.process_time() - cpu
 
 
 def run(report: Report) -> Result:
     """Measure; about ten minutes, and one more the first time, when peers are installed."""
     settings = {
-        "messages": MESSAGES, "messages of SmtpHook": HOOK_MESSAGES, "lanes": LANES, "senders": SENDERS, "bots": BOTS
+        "messages": MESSAGES, "messages of SmtpHook": HOOK_MESSAGES, "shards": SHARDS, "senders": SENDERS, "bots": BOTS
     }  # fmt: skip
     result = Result("dispatch", settings, TARGETS)
     rounds: dict[str, list[Round]] = {name: [] for name in (*_OURS, *_PEERS)}
@@ -235,7 +235,7 @@ def run(report: Report) -> Result:
     ):
         product = world.some_settings(engine, ca_files={"localhost": sink.ca_file})
         world.populate(
-            engine, product, world.a_policy(lanes=LANES),
+            engine, product, world.a_policy(shards=SHARDS),
             senders=SENDERS, bots=BOTS, smtp_port=sink.port, now=SystemClock().now(),
         )  # fmt: skip
         bench = _Bench(directory, server, sink, engine, product)

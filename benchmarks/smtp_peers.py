@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lanes import at_once, begin
+from benchmarks.shards import at_once, begin
 
 FROM, TO = "sender1@senders.test", "bot1@bots.test"
 

@@ -1,6 +1,6 @@
 """Send the slots that are due, each exactly once.
 
-Lanes are shares of the sending mailboxes. One task per lane claims due slots in order of priority (replies before
+Shards are shares of the sending mailboxes. One task per shard claims due slots in order of priority (replies before
 warm-up), holds them to their second and sends them; a transaction immediately before DATA re-checks quota, gap,
 health, kill switch and lease.
 
@@ -8,8 +8,8 @@ health, kill switch and lease.
 - **Never sends twice**: what may be sent is decided by the slot's row. Clear, retry or backfill this DAG at will.
 
 ### Triage notes
-- *No lane is due*: the mapped task is skipped. That is normal at night.
-- *`was_busy`*: another run still works on the lane. Normal after a clear.
+- *No shard is due*: the mapped task is skipped. That is normal at night.
+- *`was_busy`*: another run still works on the shard. Normal after a clear.
 - Slots in state `uncertain` were cut off after DATA; the DAG `reconcile` settles them when the mail is found. They are
   never sent again because it was not.
 - *live mode is only half switched on*: see `emberflow mail live --help`. Nothing was sent.
@@ -37,26 +37,26 @@ from shared import MAIL_EVENTS, SLOTS, START, Pool, Priority, Tag, defaults, sum
 )
 def dispatch() -> None:
     @task(inlets=[SLOTS])
-    def due_lanes() -> list[int]:
-        """Free lapsed leases, give up overdue slots, list the lanes with work."""
+    def due_shards() -> list[int]:
+        """Free lapsed leases, give up overdue slots, list the shards with work."""
         from emberflow.queue_manager import tasks
 
-        return tasks.due_lanes()
+        return tasks.due_shards()
 
     @task(
         retries=0,
         multiple_outputs=False,
-        map_index_template="lane {{ task.op_kwargs['lane'] }}",
+        map_index_template="shard {{ task.op_kwargs['shard'] }}",
         inlets=[SLOTS],
         outlets=[SLOTS, MAIL_EVENTS],
     )
-    def send_lane(lane: int) -> dict[str, Any]:
-        """Claim, guard, send, record: one lane for one run."""
+    def send_shard(shard: int) -> dict[str, Any]:
+        """Claim, guard, send, record: one shard for one run."""
         from emberflow.queue_manager import tasks
 
-        return tasks.dispatch_lane(lane)
+        return tasks.dispatch_shard(shard)
 
-    send_lane.expand(lane=due_lanes())
+    send_shard.expand(shard=due_shards())
 
 
 dispatch()

@@ -88,7 +88,7 @@ WHOLE_WINDOWS = dict.fromkeys(
 
 
 def a_policy(**sections: dict[str, Any]) -> Policy:
-    """The demonstration policy with one lane and one shard, where every mail is answered; sections are merged.
+    """The demonstration policy with one shard each, every mail answered; sections are merged.
 
     Bots take as many mails at once as a test writes for them, unless it asks for their pause.
     """
@@ -96,7 +96,7 @@ def a_policy(**sections: dict[str, Any]) -> Policy:
     certain: dict[str, dict[str, Any]] = {
         "replies": {"rate": 1.0, "continue_rate": 1.0},
         "bots": {"cooldown_s": 0},
-        "dispatch": {"lanes": 1},
+        "dispatch": {"shards": 1},
         "inbox": {"shards": 1},
     }
     for changes in (certain, sections):
@@ -237,10 +237,10 @@ class World:
         return planner.plan_hour(self.engine, moment, clock=self.clock, settings=self.settings)
 
     def dispatch(self) -> Counter[str]:
-        """Run every lane that has something due; return how many slots came to which end."""
+        """Run every shard that has something due; return how many slots came to which end."""
         ends: Counter[str] = Counter()
-        for lane in dispatcher.due_lanes(self.engine, clock=self.clock):
-            ends += dispatcher.dispatch_lane(self.engine, lane, clock=self.clock, settings=self.settings).ends
+        for shard in dispatcher.due_shards(self.engine, clock=self.clock):
+            ends += dispatcher.dispatch_shard(self.engine, shard, clock=self.clock, settings=self.settings).ends
         return ends
 
     def read(self) -> Counter[str]:
@@ -309,7 +309,7 @@ class World:
         """Claim what is due."""
         with self.engine.begin() as connection:
             return slot_store.claim(
-                connection, lane=0, lanes=1, now=self.clock.now(), limit=limit, lease_s=600, policy=self.policy.queue
+                connection, shard=0, shards=1, now=self.clock.now(), limit=limit, lease_s=600, policy=self.policy.queue
             )
 
     # The judges.

@@ -19,4 +19,4 @@ if "scheduler" in sys.argv:
     from emberflow.email_ops.content import load_scripts
     from emberflow.queue_manager import tasks  # noqa: F401
 
-    load_scripts()  # the built-in ones: kept for the life of a process anyway, and a good part of an empty lane
+    load_scripts()  # the built-in ones: kept for the life of a process anyway, and a good part of an empty shard

@@ -131,7 +131,7 @@ def test_no_task_runs_longer_than_it_may(report: dict[str, Any]) -> None:
             assert 0 < task["timeout_s"] <= LONGEST_TASK_S, (dag_id, task_id)
 
 
-def test_mapped_tasks_are_named_by_their_lane_or_shard(report: dict[str, Any]) -> None:
+def test_mapped_tasks_are_named_by_their_shard(report: dict[str, Any]) -> None:
     mapped = {
         (dag_id, task_id): task["map_index_template"]
         for dag_id, dag in dags(report).items()
@@ -140,7 +140,7 @@ def test_mapped_tasks_are_named_by_their_lane_or_shard(report: dict[str, Any]) -
     }
 
     assert mapped == {
-        ("dispatch", "send_lane"): "lane {{ task.op_kwargs['lane'] }}",
+        ("dispatch", "send_shard"): "shard {{ task.op_kwargs['shard'] }}",
         ("inbox", "read_shard"): "shard {{ task.op_kwargs['shard'] }}",
         ("reconcile", "reconcile_shard"): "shard {{ task.op_kwargs['shard'] }}",
     }
@@ -210,8 +210,8 @@ def test_the_pools_are_those_that_the_stack_creates_and_share_what_airflow_runs_
     assert set(report["pools"]) == set(sizes)
     assert all(slots > 0 for slots in sizes.values())
     assert sum(sizes.values()) == PARALLELISM == int(compose["x-environment"]["AIRFLOW__CORE__PARALLELISM"])
-    assert shipped("standard").dispatch.lanes <= sizes["mail_sending"]
-    assert shipped("demo").dispatch.lanes <= sizes["mail_sending"]
+    assert shipped("standard").dispatch.shards <= sizes["mail_sending"]
+    assert shipped("demo").dispatch.shards <= sizes["mail_sending"]
 
 
 def test_sending_is_not_retried_by_airflow_and_events_are_announced_whatever_a_shard_did(
@@ -220,7 +220,7 @@ def test_sending_is_not_retried_by_airflow_and_events_are_announced_whatever_a_s
     """Q-B3: the queue decides about another attempt, not a task's retry; one dead shard does not stop the marts."""
     found = dags(report)
 
-    assert found["dispatch"]["tasks"]["send_lane"]["retries"] == 0
+    assert found["dispatch"]["tasks"]["send_shard"]["retries"] == 0
     assert found["inbox"]["tasks"]["announce_events"]["trigger_rule"] == "all_done"
 
 
@@ -249,8 +249,8 @@ def test_assets_say_what_each_task_reads_and_writes(report: dict[str, Any]) -> N
 
     assert found == {
         ("warmup_hourly", "plan_hour"): ({scores, placements}, {slots}),
-        ("dispatch", "due_lanes"): ({slots}, set()),
-        ("dispatch", "send_lane"): ({slots}, {slots, events}),
+        ("dispatch", "due_shards"): ({slots}, set()),
+        ("dispatch", "send_shard"): ({slots}, {slots, events}),
         ("inbox", "read_shard"): ({slots}, {slots, events}),
         ("inbox", "announce_events"): ({events}, {news}),
         ("reconcile", "uncertain_shards"): ({slots}, set()),

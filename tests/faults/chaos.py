@@ -158,7 +158,7 @@ def chaos_policy(slots: int) -> Policy:
     inbound, replies = slots * _WARMUP_SHARE / members, slots * (1 - _WARMUP_SHARE) / members
     return a_policy(
         dispatch={
-            "lanes": 8,
+            "shards": 8,
             "window_s": 1,
             "lease_s": 3,
             "data_start_s": 2,
@@ -420,7 +420,7 @@ class _Chaos:
         assert zombie is not None
         self._dispatchers = [worker for worker in self._dispatchers if worker is not zombie]
         if is_cut_off:
-            # Its lane's lock is gone too: another worker sends from the same mailboxes when it wakes up.
+            # Its shard's lock is gone too: another worker sends from the same mailboxes when it wakes up.
             cut_off(self._engine, zombie)
         lease_s = self._policy.dispatch.submitting_lease_s
         asleep_s = float(self._luck.uniform(lease_s + 1, lease_s + self._policy.reconcile.settle_s + 3))

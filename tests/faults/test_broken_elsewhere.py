@@ -86,7 +86,14 @@ def kill_switch(world: World, *, on: bool) -> None:
 def a_hasty_policy(**sections: dict[str, Any]) -> Policy:
     """Time-outs of a second, for worker processes that live by the machine's clock."""
     hasty: dict[str, dict[str, Any]] = {
-        "dispatch": {"lanes": 1, "window_s": 0, "data_start_s": 1, "data_block_s": 1, "end_of_data_s": 3, "retry_s": 1},
+        "dispatch": {
+            "shards": 1,
+            "window_s": 0,
+            "data_start_s": 1,
+            "data_block_s": 1,
+            "end_of_data_s": 3,
+            "retry_s": 1,
+        },
         "reconcile": {"settle_s": 1},
         "breakers": {"open_s": 1, "longest_open_s": 1},
     }
@@ -146,7 +153,7 @@ def test_a_run_that_overlaps_one_that_hangs_sends_no_second_copy(
 
 def test_a_run_that_lasts_longer_than_its_lease_keeps_what_it_holds(database: Engine, sandbox: Sandbox) -> None:
     """Q-B4, case 9: a slow server, a lease of three seconds that is renewed, and others who look for lapsed ones."""
-    policy = a_policy(**SILENT, dispatch={"lease_s": 3, "lanes": 1})
+    policy = a_policy(**SILENT, dispatch={"lease_s": 3, "shards": 1})
     with FaultyProxy(sandbox.address.smtp_port) as proxy:
         slow = replace(sandbox, address=replace(sandbox.address, smtp_port=proxy.port))
         world = a_world(database, slow, 1, 4, policy, checks=False)
@@ -157,10 +164,10 @@ def test_a_run_that_lasts_longer_than_its_lease_keeps_what_it_holds(database: En
         with ThreadPoolExecutor(1) as pool:
             run = pool.submit(world.dispatch)
             while world.statuses() == {"planned": 4} and not run.done():
-                time.sleep(0.01)  # until the lane is its own
+                time.sleep(0.01)  # until the shard is its own
             while not run.done():
-                for lane in dispatcher.due_lanes(database, clock=world.clock):
-                    dispatcher.dispatch_lane(database, lane, clock=world.clock, settings=world.settings)
+                for shard in dispatcher.due_shards(database, clock=world.clock):
+                    dispatcher.dispatch_shard(database, shard, clock=world.clock, settings=world.settings)
                 time.sleep(0.05)
         assert time.monotonic() - began > policy.dispatch.lease_s
     assert run.result() == {"sent": 4}
@@ -171,7 +178,7 @@ def test_a_run_that_lasts_longer_than_its_lease_keeps_what_it_holds(database: En
 def test_a_run_that_wakes_up_with_a_lapsed_lease_is_through_with_its_slot_before_it_claims_it_again(
     database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """I1, Q-B4, case 9: others planned its slot again while it slept, and the slot is due in its own lane."""
+    """I1, Q-B4, case 9: others planned its slot again while it slept, and the slot is due in its own shard."""
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT), checks=False)
     world.slot()
     has_slept = False
@@ -181,7 +188,7 @@ def test_a_run_that_wakes_up_with_a_lapsed_lease_is_through_with_its_slot_before
         if point == "before_guard" and not has_slept:
             has_slept = True
             world.lapse_leases()
-            dispatcher.due_lanes(database, clock=world.clock)
+            dispatcher.due_shards(database, clock=world.clock)
             assert world.statuses() == {"planned": 1}
             time.sleep(0.5)  # until the run may claim again, which it does before it has heard from the guard
 
@@ -301,7 +308,7 @@ def test_a_batch_of_which_nothing_may_leave_does_not_end_the_run(
     database: Engine, sandbox: Sandbox, forbidden: str
 ) -> None:
     """case 12: many claims in a row, all of them refused, in front of one mail that may leave."""
-    policy = a_policy(**SILENT, dispatch={"lanes": 1, "dialogues": 1})
+    policy = a_policy(**SILENT, dispatch={"shards": 1, "dialogues": 1})
     world = a_world(database, sandbox, 2, 1, policy, checks=False)
     barred, free = world.senders
     early = NOON - timedelta(minutes=5)
@@ -343,9 +350,9 @@ def test_each_window_lets_through_its_limit_and_not_one_more_or_less(
 def test_a_limit_is_shared_by_all_processes_and_what_it_stops_is_named(
     database: Engine, sandbox: Sandbox, stack: ExitStack, tmp_path: Path
 ) -> None:
-    """I3, Q-F10, case 14: four processes on four lanes, counted where mail leaves and not where it is queued."""
+    """I3, Q-F10, case 14: four processes on four shards, counted where mail leaves and not where it is queued."""
     world = a_world_now(
-        database, sandbox, 4, 4, a_hasty_policy(dispatch={"lanes": 4}, caps={"recipient_domain_24h": 5})
+        database, sandbox, 4, 4, a_hasty_policy(dispatch={"shards": 4}, caps={"recipient_domain_24h": 5})
     )
     crew = stack.enter_context(Crew(tmp_path, world.settings))
     for sender in world.senders:
@@ -365,7 +372,7 @@ def test_a_limit_is_shared_by_all_processes_and_what_it_stops_is_named(
 
 def test_a_mail_outside_its_weekdays_is_put_off_once_and_sent_once(database: Engine, sandbox: Sandbox) -> None:
     """Q-B5, case 5: asked all weekend long, by any number of runs."""
-    policy = a_real_policy(dispatch={"lanes": 1})
+    policy = a_real_policy(dispatch={"shards": 1})
     world = a_world(database, sandbox, 1, 1, policy, checks=False, start=SATURDAY)
     world.slot(**an_answer(world.senders[0], world.bots[0]), gap_s=0)
     assert world.dispatch() == {"held": 1}
@@ -508,7 +515,7 @@ def test_the_kill_switch_stops_a_run_that_is_under_way(
     database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, reached: CrashPoint
 ) -> None:
     """I8, Q-B5, case 36: of a batch that was claimed, nothing leaves any more once it is on."""
-    world = a_world(database, sandbox, 1, 6, a_policy(**SILENT, dispatch={"lanes": 1, "dialogues": 1}), checks=False)
+    world = a_world(database, sandbox, 1, 6, a_policy(**SILENT, dispatch={"shards": 1, "dialogues": 1}), checks=False)
     for bot in world.bots:
         world.slot(**an_answer(world.senders[0], bot, bot.id), gap_s=0)
     seen = 0
@@ -569,7 +576,7 @@ def test_envelope_headers_and_text_name_the_same_person_in_every_mail(database: 
 
 def test_nothing_of_a_mail_is_left_in_the_next_one_of_the_same_connection(database: Engine, sandbox: Sandbox) -> None:
     """E-B1, case 38: two answers, a refused one between them, then first mails, which must be nobody's answer."""
-    policy = a_policy(**SILENT, dispatch={"lanes": 1, "dialogues": 1})
+    policy = a_policy(**SILENT, dispatch={"shards": 1, "dialogues": 1})
     with FaultyProxy(sandbox.address.smtp_port) as proxy:
         through = replace(sandbox, address=replace(sandbox.address, smtp_port=proxy.port))
         world = a_world(database, through, 1, ["bot1", "reject1", "bot2", "bot3", "bot4"], policy, checks=False)

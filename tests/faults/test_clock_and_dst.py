@@ -287,7 +287,7 @@ def hasty(database: Engine, sandbox: Sandbox) -> World:
     return world
 
 
-def dispatched(world: World, clock: Clock) -> dispatcher.LaneReport:
+def dispatched(world: World, clock: Clock) -> dispatcher.SendingReport:
     """One run of a worker with this clock; its machine's day has a quota, whatever day that is."""
     world.change(
         "insert into ops.sender_days (sender_id, local_day, ramp_day, ramp_volume, health_multiplier, daily_factor, "
@@ -295,8 +295,8 @@ def dispatched(world: World, clock: Clock) -> dispatcher.LaneReport:
         sender=world.senders[0].id, day=local_day(clock.now(), "UTC"),
     )  # fmt: skip
     world.change("update ops.mailboxes set next_send_at = null")
-    dispatcher.due_lanes(world.engine, clock=clock)
-    return dispatcher.dispatch_lane(world.engine, 0, clock=clock, settings=world.settings)
+    dispatcher.due_shards(world.engine, clock=clock)
+    return dispatcher.dispatch_shard(world.engine, 0, clock=clock, settings=world.settings)
 
 
 def test_a_clock_that_jumps_twice_by_more_than_a_day_opens_no_new_window(hasty: World, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_a_clock_that_is_wrong_neither_expires_nor_reads_nor_plans_ahead_of_time
     clock = OffsetClock(tmp_path / "offset")
     began = SystemClock().now()
     planner.plan_hour(hasty.engine, floor_hour(SystemClock().now()), clock=clock, settings=hasty.settings)
-    dispatcher.due_lanes(hasty.engine, clock=clock)
+    dispatcher.due_shards(hasty.engine, clock=clock)
     assert "expired" not in hasty.statuses()
     assert hasty.value("select outcome from ops.plan_runs") == "planned"
     last = hasty.value("select max(local_day) from ops.sender_days")

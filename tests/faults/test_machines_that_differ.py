@@ -51,9 +51,9 @@ class Machine:
     world: World
     settings: Settings
 
-    def dispatch(self) -> dispatcher.LaneReport:
-        dispatcher.due_lanes(self.world.engine, clock=self.world.clock)
-        return dispatcher.dispatch_lane(self.world.engine, 0, clock=self.world.clock, settings=self.settings)
+    def dispatch(self) -> dispatcher.SendingReport:
+        dispatcher.due_shards(self.world.engine, clock=self.world.clock)
+        return dispatcher.dispatch_shard(self.world.engine, 0, clock=self.world.clock, settings=self.settings)
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=list(OTHERS))

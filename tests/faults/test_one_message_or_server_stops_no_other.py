@@ -19,7 +19,7 @@ from emberflow.email_ops.bounded_parser import BoundedParser
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.queue_manager.receiving import sweep
-from emberflow.queue_manager.receiving.sweep import ShardReport
+from emberflow.queue_manager.receiving.sweep import ReadingReport
 from emberflow.reporting.doctor import examine
 from tests.worlds import PASSWORD, Member, Sandbox, World, a_policy, a_world
 
@@ -45,7 +45,7 @@ def take_out(world: World, member: Member) -> bytes:
     return mail.as_bytes(policy=mail.policy.clone(linesep="\r\n", max_line_length=998))
 
 
-def read(world: World) -> ShardReport:
+def read(world: World) -> ReadingReport:
     return sweep.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
 
 

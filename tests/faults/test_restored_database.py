@@ -153,8 +153,8 @@ def test_a_backup_that_is_restored_by_the_runbook_sends_no_mail_again(
     # Nobody tells it, and nothing leaves, is read, or is planned.
     assert world.plan(floor_hour(SystemClock().now())).outcome == "held"
     it_is_now(world)
-    assert dispatcher.due_lanes(world.engine, clock=world.clock) == [0]
-    report = dispatcher.dispatch_lane(world.engine, 0, clock=world.clock, settings=world.settings)
+    assert dispatcher.due_shards(world.engine, clock=world.clock) == [0]
+    report = dispatcher.dispatch_shard(world.engine, 0, clock=world.clock, settings=world.settings)
     assert "emberflow database restored" in (report.refused or "")
     with pytest.raises(WorkerRefusedError, match="the database was restored"):
         world.read()
@@ -290,7 +290,7 @@ def test_a_home_that_was_put_back_whole_is_noticed_by_the_copy_of_its_notes(worl
     assert finding(world).remedy is None  # just now; the time of copying is told from that of writing by minutes
     for file in notes.rglob("*.json"):
         if not file.stat().st_size:
-            continue  # of a lane that has sent nothing yet
+            continue  # of a shard that has sent nothing yet
         mark = json.loads(file.read_text())
         file.write_text(json.dumps(mark | {"written_s": mark["written_s"] - 86_400}))
     slot(world, world.senders[1], world.bots[6])

@@ -328,7 +328,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
 
     def _asked(self, limit: int) -> dict[str, Any]:
         return {
-            "lane": 0, "lanes": 1, "now": self.now, "limit": limit, "lease_s": 600, "policy": self.world.policy.queue,
+            "shard": 0, "shards": 1, "now": self.now, "limit": limit, "lease_s": 600, "policy": self.world.policy.queue,
         }  # fmt: skip
 
     def _claim_in(self, connection: Any, limit: int) -> list[Slot]:

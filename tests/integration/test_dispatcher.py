@@ -350,7 +350,7 @@ from emberflow.settings import settings
 place, name = os.environ["AT"].split(".")
 setattr({"event_log": event_log, "pre_send": pre_send}[place], name, lambda *_, **__: os._exit(9))
 clock = ManualClock(datetime.fromisoformat(os.environ["NOW"]))
-dispatcher.dispatch_lane(connect(), 0, clock=clock, settings=settings())
+dispatcher.dispatch_shard(connect(), 0, clock=clock, settings=settings())
 """
 
 
@@ -402,7 +402,7 @@ def test_a_worker_that_outlives_its_lease_changes_nothing(
     def slow(connection: SmtpConnection, *rest: Any) -> Steps[Attempt]:
         attempt = yield from transmit(connection, *rest)
         world.lapse_leases()
-        dispatcher.due_lanes(database, clock=world.clock)
+        dispatcher.due_shards(database, clock=world.clock)
         return attempt
 
     monkeypatch.setattr(SmtpConnection, "_transmit", slow)
@@ -414,7 +414,7 @@ def test_a_worker_that_outlives_its_lease_changes_nothing(
     assert (world.statuses(), len(delivered(world))) == ({"sent": 1}, 1)
 
 
-def test_a_message_that_cannot_be_built_does_not_keep_the_others_of_its_lane(
+def test_a_message_that_cannot_be_built_does_not_keep_the_others_of_its_shard(
     database: Engine, sandbox: Sandbox
 ) -> None:
     """The slot fails with its reason."""
@@ -431,7 +431,7 @@ def test_a_message_that_cannot_be_built_does_not_keep_the_others_of_its_lane(
     assert the_counters(world) == (1, 1)
 
 
-# One worker per lane
+# One worker per shard
 
 
 class BlockingClock(ManualClock):
@@ -447,14 +447,14 @@ class BlockingClock(ManualClock):
         super().sleep(seconds)
 
 
-def test_of_two_workers_on_one_lane_the_second_finds_it_busy(database: Engine, sandbox: Sandbox) -> None:
+def test_of_two_workers_on_one_shard_the_second_finds_it_busy(database: Engine, sandbox: Sandbox) -> None:
     """Q-B4"""
     world = one_to(database, sandbox, "bot1")
     world.change("update ops.slot_states set target_time = :at", at=NOON + timedelta(seconds=2))
     clock = BlockingClock(NOON)
 
-    def work(own_clock: ManualClock) -> dispatcher.LaneReport:
-        return dispatcher.dispatch_lane(database, 0, clock=own_clock, settings=world.settings)
+    def work(own_clock: ManualClock) -> dispatcher.SendingReport:
+        return dispatcher.dispatch_shard(database, 0, clock=own_clock, settings=world.settings)
 
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(work, clock)
@@ -467,7 +467,7 @@ def test_of_two_workers_on_one_lane_the_second_finds_it_busy(database: Engine, s
     assert not work(ManualClock(NOON)).was_busy
 
 
-def test_a_lane_is_free_again_after_its_worker_failed(database: Engine, sandbox: Sandbox) -> None:
+def test_a_shard_is_free_again_after_its_worker_failed(database: Engine, sandbox: Sandbox) -> None:
     """Q-B4"""
     world = one_to(database, sandbox, "bot1")
     with patch.object(pre_send, "submit", side_effect=PowerCut), pytest.raises(PowerCut):
@@ -476,15 +476,15 @@ def test_a_lane_is_free_again_after_its_worker_failed(database: Engine, sandbox:
     assert world.dispatch() == {"sent": 1}
 
 
-def test_workers_on_all_lanes_at_once_send_everything_once(database: Engine, sandbox: Sandbox) -> None:
-    """Q-B4, Q-F10, case 6: two workers for each lane, judged at the receiving server."""
-    world = a_world(database, sandbox, senders=6, bots=6, policy=a_policy(**SILENT, dispatch={"lanes": 3}))
+def test_workers_on_all_shards_at_once_send_everything_once(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B4, Q-F10, case 6: two workers for each shard, judged at the receiving server."""
+    world = a_world(database, sandbox, senders=6, bots=6, policy=a_policy(**SILENT, dispatch={"shards": 3}))
     for sender in world.senders:
         for bot in world.bots:
             world.slot(sender, bot, gap_s=0)
 
-    def work(lane: int) -> dispatcher.LaneReport:
-        return dispatcher.dispatch_lane(database, lane, clock=ManualClock(NOON), settings=world.settings)
+    def work(shard: int) -> dispatcher.SendingReport:
+        return dispatcher.dispatch_shard(database, shard, clock=ManualClock(NOON), settings=world.settings)
 
     with ThreadPoolExecutor(6) as pool:
         reports = list(pool.map(work, [0, 1, 2] * 2))

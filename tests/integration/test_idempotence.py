@@ -114,11 +114,11 @@ def test_a_backfill_of_a_past_hour_after_the_present_one_sends_nothing_more(data
 
 def test_all_steps_at_once_on_several_workers_change_no_delivery(database: Engine, sandbox: Sandbox) -> None:
     """Q-B3, Q-B4, case 3: every step twice in the same second."""
-    policy = a_policy(ramp={"start": 3}, dispatch={"lanes": 2}, inbox={"shards": 2})
+    policy = a_policy(ramp={"start": 3}, dispatch={"shards": 2}, inbox={"shards": 2})
     world = a_world(database, sandbox, senders=3, bots=4, policy=policy)
 
-    def dispatch(lane: int) -> None:
-        dispatcher.dispatch_lane(database, lane, clock=ManualClock(world.clock.now()), settings=world.settings)
+    def dispatch(shard: int) -> None:
+        dispatcher.dispatch_shard(database, shard, clock=ManualClock(world.clock.now()), settings=world.settings)
 
     def read(shard: int) -> None:
         sweep.read_shard(database, shard, clock=world.clock, settings=world.settings)

@@ -105,7 +105,7 @@ from emberflow.settings import settings
 
 clock, step = ManualClock(datetime.fromisoformat(sys.argv[2])), sys.argv[1]
 if step == "dispatch":
-    dispatcher.dispatch_lane(connect(), 0, clock=clock, settings=settings())
+    dispatcher.dispatch_shard(connect(), 0, clock=clock, settings=settings())
 elif step == "inbox":
     sweep.read_shard(connect(), 0, clock=clock, settings=settings())
 elif step == "reconcile":

@@ -44,11 +44,11 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 def a_policy_with(**dispatch: Any) -> Any:
     """Attempts are few, and retries do not wait long."""
-    return a_policy(dispatch={"lanes": 1, "maximum_attempts": 2, "retry_s": 1} | dispatch)
+    return a_policy(dispatch={"shards": 1, "maximum_attempts": 2, "retry_s": 1} | dispatch)
 
 
 def a_policy_within(run_s: int) -> Any:
-    return a_policy(dispatch={"lanes": 1}, reconcile={"run_s": run_s})
+    return a_policy(dispatch={"shards": 1}, reconcile={"run_s": run_s})
 
 
 def settled(world: World) -> ReconcileReport:
@@ -374,7 +374,7 @@ def test_a_conversation_waits_again_for_a_reply_that_a_person_found_not_sent(tal
     assert talk.value("select sum(reply_sent) from ops.bot_days") == 0
     assert talk.value("select thread_status from ops.conversations") == "reply_scheduled"
 
-    dispatcher.due_lanes(talk.engine, clock=talk.clock)  # spreads what is overdue
+    dispatcher.due_shards(talk.engine, clock=talk.clock)  # spreads what is overdue
     talk.clock.advance(timedelta(seconds=talk.policy.queue.spread_s))
     assert talk.dispatch() == {"uncertain": 1}
     assert said_not_sent(talk, slot_id) == "failed"

@@ -364,7 +364,7 @@ def test_every_bad_row_is_named_with_its_row_column_and_reason_and_no_row_is_imp
 def test_a_name_that_cannot_stand_in_a_header_is_refused_on_import(
     database: Engine, sandbox: Sandbox, settings: Settings, name: str
 ) -> None:
-    """S-B1: found when sending, it would stop every mail of its lane instead of one row of a file."""
+    """S-B1: found when sending, it would stop every mail of its shard instead of one row of a file."""
     file = a_file(sandbox.directory, [a_row("ann@north.test", sandbox, display_name=name)])
     (problem,) = problems_of(database, file, settings)
     assert "column display_name" in problem

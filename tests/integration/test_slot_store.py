@@ -51,7 +51,7 @@ def finish(world: World, *ends: slot_store.End) -> set[int]:
 
 
 def claim(world: World, **changes: Any) -> list[Slot]:
-    wanted = {"lane": 0, "lanes": 1, "now": world.clock.now(), "limit": 100, "lease_s": 60}
+    wanted = {"shard": 0, "shards": 1, "now": world.clock.now(), "limit": 100, "lease_s": 60}
     with world.engine.begin() as connection:
         return slot_store.claim(connection, **(wanted | changes), policy=world.policy.queue)
 
@@ -112,15 +112,15 @@ def test_a_slot_is_not_claimed_before_its_time(world: World) -> None:
     assert len(world.claim()) == 1
 
 
-def test_a_lane_claims_only_its_own_mailboxes(world: World) -> None:
+def test_a_shard_claims_only_its_own_mailboxes(world: World) -> None:
     """Q-B4"""
     for sender in world.senders:
         world.slot(sender)
     with world.engine.begin() as connection:
-        lanes = slot_store.lanes_due(connection, 2, NOON)
-    claimed = {lane: claim(world, lane=lane, lanes=2) for lane in lanes}
-    assert lanes == [0, 1]
-    assert {slot.from_mailbox_id % 2 == lane for lane, slots in claimed.items() for slot in slots} == {True}
+        shards = slot_store.shards_due(connection, 2, NOON)
+    claimed = {shard: claim(world, shard=shard, shards=2) for shard in shards}
+    assert shards == [0, 1]
+    assert {slot.from_mailbox_id % 2 == shard for shard, slots in claimed.items() for slot in slots} == {True}
     assert sum(len(slots) for slots in claimed.values()) == 2
 
 
@@ -146,7 +146,7 @@ def test_a_claim_does_not_wait_for_one_that_is_not_committed_yet(world: World) -
     for _ in range(4):
         world.slot()
     with world.engine.begin() as first:
-        mine = slot_store.claim(first, lane=0, lanes=1, now=NOON, limit=2, lease_s=60, policy=world.policy.queue)
+        mine = slot_store.claim(first, shard=0, shards=1, now=NOON, limit=2, lease_s=60, policy=world.policy.queue)
         theirs = world.claim()
     assert len(mine) == len(theirs) == 2
     assert {slot.id for slot in mine}.isdisjoint(slot.id for slot in theirs)
@@ -698,8 +698,8 @@ def test_an_open_breaker_refuses_at_the_last_moment(world: World) -> None:
 
 def test_eight_workers_never_exceed_a_cap_over_a_thousand_slots(database: Engine, sandbox: Sandbox) -> None:
     """Q-F10, cases 13 and 14: at the guard, where the caps are kept; the queue is drained by eight at once."""
-    lanes, policy = 8, a_policy(
-        dispatch={"lanes": 8}, caps={"recipient_domain_24h": 300, "sender_24h": 30}, bots={"daily_inbound_cap": 25}
+    shards, policy = 8, a_policy(
+        dispatch={"shards": 8}, caps={"recipient_domain_24h": 300, "sender_24h": 30}, bots={"daily_inbound_cap": 25}
     )  # fmt: skip
     world = a_world(database, sandbox, senders=16, bots=20, checks=False, policy=policy)
     for sender in world.senders:
@@ -707,17 +707,17 @@ def test_eight_workers_never_exceed_a_cap_over_a_thousand_slots(database: Engine
         for bot in world.bots * 3:
             world.slot(sender, bot, gap_s=0)
 
-    def work(lane: int) -> int:
+    def work(shard: int) -> int:
         submitted = 0
-        while slots := claim(world, lane=lane, lanes=lanes, limit=16):
+        while slots := claim(world, shard=shard, shards=shards, limit=16):
             answers = submit_all(world, slots)
             refused = [slot for slot in slots if answers[slot.id] is not None]
             finish(world, *(End(slot, "cancelled", "refused") for slot in refused))
             submitted += len(slots) - len(refused)
         return submitted
 
-    with ThreadPoolExecutor(lanes) as pool:
-        submitted = sum(pool.map(work, range(lanes)))
+    with ThreadPoolExecutor(shards) as pool:
+        submitted = sum(pool.map(work, range(shards)))
     assert submitted == 300
     assert world.statuses() == {"submitting": 300, "cancelled": 660}
     assert world.value("select max(warmup_sent) from ops.sender_days") <= 30

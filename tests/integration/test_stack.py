@@ -212,7 +212,7 @@ def test_clearing_every_task_of_every_run_sends_nothing_twice(
     nothing_changed()
     first_tasks = {
         "warmup_hourly": "plan_hour",
-        "dispatch": "due_lanes",
+        "dispatch": "due_shards",
         "inbox": "shards",
         "reconcile": "uncertain_shards",
         "reputation": "build_marts",
@@ -310,7 +310,7 @@ def test_a_missing_pool_is_a_finding_and_is_created_again_and_a_changed_size_is_
     """Airflow would leave the tasks of a missing pool waiting for ever, without a word."""
     environment = played.stack.environment()
     url = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
-    before = airflow_pools.examine(url, lanes=1)
+    before = airflow_pools.examine(url, shards=1)
     metadata = create_engine(url)
     try:
         with metadata.begin() as connection:
@@ -318,15 +318,15 @@ def test_a_missing_pool_is_a_finding_and_is_created_again_and_a_changed_size_is_
             connection.execute(text("update slot_pool set slots = 5 where pool = 'mail_reading'"))
     finally:
         metadata.dispose()
-    missing = airflow_pools.examine(url, lanes=1)
+    missing = airflow_pools.examine(url, shards=1)
     subprocess.run([sys.executable, str(PREPARE)], env=environment, check=True, timeout=60)
-    after = airflow_pools.examine(url, lanes=1)
+    after = airflow_pools.examine(url, shards=1)
 
     assert (before.result, before.remedy) == ("mail_sending 3, mail_reading 3, building 2", None)
     assert "building is missing" in missing.result
     assert "./emberflow up" in (missing.remedy or "")
     assert (after.result, after.remedy) == ("mail_sending 3, mail_reading 5, building 2", None)
-    assert "4 lanes" in (airflow_pools.examine(url, lanes=4).remedy or "")
+    assert "4 shards" in (airflow_pools.examine(url, shards=4).remedy or "")
 
 
 def test_no_password_is_in_a_table_an_xcom_a_rendered_field_or_a_log(played: Played) -> None:

@@ -29,8 +29,8 @@ from emberflow.settings import PROJECT_ROOT
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
-LANES = 2
-POINTS = ("before_guard", "after_dot")  # one per lane
+SHARDS = 2
+POINTS = ("before_guard", "after_dot")  # one per shard
 HEARTBEAT_TIMEOUT_S = 6
 ROOM_S = 30  # that much of the hour must be left, for its plan to have slots
 RUN_TIMEOUT_S = 60.0
@@ -63,8 +63,8 @@ if "scheduler" in sys.argv:
     crash_points.on_reach = stop_once
 """
 
-# The lane is lost as well, as by a broken connection: else no other worker would have it before this one is gone.
-_TAKE_LANES_AWAY = text("""
+# The shard is lost as well, as by a broken connection: else no other worker would have it before this one is gone.
+_TAKE_SHARDS_AWAY = text("""
     select count(pg_terminate_backend(pid))
     from (
         select distinct pid
@@ -105,7 +105,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Running:
-    """A stack of which each lane's first worker stops, and where they leave their process ids."""
+    """A stack of which each shard's first worker stops, and where they leave their process ids."""
 
     stack: Stack
     engine: Engine
@@ -143,19 +143,19 @@ class Running:
                 found[marker.name] = Worker(psutil.Process(task), psutil.Process(supervisor))
         return found
 
-    def states_of_lanes(self) -> Counter[str]:
+    def states_of_shards(self) -> Counter[str]:
         """Return the states of all tasks that send, over all runs."""
         tasks = [
             task
             for run in self.client.runs("dispatch")
             for task in self.client.task_instances("dispatch", run["dag_run_id"])
         ]
-        return Counter(str(task["state"]) for task in tasks if task["task_id"] == "send_lane")
+        return Counter(str(task["state"]) for task in tasks if task["task_id"] == "send_shard")
 
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    """A stack with due slots in both lanes."""
+    """A stack with due slots in both shards."""
     markers, settings = tmp_path / "markers", tmp_path / "settings"
     markers.mkdir()
     settings.mkdir()
@@ -193,7 +193,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 def a_quick_policy() -> Policy:
     """The demonstration's policy with a few mails that are due at once, no replies, and leases that lapse soon.
 
-    One mail at a time is under way in a lane, so that a worker is stopped without an open transaction: its locks would
+    One mail at a time is under way in a shard, so that a worker is stopped without an open transaction: its locks would
     hold up every other worker until the server ends it.
     """
     document = shipped("demo").model_dump()
@@ -201,7 +201,7 @@ def a_quick_policy() -> Policy:
     document["ramp"] |= {"start": 2}
     document["pacing"] |= {"gap_minimum_s": 1, "gap_jitter_s": 0, "spread_s": 2}
     document["replies"] |= {"rate": 0}
-    document["dispatch"] |= {"lanes": LANES, "dialogues": 1, "lease_s": 6}
+    document["dispatch"] |= {"shards": SHARDS, "dialogues": 1, "lease_s": 6}
     document["dispatch"] |= {"data_start_s": 2, "data_block_s": 1, "end_of_data_s": 3}
     return Policy.model_validate(document)
 
@@ -232,28 +232,28 @@ def test_a_worker_that_is_declared_dead_and_lives_on_sends_nothing_twice(running
     plan_the_present_hour(running)
     client.pause("dispatch", is_paused=False)
     client.trigger("dispatch")
-    eventually(lambda: running.workers().keys() == set(POINTS), "both lanes' workers have stopped")
+    eventually(lambda: running.workers().keys() == set(POINTS), "both shards' workers have stopped")
     stopped = running.workers()
     claims = running.keys(_CLAIMS)
 
-    eventually(lambda: running.states_of_lanes()["failed"] == LANES, "Airflow declares both workers dead")
+    eventually(lambda: running.states_of_shards()["failed"] == SHARDS, "Airflow declares both workers dead")
     assert all(worker.is_stopped for worker in stopped.values())
     eventually(lambda: running.count(_HELD) == 0, "their leases have lapsed")
-    assert running.count(_TAKE_LANES_AWAY) >= LANES
+    assert running.count(_TAKE_SHARDS_AWAY) >= SHARDS
     client.wait_for_run("dispatch", client.trigger("dispatch"), RUN_TIMEOUT_S)
 
     # One mail had left before its worker was stopped, and nobody knows; all others were sent by the second run.
     sent = running.slots()
     assert running.copies() == dict.fromkeys(sent, 1)
     assert Counter(sent.values()) == {"sent": len(sent) - 1, "uncertain": 1}
-    assert len(claims) == LANES < len(sent)
+    assert len(claims) == SHARDS < len(sent)
 
     assert all(worker.is_stopped for worker in stopped.values())
     eventually(lambda: running.count(_PAUSED) == 0, "every gap is over")
     for worker in stopped.values():
         worker.task.resume()
     # Only its main thread is left, which waits for the supervisor.
-    eventually(lambda: all(worker.task.num_threads() == 1 for worker in stopped.values()), "both lanes' runs are over")
+    eventually(lambda: all(worker.task.num_threads() == 1 for worker in stopped.values()), "both shards' runs are over")
     assert running.keys(_FENCED) == claims
     assert running.copies() == dict.fromkeys(sent, 1)
     for worker in stopped.values():

@@ -170,8 +170,8 @@ def test_an_entry_that_meets_a_claim_waits_for_it_and_leaves_the_slot_to_the_gua
         with world.engine.begin() as connection:
             (slot,) = slot_store.claim(
                 connection,
-                lane=0,
-                lanes=1,
+                shard=0,
+                shards=1,
                 now=world.clock.now(),
                 limit=1,
                 lease_s=600,

@@ -29,7 +29,7 @@ def test_eight_workers_keep_every_cap_over_ten_thousand_planned_slots(database: 
         bots={"daily_inbound_cap": BOT_CAP, "cooldown_s": 0},
         caps={"sender_24h": SENDER_CAP, "recipient_domain_24h": DOMAIN_CAP, "provider_24h": None, "all_24h": None},
         connections={"per_host": 1000},  # all mailboxes are at one host here
-        dispatch={"lanes": WORKERS, "window_s": 120},
+        dispatch={"shards": WORKERS, "window_s": 120},
         replies={"rate": 0.0},
     )
     world = a_world(database, sandbox, senders=SENDERS, bots=BOTS, policy=policy, checks=False)
@@ -38,7 +38,7 @@ def test_eight_workers_keep_every_cap_over_ten_thousand_planned_slots(database: 
     assert planned <= BOT_CAP
 
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-        work = [pool.submit(_empty_a_lane, world.settings, lane) for lane in range(WORKERS)]
+        work = [pool.submit(_empty_a_shard, world.settings, shard) for shard in range(WORKERS)]
     ends = sum((worker.result() for worker in work), Counter[str]())
 
     delivered = world.deliveries()
@@ -48,11 +48,11 @@ def test_eight_workers_keep_every_cap_over_ten_thousand_planned_slots(database: 
     assert max(Counter(delivery.recipient for delivery in delivered).values()) <= BOT_CAP
 
 
-def _empty_a_lane(settings: Settings, lane: int) -> Counter[str]:
-    """Dispatch a lane whose slots are all due, with the gaps between them, until the caps hold what is left."""
+def _empty_a_shard(settings: Settings, shard: int) -> Counter[str]:
+    """Dispatch a shard whose slots are all due, with the gaps between them, until the caps hold what is left."""
     engine = create_engine(settings.require_database_url())
     try:
-        return dispatcher.dispatch_lane(engine, lane, clock=_ClockOfThatHour(), settings=settings).ends
+        return dispatcher.dispatch_shard(engine, shard, clock=_ClockOfThatHour(), settings=settings).ends
     finally:
         engine.dispose()
 

@@ -51,7 +51,7 @@ def test_a_zone_whose_name_is_also_an_abbreviation_has_its_summer_time(database:
     """CET, half past midnight of a summer night: to PostgreSQL that name means UTC+1 all year."""
     all_day = {"window_start": time(0), "window_end": time(0), "weekdays": tuple(range(7))}
     policy = a_real_policy(
-        pacing=WHOLE_WINDOWS | all_day, bots={"wake_start": time(0), "wake_end": time(0)}, dispatch={"lanes": 1}
+        pacing=WHOLE_WINDOWS | all_day, bots={"wake_start": time(0), "wake_end": time(0)}, dispatch={"shards": 1}
     )
     start = datetime(2025, 6, 2, 22, 5, tzinfo=UTC)
     world = a_world(database, sandbox, 40, 40, policy, zones=("CET",), checks=False, start=start)

@@ -20,7 +20,7 @@ def doctor(*, as_json: bool) -> None:
         *examine(settings()),
         *examine_stack(Stack(home(), attached=False)),
         *airflow_health.examine(metadata),
-        airflow_pools.examine(metadata, airflow_pools.lanes_in_force(settings())),
+        airflow_pools.examine(metadata, airflow_pools.shards_in_force(settings())),
     ]
     rows = [(finding.check, finding.result, finding.remedy) for finding in findings]
     show(Section("findings", "Doctor", ("check", "result", "what to do"), rows), as_json=as_json)

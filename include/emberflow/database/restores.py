@@ -209,12 +209,12 @@ def settled(connection: Connection, restore: Restore, *, by: str, outcome: str) 
 
 
 class HighWater:
-    """Where one lane of this machine notes, outside the database, what it submitted last."""
+    """Where one shard of this machine notes, outside the database, what it submitted last."""
 
-    def __init__(self, connection: Connection, lane: int) -> None:
+    def __init__(self, connection: Connection, shard: int) -> None:
         directory = _directory(connection)
         private_files.make_directory(directory)
-        self._file = os.open(directory / f"lane-{lane}.json", os.O_WRONLY | os.O_CREAT, 0o600)
+        self._file = os.open(directory / f"shard-{shard}.json", os.O_WRONLY | os.O_CREAT, 0o600)
         self._writing = threading.Lock()
 
     def rise(self, slot: Slot, at: datetime) -> None:
@@ -234,7 +234,7 @@ def _marks(connection: Connection) -> list[dict[str, Any]]:
     marks = []
     for file in sorted(_directory(connection).glob("*.json")):
         if not file.stat().st_size:
-            continue  # of a lane that has submitted nothing yet
+            continue  # of a shard that has submitted nothing yet
         try:
             mark = json.loads(file.read_text())
             known = {name: mark[name] for name in ("message_id", "attempts", "at")}

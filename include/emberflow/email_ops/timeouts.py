@@ -14,7 +14,7 @@ class Timeouts:
     """Seconds to wait for the network in each phase of RFC 5321 4.5.3.2.
 
     ``greeting`` (banner) and ``command`` (EHLO, STARTTLS, AUTH, MAIL, RCPT) stay below that section's 300 s, because
-    giving up before DATA is a harmless retry and a lane must not wait for a dead host. ``login`` bounds everything from
+    giving up before DATA is a harmless retry and a shard must not wait for a dead host. ``login`` bounds all from
     the greeting to the answer to AUTH, so that a server that says a little all the time holds nobody up either. From
     DATA on they are that section's minima: ``data_start`` for the answer to DATA, ``data_block`` for a write of the
     content or of the final dot, ``end_of_data`` for the answer to the dot, where giving up makes an uncertain message.

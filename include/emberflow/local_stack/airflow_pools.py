@@ -1,8 +1,8 @@
 """The pools of the DAGs, as ``deploy/airflow_pools.json`` declares them and as a running Airflow has them.
 
 ``deploy/prepare_airflow.py`` creates them before the scheduler starts. Afterwards they belong to the operator, who may
-change a size, or delete one by mistake: Airflow then leaves its tasks waiting for ever and fails nothing. A lane that
-finds no slot waits until another lane's task has ended, which takes a whole dispatch run.
+change a size, or delete one by mistake: Airflow then leaves its tasks waiting for ever and fails nothing. A shard that
+finds no slot waits until another shard's task has ended, which takes a whole dispatch run.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def metadata_url() -> str | None:
     return embedded.url("airflow") if embedded.pid() is not None else None
 
 
-def lanes_in_force(settings: Settings) -> int | None:
-    """Return the lanes of the policy in force, or None where it cannot be read: other checks say why."""
+def shards_in_force(settings: Settings) -> int | None:
+    """Return the shards of the policy in force, or None where it cannot be read: other checks say why."""
     try:
         with connect(settings.require_database_url()).connect() as connection:
-            return in_force(connection).policy.dispatch.lanes
+            return in_force(connection).policy.dispatch.shards
     except (EmberflowError, SQLAlchemyError):
         return None
 
 
-def examine(url: str | None, lanes: int | None) -> Finding:
-    """Look whether every pool exists and lets tasks run; ``lanes`` are those of the policy in force, if any."""
+def examine(url: str | None, shards: int | None) -> Finding:
+    """Look whether every pool exists and lets tasks run; ``shards`` are those of the policy in force, if any."""
     if url is None:
         return Finding(_CHECK, "not looked at: no Airflow is known here (AIRFLOW__DATABASE__SQL_ALCHEMY_CONN)")
     engine = create_engine(url)
@@ -65,17 +65,16 @@ def examine(url: str | None, lanes: int | None) -> Finding:
         engine.dispose()
     sizes = {name: present.get(name) for name in declared()}
     result = ", ".join(f"{name} {'is missing' if slots is None else slots}" for name, slots in sizes.items())
-    return Finding(_CHECK, result, _remedy(sizes, lanes))
+    return Finding(_CHECK, result, _remedy(sizes, shards))
 
 
-def _remedy(sizes: Mapping[str, int | None], lanes: int | None) -> str | None:
+def _remedy(sizes: Mapping[str, int | None], shards: int | None) -> str | None:
     if None in sizes.values():
         return "run `./emberflow up`, which creates what is missing; until then its tasks never start"
     if 0 in sizes.values():
         return "give it slots in Airflow (Admin, Pools); until then its tasks never start"
     sending = sizes[SENDING]
-    if lanes is not None and sending is not None and _UNLIMITED != sending < lanes:
-        return (
-            f"give {SENDING} a slot for each of the {lanes} lanes (Airflow: Admin, Pools), or apply a policy with fewer"
-        )
+    if shards is not None and sending is not None and _UNLIMITED != sending < shards:
+        wanted = f"a slot for each of the {shards} shards"
+        return f"give {SENDING} {wanted} (Airflow: Admin, Pools), or apply a policy with fewer"
     return None

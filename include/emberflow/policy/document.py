@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, func, select, update
 
 from emberflow import yaml_files
@@ -38,10 +38,11 @@ _SHIPPED = Path(__file__).resolve().parent / "shipped"
 
 
 class DispatchPolicy(BaseModel):
-    """How slots leave: lanes, workers, leases, retries.
+    """How slots leave: shards, workers, leases, retries.
 
-    ``lanes`` are shares of the mailboxes, each sent from by one worker process. Such a process uses one core, so lanes
-    beyond the number of cores only cost their start; each needs a slot of Airflow's pool ``mail_sending``.
+    ``shards`` are shares of the mailboxes, each sent from by one worker process. Such a process uses one core, so
+    shards beyond the number of cores only cost their start; each needs a slot of Airflow's pool ``mail_sending``.
+    Documents of before call them ``lanes``.
     ``dialogues`` are how many mails a process has under way at once, each of another mailbox. A dialogue waits for
     about four round trips, so a process sends at most dialogues / (4 x round trip) mails per second: 64 dialogues at
     50 ms make 320.
@@ -57,10 +58,11 @@ class DispatchPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lanes: int = Field(
+    shards: int = Field(
         default=2,
         ge=1,
         le=64,
+        validation_alias=AliasChoices("shards", "lanes"),
         description="shares of the mailboxes, each sent from by one worker process: one per core",
     )
     dialogues: int = Field(

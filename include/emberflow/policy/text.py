@@ -1,7 +1,7 @@
 """A policy as an operator reads and edits it: YAML in which a comment says of every key what it means and may be.
 
 Meanings are those that the models state, in the description of a field or in a paragraph of the class's docstring that
-its names head. ``policies.load`` reads the text back into the same policy.
+its names head. ``document.load`` reads the text back into the same policy.
 """
 
 from __future__ import annotations

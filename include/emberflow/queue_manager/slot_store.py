@@ -9,7 +9,7 @@ States (drawn in docs/guarantees.md)::
     planned -> parked                  several workers died with it; a person decides
     uncertain -> sent | failed | ...   see ``receiving.reconcile``; not found is never a reason to send again
 
-A worker *claims* due slots of its lane (``FOR UPDATE SKIP LOCKED``), which gives each a lease token, and *renews* the
+A worker *claims* due slots of its shard (``FOR UPDATE SKIP LOCKED``), which gives each a lease token, and *renews* the
 lease while it lives. Just before DATA ``pre_send.submit`` checks everything that forbids sending and moves the slot
 to ``submitting``. Afterwards ``finish`` records the end. Every write names the token: once a lease has lapsed and
 somebody else holds the slot, a late worker's write matches no row and changes nothing.
@@ -18,7 +18,7 @@ Leases live by the database's ``clock_timestamp()``; what is due is decided by t
 worker is the database's too. The plan of a slot
 (``scheduled_tasks``) never changes; everything here is written to its narrow row in ``slot_states``. Every function
 takes as many slots as it is given, in one statement: cost is linear in slots and, once these are vacuumed, independent
-of how many have ended. A claim also reads past what is due in other lanes and stands before its own.
+of how many have ended. A claim also reads past what is due in other shards and stands before its own.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ _CLAIM = text(f"""
             where status = 'planned'
                 and priority_level = classes.level
                 and target_time <= :now
-                and from_mailbox_id % :lanes = :lane
+                and from_mailbox_id % :shards = :shard
                 and slot_id <> all(:held)
                 and not exists (select from ops.switches where name = 'stop_sending' and is_on)
                 and not exists (select from ops.restores where settled_at is null)
@@ -161,20 +161,20 @@ _CLAIM = text(f"""
     order by chosen.urgency, leased.target_time, leased.slot_id
 """)  # noqa: S608 - made of this module's own constants
 
-# Nothing tells PostgreSQL how many rows a lane has, and from its guess it would sort all that is due.
+# Nothing tells PostgreSQL how many rows a shard has, and from its guess it would sort all that is due.
 _IN_ORDER = text("select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)")
 
-_LANES_DUE = text("""
-    select distinct from_mailbox_id % :lanes as lane
+_SHARDS_DUE = text("""
+    select distinct from_mailbox_id % :shards as shard
     from ops.slot_states
     where status = 'planned' and target_time <= :until
-    order by lane
+    order by shard
 """)
 
 _NEXT_DUE = text("""
     select min(target_time)
     from ops.slot_states
-    where status = 'planned' and from_mailbox_id % :lanes = :lane
+    where status = 'planned' and from_mailbox_id % :shards = :shard
 """)
 
 # Renewing and tidying wait for nobody (SKIP LOCKED): a row that somebody is writing to is in good hands, and a
@@ -341,14 +341,14 @@ def lock(connection: Connection, slot_id: int) -> RowMapping | None:
     return connection.execute(_READ, {"id": slot_id}).mappings().one_or_none()
 
 
-def lanes_due(connection: Connection, lanes: int, until: datetime) -> list[int]:
-    """Return the lanes that have a slot planned for ``until`` or earlier."""
-    return list(connection.execute(_LANES_DUE, {"lanes": lanes, "until": until}).scalars())
+def shards_due(connection: Connection, shards: int, until: datetime) -> list[int]:
+    """Return the shards that have a slot planned for ``until`` or earlier."""
+    return list(connection.execute(_SHARDS_DUE, {"shards": shards, "until": until}).scalars())
 
 
-def next_due(connection: Connection, lane: int, lanes: int) -> datetime | None:
-    """Return the earliest target time that is still planned in the lane."""
-    moment: datetime | None = connection.execute(_NEXT_DUE, {"lane": lane, "lanes": lanes}).scalar_one()
+def next_due(connection: Connection, shard: int, shards: int) -> datetime | None:
+    """Return the earliest target time that is still planned in the shard."""
+    moment: datetime | None = connection.execute(_NEXT_DUE, {"shard": shard, "shards": shards}).scalar_one()
     return moment
 
 
@@ -379,15 +379,15 @@ def cancel_plan(connection: Connection, plan_run_id: int, reason: str) -> list[S
 def claim(
     connection: Connection,
     *,
-    lane: int,
-    lanes: int,
+    shard: int,
+    shards: int,
     now: datetime,
     limit: int,
     lease_s: float,
     policy: QueuePolicy,
     held: Collection[int] = (),
 ) -> list[Slot]:
-    """Lease up to ``limit`` due slots of the lane and return them, the most urgent first (Q-B1, Q-B4).
+    """Lease up to ``limit`` due slots of the shard and return them, the most urgent first (Q-B1, Q-B4).
 
     Urgency is the class, raised by waiting (Q-F9), then the target time. Of ``limit``, warm-up gets its reserved
     share (Q-B2). Rows that another worker has locked are skipped, so that no slot is claimed twice. ``held`` are slots
@@ -398,8 +398,8 @@ def claim(
         _CLAIM,
         {
             "token": str(uuid4()),
-            "lane": lane,
-            "lanes": lanes,
+            "shard": shard,
+            "shards": shards,
             "now": now,
             "limit": limit,
             "lease_s": lease_s,

@@ -42,26 +42,26 @@ def plan_hour(partition_key: str | None, *, far_ahead: bool = False) -> dict[str
     return asdict(report) | {"hour": hour.isoformat()}
 
 
-def due_lanes() -> list[int]:
-    """Return the lanes that one dispatch run fans out to."""
+def due_shards() -> list[int]:
+    """Return the shards that one dispatch run fans out to."""
     clock = _clock()
-    lanes = dispatcher.due_lanes(connect(), clock=clock)
-    _say(clock.now(), f"lanes with work: {_listed(lanes)}")
-    return lanes
+    shards = dispatcher.due_shards(connect(), clock=clock)
+    _say(clock.now(), f"shards with work: {_listed(shards)}")
+    return shards
 
 
-def dispatch_lane(lane: int) -> dict[str, Any]:
-    """Send what is due in ``lane``; return how many slots came to which end.
+def dispatch_shard(shard: int) -> dict[str, Any]:
+    """Send what is due in ``shard``; return how many slots came to which end.
 
     Raises:
         WorkerRefusedError: this machine must not send; the text says why.
     """
     clock = _clock()
-    report = dispatcher.dispatch_lane(connect(), lane, clock=clock, settings=settings())
+    report = dispatcher.dispatch_shard(connect(), shard, clock=clock, settings=settings())
     if report.refused is not None:
         raise WorkerRefusedError(f"nothing was sent: {report.refused}")
-    _say(clock.now(), f"lane {lane}{' was busy' if report.was_busy else ''}", report.ends)
-    return {"lane": lane, "was_busy": report.was_busy, **report.ends}
+    _say(clock.now(), f"shard {shard}{' was busy' if report.was_busy else ''}", report.ends)
+    return {"shard": shard, "was_busy": report.was_busy, **report.ends}
 
 
 def shards() -> list[int]:

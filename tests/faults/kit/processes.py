@@ -239,11 +239,11 @@ def _survive(step: Callable[[], bool]) -> bool:
 
 
 def _dispatch(engine: Engine, clock: Clock, job: Job) -> bool:
-    lanes = dispatcher.due_lanes(engine, clock=clock)
-    generator(job.seed, "lanes", clock.now()).shuffle(lanes)
+    shards = dispatcher.due_shards(engine, clock=clock)
+    generator(job.seed, "shards", clock.now()).shuffle(shards)
     ends = 0
-    for lane in lanes:
-        ends += dispatcher.dispatch_lane(engine, lane, clock=clock, settings=job.settings).ends.total()
+    for shard in shards:
+        ends += dispatcher.dispatch_shard(engine, shard, clock=clock, settings=job.settings).ends.total()
     return ends > 0
 
 

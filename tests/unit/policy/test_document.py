@@ -65,7 +65,7 @@ def test_a_policy_survives_being_stored(name: str) -> None:
         ("{name: x, label: x, ramp: {start: 0}}", "ramp.linear.start: Input should be greater than or equal to 1"),
         ("{name: x, label: x, replies: {rate: 1.5}}", "replies.rate: Input should be less than or equal to 1"),
         ("{name: x, label: x, pacing: {gap_minimum_s: 2}}", "gaps under 20 s need a demonstration policy"),
-        ("{name: x, label: x, dispatch: {lanes: 0}}", "dispatch.lanes: Input should be greater than or equal to 1"),
+        ("{name: x, label: x, dispatch: {shards: 0}}", "dispatch.shards: Input should be greater than or equal to 1"),
         ("{name: x, label: x", "is not YAML"),
         ("", "is not a valid policy"),
         ("[1, 2]", "is not a valid policy"),
@@ -89,3 +89,11 @@ def test_the_shipped_files_hold_only_known_sections() -> None:
     for path in folder.glob("*.yaml"):
         assert set(yaml.safe_load(path.read_text())) <= set(Policy.model_fields)
         assert shipped(path.stem).name == path.stem
+
+
+def test_a_document_of_before_that_says_lanes_is_read() -> None:
+    """Policies in the database keep their text for ever: slots refer to them."""
+    document = shipped("standard").model_dump(mode="json")
+    document["dispatch"]["lanes"] = document["dispatch"].pop("shards") + 1
+
+    assert Policy.model_validate(document).dispatch.shards == shipped("standard").dispatch.shards + 1

@@ -170,7 +170,7 @@ def settle(
     Raises:
         EmberflowError: nothing shows that the database was restored, and it is not declared.
         MailboxesUnreadError: a mailbox could not be read; what was found is written down, and mail stays held.
-        ConfigurationError: as in ``dispatcher.dispatch_lane``.
+        ConfigurationError: as in ``dispatcher.dispatch_shard``.
     """
     clock = shared(engine, clock)
     restore = restores.notice(engine)

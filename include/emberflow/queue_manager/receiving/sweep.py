@@ -61,7 +61,7 @@ class InboxUnreadableError(EmberflowError):
 
 
 @dataclass
-class ShardReport:
+class ReadingReport:
     """What one run found in one shard, by kind, and by address what could not be read and why."""
 
     shard: int
@@ -70,12 +70,12 @@ class ShardReport:
     unreadable: list[str] = field(default_factory=list)
 
 
-def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) -> ShardReport:
+def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) -> ReadingReport:
     """Read every mailbox of ``shard`` once, within the policy's time; one that fails does not keep the others back.
 
     Raises:
         InboxUnreadableError: all of them failed.
-        ConfigurationError: as in ``dispatcher.dispatch_lane``.
+        ConfigurationError: as in ``dispatcher.dispatch_shard``.
         ParserUnavailableError: strangers' messages cannot be parsed here.
         WorkerRefusedError: this machine has other keys, or the database was restored.
     """
@@ -83,7 +83,7 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
     held = restores.notice(engine)
     if held is not None:
         raise WorkerRefusedError(f"nothing is read: {held}")
-    report = ShardReport(shard)
+    report = ReadingReport(shard)
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
         force = in_force(connection)
@@ -138,7 +138,7 @@ class _Reading:
         mode: Mode,
         clock: Clock,
         settings: Settings,
-        report: ShardReport,
+        report: ReadingReport,
         parser: BoundedParser,
     ) -> None:
         self._engine = engine

@@ -1,8 +1,8 @@
-"""Dispatch: which lanes have something to send, and who sends it.
+"""Dispatch: which shards have something to send, and who sends it.
 
-A *lane* is a fixed share of the sending mailboxes (mailbox id modulo the number of lanes). A run takes the lane's
+A *shard* is a fixed share of the sending mailboxes (mailbox id modulo the number of shards). A run takes the shard's
 advisory lock, so that a mailbox is sent from by one process of all hosts at a time, claims what is due, and leads
-many SMTP dialogues at once, each mailbox's own mails one after the other over one connection (``lane_run``).
+many SMTP dialogues at once, each mailbox's own mails one after the other over one connection (``worker``).
 
 On SIGTERM a run stops within a few seconds: what was not submitted goes back to the queue, and what was is waited for
 as long as Airflow waits before it kills.
@@ -29,15 +29,15 @@ from emberflow.errors import WorkerRefusedError
 from emberflow.policy.document import in_force
 from emberflow.queue_manager import event_log, slot_store
 from emberflow.queue_manager.sending.permits import ConnectionSlots
-from emberflow.queue_manager.sending.worker import LaneReport, LaneRun
+from emberflow.queue_manager.sending.worker import SendingReport, Worker
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
-_LOCK_SPACE = 0x656D62  # first argument of the two-part advisory lock: lanes of this product
+_LOCK_SPACE = 0x656D62  # first argument of the two-part advisory lock: shards of this product
 
 
-def due_lanes(engine: Engine, *, clock: Clock) -> list[int]:
-    """Tidy the queue and return the lanes that have something to send within one run.
+def due_shards(engine: Engine, *, clock: Clock) -> list[int]:
+    """Tidy the queue and return the shards that have something to send within one run.
 
     The queue of a restored database stays as it is until the restore is settled.
     """
@@ -50,13 +50,13 @@ def due_lanes(engine: Engine, *, clock: Clock) -> list[int]:
             event_log.record_parked(connection, tidied.parked, now)
             if tidied.is_anything:
                 log.warning("tidied the queue: %s", tidied)
-        return slot_store.lanes_due(
-            connection, policy.dispatch.lanes, now + timedelta(seconds=policy.dispatch.window_s)
+        return slot_store.shards_due(
+            connection, policy.dispatch.shards, now + timedelta(seconds=policy.dispatch.window_s)
         )
 
 
-def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings) -> LaneReport:
-    """Send what is or becomes due in ``lane`` during one run.
+def dispatch_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) -> SendingReport:
+    """Send what is or becomes due in ``shard`` during one run.
 
     A machine whose clock or keys are wrong sends nothing, and nobody sends from a restored database.
 
@@ -65,7 +65,7 @@ def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings
     """
     clock = shared(engine, clock)
     held = restores.notice(engine)
-    report = LaneReport(lane, refused=refusal(clock) if held is None else str(held))
+    report = SendingReport(shard, refused=refusal(clock) if held is None else str(held))
     if report.refused is not None:
         log.error("nothing is sent: %s", report.refused)
         return report
@@ -76,10 +76,10 @@ def dispatch_lane(engine: Engine, lane: int, *, clock: Clock, settings: Settings
         report.refused = str(error)
         log.warning("nothing is sent: %s", report.refused)
         return report
-    with _alone(engine, lane) as session:
+    with _alone(engine, shard) as session:
         if session is not None:
             with _stop_signal() as stop:
-                LaneRun(engine, lane, mode, clock, settings, report, ConnectionSlots(session)).work(stop)
+                Worker(engine, shard, mode, clock, settings, report, ConnectionSlots(session)).work(stop)
         else:
             report.was_busy = True
     return report
@@ -108,15 +108,15 @@ def _stop_signal() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _alone(engine: Engine, lane: int) -> Iterator[Connection | None]:
-    """Yield the database session that holds the lane's advisory lock, or None if another worker's does."""
+def _alone(engine: Engine, shard: int) -> Iterator[Connection | None]:
+    """Yield the database session that holds the shard's advisory lock, or None if another worker's does."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session:
-        key = {"space": _LOCK_SPACE, "lane": lane}
-        is_taken: bool = session.execute(text("select pg_try_advisory_lock(:space, :lane)"), key).scalar_one()
+        key = {"space": _LOCK_SPACE, "shard": shard}
+        is_taken: bool = session.execute(text("select pg_try_advisory_lock(:space, :shard)"), key).scalar_one()
         try:
             yield session if is_taken else None
         finally:
             if is_taken:
                 # A session that was lost took its locks with it.
                 with suppress(DBAPIError, PendingRollbackError):
-                    session.execute(text("select pg_advisory_unlock(:space, :lane)"), key)
+                    session.execute(text("select pg_advisory_unlock(:space, :shard)"), key)

@@ -1,4 +1,4 @@
-"""One run over one lane: hold due slots to their second and send each of them once.
+"""One run over one shard: hold due slots to their second and send each of them once.
 
 One thread claims and leads all dialogues (``email_ops.dialogues``) and alone decides what happens next. What blocks is
 done by others, who only report back to it: connecting and hanging up by two small pools, the two transactions of a mail
@@ -71,13 +71,13 @@ _GUARD_PATIENCE_S = 2.0  # enough for a deadlock or a failover; longer, and the 
 
 
 @dataclass
-class LaneReport:
-    """How many slots of one lane came to which end in one run; ``was_busy`` means another worker had it.
+class SendingReport:
+    """How many slots of one shard came to which end in one run; ``was_busy`` means another worker had it.
 
     ``refused`` says why this worker must not send at all; then it claimed nothing.
     """
 
-    lane: int
+    shard: int
     was_busy: bool = False
     refused: str | None = None
     ends: Counter[str] = field(default_factory=Counter)
@@ -121,21 +121,21 @@ class _Mail:
         return Result(self.slot, self.route, attempt, refusal, self.submitted_at, self.subject)
 
 
-class LaneRun:
-    """One run over one lane. Its methods belong to the thread that calls :meth:`work`, unless they say otherwise."""
+class Worker:
+    """One run over one shard. Its methods belong to the thread that calls :meth:`work`, unless they say otherwise."""
 
     def __init__(
         self,
         engine: Engine,
-        lane: int,
+        shard: int,
         mode: Mode,
         clock: Clock,
         settings: Settings,
-        report: LaneReport,
+        report: SendingReport,
         places: ConnectionSlots,
     ) -> None:
         self._engine = engine
-        self._lane = lane
+        self._shard = shard
         self._mode: Mode = mode
         self._clock = clock
         self._settings = settings
@@ -143,7 +143,7 @@ class LaneRun:
         self._places = places
         with engine.begin() as connection:
             self._policy = in_force(connection).policy
-            self._high_water = restores.HighWater(connection, lane)
+            self._high_water = restores.HighWater(connection, shard)
         dispatch = self._policy.dispatch
         self._scripts = load_scripts(settings.scripts_dir or BUILT_IN)
         self._capacity = dispatch.dialogues * _CLAIMED_PER_DIALOGUE
@@ -166,7 +166,7 @@ class LaneRun:
     def work(self, stop: threading.Event) -> None:
         """Claim and send until the run is over, ``stop`` is set, or something fails that no slot is to blame for."""
         dispatch = self._policy.dispatch
-        name = f"lane-{self._lane}"
+        name = f"shard-{self._shard}"
         with (
             Dialogues[int]() as self._dialogues,
             # Not durable at once: if a crash loses a record, the slot is still `submitting` and will be reconciled.
@@ -215,7 +215,7 @@ class LaneRun:
                 self._turn(_LONGEST_TURN_S)
                 continue
             with self._engine.begin() as connection:
-                due = slot_store.next_due(connection, self._lane, self._policy.dispatch.lanes)
+                due = slot_store.next_due(connection, self._shard, self._policy.dispatch.shards)
             if due is None or due > ends_at or now >= ends_at:
                 return
             # What is due and was not claimed is held by the kill switch: look again after a nap, never at once.
@@ -227,8 +227,8 @@ class LaneRun:
         with self._engine.begin() as connection:
             slots = slot_store.claim(
                 connection,
-                lane=self._lane,
-                lanes=dispatch.lanes,
+                shard=self._shard,
+                shards=dispatch.shards,
                 now=until,
                 limit=limit,
                 lease_s=dispatch.lease_s,
@@ -551,7 +551,7 @@ class LaneRun:
         raise _RefusedError(Refusal("connection_limit", now + timedelta(seconds=_PLACE_RETRY_S)))
 
     def _later(self, reason: str) -> Refusal:
-        """Keep a slot that cannot be sent as things are set up, without stopping the others of its lane."""
+        """Keep a slot that cannot be sent as things are set up, without stopping the others of its shard."""
         return Refusal(reason, self._clock.now() + timedelta(seconds=self._policy.dispatch.retry_s))
 
     # The threads of the group commits

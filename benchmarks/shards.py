@@ -1,4 +1,4 @@
-"""Several processes that begin at once, as the product has one per lane."""
+"""Several processes that begin at once, as the product has one per shard."""
 
 from __future__ import annotations
 
