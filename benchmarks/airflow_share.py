@@ -26,7 +26,7 @@ from benchmarks.cpu import tree_cpu_s
 from benchmarks.measure import Figure, Report
 from benchmarks.servers import scratch_directory, smtp_sink
 from emberflow.clock import SystemClock
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.errors import StackError
 from emberflow.local_stack.airflow import COMPONENTS
 from emberflow.local_stack.stack import Stack
@@ -50,7 +50,7 @@ def measure(report: Report) -> dict[str, Figure]:
     """Return the shares and what they are made of; about five minutes."""
     with scratch_directory() as directory:
         stack = Stack(directory / "home", attached=True, policy="demo")
-        database = connect(stack.database_url)
+        database = open_engine(stack.database_url)
         metadata = create_engine(make_url(stack.database_url).set(database="airflow"))
         try:
             report("starting the stack")

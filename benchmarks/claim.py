@@ -30,7 +30,7 @@ from benchmarks.servers import (
 )
 from benchmarks.shards import at_once, begin
 from emberflow.clock import SystemClock
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.policy.document import Policy, in_force, shipped
 from emberflow.queue_manager import slot_store
@@ -136,7 +136,7 @@ class _Queue:
 
 def _serve(url: str, own: Sequence[int], shards: int, batch: int) -> tuple[int, float]:
     """Claim and finish what is due in a process's own shards, in turn; return how many and the CPU seconds it took."""
-    engine, clock = connect(url), SystemClock()
+    engine, clock = open_engine(url), SystemClock()
     with engine.begin() as connection:
         policy = in_force(connection).policy.queue
     begin()

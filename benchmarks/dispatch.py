@@ -38,7 +38,7 @@ from benchmarks.servers import (
 )
 from benchmarks.shards import at_once, begin
 from emberflow.clock import SystemClock
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.email_ops.content import load_scripts
 from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.errors import StackError
@@ -209,7 +209,7 @@ def require_honest(ends: Mapping[str, int], wanted: int, *, arrived: int, differ
 
 def _dispatch(shards: Sequence[int], settings: Settings) -> tuple[Counter[str], float]:
     """Dispatch ``shards`` in this process; return how many slots came to which end, and the CPU seconds meanwhile."""
-    engine = connect(settings.database_url.get_secret_value())
+    engine = open_engine(settings.database_url.get_secret_value())
     with engine.connect():  # imports done, a connection open
         pass
     begin()

@@ -30,7 +30,7 @@ from sqlalchemy import Connection, Engine, text
 from benchmarks import world as sending_world
 from emberflow.clock import ManualClock
 from emberflow.database.bulk import read_numbers
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.policy.document import in_force
 from emberflow.queue_manager.planning import hour_plan, planner
 from emberflow.simulation.generator import Sizes, World
@@ -238,7 +238,7 @@ def main(name: str, options: dict[str, Any]) -> None:
     """Run one contender and print what it found."""
     world = World(options["seed"], Sizes(**options["sizes"]), datetime.fromisoformat(options["at"]))
     contender = {each.__name__: each for each in (emberflow, copy, bare_copy, pandas_loop, order_by_random)}[name]
-    print(json.dumps(contender(connect(options["url"]), world, options["sample"])))
+    print(json.dumps(contender(open_engine(options["url"]), world, options["sample"])))
 
 
 if __name__ == "__main__":

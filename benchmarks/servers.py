@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 
 from sqlalchemy import Engine
 
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.database.migrate import upgrade
 from emberflow.errors import EmberflowError, StackError
 from emberflow.local_stack.postgres import EmbeddedPostgres
@@ -61,7 +61,7 @@ def postgres_server(directory: Path) -> Iterator[EmbeddedPostgres]:
 def emberflow_database(server: EmbeddedPostgres, name: str) -> Iterator[Engine]:
     """Yield the product's engine of a new database with the product's schema."""
     server.create_database(name)
-    engine = connect(server.url(name))
+    engine = open_engine(server.url(name))
     try:
         upgrade(engine)
         yield engine

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, make_url
 from typer.testing import CliRunner
 
 from emberflow.cli.main import app
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.database.migrate import upgrade
 from emberflow.email_ops import oauth
 from emberflow.email_ops.egress import install_loopback_guard
@@ -93,7 +93,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 @pytest.fixture(scope="session")
 def _clones(postgres: EmbeddedPostgres) -> Iterator[_Clones]:
     postgres.create_database(_TEMPLATE)
-    engine = connect(postgres.url(_TEMPLATE))
+    engine = open_engine(postgres.url(_TEMPLATE))
     upgrade(engine)
     engine.dispose()
     with ThreadPoolExecutor(1) as worker:
@@ -104,7 +104,7 @@ def _clones(postgres: EmbeddedPostgres) -> Iterator[_Clones]:
 def database(postgres: EmbeddedPostgres, _clones: _Clones) -> Iterator[Engine]:
     """An engine of a migrated, empty database that is this test's own."""
     name = _clones.take()
-    engine = connect(postgres.url(name))
+    engine = open_engine(postgres.url(name))
     try:
         yield engine
     finally:
@@ -117,7 +117,7 @@ def bare_database(postgres: EmbeddedPostgres) -> Iterator[Engine]:
     """An engine of a database without Emberflow's schema that is this test's own."""
     name = f"bare_{next(_numbers)}"
     postgres.create_database(name)
-    engine = connect(postgres.url(name))
+    engine = open_engine(postgres.url(name))
     try:
         yield engine
     finally:

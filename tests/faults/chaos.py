@@ -29,7 +29,7 @@ from zoneinfo import ZoneInfo
 from emberflow.accounts import suppressions, switches
 from emberflow.clock import SystemClock, local_day
 from emberflow.crash_points import CRASH_POINTS, CrashPoint
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.database.migrate import upgrade
 from emberflow.domain.slot import Priority
 from emberflow.email_ops.message import message_id_for
@@ -219,7 +219,7 @@ class _Chaos:
         address = stack.enter_context(running_cutting_sandbox(self._mail, timeout_s=_SERVER_TIMEOUT_S))
         self._proxy = stack.enter_context(FaultyProxy(address.smtp_port, seed=seed))
         self._server.create_database("chaos")
-        self._engine = connect(self._server.url("chaos"))
+        self._engine = open_engine(self._server.url("chaos"))
         stack.callback(self._engine.dispose)
         upgrade(self._engine)
         self._policy = chaos_policy(slots)

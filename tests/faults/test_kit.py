@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from emberflow.clock import SystemClock
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.domain.attempt import Attempt
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.smtp import SmtpConnection
@@ -173,7 +173,7 @@ def test_postgresql_forgets_what_was_not_committed_when_it_crashes_and_keeps_the
     server = EmbeddedPostgres(tmp_path)
     server.start(die_with_parent=True)
     try:
-        engine = connect(server.url("postgres"))
+        engine = open_engine(server.url("postgres"))
         with engine.begin() as connection:
             connection.execute(text("create table kept (id integer)"))
             connection.execute(text("insert into kept values (1)"))

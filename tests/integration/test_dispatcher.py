@@ -342,7 +342,7 @@ _KILLED = """
 import os
 from datetime import datetime
 from emberflow.clock import ManualClock
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.queue_manager import event_log, pre_send
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.settings import settings
@@ -350,7 +350,7 @@ from emberflow.settings import settings
 place, name = os.environ["AT"].split(".")
 setattr({"event_log": event_log, "pre_send": pre_send}[place], name, lambda *_, **__: os._exit(9))
 clock = ManualClock(datetime.fromisoformat(os.environ["NOW"]))
-dispatcher.dispatch_shard(connect(), 0, clock=clock, settings=settings())
+dispatcher.dispatch_shard(open_engine(), 0, clock=clock, settings=settings())
 """
 
 

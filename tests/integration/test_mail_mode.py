@@ -96,7 +96,7 @@ OUTWARD = """
 import socket, sys
 from datetime import datetime
 from emberflow.clock import ManualClock
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.errors import EgressRefusedError
 from emberflow.accounts import registry
 from emberflow.queue_manager.receiving import reconcile, sweep
@@ -105,13 +105,13 @@ from emberflow.settings import settings
 
 clock, step = ManualClock(datetime.fromisoformat(sys.argv[2])), sys.argv[1]
 if step == "dispatch":
-    dispatcher.dispatch_shard(connect(), 0, clock=clock, settings=settings())
+    dispatcher.dispatch_shard(open_engine(), 0, clock=clock, settings=settings())
 elif step == "inbox":
-    sweep.read_shard(connect(), 0, clock=clock, settings=settings())
+    sweep.read_shard(open_engine(), 0, clock=clock, settings=settings())
 elif step == "reconcile":
-    reconcile.run(connect(), clock=clock, settings=settings())
+    reconcile.run(open_engine(), clock=clock, settings=settings())
 elif step == "check":
-    registry.check_mailboxes(connect(), settings())
+    registry.check_mailboxes(open_engine(), settings())
 
 
 def stop_here(event, arguments):

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine, Table, insert, make_url, select, text
 
 from emberflow.database import tables
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.database.migrate import upgrade
 from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.reporting.marts import MartBuildError, build_marts, is_due
@@ -207,7 +207,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgre
     postgres.start(die_with_parent=True)
     try:
         postgres.create_database("empty")
-        engine = connect(postgres.url("empty"))
+        engine = open_engine(postgres.url("empty"))
         upgrade(engine)
         engine.dispose()
         yield postgres
@@ -230,7 +230,7 @@ def world(server: EmbeddedPostgres, artefacts: Path, configure: Callable[..., No
         cursor.execute("create database world template empty")
     maintenance.close()
     configure(EMBERFLOW_HOME=str(artefacts), EMBERFLOW_DATABASE_URL=server.url("world").replace("@", f":{PASSWORD}@"))
-    engine = connect()
+    engine = open_engine()
     yield World(engine)
     engine.dispose()
 

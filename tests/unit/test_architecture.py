@@ -126,7 +126,7 @@ def library(*, without: str) -> list[Path]:
         (draws_from_shared_randomness, "np.random.seed(1)", "generator(seed, 'replies').random()"),
         (asks_another_zone_database, "ZoneInfo('Europe/Berlin')", "clock_of('Europe/Berlin')"),
         (asks_another_zone_database, "text('select now() at time zone zone')", "text(\"now() at time zone 'UTC'\")"),
-        (reaches_below_the_queue_manager, "from emberflow.database.engine import connect", "import pandas"),
+        (reaches_below_the_queue_manager, "from emberflow.database.engine import open_engine", "import pandas"),
         (reaches_below_the_queue_manager, "import emberflow.senders", "from emberflow.queue_manager import tasks"),
         (reaches_below_the_queue_manager, "from emberflow import settings", "import emberflow.queue_manager.tasks"),
         (

@@ -10,12 +10,12 @@ def capacity(at: At = None, as_json: AsJson = False) -> None:
     """Show how many bots the senders need, what the bots can take, and what limits the plan of an hour."""
     from emberflow.cli.report import show_capacity
     from emberflow.clock import SystemClock
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.policy.document import in_force
     from emberflow.reporting import capacity as of_plan
 
     hour, now = parse_hour(at), SystemClock().now()
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         plan = compute_hour(connection, hour, now)
         found = of_plan.capacity(connection, hour, plan, in_force(connection).policy, now)
     show_capacity(found, as_json=as_json)

@@ -22,9 +22,9 @@ def add_address(
     """Register an address, or change its caps; SMTP and IMAP logins count together."""
     from emberflow.accounts import egress as addresses
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         addresses.add(connection, address, logins_per_hour=logins_per_hour, sends_per_hour=sends_per_hour)
     console.print(f"{address} is registered; give it mailboxes with `emberflow egress assign {address} MAILBOX...`")
 
@@ -34,9 +34,9 @@ def list_addresses(as_json: AsJson = False) -> None:
     """List the addresses with their state, caps and mailboxes."""
     from emberflow.accounts import egress as addresses
     from emberflow.console import Section, show
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         rows = addresses.listed(connection)
     columns = ("address", "state", "reason", "mailboxes", "logins per hour", "sends per hour", "this machine")
     cells = [
@@ -58,9 +58,9 @@ def hold_address(
     """Send nothing from an address until it is activated; its queue waits and is not routed around it."""
     from emberflow.accounts import egress as addresses
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         addresses.hold(connection, address, reason)
     console.print(f"{address} is held: {reason}", markup=False)
 
@@ -70,9 +70,9 @@ def activate_address(address: str) -> None:
     """Let a held address send again."""
     from emberflow.accounts import egress as addresses
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         addresses.activate(connection, address)
     console.print(f"{address} is active")
 
@@ -85,8 +85,8 @@ def assign_address(
     """Make mailboxes send from an address: all of them or none. A held address keeps the mailboxes that it has."""
     from emberflow.accounts import egress as addresses
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         addresses.assign(connection, None if address == "none" else address, mailboxes)
     console.print(f"{len(mailboxes)} mailboxes send from {address}")

@@ -41,11 +41,11 @@ def import_senders(
 ) -> None:
     """Import senders from a CSV file: all rows or none."""
     from emberflow.accounts import registry
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.settings import settings
 
     with _reading(encoding) as reading:
-        ids = registry.import_senders(connect(), file, settings(), reading)
+        ids = registry.import_senders(open_engine(), file, settings(), reading)
     _imported("sender", ids, check=check)
 
 
@@ -54,7 +54,7 @@ def list_senders(as_json: AsJson = False) -> None:
     """List the senders with today's quota, what was sent, and their reputation."""
     from emberflow.accounts import registry
     from emberflow.console import Section, show
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
     columns = ("address", "state", "day", "quota", "sent", "replies", "score", "reason", "what to do")
     rows = [
@@ -62,7 +62,7 @@ def list_senders(as_json: AsJson = False) -> None:
             row["address"], row["state"], row["ramp_day"], row["daily_quota"], row["current_count"],
             row["reply_count"], row["reputation_score"], _reason(row), row["state_remedy"],
         )
-        for row in registry.list_senders(connect())
+        for row in registry.list_senders(open_engine())
     ]  # fmt: skip
     least = ("day", "replies", "quota", "sent", "score")
     show(Section("senders", f"{len(rows)} senders", columns, rows, least=least), as_json=as_json)
@@ -76,9 +76,9 @@ def pause_sender(
     """Pause a sender; its ramp position stays."""
     from emberflow.accounts import registry
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    registry.pause_sender(connect(), address, reason)
+    registry.pause_sender(open_engine(), address, reason)
     console.print(f"{address} is paused: {reason}", markup=False)
 
 
@@ -90,9 +90,9 @@ def stop_sender(
     """Stop a sender; when it is resumed, its ramp starts over."""
     from emberflow.accounts import registry
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    registry.stop_sender(connect(), address, reason)
+    registry.stop_sender(open_engine(), address, reason)
     console.print(f"{address} is stopped: {reason}", markup=False)
 
 
@@ -101,9 +101,9 @@ def resume_sender(address: str) -> None:
     """Make a paused or stopped sender active again."""
     from emberflow.accounts import registry
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    registry.resume_sender(connect(), address)
+    registry.resume_sender(open_engine(), address)
     console.print(f"{address} is active")
 
 
@@ -114,9 +114,9 @@ def check_senders(
 ) -> None:
     """Check SMTP login, IMAP login and INBOX of mailboxes; exit with 1 if one fails."""
     from emberflow.accounts import registry
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    _check(registry.mailbox_ids(connect(), addresses) if addresses else None, as_json=as_json)
+    _check(registry.mailbox_ids(open_engine(), addresses) if addresses else None, as_json=as_json)
 
 
 @senders.command("set")
@@ -165,12 +165,12 @@ def import_bots(
 ) -> None:
     """Import mailboxes that you own as bots: all rows or none."""
     from emberflow.accounts import registry
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.settings import settings
 
     attestation = registry.Attestation(attested_by, how)
     with _reading(encoding) as reading:
-        ids = registry.import_bots(connect(), file, attestation, settings(), reading)
+        ids = registry.import_bots(open_engine(), file, attestation, settings(), reading)
     _imported("bot", ids, check=check)
 
 
@@ -187,7 +187,7 @@ def create_bots(
     """Create mailboxes on your own mail server (or in the sandbox) and register them as bots."""
     from emberflow.accounts import registry
     from emberflow.console import console, progress
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.sandbox import create_accounts
     from emberflow.settings import settings
 
@@ -202,7 +202,7 @@ def create_bots(
         servers = registry.Servers(smtp_host, smtp_port, "starttls", imap_host or smtp_host, imap_port, "implicit")
     with progress("creating", count) as advance:
         ids = registry.create_bots(
-            connect(), domain, count, servers,
+            open_engine(), domain, count, servers,
             who=getpass.getuser(), settings=settings(), create=create, zone=zone, progress=advance,
         )  # fmt: skip
     console.print(f"{len(ids)} mailboxes created")
@@ -214,7 +214,7 @@ def list_bots(as_json: AsJson = False) -> None:
     """List the bots with what they received and answered today."""
     from emberflow.accounts import registry
     from emberflow.console import Section, show
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
     columns = (
         "address",
@@ -234,7 +234,7 @@ def list_bots(as_json: AsJson = False) -> None:
             f"{row['born_at']:%Y-%m-%d}", row["inbound_today"], row["replies_today"], _reason(row),
             row["status_remedy"],
         )
-        for row in registry.list_bots(connect())
+        for row in registry.list_bots(open_engine())
     ]  # fmt: skip
     least = ("source", "attested by", "born", "provider", "replies", "received")
     show(Section("bots", f"{len(rows)} bots", columns, rows, least=least), as_json=as_json)
@@ -257,9 +257,9 @@ def pause_bot(
     """Pause a bot: it is still read; what is planned for it is cancelled when it comes due before `resume`."""
     from emberflow.accounts import registry
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    registry.pause_bot(connect(), address, reason)
+    registry.pause_bot(open_engine(), address, reason)
     console.print(f"{address} is paused: {reason}", markup=False)
 
 
@@ -271,9 +271,9 @@ def retire_bot(
     """Take a bot out of service: it is not read any more, and what is planned for it is cancelled at once."""
     from emberflow.accounts import registry
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    cancelled = registry.retire_bot(connect(), address, reason)
+    cancelled = registry.retire_bot(open_engine(), address, reason)
     console.print(f"{address} is retired: {reason}; {cancelled} planned mails were cancelled", markup=False)
 
 
@@ -282,9 +282,9 @@ def resume_bot(address: str) -> None:
     """Make a paused or retired bot active again, if it has passed its last connection check."""
     from emberflow.accounts import registry
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    registry.resume_bot(connect(), address)
+    registry.resume_bot(open_engine(), address)
     console.print(f"{address} is active")
 
 
@@ -344,13 +344,13 @@ def set_secret(address: str) -> None:
     from pydantic import SecretStr
 
     from emberflow.accounts import registry
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.settings import settings
 
     password = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
     if not password:
         raise ConfigurationError("no password was given; nothing was changed")
-    _check([registry.set_password(connect(), address, SecretStr(password), settings())])
+    _check([registry.set_password(open_engine(), address, SecretStr(password), settings())])
 
 
 @secrets.command("rotate")
@@ -358,11 +358,11 @@ def rotate_secrets() -> None:
     """Encrypt every stored password with the first key of EMBERFLOW_SECRET_KEYS; then the older keys may go."""
     from emberflow.accounts import keys_in_force
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.database.secrets import SecretBox
     from emberflow.settings import settings
 
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         keys_in_force.require(connection, settings())
         rotated = SecretBox(settings().secret_keys).rotate(connection)
     console.print(f"{rotated} passwords re-encrypted")
@@ -373,10 +373,10 @@ def adopt_keys() -> None:
     """Put this machine's keys in force because the earlier ones are lost; machines with other keys are refused then."""
     from emberflow.accounts import keys_in_force
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.settings import settings
 
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         keys_in_force.adopt(connection, settings())
     console.print("the keys of this machine are in force; store passwords anew with `emberflow secrets set`")
 
@@ -412,12 +412,12 @@ def _running_stack() -> Stack:
 def _set(kind: Kind, address: str, given: Mapping[str, Any], *, check: bool) -> None:
     from emberflow.accounts import mailbox_changes
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
     values = {name: value for name, value in given.items() if value is not None}
     if not values:
         raise ConfigurationError(f"nothing was given to change; see `emberflow {kind}s set --help`")
-    changed = mailbox_changes.change(connect(), kind, address, values)
+    changed = mailbox_changes.change(open_engine(), kind, address, values)
     console.print(f"{address}: changed {', '.join(changed.columns) or 'nothing'}", markup=False)
     if changed.waits_until is not None:
         console.print(f"it sends again from {changed.waits_until:%Y-%m-%d %H:%M} UTC, when both zones have a new day")
@@ -430,9 +430,9 @@ def _set(kind: Kind, address: str, given: Mapping[str, Any], *, check: bool) -> 
 def _remove(kind: Kind, address: str, reason: str) -> None:
     from emberflow.accounts import mailbox_changes
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    cancelled = mailbox_changes.remove(connect(), kind, address, reason)
+    cancelled = mailbox_changes.remove(open_engine(), kind, address, reason)
     console.print(f"{address} is removed: {reason}; {cancelled} planned mails were cancelled", markup=False)
 
 
@@ -471,18 +471,18 @@ def _imported(kind: str, ids: list[int], *, check: bool) -> None:
 def _check(ids: list[int] | None, *, as_json: bool = False) -> None:
     from emberflow.accounts import registry
     from emberflow.console import console, print_json, progress, table
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.settings import settings
 
     if as_json:
-        results = registry.check_mailboxes(connect(), settings(), ids=ids)
+        results = registry.check_mailboxes(open_engine(), settings(), ids=ids)
         told = ("address", "stage", "transient", "text")
         print_json([{name: getattr(result, name) for name in told} for result in results])
         if any(result.stage for result in results):
             raise typer.Exit(1)
         return
     with progress("checking", len(ids) if ids is not None else None) as advance:
-        results = registry.check_mailboxes(connect(), settings(), ids=ids, progress=lambda _: advance())
+        results = registry.check_mailboxes(open_engine(), settings(), ids=ids, progress=lambda _: advance())
     failed = [
         (result.address, result.stage, "stays as it was: check it again later" if result.transient else "not used",
          result.text)

@@ -37,10 +37,10 @@ def explain(
 ) -> None:
     """Show why a slot chose its bot and what has happened to it."""
     from emberflow.cli.report import show_explanation
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.reporting.slot import explain as look_up
 
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         show_explanation(look_up(connection, slot), as_json=as_json)
 
 
@@ -53,10 +53,10 @@ def show_plan(
     """Show the slots of a planned hour, or why it has none, and the hours planned before."""
     from emberflow.cli.report import hours_section, show_why_empty, slots_section
     from emberflow.console import print_json, records, show
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.reporting.slot import planned_hours, slots_of_hour
 
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         hours = planned_hours(connection)
         wanted = parse_hour(hour) if hour or not hours else hours[0]["hour"]
         slots = slots_of_hour(connection, wanted)
@@ -89,7 +89,7 @@ def run_plan(
     """Plan an hour now, as the DAG `warmup_hourly` does; an hour that is planned stays as it is."""
     from emberflow.cli.report import show_why_empty
     from emberflow.console import console, print_json
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.queue_manager import tasks
 
     if dry_run:
@@ -99,7 +99,7 @@ def run_plan(
         raise ConfigurationError("--picture needs --dry-run; `emberflow plan show --picture FILE` draws a planned hour")
     report = tasks.plan_hour(parse_hour(at).isoformat() if at else None, far_ahead=force)
     planned = datetime.fromisoformat(report["hour"])
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         why = None if report["slots"] else _why_empty(connection, planned)
     if as_json:
         print_json(report | {"why": why})
@@ -122,10 +122,10 @@ def cancel_plan(
     from dataclasses import asdict
 
     from emberflow.console import console, print_json
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.queue_manager.planning.cancellation import cancel_hour
 
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         done = cancel_hour(connection, parse_hour(hour), by=by or getpass.getuser(), reason=reason)
     if as_json:
         print_json(asdict(done))
@@ -146,11 +146,11 @@ def explain_missing_slots(
     """Say why a sender has no slot in an hour, or fewer than expected, with every number from its ramp to the slot."""
     from emberflow.cli.report import show_why_not
     from emberflow.clock import SystemClock
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.reporting.why_not import why_not
     from emberflow.settings import settings
 
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         told = why_not(connection, sender, parse_hour(at), now=SystemClock().now(), settings=settings())
     show_why_not(told, as_json=as_json)
 
@@ -161,11 +161,11 @@ def apply_policy(
 ) -> None:
     """Put a policy in force from now on; slots that are planned keep the one they were planned under."""
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.policy import document
 
     policy = document.load(Path(name)) if name.endswith((".yaml", ".yml")) else document.shipped(name)
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         policy_id = document.put_in_force(connection, policy)
     console.print(f"policy {policy.name} ({policy.label}) is in force as version {policy_id}")
 
@@ -173,11 +173,11 @@ def apply_policy(
 @policy.command("show")
 def show_policy() -> None:
     """Print the policy in force, every number of it with its meaning; `policy apply` takes the text back."""
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.policy import text
     from emberflow.policy.document import in_force
 
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         force = in_force(connection)
     typer.echo(f"# version {force.policy_id}")
     typer.echo(text.as_text(force.policy), nl=False)
@@ -209,12 +209,12 @@ def stop_mail(
 def migrate_database() -> None:
     """Bring EMBERFLOW_DATABASE_URL to the schema of this version; put the standard policy in force if there is none."""
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.database.migrate import upgrade
     from emberflow.policy.document import ensure_in_force, shipped
 
-    upgrade(connect())
-    with connect().begin() as connection:
+    upgrade(open_engine())
+    with open_engine().begin() as connection:
         ensure_in_force(connection, shipped("standard"))
     console.print("the database is up to date")
 
@@ -259,12 +259,12 @@ def settle_restore(
 
     from emberflow.clock import SystemClock
     from emberflow.console import console, print_json
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.queue_manager.receiving import restore_settlement
     from emberflow.settings import settings
 
     settled = restore_settlement.settle(
-        connect(),
+        open_engine(),
         clock=SystemClock(),
         settings=settings(),
         by=by or getpass.getuser(),
@@ -284,11 +284,11 @@ def settle_restore(
 def _switch(name: str, position: str, reason: str) -> None:
     from emberflow.accounts.switches import turn
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
     if position not in ("on", "off"):
         raise ConfigurationError(f"{name} is either on or off, not {position!r}")
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         turn(connection, name, on=position == "on", who=getpass.getuser(), reason=reason)
     console.print(f"{name} is {position}")
 
@@ -335,7 +335,7 @@ def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool)
     from emberflow.cli.report import preview_section, summary_of
     from emberflow.clock import HOUR, SystemClock
     from emberflow.console import console, print_json, records, show
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.policy.document import in_force
     from emberflow.queue_manager.planning.planner import FURTHEST_AHEAD, is_settled
     from emberflow.reporting.capacity import bot_names
@@ -343,7 +343,7 @@ def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool)
     from emberflow.settings import settings
 
     now = SystemClock().now()
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         force = in_force(connection)
         plan = compute_hour(connection, hour, now)
         first = plan.slots.sort_values(["target_time", "sender_id", "ordinal"]).head(limit)

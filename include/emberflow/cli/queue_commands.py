@@ -46,12 +46,12 @@ def list_queue(
     """List slots with the reason for their state and what can be done about it."""
     from emberflow.console import Section, show
     from emberflow.database import server_clock
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.policy.document import in_force
     from emberflow.reporting import queue
 
     statuses = status or [_Status.UNCERTAIN, _Status.PARKED]
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         policy = in_force(connection).policy
         waiting = queue.listed(connection, statuses, limit, now=server_clock.now(connection), policy=policy)
         in_doubt = queue.in_doubt(connection)
@@ -80,10 +80,10 @@ def show_shape(
     """Show how many due slots wait per domain, and for how many minutes: where the queue is stuck."""
     from emberflow.clock import SystemClock
     from emberflow.console import Section, show
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.reporting import queue
 
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         shape = queue.shape(connection, by.value, now=SystemClock().now())
     columns = (f"{by} domain", "all", *(f"<{age}" for age in queue.AGES_MIN), f"{queue.AGES_MIN[-1]}+")
     rows = [(domain, sum(counts), *counts) for domain, counts in list(shape.items())[: limit + 1]]
@@ -96,11 +96,11 @@ def reconcile_now(as_json: AsJson = False) -> None:
     """Look for every uncertain mail in its mailboxes now, however old it is, and settle what can be settled."""
     from emberflow.clock import SystemClock
     from emberflow.console import Section, console, print_json, records, show
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.queue_manager.receiving import reconcile
     from emberflow.settings import settings
 
-    report = reconcile.run(connect(), clock=SystemClock(), settings=settings(), is_asked_for=True)
+    report = reconcile.run(open_engine(), clock=SystemClock(), settings=settings(), is_asked_for=True)
     waiting = Section("waiting", "Waiting", ("slot", "why"), list(report.waiting.items()))
     if as_json:
         print_json({"ends": dict(report.ends)} | records(waiting))
@@ -121,11 +121,11 @@ def settle_slot(
     """Settle uncertain slots by a person's decision, all or none. A mail that was not sent may be sent again."""
     from emberflow.console import console
     from emberflow.database import server_clock
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.policy.document import in_force
     from emberflow.queue_manager.receiving import reconcile
 
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         policy, now = in_force(connection).policy, server_clock.now(connection)
         decision: dict[str, Any] = {"is_sent": sent, "by": by or getpass.getuser(), "why": why}
         ends = {
@@ -143,10 +143,10 @@ def release_slot(
     """Plan a parked slot again: its cause is mended."""
     from emberflow.console import console
     from emberflow.database import server_clock
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
     from emberflow.reporting import queue
 
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         queue.release(connection, slot, by=getpass.getuser(), now=server_clock.now(connection))
     console.print(f"slot {slot} is planned")
 
@@ -160,10 +160,10 @@ def add_suppression(
     """Send nothing to an address or a domain any more; planned mail to it is cancelled."""
     from emberflow.accounts import suppressions as store
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
     parsed = store.parse_target(target)
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         added = store.add(connection, [(parsed, reason)], by=by or getpass.getuser())
     if added.entries:
         console.print(f"{parsed} is suppressed; {added.cancelled} planned mails cancelled", markup=False)
@@ -179,9 +179,9 @@ def list_suppressions(
     """List who gets no mail, why, and who decided it."""
     from emberflow.accounts import suppressions as store
     from emberflow.console import Section, show
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
-    with connect().connect() as connection:
+    with open_engine().connect() as connection:
         rows = [
             (store.Target(row["kind"], row["value"]), row["reason"], row["added_by"], row["added_at"])
             for row in store.entries(connection, limit)
@@ -195,10 +195,10 @@ def remove_suppression(target: Target) -> None:
     """Allow mail to an address or a domain again; what was cancelled stays cancelled."""
     from emberflow.accounts import suppressions as store
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
     parsed = store.parse_target(target)
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         store.remove(connection, parsed)
     console.print(f"{parsed} may get mail again", markup=False)
 
@@ -212,9 +212,9 @@ def import_suppressions(
     """Suppress every address and domain of a file: all rows or none."""
     from emberflow.accounts import suppressions as store
     from emberflow.console import console
-    from emberflow.database.engine import connect
+    from emberflow.database.engine import open_engine
 
     pairs = store.read_file(file, reason)
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         added = store.add(connection, pairs, by=by or getpass.getuser())
     console.print(f"{added.entries} of {len(pairs)} entries were new; {added.cancelled} planned mails cancelled")

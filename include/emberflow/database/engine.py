@@ -1,4 +1,4 @@
-"""Connections to the database ``emberflow``."""
+"""The engine of the database ``emberflow``: its pool of connections, and whether the server is away."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SERVER_GOES = ("57P", "08")
 _SESSION = ("timezone=UTC", "jit=off", "statement_timeout=300000", "idle_in_transaction_session_timeout=300000")
 
 
-def connect(url: str | None = None) -> Engine:
+def open_engine(url: str | None = None) -> Engine:
     """Return this process's engine for ``url`` (default: the database that is configured now).
 
     Sessions run in UTC. A statement that takes longer than five minutes is cancelled by the server, so that a

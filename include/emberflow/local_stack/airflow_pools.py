@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.errors import EmberflowError
 from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.policy.document import in_force
@@ -45,7 +45,7 @@ def metadata_url() -> str | None:
 def shards_in_force(settings: Settings) -> int | None:
     """Return the shards of the policy in force, or None where it cannot be read: other checks say why."""
     try:
-        with connect(settings.require_database_url()).connect() as connection:
+        with open_engine(settings.require_database_url()).connect() as connection:
             return in_force(connection).policy.dispatch.shards
     except (EmberflowError, SQLAlchemyError):
         return None

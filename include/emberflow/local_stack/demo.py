@@ -17,7 +17,7 @@ from emberflow import private_files
 from emberflow.accounts import registry
 from emberflow.clock import HOUR, Clock, SystemClock, floor_hour, local_day
 from emberflow.console import console, progress, table
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.errors import StackError
 from emberflow.local_stack.airflow_client import AirflowClient
 from emberflow.local_stack.proof import Proof, count, prove, show
@@ -53,7 +53,7 @@ def run(*, keep: bool) -> int:
         with progress("Starting the stack", len(STEPS)) as advance:
             stack.start_servers(advance)
             # Before Airflow: its scheduler plans the present hour as soon as it runs.
-            populate(stack, connect(stack.database_url), stack.settings())
+            populate(stack, open_engine(stack.database_url), stack.settings())
             stack.start_airflow(advance)
         _say(f"Stack is up after {time.monotonic() - started:.0f} s: PostgreSQL, mail sandbox, Airflow")
         proven = _play(stack)
@@ -71,7 +71,7 @@ def run(*, keep: bool) -> int:
 
 def _play(stack: Stack) -> bool:
     settings = stack.settings()
-    engine = connect(stack.database_url)
+    engine = open_engine(stack.database_url)
     client = stack.airflow_client()
     with engine.connect() as connection:
         policy = in_force(connection).policy

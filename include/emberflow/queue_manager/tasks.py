@@ -16,7 +16,7 @@ from typing import Any
 
 from emberflow.clock import HOUR, Clock, SystemClock, floor_hour
 from emberflow.database import server_clock
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.errors import WorkerRefusedError
 from emberflow.policy.document import in_force
 from emberflow.queue_manager.planning import planner
@@ -35,7 +35,7 @@ def plan_hour(partition_key: str | None, *, far_ahead: bool = False) -> dict[str
     """
     clock = _clock()
     hour = _hour(partition_key, clock.now())
-    report = planner.plan_hour(connect(), hour, clock=clock, settings=settings(), far_ahead=far_ahead)
+    report = planner.plan_hour(open_engine(), hour, clock=clock, settings=settings(), far_ahead=far_ahead)
     before = ", was planned before" if report.was_planned_before else ""
     counts = {name: getattr(report, name) for name in ("senders", "bots", "wanted", "slots")}
     _say(hour, f"{report.outcome}{before}", counts)
@@ -45,7 +45,7 @@ def plan_hour(partition_key: str | None, *, far_ahead: bool = False) -> dict[str
 def due_shards() -> list[int]:
     """Return the shards that one dispatch run fans out to."""
     clock = _clock()
-    shards = dispatcher.due_shards(connect(), clock=clock)
+    shards = dispatcher.due_shards(open_engine(), clock=clock)
     _say(clock.now(), f"shards with work: {_listed(shards)}")
     return shards
 
@@ -57,7 +57,7 @@ def dispatch_shard(shard: int) -> dict[str, Any]:
         WorkerRefusedError: this machine must not send; the text says why.
     """
     clock = _clock()
-    report = dispatcher.dispatch_shard(connect(), shard, clock=clock, settings=settings())
+    report = dispatcher.dispatch_shard(open_engine(), shard, clock=clock, settings=settings())
     if report.refused is not None:
         raise WorkerRefusedError(f"nothing was sent: {report.refused}")
     _say(clock.now(), f"shard {shard}{' was busy' if report.was_busy else ''}", report.ends)
@@ -66,7 +66,7 @@ def dispatch_shard(shard: int) -> dict[str, Any]:
 
 def shards() -> list[int]:
     """Return the shards of mailboxes that one inbox run fans out to."""
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         found = list(range(in_force(connection).policy.inbox.shards))
     _say(_clock().now(), f"shards to read: {_listed(found)}")
     return found
@@ -75,7 +75,7 @@ def shards() -> list[int]:
 def read_shard(shard: int) -> dict[str, Any]:
     """Read the mailboxes of ``shard``; return what was found."""
     clock = _clock()
-    report = sweep.read_shard(connect(), shard, clock=clock, settings=settings())
+    report = sweep.read_shard(open_engine(), shard, clock=clock, settings=settings())
     counts = {"mailboxes": report.mailboxes, "unreadable": len(report.unreadable), **report.found}
     _say(clock.now(), f"shard {shard}", counts)
     return {"shard": shard, "mailboxes": report.mailboxes, "unreadable": report.unreadable, **report.found}
@@ -84,7 +84,7 @@ def read_shard(shard: int) -> dict[str, Any]:
 def uncertain_shards() -> list[int]:
     """Return the shards of mailboxes that one reconcile run fans out to."""
     now = _clock().now()
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         policy = in_force(connection).policy
         found = reconcile.due_shards(connection, now=now, policy=policy, shards=policy.inbox.shards)
     _say(now, f"shards with uncertain slots: {_listed(found)}")
@@ -96,7 +96,7 @@ def reconcile_shard(shard: int) -> dict[str, Any]:
 
     ``not_reached`` are the addresses of the mailboxes that come first in the next run.
     """
-    engine, clock = connect(), _clock()
+    engine, clock = open_engine(), _clock()
     with engine.begin() as connection:
         shards = in_force(connection).policy.inbox.shards
     report = reconcile.run(engine, clock=clock, settings=settings(), shard=shard, shards=shards)
@@ -109,7 +109,7 @@ def reconcile_shard(shard: int) -> dict[str, Any]:
 def marts_are_due() -> bool:
     """Return whether events came in that the reputation marts do not know, and the policy's interval is over."""
     now = _clock().now()
-    with connect().begin() as connection:
+    with open_engine().begin() as connection:
         refresh_s = in_force(connection).policy.reputation.refresh_s
         is_due = marts.is_due(connection, now, refresh_s)
     _say(now, "the marts are due" if is_due else "no new events, or the marts are fresh enough")
@@ -127,7 +127,7 @@ def build_marts(partition_key: str | None) -> dict[str, Any]:
 
 def _clock() -> Clock:
     """Return the clock that all workers share."""
-    return server_clock.shared(connect(), SystemClock())
+    return server_clock.shared(open_engine(), SystemClock())
 
 
 def _say(moment: datetime, what: str, counts: Mapping[str, float] | None = None) -> None:

@@ -15,7 +15,7 @@ from emberflow.accounts import keys_in_force
 from emberflow.accounts.switches import LIVE_MAIL, STOP_SENDING, is_on
 from emberflow.clock import SystemClock
 from emberflow.database import restores, server_clock, zones
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.content import BUILT_IN, load_scripts
@@ -85,7 +85,7 @@ def examine(settings: Settings) -> list[Finding]:
         _guarded("conversation scripts", lambda: _scripts(settings)),
     ]
     try:
-        with connect(settings.require_database_url()).connect() as connection:
+        with open_engine(settings.require_database_url()).connect() as connection:
             findings += _database(connection, settings)
     except (EmberflowError, SQLAlchemyError) as error:
         remedy = "start the stack with `./emberflow up`, or correct EMBERFLOW_DATABASE_URL"

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, make_url, text
 
 from emberflow.clock import require_utc
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.errors import EmberflowError
 from emberflow.settings import home, settings
 
@@ -69,7 +69,7 @@ def build_marts(as_of: datetime) -> MartBuild:
             date all the same if only invariants (``assert_...``) are red.
     """
     started = time.perf_counter()
-    with connect().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with open_engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(_BUILD_LOCK)
         try:
             last = _last_as_of(connection)

@@ -34,7 +34,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError, S
 from emberflow import crash_points
 from emberflow.clock import Clock
 from emberflow.crash_points import CrashPoint
-from emberflow.database.engine import connect
+from emberflow.database.engine import open_engine
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.queue_manager.sending import dispatcher
@@ -212,7 +212,7 @@ def work(job: Job) -> None:
     _write_output_to(job.directory / f"{job.name}.log")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     crash_points.on_reach = partial(_take_armed, job.directory)
-    engine = connect(job.settings.require_database_url())
+    engine = open_engine(job.settings.require_database_url())
     _name_sessions(engine, job.name)
     clock = OffsetClock(_clock_file(job))
     step: Callable[[], bool] = partial(_STEPS[job.role], engine, clock, job)
