@@ -14,7 +14,7 @@ from emberflow.database.migrate import downgrade, upgrade
 from emberflow.errors import ConfigurationError, EmberflowError
 from emberflow.queue_manager.receiving import sweep
 from emberflow.reporting import why_not
-from tests.worlds import NOON, Command, Sandbox, World, a_file, a_policy, a_row, a_world
+from tests.worlds import NOON, Command, Member, Sandbox, World, a_file, a_policy, a_row, a_world
 
 
 @pytest.fixture
@@ -208,21 +208,137 @@ def test_a_removed_bot_gets_and_answers_nothing(world: World) -> None:
     assert world.dispatch() == {"sent": 1}
 
 
-def test_a_removed_address_can_be_imported_anew_and_is_another_mailbox(world: World) -> None:
-    sender = world.senders[0]
-    file = a_file(world.sandbox.directory, [a_row(sender.address, world.sandbox)])
-    mailbox_changes.remove(world.engine, "sender", sender.address, "a mistake")
-    (mailbox_id,) = registry.import_senders(world.engine, file, world.settings)
-    assert mailbox_id != sender.mailbox_id
+def imported_again(world: World, member: Member, kind: str, **columns: Any) -> int:
+    """Import the address of a removed mailbox and check it; return the number of the mailbox."""
+    file = a_file(world.sandbox.directory, [a_row(member.address, world.sandbox, **columns)])
+    if kind == "sender":
+        (mailbox_id,) = registry.import_senders(world.engine, file, world.settings)
+    else:
+        owned = registry.Attestation("Ann", "by hand")
+        (mailbox_id,) = registry.import_bots(world.engine, file, owned, world.settings)
     registry.check_mailboxes(world.engine, world.settings, ids=[mailbox_id])
+    return mailbox_id
+
+
+def test_an_import_takes_up_a_removed_sender_whose_ramp_starts_over(world: World) -> None:
+    """S-B10"""
+    sender = world.senders[0]
+    mailbox_changes.change(world.engine, "sender", sender.address, {"owner": "Acme"})
+    mailbox_changes.remove(world.engine, "sender", sender.address, "a mistake")
+    before = world.value("select clock_timestamp()")
+
+    assert imported_again(world, sender, "sender", display_name="Ann Example") == sender.mailbox_id
+
+    row = mailbox(world, sender.mailbox_id)
+    assert (row["display_name"], row["owner"], row["removed_at"]) == ("Ann Example", None, None)
     assert state(world, sender.address)["state"] == "active"
-    assert registry.mailbox_ids(world.engine, [sender.address]) == [mailbox_id]
-    registry.pause_sender(world.engine, sender.address, "why")
-    assert world.value("select state from ops.senders where mailbox_id = :id", id=sender.mailbox_id) == "stopped"
+    assert world.value("select ramp_since from ops.senders where id = :id", id=sender.id) > before
+    assert registry.mailbox_ids(world.engine, [sender.address]) == [sender.mailbox_id]
+
+
+@pytest.mark.parametrize(
+    ("policy", "used", "reason"),
+    [
+        ({}, "update ops.sender_days set warmup_sent = warmup_quota", "sender_daily_quota"),
+        ({"caps": {"sender_24h": 1}}, None, "sender_cap"),
+    ],
+)
+def test_what_a_sender_has_sent_today_counts_although_it_was_removed_and_imported_again(
+    database: Engine, sandbox: Sandbox, policy: dict[str, Any], used: str | None, reason: str
+) -> None:
+    """Q-F6"""
+    world = a_world(database, sandbox, senders=1, bots=2, policy=a_policy(**policy))
+    sender = world.senders[0]
+    world.slot(sender, world.bots[0], gap_s=0)
+    assert world.dispatch() == {"sent": 1}
+    if used is not None:
+        world.change(used)
+
+    mailbox_changes.remove(world.engine, "sender", sender.address, "to begin anew")
+    imported_again(world, sender, "sender")
+
+    slot = world.slot(sender, world.bots[1])
+    assert world.dispatch() == {"refused": 1}
+    assert world.value("select reason from ops.slots where id = :id", id=slot) == reason
+
+
+def test_what_a_bot_has_received_today_counts_although_it_was_removed_and_imported_again(world: World) -> None:
+    """B-B2: its day, its pause and its pairs."""
+    sender, bot = world.senders[0], world.bots[0]
+    world.slot(sender, bot, gap_s=0)
+    assert world.dispatch() == {"sent": 1}
+    rested = "select cooldown_until, (select count(*) from ops.bot_sender_interactions where bot_id = bots.id) as pairs"
+    before = world.row(f"{rested} from ops.bots where id = :id", id=bot.id)
+
+    mailbox_changes.remove(world.engine, "bot", bot.address, "to begin anew")
+    assert imported_again(world, bot, "bot", interaction_limits=1, born_at="2020-01-01T00:00:00Z") == bot.mailbox_id
+
+    assert world.row(f"{rested} from ops.bots where id = :id", id=bot.id) == before
+    slot = world.slot(sender, bot)
+    assert world.dispatch() == {"refused": 1}
+    assert world.value("select reason from ops.slots where id = :id", id=slot) == "bot_daily_inbound_cap"
+    (row,) = [row for row in registry.list_bots(world.engine) if row["address"] == bot.address]
+    assert (row["status"], row["attested_by"], row["born_at"].year) == ("active", "Ann", 2020)
+
+
+def test_another_zone_opens_no_cap_anew_for_a_mailbox_that_is_imported_again(world: World) -> None:
+    """Q-F6: as `set` does it."""
+    sender, bot = world.senders[0], world.bots[0]
+    now = world.value("select clock_timestamp()")
+    world.change("update ops.mailboxes set next_send_at = :now where id = :id", now=now, id=sender.mailbox_id)
+    world.change(
+        "insert into ops.bot_days (bot_id, local_day, inbound_sent) values (:id, :day, 5)",
+        id=bot.id,
+        day=local_day(now, "UTC"),
+    )
+    for kind, member in (("sender", sender), ("bot", bot)):
+        mailbox_changes.remove(world.engine, kind, member.address, "moved")  # type: ignore[arg-type]
+        imported_again(world, member, kind, zone="Pacific/Kiritimati")
+
+    until = mailbox(world, sender.mailbox_id)["next_send_at"]
+    assert all(local_day(until, zone) > local_day(now, zone) for zone in ("UTC", "Pacific/Kiritimati"))
+    used = world.value("select max(inbound_sent) from ops.bot_days where local_day = :day and bot_id = :id",
+                       day=local_day(now, "Pacific/Kiritimati"), id=bot.id)  # fmt: skip
+    assert used == 5
+
+
+def test_a_mailbox_that_comes_back_as_the_other_kind_sends_nothing_for_a_day(world: World) -> None:
+    """Q-F6: what was counted of the one kind is not what counts of the other."""
+    sender, unused = world.senders
+    world.slot(sender, world.bots[0])
+    assert world.dispatch() == {"sent": 1}
+    sent_at = world.value("select max(sent_at) from ops.slots")
+    for one in (sender, unused):
+        mailbox_changes.remove(world.engine, "sender", one.address, "the wrong file")
+
+    as_bot = imported_again(world, sender, "bot")
+    assert as_bot != sender.mailbox_id
+    assert mailbox(world, as_bot)["next_send_at"] >= sent_at + timedelta(hours=25)
+    assert mailbox(world, imported_again(world, unused, "bot"))["next_send_at"] is None
+
+    mailbox_changes.remove(world.engine, "bot", sender.address, "it was the right one")
+    assert imported_again(world, sender, "sender") == sender.mailbox_id
+    assert mailbox(world, sender.mailbox_id)["next_send_at"] < sent_at + timedelta(hours=1)
+    assert world.value("select status from ops.bots where mailbox_id = :id", id=as_bot) == "retired"
 
     downgrade(world.engine, "0012")
     upgrade(world.engine)
     assert world.value("select count(*) from ops.mailboxes where address = :a", a=sender.address) == 1
+
+
+def test_a_mailbox_that_is_imported_again_is_read_from_the_beginning(world: World) -> None:
+    """It may lie on another server, which numbers its messages anew."""
+    bot = world.bots[0]
+    world.slot(world.senders[0], bot)
+    world.dispatch()
+    world.read()
+    tables = ("imap_cursors", "mailbox_readings")
+    counts = [f"select count(*) from ops.{table} where mailbox_id = :id" for table in tables]  # noqa: S608
+    assert all(world.value(count, id=bot.mailbox_id) for count in counts)
+    mailbox_changes.remove(world.engine, "bot", bot.address, "moved")
+    imported_again(world, bot, "bot")
+    assert [world.value(count, id=bot.mailbox_id) for count in counts] == [0, 0]
+    assert world.read() == {}
 
 
 @pytest.mark.parametrize("change", ["set", "remove", "pause", "resume", "password"])

@@ -1,26 +1,25 @@
 """Corrections by the operator: new servers, names, zones or limits of a mailbox, and its removal.
 
 A change is validated exactly as a row of an import file. Other servers or another login make the connection check due
-again. **Another zone never opens a cap anew**: a sender sends nothing more until the day has ended in both zones, and
-the present day of a bot in its new zone begins with all that it did on the days of the old zone that overlap with it.
+again, and another zone opens no cap anew (``zone_moves``).
 
 A mailbox that is removed keeps its row, because the log names it: its secret is deleted, what is planned is cancelled,
-no list, plan or reader sees it any more, and its address can be imported anew.
+and no list, plan or reader sees it any more until its address is imported again (``returning_mailboxes``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, RowMapping, func, select, text, update
 
+from emberflow.accounts import zone_moves
 from emberflow.accounts.import_files import TLS_OF_PORT, BotRow, SenderRow, complaints
 from emberflow.accounts.registry import columns_of
-from emberflow.clock import clock_of, known_zones, local_day
 from emberflow.database import zones
 from emberflow.database.tables import bots, mailboxes, senders
 from emberflow.email_ops.addresses import normalise
@@ -34,24 +33,6 @@ _OF_BOTS = ("interaction_limits", "born_at")
 _CHECKED = frozenset(
     {"smtp_host", "smtp_port", "smtp_tls", "imap_host", "imap_port", "imap_tls", "username", "auth_method"}
 )
-
-_CARRY_INBOUND = text("""
-    insert into ops.bot_days (bot_id, local_day, inbound_sent, reply_sent)
-    select bots.id, :today, coalesce(sum(days.inbound_sent), 0), coalesce(sum(days.reply_sent), 0)
-    from ops.bots
-    left join ops.bot_days as days on days.bot_id = bots.id and days.local_day between :first and :last
-    where bots.mailbox_id = :mailbox_id
-    group by bots.id
-    on conflict (bot_id, local_day) do update
-    set inbound_sent = greatest(bot_days.inbound_sent, excluded.inbound_sent),
-        reply_sent = greatest(bot_days.reply_sent, excluded.reply_sent)
-""")
-
-_DAYS_OF_PLANNED = text("""
-    update ops.slot_states
-    set local_day = ops.local_day(target_time, :zone)
-    where from_mailbox_id = :mailbox_id and status = 'planned'
-""")
 
 
 @dataclass(frozen=True)
@@ -83,7 +64,9 @@ def change(engine: Engine, kind: Kind, address: str, values: Mapping[str, Any]) 
         if of_bot:
             connection.execute(update(bots).where(bots.c.mailbox_id == before["id"]).values(of_bot))
         check_is_due = bool(changed.keys() & _CHECKED)
-        waits_until = _move_zone(connection, kind, before, row.zone) if "zone" in changed else None
+        waits_until = None
+        if "zone" in changed:
+            waits_until = zone_moves.keep_caps(connection, kind, before["id"], before["zone"], row.zone)
         if changed:
             connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(changed))
         if check_is_due:
@@ -174,23 +157,3 @@ def _set_state(
             }
         )
     )
-
-
-def _move_zone(connection: Connection, kind: Kind, before: RowMapping, zone: str) -> datetime | None:
-    """Keep the caps of the present day, as the module says; return until when a sender waits."""
-    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-    old = before["zone"] if before["zone"] in known_zones() else zone
-    connection.execute(_DAYS_OF_PLANNED, {"mailbox_id": before["id"], "zone": zone})
-    if kind == "bot":
-        start = _midnight(local_day(now, zone), zone)
-        overlapping = {"first": local_day(start, old), "last": local_day(now, old), "today": local_day(now, zone)}
-        connection.execute(_CARRY_INBOUND, {"mailbox_id": before["id"], **overlapping})
-        return None
-    until = max(_midnight(local_day(now, one) + timedelta(days=1), one) for one in (old, zone))
-    later = func.greatest(mailboxes.c.next_send_at, until)
-    connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(next_send_at=later))
-    return until
-
-
-def _midnight(day: date, zone: str) -> datetime:
-    return datetime.combine(day, time(0), clock_of(zone)).astimezone(UTC)

@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, RowMapping, Table, case, func, literal, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 
-from emberflow.accounts import keys_in_force
+from emberflow.accounts import keys_in_force, returning_mailboxes
 from emberflow.accounts.import_files import BotRow, MailboxRow, SenderRow, read_rows
 from emberflow.accounts.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.accounts.switches import enter_mail_mode
@@ -48,6 +49,7 @@ from emberflow.settings import Settings
 
 Kind = Literal["sender", "bot"]
 
+_MODELS: Mapping[Kind, type[MailboxRow]] = {"sender": SenderRow, "bot": BotRow}
 _TABLES: Mapping[Kind, tuple[Table, str]] = {"sender": (senders, "state"), "bot": (bots, "status")}
 log = logging.getLogger(__name__)
 _IN_USE = mailboxes.c.removed_at.is_(None)
@@ -132,7 +134,7 @@ def import_senders(engine: Engine, file: Path, settings: Settings, reading: Read
     Raises:
         ImportRejectedError: a row is invalid, repeated, or already known; nothing was written.
     """
-    return _import(engine, file, SenderRow, settings, _add_senders, reading)
+    return _import(engine, file, "sender", settings, _add_senders, reading)
 
 
 def import_bots(
@@ -152,7 +154,7 @@ def import_bots(
     def add(connection: Connection, by_id: Mapping[int, MailboxRow]) -> None:
         _add_bots(connection, by_id, attestation, "imported")
 
-    return _import(engine, file, BotRow, settings, add, reading)
+    return _import(engine, file, "bot", settings, add, reading)
 
 
 def create_bots(
@@ -207,7 +209,7 @@ def create_bots(
             **vars(servers),
         )
         with engine.begin() as connection:
-            by_id = _add_mailboxes(connection, [row], box)
+            by_id = _add_mailboxes(connection, "bot", [row], box)
             _add_bots(connection, by_id, attestation, "provisioned")
         created += by_id
         progress(address)
@@ -408,13 +410,13 @@ def list_bots(engine: Engine) -> Sequence[RowMapping]:
 def _import(
     engine: Engine,
     file: Path,
-    model: type[MailboxRow],
+    kind: Kind,
     settings: Settings,
     add: Callable[[Connection, Mapping[int, MailboxRow]], None],
     reading: Reading,
 ) -> list[int]:
     box = SecretBox(settings.secret_keys)
-    rows = read_rows(file, model, encoding=reading.encoding, progress=reading.progress, tell=reading.tell)
+    rows = read_rows(file, _MODELS[kind], encoding=reading.encoding, progress=reading.progress, tell=reading.tell)
     ids: list[int] = []
     with engine.begin() as connection:
         keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
@@ -424,7 +426,7 @@ def _import(
         if problems:
             raise ImportRejectedError(str(file), problems)
         for start in range(0, len(rows), _ROWS_AT_ONCE):
-            by_id = _add_mailboxes(connection, [row for _, row in rows[start : start + _ROWS_AT_ONCE]], box)
+            by_id = _add_mailboxes(connection, kind, [row for _, row in rows[start : start + _ROWS_AT_ONCE]], box)
             add(connection, by_id)
             ids += by_id
             reading.progress(len(ids), len(rows))
@@ -450,11 +452,16 @@ def _unknown_zones(connection: Connection, rows: Sequence[tuple[int, MailboxRow]
     ]
 
 
-def _add_mailboxes(connection: Connection, rows: Sequence[MailboxRow], box: SecretBox) -> dict[int, MailboxRow]:
+def _add_mailboxes(
+    connection: Connection, kind: Kind, rows: Sequence[MailboxRow], box: SecretBox
+) -> dict[int, MailboxRow]:
     """Write mailboxes with their secrets; return them by id, in the order in which they came."""
     by_address = {row.address: row for row in rows}
-    written = rows_as_json(columns_of(row) for row in rows)
-    found = {row.address: row.id for row in connection.execute(_ADD_MAILBOXES, {"rows": written})}
+    columns = [columns_of(row) for row in rows]
+    found = returning_mailboxes.take_up(connection, kind, columns)
+    written = rows_as_json(row for row in columns if row["address"] not in found)
+    found |= {row.address: row.id for row in connection.execute(_ADD_MAILBOXES, {"rows": written})}
+    returning_mailboxes.wait_for_others(connection, by_address)
     by_id = {found[address]: row for address, row in by_address.items()}
     box.store_all(connection, {mailbox_id: row.password for mailbox_id, row in by_id.items()})
     return by_id
@@ -470,8 +477,15 @@ def columns_of(row: MailboxRow) -> dict[str, Any]:
 
 
 def _add_senders(connection: Connection, by_id: Mapping[int, MailboxRow]) -> None:
-    state = {"state_reason": "connection not checked yet", "state_remedy": "run `emberflow senders check`"}
-    connection.execute(senders.insert(), [{"mailbox_id": mailbox_id, **state} for mailbox_id in by_id])
+    state = _unverified("sender", "state")
+    statement = insert(senders)
+    # One that was removed: its ramp starts over.
+    since = {"state_changed_at": func.clock_timestamp(), "ramp_since": func.clock_timestamp()}
+    again = {name: statement.excluded[name] for name in state} | since
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["mailbox_id"], set_=again),
+        [{"mailbox_id": mailbox_id, **state} for mailbox_id in by_id],
+    )
 
 
 def _add_bots(
@@ -481,22 +495,37 @@ def _add_bots(
     source: Literal["imported", "provisioned"],
 ) -> None:
     now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    given = {
+        "source": source,
+        "attested_by": attestation.who,
+        "attestation": attestation.how,
+        "attested_at": now,
+        "status_changed_at": now,
+        **_unverified("bot", "status"),
+    }
+    statement = insert(bots)
+    # One that was removed keeps its pause.
+    again = {name: statement.excluded[name] for name in ("interaction_limits", "born_at", *given)}
     connection.execute(
-        bots.insert(),
+        statement.on_conflict_do_update(index_elements=["mailbox_id"], set_=again),
         [
             {
                 "mailbox_id": mailbox_id,
-                "source": source,
-                "attested_by": attestation.who,
-                "attestation": attestation.how,
-                "status_reason": "connection not checked yet",
-                "status_remedy": "run `emberflow bots check`",
                 "interaction_limits": getattr(row, "interaction_limits", None),
                 "born_at": getattr(row, "born_at", None) or now,
+                **given,
             }
             for mailbox_id, row in by_id.items()
         ],
     )
+
+
+def _unverified(kind: Kind, column: str) -> dict[str, str]:
+    return {
+        column: "unverified",
+        f"{column}_reason": "connection not checked yet",
+        f"{column}_remedy": f"run `emberflow {kind}s check`",
+    }
 
 
 def _check(mailbox: Mailbox, mode: Mode, settings: Settings) -> CheckResult:
