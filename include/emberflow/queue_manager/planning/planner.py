@@ -108,10 +108,10 @@ _WRITE_DAYS: Final = text("""
         total_quota = greatest(excluded.total_quota, today.warmup_sent + today.reply_sent + today.cold_sent)
 """)
 _RUN: Final = text("""
-    select plan_runs.*, inputs.body, policies.document
+    select plan_runs.*, plan_inputs.body, policies.document
     from ops.plan_runs
     inner join ops.policies on policies.id = plan_runs.policy_id
-    left join ops.plan_inputs on inputs.plan_run_id = plan_runs.id
+    left join ops.plan_inputs on plan_inputs.plan_run_id = plan_runs.id
     where plan_runs.id = :id
 """)
 
