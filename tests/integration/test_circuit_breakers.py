@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from emberflow.delivery import breakers
-from emberflow.delivery.breakers import BreakerPolicy, keys_of
+from emberflow.delivery.breakers import Blocked, BreakerPolicy, keys_of
 from emberflow.delivery.reply_codes import Action, Scope, Verdict
+from emberflow.queue_manager import host_breakers
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 POLICY = BreakerPolicy()
@@ -50,16 +50,20 @@ class Breakers:
         self, verdict: Verdict | None, now: datetime = NOON, times: int = 1, keys: Sequence[str] = ()
     ) -> set[str]:
         with self.engine.begin() as connection:
-            opened = breakers.record(connection, [(keys or some_keys(), verdict)] * times, now, POLICY)
+            opened = host_breakers.record(connection, [(keys or some_keys(), verdict)] * times, now, POLICY)
         return set(opened)
 
-    def blocked(self, now: datetime, wanted: dict[int, Sequence[str]] | None = None) -> dict[int, breakers.Blocked]:
+    def blocked(self, now: datetime, wanted: dict[int, Sequence[str]] | None = None) -> dict[int, Blocked]:
         with self.engine.begin() as connection:
-            return breakers.admit(connection, wanted or {1: some_keys()}, now, POLICY)
+            return host_breakers.admit(connection, wanted or {1: some_keys()}, now, POLICY)
 
     def open_now(self, now: datetime, keys: Sequence[str] = ()) -> set[str]:
         with self.engine.begin() as connection:
-            return set(breakers.open_now(connection, keys or some_keys(), now))
+            found = connection.execute(
+                text("select key from ops.host_breakers where key = any(:keys) and open_until > :now"),
+                {"keys": list(keys or some_keys()), "now": now},
+            )
+            return set(found.scalars())
 
     def rows(self) -> int:
         with self.engine.connect() as connection:
@@ -180,9 +184,8 @@ def test_a_mail_that_was_sent_costs_no_row(known: Breakers) -> None:
 
 def test_nothing_wanted_is_nothing_blocked(known: Breakers) -> None:
     with known.engine.begin() as connection:
-        assert breakers.admit(connection, {}, NOON, POLICY) == {}
-        assert breakers.open_now(connection, [], NOON) == {}
-        assert breakers.record(connection, [], NOON, POLICY) == {}
+        assert host_breakers.admit(connection, {}, NOON, POLICY) == {}
+        assert host_breakers.record(connection, [], NOON, POLICY) == {}
 
 
 def in_eight_threads(work: Callable[[int], object]) -> list[object]:
@@ -220,10 +223,10 @@ def test_workers_that_record_at_once_neither_deadlock_nor_lose_a_failure(known: 
         mine = tuple(reversed(keys)) if number % 2 else keys
         for _ in range(10):
             with known.engine.begin() as connection:
-                breakers.admit(connection, {number: mine}, NOON, patient)
+                host_breakers.admit(connection, {number: mine}, NOON, patient)
             for scope in SCOPES:
                 with known.engine.begin() as connection:
-                    breakers.record(connection, [(mine, a_verdict(scope))], NOON, patient)
+                    host_breakers.record(connection, [(mine, a_verdict(scope))], NOON, patient)
 
     in_eight_threads(work)
 

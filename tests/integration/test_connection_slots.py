@@ -12,7 +12,8 @@ from contextlib import ExitStack
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
-from emberflow.queue_manager.sending.permits import ConnectionPolicy, ConnectionSlots
+from emberflow.delivery.connections import ConnectionPolicy
+from emberflow.queue_manager.sending.permits import ConnectionSlots
 
 
 class CountingServer:

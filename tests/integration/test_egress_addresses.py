@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 from emberflow.accounts import egress
 from emberflow.delivery.guard import Refusal
 from emberflow.errors import ConfigurationError
+from emberflow.queue_manager.egress_logins import may_log_in
 from tests.worlds import Command, Sandbox, World, a_world
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
@@ -29,7 +30,7 @@ def an_address(engine: Engine, address: str = FIRST, *, logins: int | None = Non
 
 def log_in(engine: Engine, egress_id: int, now: datetime = NOON) -> Refusal | None:
     with engine.begin() as connection:
-        return egress.may_log_in(connection, egress_id, now)
+        return may_log_in(connection, egress_id, now)
 
 
 def test_an_address_never_logs_in_more_often_than_its_hourly_cap(database: Engine) -> None:

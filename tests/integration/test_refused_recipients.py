@@ -20,9 +20,9 @@ from sqlalchemy import Engine
 
 from emberflow.accounts import registry
 from emberflow.delivery.breakers import BreakerPolicy
+from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Said
 from emberflow.domain.slot import Priority
 from emberflow.queue_manager.sending import consequences, refused_recipients
-from emberflow.queue_manager.sending.refused_recipients import Findings, Outlier, RefusalPolicy, Said
 from tests.unit.email_ops.fake_mail_servers import Authority, FaultySmtpServer
 from tests.worlds import NOON, Member, Sandbox, World, a_policy, a_world
 

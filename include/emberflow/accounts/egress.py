@@ -11,18 +11,13 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
-from datetime import datetime
 
 from sqlalchemy import Connection, RowMapping, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.database.tables import egress_ips, mailboxes
-from emberflow.delivery.caps import Cap, CounterKey, lock
-from emberflow.delivery.guard import Refusal
 from emberflow.email_ops.addresses import normalise
 from emberflow.errors import ConfigurationError
-
-LOGINS = "egress_ip_logins"
 
 
 def add(
@@ -107,33 +102,6 @@ def listed(connection: Connection) -> Sequence[RowMapping]:
         .order_by(egress_ips.c.id)
     )
     return connection.execute(query).mappings().all()
-
-
-def may_log_in(connection: Connection, egress_ip_id: int, now: datetime) -> Refusal | None:
-    """Count one SMTP or IMAP login from this address in the present UTC hour, unless its cap is used up (B-F5).
-
-    The address's counter stays locked until the caller's transaction ends. A held address may still log in, because
-    reading mail does no harm; that it sends nothing is the guarded step's business.
-
-    Raises:
-        ConfigurationError: there is no such address.
-    """
-    row = connection.execute(
-        select(egress_ips.c.address, egress_ips.c.logins_per_hour).where(egress_ips.c.id == egress_ip_id)
-    ).one_or_none()
-    if row is None:
-        raise ConfigurationError(f"there is no egress address {egress_ip_id}")
-    if row.logins_per_hour is None:
-        return None
-    cap = Cap(CounterKey(LOGINS, row.address), row.logins_per_hour, "hour")
-    counters = lock(connection, [cap.counter], now)
-    used = counters.used(cap)
-    if used >= cap.limit:
-        binding = f"{LOGINS}_hour:{row.address} {used}/{cap.limit}"
-        return Refusal(f"{LOGINS}_cap", counters.loosens_at(cap), binding)
-    counters.add([cap.counter])
-    counters.store(connection)
-    return None
 
 
 def is_of_this_machine(address: str) -> bool:

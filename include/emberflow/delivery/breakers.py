@@ -1,9 +1,9 @@
 """Circuit breakers: a server that keeps failing is left alone for a while, then asked by one worker only.
 
-A breaker is one row of ``ops.host_breakers``, named by a key: the host that a connection goes to, the mailbox that logs
-in, or what a provider limits by name, that is the sender's domain or the egress address as one recipient provider
-sees it. What is said of a domain or an address is said by one submission server, and holds for mail through that server
-only: a server that calls everybody listed stops its own users and nobody else. Its life::
+A breaker is named by a key: the host that a connection goes to, the mailbox that logs in, or what a provider limits by
+name, that is the sender's domain or the egress address as one recipient provider sees it. What is said of a domain or
+an address is said by one submission server, and holds for mail through that server only: a server that calls everybody
+listed stops its own users and nobody else. Its life::
 
     closed --failures in a row, or a throttle--> open --open_until passes--> half open --admit--> probing
       ^                                           ^                             |                   |
@@ -12,24 +12,20 @@ only: a server that calls everybody listed stops its own users and nobody else. 
 
 While a breaker is open nothing changes it, except a throttle that asks for longer: results that arrive then were begun
 before it opened. Half open, exactly one of all workers is admitted; a probe that never reports ends at ``probe_until``
-and the next worker may probe. An absent row is a closed breaker.
+and the next worker may probe. A breaker that nobody knows is closed.
 
-Instants come from the caller (``now``). Rows are locked in the order of their keys, each function in the caller's
-transaction, which should be short: other workers wait for it.
+Pure: ``queue_manager.host_breakers`` locks, reads and writes the rows. Instants come from the caller (``now``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, Row, text
 
-from emberflow.database import prepared
-from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery.reply_codes import Scope, Verdict
 
 Phase = Literal["closed", "open", "half_open", "probing"]
@@ -127,18 +123,14 @@ def keys_of(
 
 
 def admit(
-    connection: Connection, wanted: Mapping[int, Keys], now: datetime, policy: BreakerPolicy
-) -> dict[int, Blocked]:
-    """Return which of the slots ``wanted`` (slot id -> its keys) must not connect now.
+    wanted: Mapping[int, Keys], known: Mapping[str, Breaker], now: datetime, policy: BreakerPolicy
+) -> tuple[dict[int, Blocked], dict[str, Breaker]]:
+    """Return which of the slots ``wanted`` (slot id -> its keys) must not connect now, and the breakers then probed.
 
     A slot that is not returned may connect; it holds the probe of each of its half-open breakers. It takes probes only
     if nothing blocks it, so no probe is wasted. Slots are asked in the mapping's order.
     """
-    keys = _all_keys(wanted.values())
-    breakers = _breakers(connection.execute(_READ, {"keys": keys}))
-    half_open = [key for key in keys if key in breakers and breakers[key].phase(now) == "half_open"]
-    if half_open:
-        breakers |= _breakers(connection.execute(_LOCK, {"keys": half_open}))
+    breakers = dict(known)
     probed: set[str] = set()
     blocked: dict[int, Blocked] = {}
     for slot_id, own in wanted.items():
@@ -150,46 +142,30 @@ def admit(
             if key in breakers and breakers[key].phase(now) == "half_open":
                 breakers[key] = breakers[key].probed(now, policy)
                 probed.add(key)
-    _store(connection, {key: breakers[key] for key in probed}, now)
-    return blocked
+    return blocked, {key: breakers[key] for key in probed}
 
 
-def open_now(connection: Connection, keys: Iterable[str], now: datetime) -> dict[str, datetime]:
-    """Return the open ones of ``keys`` and until when they are; who probes is not looked at."""
-    return {
-        key: breaker.open_until
-        for key, breaker in _breakers(connection.execute(_READ, {"keys": _all_keys([keys])})).items()
-        if breaker.open_until is not None and breaker.phase(now) == "open"
-    }
+def failing(outcomes: Sequence[Outcome]) -> set[str]:
+    """Return the keys that ``outcomes`` (of each connection its keys and a verdict) count against."""
+    return {key for keys, verdict in outcomes if verdict is not None for key in _blamed(keys, verdict)}
 
 
-def record(
-    connection: Connection, outcomes: Sequence[Outcome], now: datetime, policy: BreakerPolicy
+def take_in(
+    outcomes: Sequence[Outcome], known: Mapping[str, Breaker], now: datetime, policy: BreakerPolicy
 ) -> dict[str, Breaker]:
-    """Take in what came of connections: for each its keys and a verdict, or None if the mail was sent.
+    """Return the breakers of ``known`` that change by what came of connections.
 
-    A sent mail is a success for all its keys. A refusal counts against the key of its scope, and opens it at once if
-    the verdict says how long to wait and the fault is not the message's; a reply of any other scope is still a
-    success for the host, because the host answered. Cost where all is well: one SELECT.
-
-    Returns:
-        The breakers that opened, or stay open for longer, because of these outcomes.
+    An outcome is the keys of a connection and a verdict, or None if the mail was sent. A sent mail is a success for all
+    its keys. A refusal counts against the key of its scope, and opens it at once if the verdict says how long to wait
+    and the fault is not the message's; a reply of any other scope is still a success for the host, because the host
+    answered.
     """
-    failing = {key for keys, verdict in outcomes if verdict is not None for key in _blamed(keys, verdict)}
-    known = _breakers(prepared.rows_of(connection, _READ_FAILING, {"keys": _all_keys(keys for keys, _ in outcomes)}))
-    touched = sorted(failing | known.keys())
-    if not touched:
-        return {}
-    connection.execute(_LOCK_OR_ADD, {"keys": touched})
-    before = _breakers(connection.execute(_LOCK, {"keys": touched}))
-    after = dict(before)
+    after = dict(known)
     for keys, verdict in outcomes:
         for key in keys:
             if key in after:
                 after[key] = _after(after[key], key, keys, verdict, now, policy)
-    changed = {key: breaker for key, breaker in after.items() if breaker != before[key]}
-    _store(connection, changed, now)
-    return {key: breaker for key, breaker in changed.items() if breaker.phase(now) == "open"}
+    return {key: breaker for key, breaker in after.items() if breaker != known[key]}
 
 
 def _after(
@@ -228,56 +204,3 @@ def _blocked(key: str, breaker: Breaker, now: datetime) -> Blocked | None:
     if phase == "probing" and breaker.probe_until is not None:
         return Blocked(f"{key} is being probed: {breaker.reason}", breaker.probe_until)
     return None
-
-
-def _all_keys(groups: Iterable[Iterable[str]]) -> list[str]:
-    return sorted({key for keys in groups for key in keys})
-
-
-_READ = text("""
-    select key, failures, open_until, probe_until, reason
-    from ops.host_breakers
-    where key = any(cast(:keys as text[])) and open_until is not null
-""")
-
-_READ_FAILING = text("""
-    select key, failures, open_until, probe_until, reason
-    from ops.host_breakers
-    where key = any(cast(:keys as text[])) and (failures > 0 or open_until is not null)
-""")
-
-_LOCK = text("""
-    select key, failures, open_until, probe_until, reason
-    from ops.host_breakers
-    where key = any(cast(:keys as text[]))
-    order by key
-    for update
-""")
-
-# One statement adds what is missing and locks what is there, in the order of the keys; it writes nothing else.
-_LOCK_OR_ADD = text("""
-    insert into ops.host_breakers (key)
-    select key from unnest(cast(:keys as text[])) as wanted (key)
-    order by key
-    on conflict (key) do update set key = excluded.key where false
-""")
-
-_STORE = text("""
-    update ops.host_breakers
-    set failures = changed.failures, open_until = changed.open_until, probe_until = changed.probe_until,
-        reason = changed.reason, changed_at = :now
-    from jsonb_to_recordset(cast(:rows as jsonb)) as changed (
-        key text, failures integer, open_until timestamptz, probe_until timestamptz, reason text
-    )
-    where host_breakers.key = changed.key
-""")
-
-
-def _breakers(rows: Iterable[Row[tuple[str, int, datetime | None, datetime | None, str | None]]]) -> dict[str, Breaker]:
-    return {row.key: Breaker(row.failures, row.open_until, row.probe_until, row.reason) for row in rows}
-
-
-def _store(connection: Connection, breakers: Mapping[str, Breaker], now: datetime) -> None:
-    if breakers:
-        rows = [{"key": key, **vars(breaker)} for key, breaker in sorted(breakers.items())]
-        connection.execute(_STORE, {"rows": rows_as_json(rows), "now": now})

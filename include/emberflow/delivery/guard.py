@@ -1,7 +1,7 @@
 """The rule of the guarded step: may this mail leave now, and if not, what forbids it and until when?
 
-Pure: what the database said under lock comes in, a refusal or nothing goes out. ``submission`` reads and writes. Mails
-of one transaction are judged one after the other, and each is counted before the next is judged.
+Pure: what the database said under lock comes in, a refusal or nothing goes out. ``queue_manager.pre_send`` reads and
+writes. Mails of one transaction are judged one after the other, and each is counted before the next is judged.
 
 Anything unknown forbids (Q-B6): a day without a quota row, a mailbox that was never checked, a bot that is gone.
 """
@@ -11,23 +11,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
-from emberflow.bots.limits import cap_today, next_waking
+from emberflow.bots.limits import BotPolicy, cap_today, next_waking
 from emberflow.clock import clock_of, known_zones, local_day, require_utc
 from emberflow.delivery.caps import Cap, CapPolicy, CounterKey, Counters
+from emberflow.delivery.retries import RetryPolicy
 from emberflow.domain.slot import Slot
 from emberflow.loopback import is_loopback
-from emberflow.policy.document import Policy
-from emberflow.senders.pacing import next_opening
+from emberflow.senders.pacing import PacingPolicy, next_opening
 from emberflow.senders.quota import QuotaPolicy, reserved_for_warmup
 
 _OPENINGS_TRIED = 60  # a day has one or two, and a weekend must pass
-
-
 _SUBMISSION_PORTS: Final = frozenset({25, 465, 587, 2525})
+
+
+class GuardPolicy(Protocol):
+    """What the guard reads of the policy in force."""
+
+    @property
+    def pacing(self) -> PacingPolicy: ...
+    @property
+    def quota(self) -> QuotaPolicy: ...
+    @property
+    def bots(self) -> BotPolicy: ...
+    @property
+    def caps(self) -> CapPolicy: ...
+    @property
+    def dispatch(self) -> RetryPolicy: ...
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,7 @@ class Ledgers:
 
 
 def judge(
-    facts: Facts, ledgers: Ledgers, *, now: datetime, is_stopped: bool, policy: Policy, seed: int
+    facts: Facts, ledgers: Ledgers, *, now: datetime, is_stopped: bool, policy: GuardPolicy, seed: int
 ) -> Refusal | None:
     """Return why the mail may not leave at ``now``; None means that it may, and that it is counted (Q-B5)."""
     slot = facts.slot
@@ -168,7 +181,13 @@ def fitness(*, is_checked: bool, sender_state: str, bot_status: str | None) -> R
 
 
 def bot_rest(
-    slot: Slot, zones: tuple[str, str | None], free_at: datetime | None, *, now: datetime, policy: Policy, seed: int
+    slot: Slot,
+    zones: tuple[str, str | None],
+    free_at: datetime | None,
+    *,
+    now: datetime,
+    policy: GuardPolicy,
+    seed: int,
 ) -> Refusal | None:
     """Return until when the bot that the mail goes to rests from the one before; ``zones``: of sender and recipient.
 
@@ -240,7 +259,7 @@ def _state(facts: Facts, now: datetime) -> Refusal | None:
     return None
 
 
-def _moment(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy, seed: int) -> Refusal | None:
+def _moment(facts: Facts, ledgers: Ledgers, now: datetime, policy: GuardPolicy, seed: int) -> Refusal | None:
     slot, zones = facts.slot, (facts.from_zone, facts.to_zone)
     opening = _opening(slot, zones, now, policy, seed)
     if opening != now:
@@ -253,7 +272,9 @@ def _moment(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy, seed:
     return bot_rest(slot, zones, free_at, now=now, policy=policy, seed=seed)
 
 
-def _opening(slot: Slot, zones: tuple[str, str | None], at: datetime, policy: Policy, seed: int) -> datetime | None:
+def _opening(
+    slot: Slot, zones: tuple[str, str | None], at: datetime, policy: GuardPolicy, seed: int
+) -> datetime | None:
     """Return the first instant from ``at`` on at which its mailbox may send the mail, and a bot is awake to receive it.
 
     None: the window of the one and the waking hours of the other do not meet within weeks.
@@ -269,13 +290,13 @@ def _opening(slot: Slot, zones: tuple[str, str | None], at: datetime, policy: Po
     return None
 
 
-def _own_opening(slot: Slot, zone: str, at: datetime, policy: Policy, seed: int) -> datetime:
+def _own_opening(slot: Slot, zone: str, at: datetime, policy: GuardPolicy, seed: int) -> datetime:
     if slot.is_from_sender:
         return next_opening(zone, at, policy.pacing, seed=seed, sender_id=slot.sender_id)
     return next_waking(zone, at, policy.bots)
 
 
-def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, policy: Policy) -> Refusal | None:
+def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, policy: GuardPolicy) -> Refusal | None:
     slot = facts.slot
 
     def capped(reason: str, zone: str, cap: str) -> Refusal:
@@ -319,7 +340,7 @@ def _rolling_caps(slot: Slot, caps: list[Cap], counters: Counters) -> Refusal | 
     return None
 
 
-def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, policy: Policy) -> None:
+def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, policy: GuardPolicy) -> None:
     slot = facts.slot
     sender_key = sender_day_of(slot, facts.from_zone, now)
     if sender_key is not None:
@@ -340,7 +361,7 @@ def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, polic
         ledgers.bot_free_at[slot.bot_id] = now + timedelta(seconds=policy.bots.cooldown_s)
 
 
-def _next_day(now: datetime, zone: str, policy: Policy) -> datetime:
+def _next_day(now: datetime, zone: str, policy: GuardPolicy) -> datetime:
     """Return when sending hours start on the next local day of ``zone``."""
     tomorrow = local_day(now, zone) + timedelta(days=1)
     return require_utc(datetime.combine(tomorrow, policy.pacing.window_start, clock_of(zone)))

@@ -24,11 +24,11 @@ from emberflow.bots.selection import SelectionPolicy
 from emberflow.database.tables import policies
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.caps import CapPolicy
+from emberflow.delivery.connections import ConnectionPolicy
+from emberflow.delivery.corroboration import RefusalPolicy
 from emberflow.delivery.reply_codes import SmtpReplyPolicy
 from emberflow.email_ops.timeouts import Timeouts
 from emberflow.errors import ConfigurationError
-from emberflow.queue_manager.sending.permits import ConnectionPolicy
-from emberflow.queue_manager.sending.refused_recipients import RefusalPolicy
 from emberflow.queue_manager.slot_store import QueuePolicy
 from emberflow.senders.pacing import PacingPolicy
 from emberflow.senders.quota import QuotaPolicy

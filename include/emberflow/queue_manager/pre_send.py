@@ -18,11 +18,12 @@ from sqlalchemy import Connection, Row, TextClause, text
 from emberflow.accounts.suppressions import suppressed
 from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
-from emberflow.delivery import breakers, caps, guard
+from emberflow.delivery import breakers, guard
 from emberflow.delivery.caps import CounterKey, Counters
 from emberflow.delivery.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay
 from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy
+from emberflow.queue_manager import counters
 
 _FACTS = text("""
     select
@@ -304,9 +305,9 @@ def _recount(
         kinds = {"inbound": int(slot.is_from_sender), "reply": int(not slot.is_from_sender)}
         connection.execute(days[1], _day("bot_id", bot_day) | kinds)
     keys = guard.counters_of(slot, _route(row))
-    counters = caps.lock(connection, keys, now)
-    change(counters, keys, submitted_at)
-    counters.store(connection)
+    counted = counters.lock(connection, keys, now)
+    change(counted, keys, submitted_at)
+    counters.store(connection, counted)
 
 
 def _look(
@@ -385,8 +386,8 @@ def _lock(
     if len(bot_days) < len(bot_keys):
         connection.execute(_OPEN_BOT_DAYS, {"days": _days("bot_id", bot_keys)})
         bot_days = _bot_days(connection, bot_keys)
-    counters = caps.lock(connection, (key for fact in facts for key in guard.counters_of(fact.slot, fact.route)), now)
-    return Ledgers(sender_days, bot_days, counters, pauses, rests)
+    keys = (key for fact in facts for key in guard.counters_of(fact.slot, fact.route))
+    return Ledgers(sender_days, bot_days, counters.lock(connection, keys, now), pauses, rests)
 
 
 def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, date], BotDay]:
@@ -405,7 +406,7 @@ def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *,
     bot_days = [_day("bot_id", key) | vars(ledgers.bot_days[key]) for key in sorted(ledgers.changed_bot_days)]
     sending = sorted({slot.from_mailbox_id for slot in allowed})
     receiving = sorted({slot.bot_id for slot in allowed if slot.bot_id is not None and slot.goes_to_bot})
-    ledgers.counters.store(connection)
+    counters.store(connection, ledgers.counters)
     prepared.rows_of(
         connection,
         _SUBMIT,

@@ -25,7 +25,7 @@ from emberflow.clock import clock_of, known_zones
 from emberflow.database.bulk import read_numbers
 from emberflow.database.sessions import Sessions
 from emberflow.policy.document import Policy
-from emberflow.queue_manager.sending.refused_recipients import SAYS_ITS_SERVER
+from emberflow.queue_manager.mailbox_servers import SAYS_ITS_SERVER
 
 _OPEN_SLOTS: Final = """
     with open_states as (

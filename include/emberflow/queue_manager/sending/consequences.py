@@ -14,14 +14,14 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from emberflow.accounts import suppressions
-from emberflow.delivery import breakers
 from emberflow.delivery.breakers import BreakerPolicy
+from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Said
 from emberflow.delivery.guard import Route
 from emberflow.delivery.reply_codes import Verdict
 from emberflow.domain.slot import Slot
+from emberflow.queue_manager import host_breakers
 from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import refused_recipients
-from emberflow.queue_manager.sending.refused_recipients import Findings, Outlier, RefusalPolicy, Said
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def draw(
     Returns:
         The mailboxes that may not be used any more.
     """
-    breakers.record(
+    host_breakers.record(
         connection,
         [(breaker_keys(answer.slot, answer.route), answer.verdict) for answer in answers],
         now,

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from emberflow.clock import Clock
 from emberflow.crash_points import reach
-from emberflow.delivery import reply_codes
+from emberflow.delivery import reply_codes, retries
 from emberflow.delivery.guard import Refusal, Route
 from emberflow.delivery.reply_codes import Verdict
 from emberflow.domain.attempt import Attempt
@@ -22,7 +22,6 @@ from emberflow.queue_manager import event_log, pre_send, slot_store
 from emberflow.queue_manager.sending import consequences
 from emberflow.queue_manager.sending.consequences import Answer
 from emberflow.queue_manager.slot_store import End
-from emberflow.randomness import state, uniforms
 
 _T = TypeVar("_T")
 
@@ -125,24 +124,12 @@ class Recorder:
             log.warning("slot %s: uncertain (%s)", slot.id, reason)
             return "uncertain", End(slot, "uncertain", reason), verdict
         counts = result.submitted_at is None
-        # A limit of the mailbox passes; however often a mail meets it, the mail is not at fault.
-        is_limited = verdict.action == "throttle" and verdict.scope == "mailbox"
-        is_last = slot.attempts + 1 >= self._policy.dispatch.maximum_attempts and not is_limited
-        if verdict.final or is_last:
+        if retries.is_over(slot, verdict, self._policy.dispatch):
             log.warning("slot %s: failed (%s)", slot.id, reason)
             return "failed", End(slot, "failed", reason, counts_as_attempt=counts), verdict
         log.warning("slot %s: retry (%s)", slot.id, reason)
-        retry_at = now + timedelta(seconds=self._backoff_s(slot, verdict))
+        retry_at = now + timedelta(seconds=retries.backoff_s(slot, verdict, self._policy.dispatch, self._seed))
         return "retry", End(slot, "planned", reason, retry_at=retry_at, counts_as_attempt=counts), verdict
-
-    def _backoff_s(self, slot: Slot, verdict: Verdict) -> float:
-        """Return the pause before the next attempt: doubling unless the server named it, with the slot's jitter."""
-        dispatch = self._policy.dispatch
-        wait_s = verdict.wait_s or dispatch.retry_s
-        if verdict.action == "retry":
-            wait_s *= 2**slot.attempts
-        draw = uniforms(state(self._seed, "retry_jitter"), [slot.id], [slot.attempts])[0]
-        return float(wait_s * (1 + dispatch.retry_jitter * draw))
 
 
 def _known(value: _T | None) -> _T:

@@ -1,41 +1,23 @@
-"""Whose word counts when a server says that a recipient does not exist.
+"""The evidence of what servers say of recipients (`delivery.corroboration`): ``ops.recipient_refusals``.
 
-A refusal is said by the submission server of the mailbox that sends, and a server can be wrong about everybody: a
-domain that it takes for its own, an alias table that is gone, a relay that is not allowed to ask. A recipient is shared
-by all, so one party's word never changes its state. Until others say the same, a refusal fails its own mail, keeps that
-mailbox from trying that recipient again for a while, and lowers nothing.
-
-* A recipient is *unknown* once ``servers`` parties (``server_parties``) have refused it, for as many mailboxes, within
-  ``span_s``. A mail that another mailbox gets to it afterwards contradicts what was said before.
-* A server is the *outlier* if no other party refuses the recipients that it refuses: ``outlier_recipients`` of them in
-  a row, while it took no other mail, of whichever mailbox; or as many that other parties reached afterwards, before it
-  did so itself. The mailboxes that met those refusals stop. If others come to say the same, they go on by themselves.
-* A mailbox is the outlier at a server that serves others: as many in a row, while it got no other mail away itself,
-  that others reached afterwards.
-
-What a server said counts against a mailbox only as long as the mailbox uses that server.
-
-The evidence is ``ops.recipient_refusals``, a row for each recipient, server and mailbox that sent through it; every
-reply is an ``attempt`` event as well. Whoever changes evidence holds one lock for all of it, taken before any other
-row, so that two workers never each see half of it. Refusals are rare: where there are none, it costs one SELECT.
+A row for each recipient, server and mailbox that sent through it; every reply is an ``attempt`` event as well. Whoever
+changes evidence holds one lock for all of it, taken before any other row, so that two workers never each see half of
+it. Refusals are rare: where there are none, it costs one SELECT.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime, timedelta
-from itertools import groupby
-from operator import attrgetter
-from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, text
 
 from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
-from emberflow.delivery import server_parties
-from emberflow.delivery.server_parties import Party, network_of, organisation_of
+from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Refused, Said, unknown
+from emberflow.delivery.server_parties import Party
+from emberflow.queue_manager.mailbox_servers import SAYS_ITS_SERVER
 
 _CONCERNED = text("""
     select 1
@@ -131,11 +113,6 @@ _SETTLED = text("""
     returning from_mailbox_id, judged_at
 """)
 
-# `mailboxes` is the one that was refused.
-SAYS_ITS_SERVER: Final = (
-    "refusals.smtp_host in (lower(mailboxes.smtp_host), lower(mailboxes.smtp_host) || ':' || mailboxes.smtp_port)"
-)
-
 _OUTLIERS = text(f"""
     with said as (
         select
@@ -205,71 +182,6 @@ _STILL_OUTLIERS = text("""
 """)
 
 
-class RefusalPolicy(BaseModel):
-    """When it is believed that a recipient does not exist, and when a server is doubted instead.
-
-    ``servers`` that say so for different mailboxes are the least corroboration there is. ``span_s`` is for how long a
-    refusal counts, and keeps its mailbox from that recipient: a week, in which every pair of servers of a working pool
-    meets. ``outlier_recipients`` in a row that nobody else refuses are no longer chance: where one recipient in twenty
-    is gone, three in a row come once in eight thousand.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    servers: int = Field(
-        default=2,
-        ge=2,
-        le=10,
-        description="servers that must say so of different mailboxes before a recipient is believed to be gone",
-    )
-    span_s: int = Field(default=604_800, ge=60, le=2_592_000, description="for how long such a refusal counts")
-    outlier_recipients: int = Field(
-        default=3,
-        ge=2,
-        le=100,
-        description="recipients in a row that one server alone refuses, until the server is doubted",
-    )
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a submission server said of a recipient: ``refusal`` is why it does not exist, None that mail was taken.
-
-    ``recipient`` is an address in normal form; ``to_mailbox_id`` is None if it is not ours. ``peer`` is the address and
-    port that said so; None: unknown.
-    """
-
-    smtp_host: str
-    from_mailbox_id: int
-    recipient: str
-    to_mailbox_id: int | None
-    refusal: str | None
-    peer: tuple[str, int] | None = None
-
-    @property
-    def party(self) -> Party:
-        """Whose word it is."""
-        return Party(organisation_of(self.smtp_host), network_of(self.peer))
-
-
-@dataclass(frozen=True)
-class Outlier:
-    """A mailbox whose server refuses ``recipients`` recipients that nobody else refuses."""
-
-    mailbox_id: int
-    smtp_host: str
-    recipients: int
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What follows: ``unknown`` recipients with the servers that say so, ``outliers``, and mailboxes that are none."""
-
-    unknown: dict[str, list[str]] = field(default_factory=dict)
-    outliers: list[Outlier] = field(default_factory=list)
-    cleared: list[int] = field(default_factory=list)
-
-
 def lock(connection: Connection, said: Sequence[Said]) -> bool:
     """Lock the evidence if ``said`` concerns it, before any other row is locked; return whether it does."""
     taken = [one for one in said if one.refusal is None]
@@ -296,8 +208,8 @@ def weigh(connection: Connection, said: Sequence[Said], *, now: datetime, policy
     connection.execute(_FORGET, {"since": now - timedelta(seconds=policy.span_s)})
     connection.execute(_REFUSED, {"said": rows_as_json([_refusal(one) for one in refused]), "now": now})
     hosts = {one.smtp_host.lower() for one in refused} | _accept(connection, taken, now)
-    unknown = _unknown(connection, sorted({one.recipient for one in refused}), policy.servers)
-    settled = connection.execute(_SETTLED, {"recipients": sorted(unknown)}).all()
+    gone = _unknown(connection, sorted({one.recipient for one in refused}), policy.servers)
+    settled = connection.execute(_SETTLED, {"recipients": sorted(gone)}).all()
     outliers = connection.execute(
         _OUTLIERS, {"hosts": sorted(hosts), "recipients": policy.outlier_recipients, "now": now}
     ).all()
@@ -305,7 +217,7 @@ def weigh(connection: Connection, said: Sequence[Said], *, now: datetime, policy
     asked = {"mailboxes": doubted, "recipients": policy.outlier_recipients}
     still: set[int] = set(connection.execute(_STILL_OUTLIERS, asked).scalars())
     return Findings(
-        unknown=unknown,
+        unknown=gone,
         outliers=[Outlier(row.from_mailbox_id, row.smtp_host, row.recipients) for row in outliers],
         cleared=[mailbox_id for mailbox_id in doubted if mailbox_id not in still],
     )
@@ -325,15 +237,11 @@ def _accept(connection: Connection, taken: Sequence[Said], now: datetime) -> set
 
 
 def _unknown(connection: Connection, recipients: Sequence[str], servers: int) -> dict[str, list[str]]:
-    """Return which of ``recipients`` enough parties refuse, with the servers that say so."""
-    found: dict[str, list[str]] = {}
-    rows = connection.execute(_SAID_OF, {"recipients": recipients}).all()
-    for recipient, group in groupby(rows, key=attrgetter("recipient")):
-        said = list(group)
-        parties = server_parties.count({Party(row.organisation, row.network) for row in said})
-        if parties >= servers and len({row.from_mailbox_id for row in said}) >= servers:
-            found[recipient] = sorted({row.smtp_host for row in said})
-    return found
+    rows = connection.execute(_SAID_OF, {"recipients": recipients})
+    refused = [
+        Refused(row.recipient, row.smtp_host, row.from_mailbox_id, Party(row.organisation, row.network)) for row in rows
+    ]
+    return unknown(refused, servers)
 
 
 def _refusal(said: Said) -> dict[str, object]:

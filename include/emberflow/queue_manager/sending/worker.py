@@ -29,13 +29,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import ProgrammingError
 
-from emberflow.accounts import egress
 from emberflow.accounts.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.clock import Clock
 from emberflow.crash_points import reach
 from emberflow.database import restores
 from emberflow.database.engine import is_away
-from emberflow.delivery import breakers
 from emberflow.delivery.guard import Refusal, Route
 from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
@@ -46,7 +44,7 @@ from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.errors import ConfigurationError, EgressRefusedError
 from emberflow.policy.document import in_force
-from emberflow.queue_manager import pre_send, slot_store
+from emberflow.queue_manager import egress_logins, host_breakers, pre_send, slot_store
 from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import slot_message
 from emberflow.queue_manager.sending.group_commit import GroupCommit
@@ -253,7 +251,7 @@ class Worker:
             routes, unbuilt = self._routes([slot for slot in slots if slot.id not in refused])
             usable = [slot for slot in slots if slot.id in routes]
             keys = {slot.id: breaker_keys(slot, routes[slot.id]) for slot in usable}
-            blocked = breakers.admit(connection, keys, self._clock.now(), self._policy.breakers)
+            blocked = host_breakers.admit(connection, keys, self._clock.now(), self._policy.breakers)
         reach("after_claim")
         for reason in opened.unreadable.values():
             log.error("slots are held: %s", reason)
@@ -534,7 +532,7 @@ class Worker:
         now = self._clock.now()
         if sender.egress_ip_id is not None:
             with self._engine.begin() as connection:
-                refusal = egress.may_log_in(connection, sender.egress_ip_id, now)
+                refusal = egress_logins.may_log_in(connection, sender.egress_ip_id, now)
             if refusal is not None:
                 raise _RefusedError(refusal)
         limits = self._policy.connections.limits(
