@@ -209,7 +209,7 @@ def require_honest(ends: Mapping[str, int], wanted: int, *, arrived: int, differ
 
 def _dispatch(shards: Sequence[int], settings: Settings) -> tuple[Counter[str], float]:
     """Dispatch ``shards`` in this process; return how many slots came to which end, and the CPU seconds meanwhile."""
-    engine = open_engine(settings.database_url.get_secret_value())
+    engine = open_engine(settings.require_database_url())
     with engine.connect():  # imports done, a connection open
         pass
     begin()

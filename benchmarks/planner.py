@@ -204,7 +204,9 @@ def faults(engine: Engine, policy: Policy) -> list[str]:
     values = {"hour": HOUR, "new_cap": bots.new_bot_cap, "step": bots.cap_step_per_day, "cap": bots.daily_inbound_cap}
     with engine.connect() as connection:
         connection.execute(text("set statement_timeout = 0"))
-        counts = {name: connection.execute(text(query), values).scalar_one() for name, query in _CHECKS.items()}
+        counts: dict[str, int] = {
+            name: connection.execute(text(query), values).scalar_one() for name, query in _CHECKS.items()
+        }
         connection.invalidate()
     return [f"{count} {name}" for name, count in counts.items() if count]
 
@@ -255,7 +257,7 @@ class Bench:
         with self._engine.connect() as connection:
             query = text("select wanted, slots, plan_sha256 from ops.plan_runs where hour = :hour")
             run = dict(connection.execute(query, {"hour": HOUR}).mappings().one())
-            written = connection.execute(text("select count(*) from ops.scheduled_tasks")).scalar_one()
+            written: int = connection.execute(text("select count(*) from ops.scheduled_tasks")).scalar_one()
         possible = run["wanted"] if self._seats is None else min(self._seats, run["wanted"])
         run["filled"] = written / possible if possible else 0.0
         if written != run["slots"]:

@@ -28,6 +28,7 @@ import pandas as pd
 from sqlalchemy import Connection, Engine, text
 
 from benchmarks import world as sending_world
+from emberflow.bots.selection import select_bots
 from emberflow.clock import ManualClock
 from emberflow.database.bulk import read_numbers
 from emberflow.database.engine import open_engine
@@ -77,8 +78,8 @@ def emberflow(engine: Engine, world: World, _: int) -> dict[str, Any]:
     """Plan the hour: wall, the selection without its look-ups of pairs, phases, and memory beyond the imports'."""
     settings = sending_world.some_settings(engine, seed=world.seed)
     phases: dict[str, float] = {}
-    chosen = SelectionTime(hour_plan.select_bots)
-    hour_plan.select_bots = chosen.choose
+    chosen = SelectionTime(select_bots)
+    setattr(hour_plan, "select_bots", chosen.choose)  # noqa: B010 - the planner's own name for it
     with engine.connect() as connection:
         connection.execute(text("select 1"))
     with contextlib.suppress(OSError):  # Not every kernel can set the peak back; then it is the imports' at least.
@@ -160,7 +161,7 @@ def _copied(engine: Engine, names: Sequence[str], *, with_keys: bool) -> dict[st
             cursor.copy_expert(f"copy ops.{name} to stdout (format binary)", rows[name])
             rows[name].seek(0)
             cursor.execute(_KEYS, (f"ops.{name}",))
-            keys[name] = [key.replace(f" ON ops.{name} ", f" ON benchmark.{name} ") for (key,) in cursor]
+            keys[name] = [key.replace(f" ON ops.{name} ", f" ON benchmark.{name} ") for (key,) in cursor.fetchall()]
         connection.commit()
         started = time.perf_counter()
         for name in names:

@@ -71,8 +71,8 @@ def load(engine: Engine, world: World) -> dict[str, int]:
         cursor.copy_expert("copy marts.sender_scores from stdin (format csv)", rows_of_scores)
         cursor.execute("create schema benchmark")
         for name in _PLANNED:
-            rows = f"select * from ops.{name} where local_day > %s"  # noqa: S608 - a name of this module
-            cursor.execute(f"create table benchmark.{name} as {rows}", (_recent(world),))
+            recent = f"select * from ops.{name} where local_day > %s"  # noqa: S608 - a name of this module
+            cursor.execute(f"create table benchmark.{name} as {recent}", (_recent(world),))
         cursor.execute("set session_replication_role = origin")
     _vacuum(engine)
     return counts

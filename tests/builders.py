@@ -49,6 +49,11 @@ def frame(*rows: Row) -> pd.DataFrame:
     return table.astype({name: dtype for name, dtype in _DTYPES.items() if name in table.columns})
 
 
+def records(table: pd.DataFrame) -> list[Row]:
+    """Return the rows of a frame; the reverse of ``frame``."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
 def a_sender(sender_id: int = 1, **changes: Any) -> Row:
     """A sender on its first sending day, without a score: input of ``daily_quota`` and ``open_windows``."""
     row = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from emberflow.policy.document import Policy
 from emberflow.queue_manager.planning.hour_plan import Plan, compute
 from emberflow.queue_manager.planning.inputs import PlanInputs
 
-INSTANT = "datetime64[us, UTC]"
+INSTANT: Final = "datetime64[us, UTC]"
 NOBODY = pd.DataFrame({"sender_id": [], "bot_id": [], "sent_7d": [], "last_contact": []}).astype(
     {"sender_id": "int64", "bot_id": "int64", "sent_7d": "int64", "last_contact": INSTANT}
 )
@@ -114,25 +114,28 @@ class PlannedDays:
         not_before = (last["target_time"] + pd.to_timedelta(last["gap_s"], unit="s")).reindex(senders["sender_id"])
         latest = self.mails.groupby("bot_id")["target_time"].max().reindex(bots["bot_id"])
         cooldown = latest + pd.Timedelta(seconds=policy.bots.cooldown_s)
-        moved = senders.assign(local_day=sender_day.to_numpy())
-        for n, (sender, today) in enumerate(zip(moved["sender_id"], moved["local_day"], strict=True)):
+        moved = {
+            name: senders[name].to_numpy(copy=True) for name in ("sending_days", "last_row", "last_volume", "idle_days")
+        }
+        for n, (sender, today) in enumerate(zip(senders["sender_id"], sender_day, strict=True)):
             days = [day for day in self._days.get(sender, ()) if day < today]
             if days:
-                row, volume = self._days[sender][days[-1]]
-                sending_days = senders["sending_days"].iat[n] + len(days)
-                moved.loc[n, ["sending_days", "last_row", "last_volume"]] = [sending_days, row, volume]
-                moved.loc[n, "idle_days"] = (today - days[-1]).days - 1
+                moved["sending_days"][n] += len(days)
+                moved["last_row"][n], moved["last_volume"][n] = self._days[sender][days[-1]]
+                moved["idle_days"][n] = (today - days[-1]).days - 1
         return PlanInputs(
             hour=hour,
             start=hour,
             policy_id=1,
             policy=policy,
             seed=self._seed,
-            senders=moved.assign(
+            senders=senders.assign(
+                **moved,
+                local_day=sender_day.to_numpy(),
                 not_before=pd.DatetimeIndex(not_before.astype(INSTANT)),
                 warmup_used=used,
                 total_used=used,
-                zone=moved["zone"].astype("category"),
+                zone=senders["zone"].astype("category"),
             ),
             bots=bots.assign(
                 inbound_used=received,

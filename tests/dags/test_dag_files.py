@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def dags(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def imports(nodes: list[ast.AST]) -> set[str]:
+def imports(nodes: Iterable[ast.AST]) -> set[str]:
     """Return the modules that import statements among ``nodes`` name; ``from a import b`` names ``a``."""
     names: set[str] = set()
     for node in nodes:
@@ -272,7 +273,7 @@ def test_a_dag_file_is_wiring(file: Path) -> None:
     tree = ast.parse(source)
     everywhere = list(ast.walk(tree))
     inside = [node for node in everywhere if isinstance(node, ast.Import | ast.ImportFrom) and node not in tree.body]
-    top = {name.partition(".")[0] for name in imports(list(tree.body))}
+    top = {name.partition(".")[0] for name in imports(tree.body)}
 
     assert len(source.splitlines()) <= LONGEST_FILE
     assert top <= {"airflow", "pendulum", "shared"} | set(sys.stdlib_module_names)

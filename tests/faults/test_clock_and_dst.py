@@ -31,6 +31,7 @@ from emberflow.policy.document import Policy
 from emberflow.queue_manager import pre_send, slot_store
 from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.sending import dispatcher
+from emberflow.queue_manager.sending.worker import SendingReport
 from emberflow.senders.pacing import PacingPolicy, open_windows
 from tests.builders import a_sender, frame
 from tests.faults.kit.clocks import OffsetClock, set_offset
@@ -287,7 +288,7 @@ def hasty(database: Engine, sandbox: Sandbox) -> World:
     return world
 
 
-def dispatched(world: World, clock: Clock) -> dispatcher.SendingReport:
+def dispatched(world: World, clock: Clock) -> SendingReport:
     """One run of a worker with this clock; its machine's day has a quota, whatever day that is."""
     world.change(
         "insert into ops.sender_days (sender_id, local_day, ramp_day, ramp_volume, health_multiplier, daily_factor, "

@@ -15,6 +15,7 @@ from emberflow.database.secrets import SecretBox, generate_key
 from emberflow.errors import ConfigurationError, WorkerRefusedError
 from emberflow.queue_manager.receiving import reconcile, sweep
 from emberflow.queue_manager.sending import dispatcher
+from emberflow.queue_manager.sending.worker import SendingReport
 from emberflow.reporting.doctor import Finding, examine
 from emberflow.settings import Settings
 from tests.worlds import Command, Sandbox, World, a_policy, a_world
@@ -51,7 +52,7 @@ class Machine:
     world: World
     settings: Settings
 
-    def dispatch(self) -> dispatcher.SendingReport:
+    def dispatch(self) -> SendingReport:
         dispatcher.due_shards(self.world.engine, clock=self.world.clock)
         return dispatcher.dispatch_shard(self.world.engine, 0, clock=self.world.clock, settings=self.settings)
 

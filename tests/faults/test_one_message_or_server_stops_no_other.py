@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import imaplib
 import ssl
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -339,7 +340,7 @@ def test_mailboxes_that_a_run_does_not_reach_come_first_in_the_next(
         return real(reading, turn, *arguments)
 
     monkeypatch.setattr(sweep._Reading, "read", take_two_minutes)
-    monkeypatch.setattr(sweep.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     report = read(world)
     assert (len(reached), report.found["not_reached"]) == (3, 1)
     assert "1 were not reached in time" in report.unreadable[0]

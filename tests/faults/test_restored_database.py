@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL
 from emberflow.clock import ManualClock, SystemClock, floor_hour
 from emberflow.database import restores
 from emberflow.errors import EmberflowError, WorkerRefusedError
+from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.receiving import reconcile, restore_settlement
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.reporting.doctor import Finding, examine
@@ -359,7 +360,8 @@ def test_one_mail_that_cannot_be_taken_in_keeps_no_other_back(
     live_on(world)
     left = len(world.deliveries())
     server.restore(tmp_path / "emberflow.dump")
-    write, failed = restore_settlement.store.lock, []
+    write = slot_store.lock
+    failed: list[int] = []
 
     def lock(connection: Connection, slot_id: int) -> RowMapping | None:
         if not failed:
@@ -368,7 +370,7 @@ def test_one_mail_that_cannot_be_taken_in_keeps_no_other_back(
         return write(connection, slot_id)
 
     with monkeypatch.context() as patched:
-        patched.setattr(restore_settlement.store, "lock", lock)
+        patched.setattr(slot_store, "lock", lock)
         with pytest.raises(restore_settlement.MailboxesUnreadError, match="a surprise"):
             settle(world)
     assert len(world.rows("select * from ops.slots where status = 'sent'")) >= left - 2

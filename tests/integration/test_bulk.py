@@ -41,7 +41,7 @@ def test_rows_of_every_type_come_back_as_they_went_in(
 ) -> None:
     """Towards Q-F1: a plan is stored as it was computed, whatever the length of a text, and wherever the pieces end."""
     big, small, share, happened, day, name = (list(column) for column in zip(*rows, strict=True)) if rows else [[]] * 6
-    columns = {
+    columns: dict[str, Any] = {
         "place": np.arange(len(rows), dtype=np.int32),
         "big": np.array(big, dtype=np.int64),
         "small": np.array(small, dtype=np.int16),

@@ -95,7 +95,7 @@ def test_what_one_submission_server_says_stops_nobody_who_submits_elsewhere(know
     for verdict in (a_verdict(scope, "throttle", 86_400), a_verdict(scope, "stop_and_alert", 86_400)):
         known.record(verdict, times=5)
     shared = {"sender_domain": "a.test", "egress_address": "192.0.2.1", "recipient_provider": "google"}
-    elsewhere = keys_of(smtp_host="smtp.b.test", mailbox_id=2, **shared)  # type: ignore[arg-type]
+    elsewhere = keys_of(smtp_host="smtp.b.test", mailbox_id=2, **shared)
 
     assert set(known.blocked(NOON, {1: some_keys(), 2: elsewhere})) == {1}
     known.record(None, keys=elsewhere)

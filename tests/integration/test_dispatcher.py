@@ -32,6 +32,7 @@ from emberflow.email_ops.tokens import WarmupToken, verify
 from emberflow.queue_manager import event_log, pre_send, slot_store
 from emberflow.queue_manager.receiving import sweep
 from emberflow.queue_manager.sending import dispatcher
+from emberflow.queue_manager.sending.worker import SendingReport
 from tests.worlds import NOON, Sandbox, World, a_policy, a_world, dying_with
 
 SILENT = {"replies": {"rate": 0.0}}
@@ -453,7 +454,7 @@ def test_of_two_workers_on_one_shard_the_second_finds_it_busy(database: Engine, 
     world.change("update ops.slot_states set target_time = :at", at=NOON + timedelta(seconds=2))
     clock = BlockingClock(NOON)
 
-    def work(own_clock: ManualClock) -> dispatcher.SendingReport:
+    def work(own_clock: ManualClock) -> SendingReport:
         return dispatcher.dispatch_shard(database, 0, clock=own_clock, settings=world.settings)
 
     with ThreadPoolExecutor(1) as pool:
@@ -483,7 +484,7 @@ def test_workers_on_all_shards_at_once_send_everything_once(database: Engine, sa
         for bot in world.bots:
             world.slot(sender, bot, gap_s=0)
 
-    def work(shard: int) -> dispatcher.SendingReport:
+    def work(shard: int) -> SendingReport:
         return dispatcher.dispatch_shard(database, shard, clock=ManualClock(NOON), settings=world.settings)
 
     with ThreadPoolExecutor(6) as pool:

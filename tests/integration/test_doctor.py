@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -61,7 +62,7 @@ def test_a_transaction_that_keeps_vacuum_waiting_is_a_finding(world: World, monk
 
     monkeypatch.setattr(doctor, "_OPEN_TOO_LONG_S", 0)
     with world.engine.connect() as connection:
-        pid = connection.execute(text("select pg_backend_pid() from txid_current()")).scalar_one()
+        pid: int = connection.execute(text("select pg_backend_pid() from txid_current()")).scalar_one()
         finding = found(world.settings)["open transactions"]
 
     assert f"process {pid} of" in finding.result
@@ -163,7 +164,11 @@ def test_a_clock_that_differs_is_a_finding_and_from_a_minute_on_it_stops_this_ma
 def test_mails_in_doubt_are_counted_with_their_age_and_what_to_do(world: World) -> None:
     """Q-F5: nothing is hidden; what only has to be waited for needs nobody."""
     assert found(world.settings)["mails in doubt"] == Finding("mails in doubt", "none")
-    submitted = {"status": "uncertain", "attempts": 1, "submitted_at": SystemClock().now() - timedelta(minutes=5)}
+    submitted: dict[str, Any] = {
+        "status": "uncertain",
+        "attempts": 1,
+        "submitted_at": SystemClock().now() - timedelta(minutes=5),
+    }
     world.slot(**submitted)
     finding = found(world.settings)["mails in doubt"]
     assert finding == Finding("mails in doubt", "0 unresolved, 1 waiting to be looked for, the oldest for 5 min")

@@ -35,6 +35,7 @@ def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
         assert (evidence.bot_id, evidence.tier) == (slot["bot_id"], slot["payload"]["tier"])
         assert evidence.asked_tier == slot["payload"]["asked_tier"]
         assert evidence.draw is not None
+        assert evidence.weight is not None
         assert evidence.weight == pytest.approx(math.prod(evidence.terms.values()))
         assert evidence.key == pytest.approx(-math.log(evidence.draw) / evidence.weight)
         assert all(other["key"] >= evidence.key for other in evidence.runners_up)

@@ -73,7 +73,7 @@ def test_what_waits_when_it_is_closed_is_still_done(numbers: Engine) -> None:
 
 
 def end_my_session(engine: Engine, connection: Connection) -> None:
-    backend = connection.execute(text("select pg_backend_pid()")).scalar_one()
+    backend: int = connection.execute(text("select pg_backend_pid()")).scalar_one()
     with engine.connect() as other:
         other.execute(text("select pg_terminate_backend(:pid)"), {"pid": backend})
 

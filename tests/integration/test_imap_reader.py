@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from emberflow.email_ops.imap import Cursor, ImapReader
-from emberflow.email_ops.mailbox import MailboxAccess
+from emberflow.email_ops.mailbox import MailboxAccess, TlsMode
 from emberflow.email_ops.message import OutgoingMessage, build, message_id_for
 from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.sandbox import SandboxAddress, create_accounts, running_sandbox
@@ -98,7 +98,7 @@ def flags(reader: ImapReader, uid: int) -> bytes:
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-def test_what_was_sent_is_read_with_everything_that_was_put_in(sandbox: SandboxAddress, bot: str, tls: str) -> None:
+def test_what_was_sent_is_read_with_everything_that_was_put_in(sandbox: SandboxAddress, bot: str, tls: TlsMode) -> None:
     """Towards E-B5: Message-ID, thread and token are there to match replies by."""
     send(sandbox, bot, "one")
     port = sandbox.imap_port if tls == "starttls" else sandbox.imaps_port

@@ -408,20 +408,20 @@ def test_two_hundred_accounts_hold_exactly_what_the_log_says(tmp_path: Path) -> 
     (tmp_path / "rules.json").write_text(json.dumps(RULES))
 
     def submit(number: int) -> None:
-        with submission(sandbox, senders[number]) as client:
+        with submission(running, senders[number]) as client:
             for bot in bots[number % 20 :: 20]:
                 message = a_message(sender=senders[number], recipient=bot)
                 client.send_message(message, senders[number], [bot])
 
     def content_of(bot: str) -> set[tuple[str, str, str]]:
         found = set()
-        with mailbox(sandbox, bot) as box:
+        with mailbox(running, bot) as box:
             for folder in ("INBOX", "Junk"):
                 box.folder.set(folder)
                 found |= {(bot, folder, hashlib.sha256(fetch_raw(box, uid)).hexdigest()) for uid in box.uids()}
         return found
 
-    with running_sandbox(tmp_path) as sandbox, ThreadPoolExecutor(40) as clients:
+    with running_sandbox(tmp_path) as running, ThreadPoolExecutor(40) as clients:
         list(clients.map(submit, range(len(senders))))
         in_mailboxes = set().union(*clients.map(content_of, bots))
     log = read_deliveries(tmp_path)

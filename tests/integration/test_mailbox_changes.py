@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -345,7 +346,7 @@ def test_a_mailbox_that_is_imported_again_is_read_from_the_beginning(world: Worl
 def test_nothing_can_be_done_to_a_removed_mailbox(world: World, change: str) -> None:
     address = world.senders[0].address
     mailbox_changes.remove(world.engine, "sender", address, "gone")
-    steps = {
+    steps: dict[str, Callable[[], object]] = {
         "set": lambda: mailbox_changes.change(world.engine, "sender", address, {"owner": "x"}),
         "remove": lambda: mailbox_changes.remove(world.engine, "sender", address, "again"),
         "pause": lambda: registry.pause_sender(world.engine, address, "why"),
@@ -365,8 +366,8 @@ def test_mailboxes_are_corrected_and_removed_from_the_command_line(run: Command,
     assert "changed display_name" in run("senders", "set", sender, "--display-name", "Ann Example").output
     shown = run("senders", "set", sender, "--smtp-port", "1", "--no-check").output
     assert "emberflow senders check" in shown
-    shown = run("senders", "set", sender, "--smtp-port", str(port))
-    assert (shown.exit_code, "1 of 1 mailboxes passed" in shown.output) == (0, True)
+    checked = run("senders", "set", sender, "--smtp-port", str(port))
+    assert (checked.exit_code, "1 of 1 mailboxes passed" in checked.output) == (0, True)
     assert "it sends again from" in run("senders", "set", sender, "--zone", "Europe/Berlin").output
     assert "changed interaction_limits" in run("bots", "set", bot, "--interaction-limits", "3").output
     assert run("senders", "set", sender).exit_code != 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import imaplib
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -25,7 +26,7 @@ from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.email_ops.tokens import sign
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager import event_log, pre_send
+from emberflow.queue_manager import event_log, pre_send, slot_store
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.queue_manager.receiving.mail_search import Finding, MailSearch
 from emberflow.queue_manager.receiving.reconcile import ReconcileReport
@@ -176,7 +177,7 @@ def test_a_mail_that_was_stored_before_its_answer_was_lost_is_sent_with_all_that
     assert world.dispatch() == {"uncertain": 1}
     before = counted(world)
 
-    assert settled(world) == ReconcileReport({"sent": 1}, {})
+    assert settled(world) == ReconcileReport(Counter({"sent": 1}), {})
 
     slot = the_slot(world, slot_id)
     assert (slot["status"], slot["sent_at"]) == ("sent", slot["submitted_at"])
@@ -258,7 +259,7 @@ def test_a_mail_that_is_found_nowhere_is_unresolved_and_neither_sent_again_nor_u
     slot_id = world.slot(bot=world.bots[2])
     assert world.dispatch() == {"uncertain": 1}
 
-    assert settled(world) == ReconcileReport({"unresolved": 1}, {})
+    assert settled(world) == ReconcileReport(Counter({"unresolved": 1}), {})
 
     assert the_slot(world, slot_id)["status"] == "uncertain"
     state = the_state(world, slot_id)
@@ -280,7 +281,7 @@ def test_an_unresolved_mail_is_looked_for_with_growing_pauses_and_no_more_after_
     looked = []
     for _ in range(24 * 7):
         world.clock.advance(timedelta(hours=1))
-        if run(world) == ReconcileReport({"not_found_again": 1}, {}):
+        if run(world) == ReconcileReport(Counter({"not_found_again": 1}), {}):
             looked.append((world.clock.now() - submitted_at) / timedelta(hours=1))
 
     assert looked == sorted(looked)
@@ -537,7 +538,7 @@ def test_a_cold_mail_without_a_trace_waits_for_a_person(world: World) -> None:
     """Q-F5: nobody can look into a stranger's mailbox, and a second copy hurts more than a lost one."""
     slot = a_cold_uncertain(world)
 
-    assert settled(world) == ReconcileReport({"unresolved": 1}, {})
+    assert settled(world) == ReconcileReport(Counter({"unresolved": 1}), {})
     assert the_slot(world, slot)["status"] == "uncertain"
     assert "INBOX, Junk, Sent of its sender; its recipient's mailbox is not ours" in the_slot(world, slot)["reason"]
 
@@ -657,7 +658,7 @@ def test_a_doubt_that_outlasts_the_look_back_is_unresolved_and_says_so(world: Wo
     assert list(settled(world).waiting) == [slot.id]
     world.clock.advance(timedelta(seconds=world.policy.reconcile.look_back_s))
 
-    assert run(world) == ReconcileReport({"unresolved": 1}, {})
+    assert run(world) == ReconcileReport(Counter({"unresolved": 1}), {})
     assert "never looked for everywhere: " in the_slot(world, slot)["reason"]
     assert "is not active" in the_slot(world, slot)["reason"]
     world.clock.advance(timedelta(days=30))
@@ -807,7 +808,7 @@ def test_a_database_that_is_away_ends_the_run(world: World) -> None:
     an_uncertain(world)
     gone = OperationalError("update", {}, RuntimeError("server closed the connection"), connection_invalidated=True)
 
-    with patch.object(reconcile.store, "lock", side_effect=gone) as lock, pytest.raises(OperationalError):
+    with patch.object(slot_store, "lock", side_effect=gone) as lock, pytest.raises(OperationalError):
         settled(world)
 
     assert lock.call_count == 1
@@ -966,7 +967,7 @@ def test_reconcile_gives_way_to_whoever_holds_the_row(world: World) -> None:
         connection.execute(text("select from ops.slot_states for update"))
         report = settled(world)
 
-    assert report == ReconcileReport({}, {slot.id: "others are writing to its row right now"})
+    assert report == ReconcileReport(Counter(), {slot.id: "others are writing to its row right now"})
     assert run(world).ends == {"unresolved": 1}
 
 

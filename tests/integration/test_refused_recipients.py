@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, RowMapping
 
 from emberflow.accounts import registry
 from emberflow.delivery.breakers import BreakerPolicy
@@ -205,7 +204,7 @@ def test_a_mailbox_that_changes_its_server_is_planned_again_for_whom_the_old_one
     refusing = world.row(route, id=sender.mailbox_id)
     send(world, sender, world.bots[0])
 
-    def planned(at: Mapping[str, Any]) -> int:
+    def planned(at: RowMapping) -> int:
         world.change(
             "update ops.mailboxes set smtp_host = :host, smtp_port = :port, smtp_tls = :tls where id = :id", **at
         )

@@ -79,7 +79,7 @@ def test_an_end_costs_no_call_of_a_function_where_it_is_reached(world: World) ->
             connection.execute(
                 text("update ops.slot_states set status = :status where slot_id = :id"), {"status": status, "id": slot}
             )
-        calls = connection.execute(
+        calls: int = connection.execute(
             text("select coalesce(sum(calls), 0) from pg_stat_xact_user_functions where funcname = 'refuse_revival'")
         ).scalar_one()
     assert calls == 0

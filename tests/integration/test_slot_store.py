@@ -51,7 +51,7 @@ def finish(world: World, *ends: slot_store.End) -> set[int]:
 
 
 def claim(world: World, **changes: Any) -> list[Slot]:
-    wanted = {"shard": 0, "shards": 1, "now": world.clock.now(), "limit": 100, "lease_s": 60}
+    wanted: dict[str, Any] = {"shard": 0, "shards": 1, "now": world.clock.now(), "limit": 100, "lease_s": 60}
     with world.engine.begin() as connection:
         return slot_store.claim(connection, **(wanted | changes), policy=world.policy.queue)
 
@@ -572,7 +572,7 @@ def test_a_slot_whose_lease_lapses_again_and_again_is_parked_with_a_reason(world
     assert tidy(world) == {"parked": 1}
     assert claim(world) == []
     row = world.row("select status, reason, lapses from ops.slots where id = :id", id=poison)
-    assert tuple(row.values()) == ("parked", "its lease lapsed 3 times before DATA", 3)
+    assert dict(row) == {"status": "parked", "reason": "its lease lapsed 3 times before DATA", "lapses": 3}
 
 
 def test_a_lease_is_renewed_only_for_its_holder(world: World) -> None:
@@ -594,7 +594,7 @@ def test_a_lease_is_renewed_only_for_its_holder(world: World) -> None:
 # Caps beyond the day
 
 
-ROLLING = {
+ROLLING: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "sender": ({"sender_24h": 1}, {}, "sender_24h:{sender} 1/1"),
     "its provider": ({"sender_24h_by_provider": {"sandbox": 1}}, {}, "sender_24h:{sender} 1/1"),
     "cold": ({"cold_24h": 1}, a_cold_mail(Priority.COLD_FIRST_TOUCH), "cold_24h:{sender} 1/1"),

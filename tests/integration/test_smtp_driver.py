@@ -31,7 +31,7 @@ def sandbox(directory: Path) -> Iterator[SandboxAddress]:
 
 
 def an_access(sandbox: SandboxAddress, **changes: Any) -> MailboxAccess:
-    values = {
+    values: dict[str, Any] = {
         "mailbox_id": 1,
         "address": ANN,
         "smtp_host": sandbox.host,

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -100,7 +100,7 @@ class Played:
     def accesses(self) -> list[MailboxAccess]:
         """Return every mailbox with its password in clear."""
         with self.engine.connect() as connection:
-            ids = connection.execute(text("select id from ops.mailboxes")).scalars().all()
+            ids: Sequence[int] = connection.execute(text("select id from ops.mailboxes")).scalars().all()
             boxes = open_mailboxes(connection, self.stack.settings(), ids).boxes
         return [mailbox.access for mailbox in boxes.values()]
 
@@ -122,7 +122,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         hour = f"{floor_hour(SystemClock().now()):%Y-%m-%dT%H:%M:%S}"
         client.wait_for_run("warmup_hourly", client.trigger("warmup_hourly", hour), RUN_TIMEOUT_S)
         with engine.connect() as connection:
-            planned = connection.execute(text("select hour from ops.plan_runs where slots > 0 order by hour")).scalars()
+            query = text("select hour from ops.plan_runs where slots > 0 order by hour")
+            planned: Sequence[datetime] = connection.execute(query).scalars().all()
             hours = [f"{hour:%Y-%m-%dT%H:%M:%S}" for hour in planned]
         exchange(engine, client)
         yield Played(stack, client, engine, hours)

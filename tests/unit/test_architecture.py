@@ -81,8 +81,11 @@ def draws_from_shared_randomness(tree: ast.Module) -> list[str]:
 
 def asks_another_zone_database(tree: ast.Module) -> list[str]:
     """Return SQL that lets PostgreSQL read a zone's name, and clocks that are not the clock module's."""
-    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    return [f"line {node.lineno}: at time zone" for node in texts if FOREIGN_ZONE.search(node.value)] + [
+    return [
+        f"line {node.lineno}: at time zone"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and FOREIGN_ZONE.search(node.value)
+    ] + [
         f"line {node.lineno}: ZoneInfo(...)"
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ZoneInfo"

@@ -24,10 +24,14 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = module_from_spec(spec)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     loader.exec_module(module)
-    module.REQUIREMENTS = tmp_path / "requirements.txt"
-    module.REQUIREMENTS.write_text("rich==1.0\n")
-    module.STAMP = tmp_path / "stamp"
-    module.PYTHON = Path(sys.executable)
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("rich==1.0\n")
+    for name, value in (
+        ("REQUIREMENTS", requirements),
+        ("STAMP", tmp_path / "stamp"),
+        ("PYTHON", Path(sys.executable)),
+    ):
+        monkeypatch.setattr(module, name, value)
     return module
 
 
@@ -44,7 +48,7 @@ def test_the_environment_is_ready_only_for_the_lock_file_that_made_it(bootstrap:
 def test_an_unsupported_python_is_refused_with_the_version_that_is_needed(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bootstrap.SUPPORTED = ((2, 7),)
+    monkeypatch.setattr(bootstrap, "SUPPORTED", ((2, 7),))
 
     with pytest.raises(SystemExit, match=r"Python 2\.7 is needed"):
         bootstrap.main()

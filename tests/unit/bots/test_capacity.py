@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emberflow.bots.capacity import BotsNeeded, supply_by_provider, supply_by_state
+from tests.builders import Row, records
 
 FULL_CAP = 40
 
@@ -19,8 +20,9 @@ def bots(*rows: dict[str, object]) -> pd.DataFrame:
     return pd.DataFrame([usual | {"bot_id": number} | row for number, row in enumerate(rows, start=1)])
 
 
-def by_state(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
-    return supply_by_state(frame, FULL_CAP).set_index("state").to_dict("index")
+def by_state(frame: pd.DataFrame) -> dict[str, Row]:
+    supply = supply_by_state(frame, FULL_CAP)
+    return {row.pop("state"): row for row in records(supply)}
 
 
 @pytest.mark.parametrize(

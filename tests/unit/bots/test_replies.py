@@ -126,7 +126,7 @@ def test_a_reply_waits_for_its_delay_and_for_waking_hours(
 ) -> None:
     """B-B7, also across changes of the clock and for hours that one of them swallows."""
     sleeps = min(wakes + awake_for, 24 * 60)
-    hours = {"wake_start": time(*divmod(wakes, 60)), "wake_end": time(*divmod(sleeps % (24 * 60), 60))}
+    hours: dict[str, Any] = {"wake_start": time(*divmod(wakes, 60)), "wake_end": time(*divmod(sleeps % (24 * 60), 60))}
     row = decide([a_received_mail(received_at=received_at, zone=zone, **hours)], ALWAYS, seed).iloc[0]
     earliest = received_at + timedelta(seconds=row["delay_s"])
     wall = row["reply_at"].tz_convert(zone)
@@ -137,7 +137,7 @@ def test_a_reply_waits_for_its_delay_and_for_waking_hours(
 
 def test_an_opening_that_the_clock_passes_twice_means_the_second_time() -> None:
     """B-B7: half an hour after the first 02:45 it is 02:15 again, and the bot would be asleep."""
-    hours = {"wake_start": time(2, 45), "wake_end": time(9), "zone": "Europe/Berlin"}
+    hours: dict[str, Any] = {"wake_start": time(2, 45), "wake_end": time(9), "zone": "Europe/Berlin"}
     at = datetime(2026, 10, 25, 0, 5, tzinfo=UTC)
     decided = decide([a_received_mail(n, received_at=at, **hours) for n in range(200)], DEMONSTRATION)
     waited = (decided["reply_at"] - pd.Timestamp("2026-10-25 01:45", tz="UTC")).dt.total_seconds()
@@ -146,7 +146,7 @@ def test_an_opening_that_the_clock_passes_twice_means_the_second_time() -> None:
 
 def test_waking_hours_that_a_clock_change_swallows_are_those_of_the_next_day() -> None:
     """B-B7: on that day it is never between 02:10 and 02:50 in Berlin."""
-    hours = {"wake_start": time(2, 10), "wake_end": time(2, 50), "zone": "Europe/Berlin"}
+    hours: dict[str, Any] = {"wake_start": time(2, 10), "wake_end": time(2, 50), "zone": "Europe/Berlin"}
     at = datetime(2026, 3, 28, 20, tzinfo=UTC)
     reply_at = decide([a_received_mail(received_at=at, **hours)], DEMONSTRATION)["reply_at"].iloc[0]
     assert reply_at.tz_convert("Europe/Berlin").floor("h") == pd.Timestamp("2026-03-30 02:00", tz="Europe/Berlin")
@@ -207,4 +207,4 @@ def test_waking_hours_that_wrap_are_refused() -> None:
 )
 def test_a_reply_policy_out_of_range_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
-        ReplyPolicy(**values)  # type: ignore[arg-type]
+        ReplyPolicy(**values)

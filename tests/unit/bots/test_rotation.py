@@ -49,7 +49,7 @@ def test_a_bot_with_half_the_cap_is_due_after_twice_the_hours() -> None:
     ],
     ids=["never used", "planned since", "before", "two days", "since it woke", "planned for later", "idle for long"],
 )
-def test_rest_counts_from_the_last_task_made_or_planned(bot: dict[str, datetime], hours: float) -> None:
+def test_rest_counts_from_the_last_task_made_or_planned(bot: dict[str, Any], hours: float) -> None:
     """B-F10"""
     assert terms_of(**bot)[1] == pytest.approx(hours**2)
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from emberflow.bots.eligibility import eligible_bots
 from emberflow.bots.history import PairsInMemory
 from emberflow.bots.selection import Selection, SelectionPolicy, select_bots, virgin_share
-from tests.builders import MONDAY_NOON, Row, a_bot, a_pair, a_slot, frame
+from tests.builders import MONDAY_NOON, Row, a_bot, a_pair, a_slot, frame, records
 from tests.unit.bots.reference import fill, tier_of
 
 STANDARD = SelectionPolicy()
@@ -37,7 +37,8 @@ def select(
     demand = frame(*slots) if slots else frame(a_slot()).iloc[:0]
     supply = frame(*bots) if bots else frame(a_bot()).iloc[:0]
     history = PairsInMemory(frame(*pairs) if pairs else NO_PAIRS)
-    return select_bots(demand, supply, history, policy, **{"seed": 1, "hour": MONDAY_NOON} | names)
+    usual: dict[str, Any] = {"seed": 1, "hour": MONDAY_NOON}
+    return select_bots(demand, supply, history, policy, **(usual | names))
 
 
 def met(hours_ago: float, bot_id: int = 1, sent_7d: int = 1) -> Row:
@@ -45,7 +46,7 @@ def met(hours_ago: float, bot_id: int = 1, sent_7d: int = 1) -> Row:
 
 
 def only(selection: Selection) -> Row:
-    (pick,) = selection.picks.to_dict("records")
+    (pick,) = records(selection.picks)
     return pick
 
 
@@ -423,6 +424,7 @@ def test_asking_for_evidence_changes_no_plan_and_the_evidence_fits_it(world: Wor
             pick["bot_id"], pick["tier"], pick["asked_tier"],
         )  # fmt: skip
         assert evidence.draw is not None
+        assert evidence.weight is not None
         assert 0 < evidence.draw < 1
         assert evidence.weight == pytest.approx(math.prod(evidence.terms.values()))
         assert evidence.key == pytest.approx(-math.log(evidence.draw) / evidence.weight)

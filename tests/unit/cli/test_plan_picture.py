@@ -12,6 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from emberflow.cli.plan_picture import MOST_ROWS, draw_plan, save
 from emberflow.errors import ConfigurationError
@@ -59,6 +60,7 @@ def bars(figure: Figure) -> list[tuple[int, float, float]]:
     pieces = [
         (round(bar.get_y() + bar.get_height() / 2), bar.get_x(), bar.get_x() + bar.get_width())
         for bar in axes_of(figure).patches
+        if isinstance(bar, Rectangle)
     ]
     return sorted(piece for piece in pieces if piece[2] > piece[1])
 

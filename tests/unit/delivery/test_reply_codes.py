@@ -280,10 +280,8 @@ def test_the_first_matching_rule_wins_and_a_provider_has_rules_of_its_own() -> N
 
 def test_a_rule_may_ask_for_a_stage_and_for_words_that_must_not_be_there() -> None:
     rules = [a_rule(rule="at_rcpt", stage="rcpt|data", text="no", unless="but")]
-    judged = [
-        judge(an_attempt(reply, stage), provider="", rules=rules).rule
-        for reply, stage in (("450 no", "rcpt"), ("450 no", "eod"), ("450 no, but", "rcpt"))
-    ]  # fmt: skip
+    said: list[tuple[str, Stage]] = [("450 no", "rcpt"), ("450 no", "eod"), ("450 no, but", "rcpt")]
+    judged = [judge(an_attempt(reply, stage), provider="", rules=rules).rule for reply, stage in said]
     assert judged == ["at_rcpt", "class_4", "class_4"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from emberflow.delivery.reply_codes import SmtpReplyPolicy, Verdict, judge
-from emberflow.domain.attempt import Attempt, Scope, Stage
+from emberflow.domain.attempt import Attempt, Outcome, Scope, Stage
 from emberflow.email_ops.enhanced_codes import enhanced_code
 
 RULES = SmtpReplyPolicy().rules
@@ -227,7 +227,7 @@ THE_LOGIN_MAY_SEND = [
 def verdict_on(reply: str, stage: Stage = "rcpt") -> Verdict:
     code, text = int(reply[:3]), reply[4:]
     scope: Scope = "host" if code == 421 else "mailbox" if stage in ("auth", "mail") else "message"
-    outcome = "permanent" if code >= 500 else "transient"
+    outcome: Outcome = "permanent" if code >= 500 else "transient"
     return judge(
         Attempt(outcome, stage, scope, code, enhanced_code(code, text), text), provider="y.test", rules=RULES
     )  # fmt: skip

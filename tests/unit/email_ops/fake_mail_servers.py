@@ -40,7 +40,7 @@ Action = str | bytes | Callable[[socket.socket], bool | None]
 
 def an_access(**changes: Any) -> MailboxAccess:
     """A mailbox on localhost; ports 1 refuse connections until they are set."""
-    values = {
+    values: dict[str, Any] = {
         "mailbox_id": 1,
         "address": "ann@north.test",
         "smtp_host": "localhost",

@@ -37,7 +37,7 @@ def test_character_sets_are_known_by_the_names_that_mail_gives_them(name: str, c
 
 def test_every_codec_that_can_be_named_decodes_bytes_into_text() -> None:
     for codec in {codec_of(alias) for alias in aliases} - {None}:
-        assert codecs.lookup(str(codec))._is_text_encoding  # type: ignore[attr-defined]
+        assert codecs.lookup(str(codec))._is_text_encoding
         assert isinstance(decode(bytes(range(256)), codec), str)
 
 

@@ -16,7 +16,7 @@ from emberflow.errors import EgressRefusedError
 
 def resolving_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
-    monkeypatch.setattr(egress.socket, "getaddrinfo", lambda *_args, **_kwargs: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: found)
 
 
 def test_sandbox_mode_allows_loopback_and_returns_what_to_connect_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -324,7 +324,7 @@ def test_of_an_oversized_message_only_the_header_is_fetched(authority: Authority
 
 def test_a_literal_beyond_all_bounds_ends_the_session_before_it_is_allocated(authority: Authority) -> None:
     """Towards E-F10: imaplib before gh-119511 allocates what is announced."""
-    script = a_folder_with(7, search=b"5 7") | {
+    script: Script = a_folder_with(7, search=b"5 7") | {
         "UID FETCH 5 .*BODY": [b"* 5 FETCH (UID 5 BODY[]<0> {4000000000}", close],
         "UID FETCH .*RFC822.SIZE": [a_size(5), a_size(7)],
     }
@@ -368,7 +368,7 @@ def test_a_message_that_the_server_does_not_give_keeps_no_other_back(
 
 
 def test_a_server_that_hangs_up_at_every_message_is_left(authority: Authority) -> None:
-    script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 5 6 7 8 9"], "UID FETCH": [close]}
+    script: Script = {"SELECT": selected(), "UID SEARCH": [b"* SEARCH 5 6 7 8 9"], "UID FETCH": [close]}
     with a_reader(authority, script) as (reader, server), pytest.raises(ImapError, match="imap_command"), reader:
         reader.next_portion("INBOX", None)
     assert server.connections == 4

@@ -17,9 +17,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from emberflow.email_ops.addresses import AddressError
+from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.message import (
-    TOKEN_HEADER,
-    WARMUP_HEADER,
     WARMUP_LABEL,
     OutgoingMessage,
     UnsafeMessageError,
@@ -31,7 +30,7 @@ LONG_ID = f"<{'x' * 180}@{'y' * 60}.north.test>"
 
 
 def a_message(**changes: Any) -> OutgoingMessage:
-    values = {
+    values: dict[str, Any] = {
         "message_id": "<root.1@north.test>",
         "from_address": "ann@north.test",
         "from_name": "Ann Lee",
@@ -48,7 +47,7 @@ def a_message(**changes: Any) -> OutgoingMessage:
 
 
 def read(wire: bytes) -> EmailMessage:
-    return email.message_from_bytes(wire, policy=email.policy.default)  # type: ignore[return-value]
+    return email.message_from_bytes(wire, policy=email.policy.default)
 
 
 def kept(references: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,6 +35,7 @@ from emberflow.settings import PROJECT_ROOT
 from tests.unit.email_ops.fake_mail_servers import (
     CRAM_CHALLENGE,
     PASSWORD,
+    Action,
     Authority,
     FaultySmtpServer,
     an_access,
@@ -497,8 +498,12 @@ def test_before_data_is_called_once_the_recipient_is_accepted_and_before_data_is
     """Q-B5"""
     seen: list[list[str]] = []
     server = FaultySmtpServer(authority.server_context())
+
+    def before_data() -> float:
+        seen.append(list(server.commands))
+        return 3600.0
+
     with a_connection(server, authority) as connection:
-        before_data: Callable[[], float] = lambda: seen.append(list(server.commands)) or 3600.0  # noqa: E731
         connection.deliver(MESSAGE, "ann@north.test", "bo@south.test", before_data=before_data)
     assert len(seen) == 1
     assert seen[0][-1] == "RCPT TO:<bo@south.test>"
@@ -516,13 +521,15 @@ def test_with_pipelining_mail_and_rcpt_are_one_write_and_data_is_still_asked_for
         written.append(data)
         send_as_usual(session, data)
 
+    def guard() -> float:
+        written.append("the guard")
+        return 60.0
+
     server = FaultySmtpServer(authority.server_context(), extensions=PIPELINING)
     with a_connection(server, authority) as connection:
         connection.open()
         monkeypatch.setattr(Session, "send", record)
-        attempt = connection.deliver(
-            MESSAGE, "ann@north.test", "bo@south.test", before_data=lambda: written.append("the guard") or 60.0
-        )
+        attempt = connection.deliver(MESSAGE, "ann@north.test", "bo@south.test", before_data=guard)
     assert attempt.outcome == "sent"
     envelope = "MAIL FROM:<ann@north.test> SIZE=22\r\nRCPT TO:<bo@south.test>\r\n"
     assert written[:4] == [envelope, "the guard", "DATA\r\n", MESSAGE + b".\r\n"]
@@ -570,7 +577,7 @@ def slowly(_connection: socket.socket) -> bool:
 
 def test_a_server_that_takes_its_time_at_every_step_of_the_login_is_left(authority: Authority) -> None:
     """E-F6: each answer comes in time, and the login as a whole does not."""
-    faults = {
+    faults: dict[str, Action | Sequence[Action]] = {
         "banner": [slowly, "220 fake"],
         "starttls": "220 go ahead",
         "ehlo": [slowly, "250-fake\r\n250-STARTTLS\r\n250 AUTH PLAIN"],
@@ -597,7 +604,7 @@ def test_nobody_waits_for_the_answer_to_quit(authority: Authority, action: Any) 
 @pytest.mark.timeout(30)
 def test_a_refusal_is_told_although_the_server_never_answers_the_reset(authority: Authority) -> None:
     """E-F6: the slot's lease runs meanwhile, so what is known is not held back for long."""
-    faults = {"rcpt": "550 5.1.1 no such user", "rset": trickle}
+    faults: dict[str, Action | Sequence[Action]] = {"rcpt": "550 5.1.1 no such user", "rset": trickle}
     server = FaultySmtpServer(authority.server_context(), faults=faults)
     with a_connection(server, authority, replace(PATIENT, command=600)) as connection:
         assert judged(send(connection)) == ("permanent", "rcpt", "message", 550)
@@ -852,7 +859,12 @@ def test_only_content_that_is_too_long_for_one_write_leaves_before_its_dot(
     elapsed = Elapsed("before_dot", LEASE_S)
     written: list[bytes | str] = []
     send_all = Session.send
-    monkeypatch.setattr(Session, "send", lambda session, s: written.append(s) or send_all(session, s))
+
+    def recorded(session: Session, s: bytes | str) -> Any:
+        written.append(s)
+        return send_all(session, s)
+
+    monkeypatch.setattr(Session, "send", recorded)
     monkeypatch.setattr(crash_points, "on_reach", elapsed.reach)
     with server.running() as port:
         trusted = {"localhost": authority.ca_file}
@@ -927,19 +939,19 @@ def test_a_process_that_was_stopped_past_its_lease_sends_nothing_when_it_goes_on
 def test_the_crash_points_are_where_their_names_say(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """Q-F5: what the server had heard when each point was reached."""
     server = FaultySmtpServer(authority.server_context())
-    reached: list[tuple[CrashPoint, str, int]] = []
+    reached: list[tuple[str, str, int]] = []
+
+    def guard() -> float:
+        reached.append(("the guard", "", 0))
+        return 60.0
+
     with a_connection(server, authority) as connection:
         monkeypatch.setattr(
             crash_points,
             "on_reach",
             lambda point: reached.append((point, server.commands[-1].split(" ")[0], len(server.accepted))),
         )
-        connection.deliver(
-            MESSAGE,
-            "ann@north.test",
-            "bo@south.test",
-            before_data=lambda: reached.append(("the guard", "", 0)) or 60.0,  # type: ignore[arg-type]
-        )
+        connection.deliver(MESSAGE, "ann@north.test", "bo@south.test", before_data=guard)
     assert [row[0] for row in reached] == [
         "before_guard",
         "the guard",

@@ -10,6 +10,7 @@ import yaml
 
 from emberflow.errors import ConfigurationError
 from emberflow.policy.document import Policy, load, shipped
+from emberflow.senders.ramp import LinearRamp
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def file(tmp_path: Path) -> Callable[[str], Path]:
 def test_the_standard_policy_is_the_documented_defaults() -> None:
     """S-B3, S-B5, S-B6, B-B2, B-B3, B-F3: the numbers that their sentences name."""
     policy = shipped("standard")
-    assert (policy.ramp.start, policy.ramp.step, policy.ramp.maximum) == (5, 2, 30)
+    assert policy.ramp == LinearRamp(start=5, step=2, maximum=30)
     assert policy.quota.total_daily_cap == 50
     assert (policy.pacing.gap_minimum_s, policy.pacing.gap_jitter_s, policy.pacing.spread_s) == (600, 300, None)
     assert policy.pacing.weekdays == (0, 1, 2, 3, 4)

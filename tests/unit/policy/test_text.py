@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def models(kind: object) -> Iterator[type[BaseModel]]:
         yield from models(part)
 
 
-@pytest.mark.parametrize("model", sorted(set(models(Policy)) - {Policy}, key=lambda model: model.__name__))
+@pytest.mark.parametrize("model", sorted(set(models(Policy)) - {Policy}, key=attrgetter("__name__")))
 def test_every_key_of_a_policy_is_explained(model: type[BaseModel]) -> None:
     explained = meanings(model)
     nested = {name for name, field in model.model_fields.items() if any(True for _ in models(field.annotation))}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emberflow.reporting.capacity import LOSSES, account
-from tests.builders import MONDAY_NOON, Row, frame
+from tests.builders import MONDAY_NOON, Row, frame, records
 
 OPENS, CLOSES = MONDAY_NOON - timedelta(hours=4), MONDAY_NOON + timedelta(hours=5)
 
@@ -43,7 +43,7 @@ def of_sender(day: Row, timed: int | None = None, planned: int | None = None) ->
     times, slots = (
         pd.DataFrame({"sender_id": [day["sender_id"]] * count}, dtype="int64") for count in (timed, planned)
     )
-    (row,) = account(frame(day), times, slots).to_dict("records")
+    (row,) = records(account(frame(day), times, slots))
     return {name: mails for name, mails in row.items() if mails and name not in ("sender_id", "ramp_volume")}
 
 
@@ -71,7 +71,7 @@ def test_each_loss_has_its_column(changes: dict[str, Any], expected: dict[str, i
 
 def test_a_window_that_is_over_is_told_from_one_that_opens_later() -> None:
     """B-F6"""
-    closed = {"wanted": 0, "open_s_now": 0.0, "open_s_left": 0.0}
+    closed: dict[str, Any] = {"wanted": 0, "open_s_now": 0.0, "open_s_left": 0.0}
     over = a_planned_day(closes_at=MONDAY_NOON - timedelta(hours=1), **closed)
     to_come = a_planned_day(opens_at=CLOSES - timedelta(hours=1), span_start=CLOSES - timedelta(hours=1), **closed)
     weekend = a_planned_day(opens_at=OPENS, closes_at=OPENS, **closed)

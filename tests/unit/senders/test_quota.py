@@ -20,7 +20,7 @@ from tests.builders import a_grown_sender, a_sender, a_sender_day, frame
 EVERY_DAY_WHOLE = {"daily_factor_low": 1, "quiet_day_share": 0}
 STEADY = QuotaPolicy(**EVERY_DAY_WHOLE)
 MAILS = ["warmup_slots", "cold_slots"]
-PLATEAU = {"sending_days": 30, "last_row": 14, "last_volume": 30}
+PLATEAU: dict[str, Any] = {"sending_days": 30, "last_row": 14, "last_volume": 30}
 
 any_sender = st.fixed_dictionaries(
     {

@@ -56,7 +56,7 @@ policies = advancing | engagement
 
 
 def ramp_policy(**document: Any) -> RampPolicy:
-    return TypeAdapter(RampPolicy).validate_python(document)  # type: ignore[no-any-return]
+    return TypeAdapter(RampPolicy).validate_python(document)
 
 
 def today(policy: RampPolicy, **sender: Any) -> pd.Series[Any]:

@@ -116,7 +116,8 @@ def test_no_day_is_above_its_ramp_or_its_cap_and_weekends_rest(world: World) -> 
     assert (days["warmup_sent"] <= days[["ramp_volume", "warmup_quota"]].min(axis=1)).all()
     assert (days["warmup_sent"] + days["reply_sent"] + days["cold_sent"] <= days["total_quota"]).all()
     assert (days.loc[days["local_day"].dt.day_of_week >= 5, "warmup_sent"] == 0).all()
-    sent_before = days["warmup_sent"].gt(0).groupby(days["sender_id"]).cumsum() - days["warmup_sent"].gt(0)
+    has_sent = days["warmup_sent"].gt(0).astype("int64")
+    sent_before = has_sent.groupby(days["sender_id"]).cumsum() - has_sent
     assert (days["ramp_day"] == sent_before + 1).all()
 
 
