@@ -94,7 +94,7 @@ def test_every_line_can_be_typed_in_the_order_of_the_document(machine: Machine, 
 
 
 @pytest.mark.parametrize(
-    "document", sorted([README, *(PROJECT_ROOT / "docs").glob("*.md")]), ids=lambda path: path.name
+    "document", sorted([*PROJECT_ROOT.glob("*.md"), *(PROJECT_ROOT / "docs").rglob("*.md")]), ids=lambda path: path.name
 )
 def test_every_command_that_a_text_mentions_exists_with_its_options(document: Path) -> None:
     unknown = []
