@@ -23,7 +23,7 @@ from sqlalchemy import Engine, RowMapping
 from emberflow.accounts import suppressions, switches
 from emberflow.clock import local_day
 from emberflow.domain.slot import Priority, Slot
-from emberflow.queue_manager import pre_send, slot_store
+from emberflow.queue_manager import pre_send, recover, slot_store, suppression
 from emberflow.queue_manager.pre_send import Submission
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.queue_manager.slot_store import End, EndStatus
@@ -207,7 +207,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
     @rule()
     def tidy(self) -> None:
         with self.world.engine.begin() as connection:
-            slot_store.tidy(connection, now=self.now, policy=self.world.policy.queue)
+            recover.recover(connection, now=self.now, policy=self.world.policy.queue)
 
     # What was uncertain, the operator, the clock
 
@@ -247,7 +247,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         address = self.world.bots[bot].address
         target = suppressions.parse_target(address)
         with self.world.engine.begin() as connection:
-            suppressions.add(connection, [(target, "model")], by="model")
+            suppression.suppress(connection, [(target, "model")], by="model")
         self.suppressed.add(address)
         if is_tried and self._at("leased"):
             self.submit_together()

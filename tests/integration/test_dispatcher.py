@@ -29,7 +29,7 @@ from emberflow.email_ops.message import WARMUP_LABEL
 from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
 from emberflow.email_ops.tokens import WarmupToken, verify
-from emberflow.queue_manager import event_log, pre_send, slot_store
+from emberflow.queue_manager import event_log, pre_send, recover
 from emberflow.queue_manager.receiving import sweep
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.queue_manager.sending.worker import SendingReport
@@ -383,7 +383,7 @@ def test_a_worker_process_that_is_killed_costs_no_mail_and_no_duplicate(
 
     world.lapse_leases()
     with database.begin() as connection:
-        slot_store.tidy(connection, now=world.clock.now(), policy=world.policy.queue)
+        recover.recover(connection, now=world.clock.now(), policy=world.policy.queue)
     assert world.statuses() == {tidied: 1}
     for _ in range(2):
         world.dispatch()

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from emberflow.accounts import registry, suppressions
 from emberflow.errors import ImportRejectedError
+from emberflow.queue_manager import suppression
 from tests.worlds import Sandbox, World, a_world
 
 ADDRESSES = [f"person{number}@customer.test" for number in range(1, 131)]
@@ -27,7 +28,7 @@ def import_file(world: World, kind: str, file: Path) -> None:
         registry.import_senders(world.engine, file, world.settings)
         return
     with world.engine.begin() as connection:
-        suppressions.add(connection, suppressions.read_file(file, "imported"), by="a test")
+        suppression.suppress(connection, suppressions.read_file(file, "imported"), by="a test")
 
 
 def known(world: World, kind: str) -> list[str]:

@@ -11,9 +11,7 @@ import pytest
 from sqlalchemy import Engine
 from typer.testing import Result
 
-from emberflow.cli import queue_commands
 from emberflow.clock import SystemClock
-from emberflow.database.tables import SLOT_STATUSES
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.reporting.queue import Waiting, listed, shape
 from tests.worlds import Command, Sandbox, World, a_world
@@ -88,10 +86,6 @@ def test_slots_of_one_status_are_listed_on_demand(queue: Command, world: World) 
 
     assert "1 slots: planned" in shown.output
     assert str(planned) in shown.output
-
-
-def test_every_status_can_be_asked_for() -> None:
-    assert set(queue_commands._Status) == set(SLOT_STATUSES)
 
 
 def test_a_slot_says_what_it_is_from_whom_and_since_when(world: World) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from emberflow.accounts import registry, suppressions, switches
 from emberflow.delivery.guard import Refusal, server_of
 from emberflow.domain.slot import Priority, Slot
-from emberflow.queue_manager import pre_send, slot_store
+from emberflow.queue_manager import pre_send, recover, slot_store, suppression
 from emberflow.queue_manager.slot_store import End
 from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world
 
@@ -59,7 +59,7 @@ def claim(world: World, **changes: Any) -> list[Slot]:
 def tidy(world: World) -> dict[str, int]:
     """What was tidied, without what there was nothing of."""
     with world.engine.begin() as connection:
-        tidied = vars(slot_store.tidy(connection, now=world.clock.now(), policy=world.policy.queue))
+        tidied = vars(recover.recover(connection, now=world.clock.now(), policy=world.policy.queue))
     return {name: value if isinstance(value, int) else len(value) for name, value in tidied.items() if value}
 
 
@@ -680,7 +680,7 @@ def test_a_suppressed_recipient_gets_nothing_whatever_was_planned(world: World) 
     cold = a_claimed(world, **a_cold_mail(Priority.COLD_FIRST_TOUCH))
     with world.engine.begin() as connection:
         targets = [suppressions.parse_target(written) for written in (world.bots[0].address, "@customer.test")]
-        suppressions.add(connection, [(target, "asked to stop") for target in targets], by="an operator")
+        suppression.suppress(connection, [(target, "asked to stop") for target in targets], by="an operator")
     assert submit(world, bot) == submit(world, cold) == Refusal("suppressed: asked to stop")
 
 

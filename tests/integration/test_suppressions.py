@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.accounts import suppressions
-from emberflow.accounts.suppressions import Added, Target, parse_target
+from emberflow.accounts.suppressions import Target, parse_target
 from emberflow.email_ops.addresses import AddressError
 from emberflow.errors import EmberflowError, ImportRejectedError
-from emberflow.queue_manager import pre_send, slot_store
+from emberflow.queue_manager import pre_send, slot_store, suppression
+from emberflow.queue_manager.suppression import Added
 from tests.worlds import Sandbox, World, a_world
 
 
@@ -24,7 +25,7 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 def suppress(world: World, *written: str, reason: str = "asked us", by: str = "eva") -> Added:
     with world.engine.begin() as connection:
-        return suppressions.add(connection, [(parse_target(one), reason) for one in written], by=by)
+        return suppression.suppress(connection, [(parse_target(one), reason) for one in written], by=by)
 
 
 def suppressed(world: World, *addresses: str) -> dict[str, str]:

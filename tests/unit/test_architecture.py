@@ -33,6 +33,12 @@ CLOCKS = {
 # Types, not draws: a generator that was made from a named stream may be passed on.
 RANDOM_TYPES = {"Generator"}
 
+WRITES_STATES = re.compile(
+    r"\b(?:insert\s+into|update(?:\s+only)?|delete\s+from|merge\s+into|truncate|copy)\s+(?:ops\.)?slot_states\b",
+    re.IGNORECASE,
+)
+WRITERS = {"insert", "update", "delete", "copy_rows", "copy_numbers"}
+
 FOREIGN_ZONE = re.compile(r"at time zone (?!'UTC')")
 
 Rule = Callable[[ast.Module], list[str]]
@@ -101,6 +107,27 @@ def reaches_below_the_queue_manager(tree: ast.Module) -> list[str]:
     ]
 
 
+def writes_slot_states(tree: ast.Module) -> list[str]:
+    """Return SQL text that changes ``slot_states``, calls of COPY into it, and its table object passed to a writer."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += [f"line {node.lineno}: {match.group()}" for match in WRITES_STATES.finditer(node.value)]
+        if isinstance(node, ast.Call) and called(node) in WRITERS:
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            named = {one.value for one in given if isinstance(one, ast.Constant)}
+            named |= {one.attr for one in given if isinstance(one, ast.Attribute)}
+            named |= {one.id for one in given if isinstance(one, ast.Name)}
+            if named & {"slot_states", "ops.slot_states"}:
+                found.append(f"line {node.lineno}: {called(node)}(slot_states)")
+    return found
+
+
+def called(call: ast.Call) -> str:
+    """Return the last part of the name of what is called."""
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
 def breaches(rule: Rule, files: list[Path]) -> dict[str, list[str]]:
     """Return what ``rule`` finds, by file."""
     found = {str(file.relative_to(PROJECT_ROOT)): rule(ast.parse(file.read_text())) for file in files}
@@ -129,6 +156,10 @@ def library(*, without: str) -> list[Path]:
         (draws_from_shared_randomness, "np.random.seed(1)", "generator(seed, 'replies').random()"),
         (asks_another_zone_database, "ZoneInfo('Europe/Berlin')", "clock_of('Europe/Berlin')"),
         (asks_another_zone_database, "text('select now() at time zone zone')", "text(\"now() at time zone 'UTC'\")"),
+        (writes_slot_states, 'text(f"update ops.slot_states set status = {x}")', "text('select from ops.slot_states')"),
+        (writes_slot_states, "'with a as (insert  into\\n ops.slot_states select 1)'", "'for update of slot_states'"),
+        (writes_slot_states, "insert(tables.slot_states).values(rows)", "select(tables.slot_states)"),
+        (writes_slot_states, "copy_rows(connection, 'ops.slot_states', rows)", "copy_rows(connection, 'ops.x', rows)"),
         (reaches_below_the_queue_manager, "from emberflow.database.engine import open_engine", "import pandas"),
         (reaches_below_the_queue_manager, "import emberflow.senders", "from emberflow.queue_manager import tasks"),
         (reaches_below_the_queue_manager, "from emberflow import settings", "import emberflow.queue_manager.tasks"),
@@ -156,6 +187,13 @@ def test_only_the_clock_reads_the_names_of_zones() -> None:
 
 def test_only_the_named_streams_draw_random_numbers() -> None:
     assert breaches(draws_from_shared_randomness, library(without="randomness.py")) == {}
+
+
+def test_only_the_slot_store_writes_the_states_of_slots() -> None:
+    """Q-B4: migrations apart, which make the table and what holds it."""
+    files = [file for file in library(without="queue_manager/slot_store.py") if "versions" not in file.parts]
+    assert breaches(writes_slot_states, files) == {}
+    assert writes_slot_states(ast.parse((LIBRARY / "queue_manager" / "slot_store.py").read_text()))
 
 
 def test_dags_and_plugins_call_the_queue_manager_and_nothing_deeper() -> None:

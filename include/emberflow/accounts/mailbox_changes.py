@@ -69,6 +69,8 @@ def change(engine: Engine, kind: Kind, address: str, values: Mapping[str, Any]) 
             waits_until = zone_moves.keep_caps(connection, kind, before["id"], before["zone"], row.zone)
         if changed:
             connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(changed))
+        if "zone" in changed:
+            slot_store.move_days(connection, [before["id"]])
         if check_is_due:
             _require_check(connection, kind, before)
         return Changed(before["id"], (*changed, *of_bot), check_is_due, waits_until)

@@ -459,6 +459,7 @@ def _add_mailboxes(
     by_address = {row.address: row for row in rows}
     columns = [columns_of(row) for row in rows]
     found = returning_mailboxes.take_up(connection, kind, columns)
+    slot_store.move_days(connection, found.values())
     written = rows_as_json(row for row in columns if row["address"] not in found)
     found |= {row.address: row.id for row in connection.execute(_ADD_MAILBOXES, {"rows": written})}
     returning_mailboxes.wait_for_others(connection, by_address)

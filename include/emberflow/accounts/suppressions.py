@@ -8,7 +8,6 @@ cancelled at once, and mail that a worker already holds is refused there. What i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,10 +15,8 @@ from sqlalchemy import Connection, RowMapping, text
 
 from emberflow.accounts.import_files import read_sheet
 from emberflow.database import prepared
-from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import AddressError, domain_of, normalise
 from emberflow.errors import EmberflowError, ImportRejectedError, RowProblem
-from emberflow.queue_manager import event_log
 
 _LONGEST_REASON = 200
 
@@ -32,14 +29,6 @@ class Target(NamedTuple):
 
     def __str__(self) -> str:
         return f"@{self.value}" if self.kind == "domain" else self.value
-
-
-@dataclass(frozen=True)
-class Added:
-    """How many entries were new, and how many planned mails were cancelled because of them."""
-
-    entries: int
-    cancelled: int
 
 
 # The limit makes it a look into the unique index for each, however long the list has become.
@@ -65,56 +54,6 @@ _ADD = text("""
     order by kind, value
     on conflict (kind, value) do nothing
     returning id
-""")
-
-# Every planned mail is looked at once, however many entries are new; its domains only if a new entry is a domain.
-_CANCEL = text("""
-    with new as (
-        select kind, value, reason from ops.suppressions where id = any(:ids)
-    ),
-
-    planned as (
-        select slots.id, coalesce(mailboxes.address, slots.to_address) as address
-        from ops.slot_states as states
-        inner join ops.scheduled_tasks as slots on slots.id = states.slot_id
-        left join ops.mailboxes on mailboxes.id = slots.to_mailbox_id
-        where states.status = 'planned'
-    ),
-
-    forbidden as (
-        select planned.id, new.reason, 0 as distance
-        from planned
-        inner join new on new.kind = 'address' and new.value = planned.address
-        union all
-        select planned.id, new.reason, place
-        from planned
-        cross join lateral string_to_array(split_part(planned.address, '@', 2), '.') as labels
-        cross join lateral generate_subscripts(labels, 1) as place
-        inner join new on new.kind = 'domain' and new.value = array_to_string(labels[place:], '.')
-    ),
-
-    nearest as (
-        select distinct on (id) id, reason from forbidden order by id, distance
-    ),
-
-    locked as (
-        select states.slot_id, nearest.reason
-        from ops.slot_states as states
-        inner join nearest on nearest.id = states.slot_id
-        where states.status = 'planned'
-        order by states.slot_id
-        for update of states
-    ),
-
-    cancelled as (
-        update ops.slot_states as states
-        set status = 'cancelled', reason = 'suppressed: ' || locked.reason
-        from locked
-        where states.slot_id = locked.slot_id
-        returning states.slot_id
-    )
-
-    select slots.* from cancelled inner join ops.slots on slots.id = cancelled.slot_id
 """)
 
 _REMOVE = text("delete from ops.suppressions where kind = :kind and value = :value")
@@ -160,10 +99,13 @@ def suppressed(connection: Connection, addresses: Sequence[str]) -> dict[str, st
     return {row.address: row.reason for row in rows}
 
 
-def add(connection: Connection, targets: Iterable[tuple[Target, str]], *, by: str) -> Added:
-    """Suppress every (target, reason) and cancel the mail that is planned for it; a known entry stays as it is."""
+def add(connection: Connection, targets: Iterable[tuple[Target, str]], *, by: str) -> list[int]:
+    """Suppress every (target, reason) and return the ids of the entries that are new; a known one stays as it is.
+
+    What is planned for them is cancelled by ``queue_manager.suppression``, which calls this.
+    """
     wanted = list(targets)
-    ids: list[int] = list(
+    return list(
         connection.execute(
             _ADD,
             {
@@ -174,12 +116,6 @@ def add(connection: Connection, targets: Iterable[tuple[Target, str]], *, by: st
             },
         ).scalars()
     )
-    if not ids:
-        return Added(0, 0)
-    cancelled = connection.execute(_CANCEL, {"ids": ids}).mappings().all()
-    for row in cancelled:
-        event_log.close_conversation(connection, Slot.of(row))
-    return Added(len(ids), len(cancelled))
 
 
 def remove(connection: Connection, target: Target) -> None:

@@ -1,7 +1,8 @@
 """Another zone never opens a cap anew.
 
 A sender sends nothing more until the day has ended in both zones, and the present day of a bot in its new zone begins
-with all that it did on the days of the old zone that overlap with it.
+with all that it did on the days of the old zone that overlap with it. What is planned keeps its time;
+``slot_store.move_days`` says in which day that is now.
 """
 
 from __future__ import annotations
@@ -26,12 +27,6 @@ _CARRY_INBOUND = text("""
         reply_sent = greatest(bot_days.reply_sent, excluded.reply_sent)
 """)
 
-_DAYS_OF_PLANNED = text("""
-    update ops.slot_states
-    set local_day = ops.local_day(target_time, :zone)
-    where from_mailbox_id = :mailbox_id and status = 'planned'
-""")
-
 
 def keep_caps(
     connection: Connection, kind: Literal["sender", "bot"], mailbox_id: int, old: str, new: str
@@ -39,7 +34,6 @@ def keep_caps(
     """Keep the caps of the present day of a mailbox that moves to zone ``new``; return until when a sender waits."""
     now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     old = old if old in known_zones() else new
-    connection.execute(_DAYS_OF_PLANNED, {"mailbox_id": mailbox_id, "zone": new})
     if kind == "bot":
         start = _midnight(local_day(now, new), new)
         overlapping = {"first": local_day(start, old), "last": local_day(now, old), "today": local_day(now, new)}

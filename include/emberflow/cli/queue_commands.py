@@ -10,21 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from emberflow.cli.options import AsJson
+from emberflow.domain.slot import SlotStatus
 
 queue = typer.Typer(help="What waits in the queue, and what only a person can decide.", no_args_is_help=True)
 suppressions = typer.Typer(help="Addresses and domains that get no mail.", no_args_is_help=True)
-
-
-class _Status(StrEnum):
-    PLANNED = "planned"
-    LEASED = "leased"
-    SUBMITTING = "submitting"
-    SENT = "sent"
-    FAILED = "failed"
-    UNCERTAIN = "uncertain"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-    PARKED = "parked"
 
 
 class _End(StrEnum):
@@ -38,7 +27,8 @@ Target = Annotated[str, typer.Argument(help="ann@example.com, or @example.com fo
 @queue.command("list")
 def list_queue(
     status: Annotated[
-        list[_Status] | None, typer.Option(help="May be repeated; default: uncertain and parked, which need a person.")
+        list[SlotStatus] | None,
+        typer.Option(help="May be repeated; default: uncertain and parked, which need a person."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="The oldest so many.")] = 100,
     as_json: AsJson = False,
@@ -50,7 +40,7 @@ def list_queue(
     from emberflow.policy.document import in_force
     from emberflow.reporting import queue
 
-    statuses = status or [_Status.UNCERTAIN, _Status.PARKED]
+    statuses = status or [SlotStatus.UNCERTAIN, SlotStatus.PARKED]
     with open_engine().connect() as connection:
         policy = in_force(connection).policy
         waiting = queue.listed(connection, statuses, limit, now=server_clock.now(connection), policy=policy)
@@ -161,10 +151,11 @@ def add_suppression(
     from emberflow.accounts import suppressions as store
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.queue_manager.suppression import suppress
 
     parsed = store.parse_target(target)
     with open_engine().begin() as connection:
-        added = store.add(connection, [(parsed, reason)], by=by or getpass.getuser())
+        added = suppress(connection, [(parsed, reason)], by=by or getpass.getuser())
     if added.entries:
         console.print(f"{parsed} is suppressed; {added.cancelled} planned mails cancelled", markup=False)
     else:
@@ -213,8 +204,9 @@ def import_suppressions(
     from emberflow.accounts import suppressions as store
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.queue_manager.suppression import suppress
 
     pairs = store.read_file(file, reason)
     with open_engine().begin() as connection:
-        added = store.add(connection, pairs, by=by or getpass.getuser())
+        added = suppress(connection, pairs, by=by or getpass.getuser())
     console.print(f"{added.entries} of {len(pairs)} entries were new; {added.cancelled} planned mails cancelled")

@@ -34,6 +34,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from emberflow.domain.slot import SlotStatus
+
 SCHEMA = "ops"
 
 metadata = MetaData(
@@ -47,12 +49,10 @@ metadata = MetaData(
     },
 )
 
-# The closed vocabularies. docs/guarantees.md draws the slot's transitions.
+# The closed vocabularies.
 SENDER_STATES = ("unverified", "active", "paused", "stopped")
 BOT_STATUSES = ("unverified", "active", "paused", "retired")
-SLOT_STATUSES = (
-    "planned", "leased", "submitting", "sent", "failed", "uncertain", "cancelled", "expired", "parked",
-)  # fmt: skip
+SLOT_STATUSES = tuple(SlotStatus)
 TASK_TYPES = ("warmup", "reply", "cold_first_touch", "cold_follow_up")
 TIERS = ("virgin", "probabilistic", "active")
 TLS_MODES = ("starttls", "implicit")

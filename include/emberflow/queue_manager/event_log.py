@@ -176,7 +176,7 @@ def record_event(
 
 
 def record_parked(connection: Connection, rows: Sequence[Mapping[str, Any]], occurred_at: datetime) -> None:
-    """Append that slots were parked; ``rows`` are those of ``slot_store.free_lapsed``."""
+    """Append that slots were parked; ``rows`` are those of ``slot_store.free_before_data``."""
     _append(
         connection,
         [

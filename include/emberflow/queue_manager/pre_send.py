@@ -23,7 +23,7 @@ from emberflow.delivery.caps import CounterKey, Counters
 from emberflow.delivery.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay
 from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy
-from emberflow.queue_manager import counters
+from emberflow.queue_manager import counters, slot_store
 
 _FACTS = text("""
     select
@@ -117,7 +117,7 @@ _BOT_DAYS = text("""
     for update of bot_days
 """)
 
-_SUBMIT = text("""
+_SUBMIT = text(f"""
     with sender_days_counted as (
         update ops.sender_days
         set warmup_sent = counted.warmup_sent, reply_sent = counted.reply_sent, cold_sent = counted.cold_sent
@@ -149,15 +149,7 @@ _SUBMIT = text("""
         from jsonb_to_recordset(cast(:rests as jsonb)) as rests (id bigint, until timestamptz)
         where bots.id = rests.id
     )
-
-    update ops.slot_states
-    set status = 'submitting',
-        attempts = attempts + 1,
-        submitted_at = :now,
-        binding_cap = null,
-        lease_until = clock_timestamp() + make_interval(secs => :lease_s)
-    where slot_id = any(:ids)
-""")
+{slot_store.SUBMIT}""")  # noqa: S608 - made of constants
 
 _ROUTE = text("""
     select

@@ -1,18 +1,12 @@
-"""The slot store: who holds which slot, decided by one row at a time.
+"""The slot store: who holds which slot, decided by one row at a time; the only writer of ``slot_states``.
 
-States (drawn in docs/guarantees.md)::
-
-    planned -> leased -> submitting -> sent | failed | uncertain
-    planned <- leased                  lease given back, lapsed, or the attempt failed before DATA
-    planned <- submitting              4xx after DATA: the server said that it did not take the mail
-    planned -> cancelled | expired     refused for good or taken back, or too late
-    planned -> parked                  several workers died with it; a person decides
-    uncertain -> sent | failed | ...   see ``receiving.reconcile``; not found is never a reason to send again
+Its states and what leads from one to another are ``domain.slot.TRANSITIONS``, from which the statements here take the
+states that they may find a slot in.
 
 A worker *claims* due slots of its shard (``FOR UPDATE SKIP LOCKED``), which gives each a lease token, and *renews* the
 lease while it lives. Just before DATA ``pre_send.submit`` checks everything that forbids sending and moves the slot
-to ``submitting``. Afterwards ``finish`` records the end. Every write names the token: once a lease has lapsed and
-somebody else holds the slot, a late worker's write matches no row and changes nothing.
+to ``submitting`` (``SUBMIT``). Afterwards ``finish`` records the end. Every write names the token: once a lease has
+lapsed and somebody else holds the slot, a late worker's write matches no row and changes nothing.
 
 Leases live by the database's ``clock_timestamp()``; what is due is decided by the caller's clock, which in a run of a
 worker is the database's too. The plan of a slot
@@ -24,9 +18,9 @@ of how many have ended. A claim also reads past what is due in other shards and 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, Literal
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,7 +30,10 @@ from sqlalchemy.dialects.postgresql import insert
 from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.database.tables import scheduled_tasks
-from emberflow.domain.slot import COLUMNS, Priority, Slot
+from emberflow.domain.slot import COLUMNS, Move, Priority, Slot, SlotStatus, changes, sources
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class QueuePolicy(BaseModel):
@@ -66,6 +63,7 @@ class QueuePolicy(BaseModel):
 
 
 EndStatus = Literal["sent", "failed", "uncertain", "cancelled", "planned"]
+SettledStatus = Literal["sent", "failed", "planned", "expired"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,14 @@ class End:
     binding_cap: str | None = None
     counts_as_attempt: bool = False
 
+
+def _is_one_of(statuses: Iterable[SlotStatus], column: str = "status") -> str:
+    """Return SQL: the slot is in one of these states. For one of them alone it is what a partial index asks for."""
+    one, *more = (f"'{status}'" for status in statuses)
+    return f"{column} in ({', '.join((one, *more))})" if more else f"{column} = {one}"
+
+
+_IS_PLANNED = _is_one_of(sources(Move.CLAIM))
 
 _FROM_STATE = {
     "id": "leased.slot_id",
@@ -113,7 +119,7 @@ _CLAIM = text(f"""
                     else priority_level
                 end as urgency
             from ops.slot_states
-            where status = 'planned'
+            where {_IS_PLANNED}
                 and priority_level = classes.level
                 and target_time <= :now
                 and from_mailbox_id % :shards = :shard
@@ -164,35 +170,46 @@ _CLAIM = text(f"""
 # Nothing tells PostgreSQL how many rows a shard has, and from its guess it would sort all that is due.
 _IN_ORDER = text("select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)")
 
-_SHARDS_DUE = text("""
+_SHARDS_DUE = text(f"""
     select distinct from_mailbox_id % :shards as shard
     from ops.slot_states
-    where status = 'planned' and target_time <= :until
+    where {_IS_PLANNED} and target_time <= :until
     order by shard
-""")
+""")  # noqa: S608 - made of the domain's own constants
 
-_NEXT_DUE = text("""
+_NEXT_DUE = text(f"""
     select min(target_time)
     from ops.slot_states
-    where status = 'planned' and from_mailbox_id % :shards = :shard
-""")
+    where {_IS_PLANNED} and from_mailbox_id % :shards = :shard
+""")  # noqa: S608 - made of the domain's own constants
 
-# Renewing and tidying wait for nobody (SKIP LOCKED): a row that somebody is writing to is in good hands, and a
+# The last part of ``pre_send``'s statement, which counts the same mails in the days of their senders and bots.
+SUBMIT = f"""
+    update ops.slot_states
+    set status = 'submitting',
+        attempts = attempts + 1,
+        submitted_at = :now,
+        binding_cap = null,
+        lease_until = clock_timestamp() + make_interval(secs => :lease_s)
+    where slot_id = any(:ids) and {_is_one_of(sources(Move.SUBMIT))}
+"""  # noqa: S608 - made of the domain's own constants
+
+# Renewing and recovering wait for nobody (SKIP LOCKED): a row that somebody is writing to is in good hands, and a
 # statement that never waits cannot be part of a deadlock.
-_RENEW = text("""
+_RENEW = text(f"""
     update ops.slot_states
     set lease_until = clock_timestamp() + make_interval(secs => :lease_s)
     where slot_id in (
         select states.slot_id
         from jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
         inner join ops.slot_states as states on states.slot_id = held.id and states.lease_token = held.token
-        where states.status = 'leased' and states.lease_until > clock_timestamp()
+        where {_is_one_of(sources(Move.SUBMIT), "states.status")} and states.lease_until > clock_timestamp()
         for update of states skip locked
     )
     returning slot_id
-""")
+""")  # noqa: S608 - made of the domain's own constants
 
-_LAPSED_BEFORE_DATA = text("""
+_LAPSED_BEFORE_DATA = text(f"""
     with lapsed as (
         update ops.slot_states
         set status = case when lapses + 1 >= :maximum_lapses then 'parked' else 'planned' end,
@@ -206,7 +223,7 @@ _LAPSED_BEFORE_DATA = text("""
         where slot_id in (
             select slot_id
             from ops.slot_states
-            where status = 'leased' and lease_until < clock_timestamp()
+            where {_is_one_of(sources(Move.LAPSE, SlotStatus.PLANNED))} and lease_until < clock_timestamp()
             for update skip locked
         )
         returning slot_id, status, lapses
@@ -217,33 +234,33 @@ _LAPSED_BEFORE_DATA = text("""
         tasks.message_id, lapsed.lapses
     from lapsed
     inner join ops.scheduled_tasks as tasks on tasks.id = lapsed.slot_id
-""")
+""")  # noqa: S608 - made of the domain's own constants
 
-_LAPSED_AFTER_DATA = text("""
+_LAPSED_AFTER_DATA = text(f"""
     update ops.slot_states
     set status = 'uncertain', lease_token = null, lease_until = null, reason = 'lease lapsed after DATA began'
     where slot_id in (
         select slot_id
         from ops.slot_states
-        where status = 'submitting' and lease_until < clock_timestamp()
+        where {_is_one_of(sources(Move.LAPSE, SlotStatus.UNCERTAIN))} and lease_until < clock_timestamp()
         for update skip locked
     )
-""")
+""")  # noqa: S608 - made of the domain's own constants
 
-_EXPIRE = text("""
+_EXPIRE = text(f"""
     update ops.slot_states
     set status = 'expired', reason = 'overdue'
     where slot_id in (
         select slot_id
         from ops.slot_states
-        where status = 'planned' and priority_level = :warmup and target_time < :too_late
+        where {_is_one_of(sources(Move.EXPIRE))} and priority_level = :warmup and target_time < :too_late
         for update skip locked
     )
-""")
+""")  # noqa: S608 - made of the domain's own constants
 
 # Overdue mail of one mailbox stands its own gaps apart and begins at a place that its key names, so that the same
 # backlog is always spread in the same way.
-_REPLAN = text("""
+_PLAN_AGAIN = text(f"""
     with overdue as (
         select
             tasks.id,
@@ -256,7 +273,7 @@ _REPLAN = text("""
             ) as new_time
         from ops.slot_states as states
         inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
-        where states.status = 'planned'
+        where {_is_one_of(sources(Move.PLAN_AGAIN), "states.status")}
             and states.priority_level < :warmup
             and states.target_time < :too_late
     )
@@ -267,10 +284,12 @@ _REPLAN = text("""
         reason = 'overdue: planned again'
     from overdue
     inner join ops.mailboxes on mailboxes.id = overdue.from_mailbox_id
-    where states.slot_id = overdue.id and states.status = 'planned'
-""")
+    where states.slot_id = overdue.id and {_is_one_of(sources(Move.PLAN_AGAIN), "states.status")}
+""")  # noqa: S608 - made of the domain's own constants
 
-_FINISH = text("""
+_FINISHES = ", ".join(f"('{before}', '{after}')" for before, after in changes(Move.FINISH))
+
+_FINISH = text(f"""
     update ops.slot_states as states
     set status = ended.status,
         reason = ended.reason,
@@ -293,13 +312,9 @@ _FINISH = text("""
     )
     where states.slot_id = ended.id
         and states.lease_token = ended.token
-        and (
-            states.status = 'submitting'
-            or (states.status = 'leased' and ended.status in ('planned', 'cancelled', 'failed'))
-        )
+        and (states.status, ended.status) in ({_FINISHES})
     returning states.slot_id
-""")
-
+""")  # noqa: S608 - made of the domain's own constants
 
 _OPEN = text("""
     insert into ops.slot_states (slot_id, from_mailbox_id, target_time, due_since, local_day, priority_level)
@@ -308,12 +323,15 @@ _OPEN = text("""
     where id = any(:ids)
     order by id
 """)
-_CANCEL = """
+
+_IS_CANCELLABLE = _is_one_of(sources(Move.CANCEL), "states.status")
+
+_CANCEL = f"""
     with planned as (
         select states.slot_id
         from ops.slot_states as states
         inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
-        where states.status = 'planned' and {which}
+        where {_IS_CANCELLABLE} and {{which}}
         order by states.slot_id
         for update of states
     ),
@@ -327,9 +345,122 @@ _CANCEL = """
     )
 
     select slots.* from cancelled inner join ops.slots on slots.id = cancelled.slot_id
-"""
+"""  # noqa: S608 - made of the domain's own constants
 _CANCEL_OF_MAILBOX = text(_CANCEL.format(which=":mailbox_id in (tasks.from_mailbox_id, tasks.to_mailbox_id)"))
 _CANCEL_OF_PLAN = text(_CANCEL.format(which="tasks.plan_run_id = :plan_run_id"))
+
+# Every planned mail is looked at once, however many entries are new; its domains only if a new entry is a domain.
+_CANCEL_OF_SUPPRESSED = text(f"""
+    with new as (
+        select kind, value, reason from ops.suppressions where id = any(:ids)
+    ),
+
+    planned as (
+        select slots.id, coalesce(mailboxes.address, slots.to_address) as address
+        from ops.slot_states as states
+        inner join ops.scheduled_tasks as slots on slots.id = states.slot_id
+        left join ops.mailboxes on mailboxes.id = slots.to_mailbox_id
+        where {_IS_CANCELLABLE}
+    ),
+
+    forbidden as (
+        select planned.id, new.reason, 0 as distance
+        from planned
+        inner join new on new.kind = 'address' and new.value = planned.address
+        union all
+        select planned.id, new.reason, place
+        from planned
+        cross join lateral string_to_array(split_part(planned.address, '@', 2), '.') as labels
+        cross join lateral generate_subscripts(labels, 1) as place
+        inner join new on new.kind = 'domain' and new.value = array_to_string(labels[place:], '.')
+    ),
+
+    nearest as (
+        select distinct on (id) id, reason from forbidden order by id, distance
+    ),
+
+    locked as (
+        select states.slot_id, nearest.reason
+        from ops.slot_states as states
+        inner join nearest on nearest.id = states.slot_id
+        where {_IS_CANCELLABLE}
+        order by states.slot_id
+        for update of states
+    ),
+
+    cancelled as (
+        update ops.slot_states as states
+        set status = 'cancelled', reason = 'suppressed: ' || locked.reason
+        from locked
+        where states.slot_id = locked.slot_id
+        returning states.slot_id
+    )
+
+    select slots.* from cancelled inner join ops.slots on slots.id = cancelled.slot_id
+""")  # noqa: S608 - made of the domain's own constants
+
+_RELEASE = text(f"""
+    update ops.slot_states
+    set status = 'planned',
+        lapses = 0,
+        target_time = greatest(target_time, :now),
+        local_day = coalesce(
+            ops.local_day(
+                greatest(target_time, cast(:now as timestamptz)),
+                (select zone from ops.mailboxes where mailboxes.id = from_mailbox_id)
+            ),
+            local_day
+        ),
+        reason = :reason
+    where slot_id = :id and {_is_one_of(sources(Move.RELEASE))}
+""")  # noqa: S608 - made of the domain's own constants
+
+_SETTLE = text(f"""
+    update ops.slot_states
+    set status = :status,
+        sent_at = case when :status = 'sent' then submitted_at end,
+        reason = :reason,
+        lease_token = null,
+        lease_until = null,
+        unresolved_at = null,
+        look_again_at = null
+    where slot_id = :id and {_is_one_of(sources(Move.SETTLE))}
+""")  # noqa: S608 - made of the domain's own constants
+
+_KEEP_IN_DOUBT = text(f"""
+    update ops.slot_states
+    set reason = :reason,
+        look_again_at = :look_again_at,
+        unresolved_at = case when :is_unresolved then coalesce(unresolved_at, :now) end
+    where slot_id = :id and {_is_one_of(sources(Move.KEEP_IN_DOUBT))} and attempts = :attempts
+""")  # noqa: S608 - made of the domain's own constants
+
+_RESTORE = text(f"""
+    update ops.slot_states
+    set status = 'uncertain',
+        attempts = attempts + :more_attempts,
+        submitted_at = case when :more_attempts = 0 then submitted_at else :submitted_at end,
+        lease_token = null,
+        lease_until = null,
+        reason = :reason,
+        unresolved_at = :unresolved_at
+    where slot_id = :id and {_is_one_of(sources(Move.RESTORE))}
+""")  # noqa: S608 - made of the domain's own constants
+
+_MOVE_DAYS = text(f"""
+    update ops.slot_states as states
+    set local_day = moved.local_day
+    from (
+        select slot_id, ops.local_day(target_time, mailboxes.zone) as local_day
+        from ops.slot_states
+        inner join ops.mailboxes on mailboxes.id = from_mailbox_id
+        where from_mailbox_id = any(:mailbox_ids) and {_IS_PLANNED}
+    ) as moved
+    where states.slot_id = moved.slot_id
+        and {_is_one_of(sources(Move.CLAIM), "states.status")}
+        and states.local_day <> moved.local_day
+""")  # noqa: S608 - made of the domain's own constants
+
 _LOCK = text("select from ops.slot_states where slot_id = :id for update")
 _READ = text("select * from ops.slots where id = :id")
 
@@ -352,6 +483,21 @@ def next_due(connection: Connection, shard: int, shards: int) -> datetime | None
     return moment
 
 
+def open_states(connection: Connection, slot_ids: Collection[int]) -> None:
+    """Write the states of slots that have just been written: planned, as they say."""
+    connection.execute(_OPEN, {"ids": list(slot_ids)})
+
+
+def copy_states(connection: Connection, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write the states of slots that have just been written, planned, by COPY: hundreds of thousands at once.
+
+    ``columns``: ``slot_id``, ``from_mailbox_id``, ``target_time``, ``due_since``, ``local_day``, ``priority_level``.
+    """
+    from emberflow.database.bulk import copy_rows  # noqa: PLC0415 - NumPy is for planning alone
+
+    copy_rows(connection, "ops.slot_states", [columns])
+
+
 def add(connection: Connection, slots: Sequence[Mapping[str, Any]]) -> list[int]:
     """Write slots (columns of ``scheduled_tasks``), planned as they say, and return the ids of those that are new.
 
@@ -360,7 +506,7 @@ def add(connection: Connection, slots: Sequence[Mapping[str, Any]]) -> list[int]
     """
     written = insert(scheduled_tasks).on_conflict_do_nothing().returning(scheduled_tasks.c.id)
     ids: list[int] = list(connection.execute(written, slots).scalars())
-    connection.execute(_OPEN, {"ids": ids})
+    open_states(connection, ids)
     return ids
 
 
@@ -373,6 +519,12 @@ def cancel_planned(connection: Connection, mailbox_id: int, reason: str) -> list
 def cancel_plan(connection: Connection, plan_run_id: int, reason: str) -> list[Slot]:
     """Cancel what is still planned of an hour's plan, and return it; what a worker holds is the worker's."""
     rows = connection.execute(_CANCEL_OF_PLAN, {"plan_run_id": plan_run_id, "reason": reason}).mappings()
+    return [Slot.of(row) for row in rows]
+
+
+def cancel_suppressed(connection: Connection, suppression_ids: Collection[int]) -> list[Slot]:
+    """Cancel all that is planned for whom these suppressions name; what a worker holds is refused before DATA."""
+    rows = connection.execute(_CANCEL_OF_SUPPRESSED, {"ids": list(suppression_ids)}).mappings()
     return [Slot.of(row) for row in rows]
 
 
@@ -443,42 +595,91 @@ def finish(connection: Connection, ends: Sequence[End]) -> set[int]:
     return {row.slot_id for row in prepared.rows_of(connection, _FINISH, {"ends": rows})}
 
 
-@dataclass(frozen=True)
-class Tidied:
-    """What :func:`tidy` did. ``parked`` are rows: id, idempotency_key, from_mailbox_id and so on."""
+def free_before_data(connection: Connection, maximum_lapses: int) -> list[RowMapping]:
+    """Plan the slots again whose lease lapsed before DATA, park those whose lease has lapsed too often.
 
-    released: int
-    uncertain: int
-    parked: list[dict[str, object]]
-    expired: int = 0
-    planned_again: int = 0
-
-    @property
-    def is_anything(self) -> bool:
-        """Whether there was something to tidy."""
-        return bool(self.released or self.uncertain or self.expired or self.planned_again or self.parked)
-
-
-def free_lapsed(connection: Connection, policy: QueuePolicy) -> Tidied:
-    """Free lapsed leases.
-
-    One that lapsed before DATA is simply planned again, until it has lapsed too often. One that lapsed after DATA
-    began may have been sent: it becomes ``uncertain`` and is never sent again blindly.
+    Return all of them: id, status, lapses, idempotency_key, message_id, from_mailbox_id, sender_id and bot_id.
     """
-    lapsed = connection.execute(_LAPSED_BEFORE_DATA, {"maximum_lapses": policy.maximum_lapses}).mappings().all()
-    parked = [dict(row) for row in lapsed if row["status"] == "parked"]
-    uncertain = connection.execute(_LAPSED_AFTER_DATA).rowcount
-    return Tidied(released=len(lapsed) - len(parked), uncertain=uncertain, parked=parked)
+    return list(connection.execute(_LAPSED_BEFORE_DATA, {"maximum_lapses": maximum_lapses}).mappings())
 
 
-def tidy(connection: Connection, *, now: datetime, policy: QueuePolicy) -> Tidied:
-    """Free lapsed leases, give up overdue warm-up slots, and spread other overdue mail (Q-B8)."""
-    too_late = now - timedelta(seconds=policy.overdue_s)
-    return replace(
-        free_lapsed(connection, policy),
-        expired=connection.execute(_EXPIRE, {"too_late": too_late, "warmup": int(Priority.WARMUP)}).rowcount,
-        planned_again=connection.execute(
-            _REPLAN,
-            {"now": now, "too_late": too_late, "spread_s": policy.spread_s, "warmup": int(Priority.WARMUP)},
-        ).rowcount,
+def free_after_data(connection: Connection) -> int:
+    """Make the slots ``uncertain`` whose lease lapsed after DATA began; return how many."""
+    return connection.execute(_LAPSED_AFTER_DATA).rowcount
+
+
+def expire(connection: Connection, *, too_late: datetime) -> int:
+    """Give up the warm-up mails that were due before ``too_late``; return how many."""
+    return connection.execute(_EXPIRE, {"too_late": too_late, "warmup": int(Priority.WARMUP)}).rowcount
+
+
+def plan_again(connection: Connection, *, too_late: datetime, now: datetime, spread_s: int) -> int:
+    """Give other mail that was due before ``too_late`` new target times from ``now`` on; return how many."""
+    due = {"now": now, "too_late": too_late, "spread_s": spread_s, "warmup": int(Priority.WARMUP)}
+    return connection.execute(_PLAN_AGAIN, due).rowcount
+
+
+def release(connection: Connection, slot_id: int, *, reason: str, now: datetime) -> bool:
+    """Plan a parked slot again, to be sent now, with its lapses forgotten; False if it is not parked."""
+    return bool(connection.execute(_RELEASE, {"id": slot_id, "reason": reason, "now": now}).rowcount)
+
+
+def settle(connection: Connection, slot_id: int, status: SettledStatus, reason: str) -> None:
+    """End the doubt about an uncertain slot; one that is ``sent`` was sent when it was submitted."""
+    connection.execute(_SETTLE, {"id": slot_id, "status": status, "reason": reason})
+
+
+def keep_in_doubt(
+    connection: Connection,
+    slot: Slot,
+    reason: str,
+    *,
+    look_again_at: datetime | None,
+    is_unresolved: bool,
+    now: datetime,
+) -> None:
+    """Say what is known of an uncertain slot, whether that makes it unresolved, and when it is looked for again.
+
+    Another attempt of the slot than that of ``slot`` is another doubt: then nothing changes.
+    """
+    connection.execute(
+        _KEEP_IN_DOUBT,
+        {
+            "id": slot.id,
+            "attempts": slot.attempts,
+            "reason": reason,
+            "look_again_at": look_again_at,
+            "is_unresolved": is_unresolved,
+            "now": now,
+        },
     )
+
+
+def put_in_doubt(
+    connection: Connection,
+    slot_id: int,
+    reason: str,
+    *,
+    submitted_at: datetime | None,
+    unresolved_at: datetime | None,
+) -> None:
+    """Make a slot of a restored database ``uncertain``: it may have left since the backup.
+
+    ``submitted_at`` adds an attempt, made then; without it the slot was submitted as its row says.
+    """
+    connection.execute(
+        _RESTORE,
+        {
+            "id": slot_id,
+            "more_attempts": 0 if submitted_at is None else 1,
+            "submitted_at": submitted_at,
+            "reason": reason,
+            "unresolved_at": unresolved_at,
+        },
+    )
+
+
+def move_days(connection: Connection, mailbox_ids: Collection[int]) -> None:
+    """Say of what is planned from mailboxes whose zone has changed in which of their local days it is due."""
+    if mailbox_ids:
+        connection.execute(_MOVE_DAYS, {"mailbox_ids": list(mailbox_ids)})

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, text
 
 from emberflow.errors import EmberflowError
 from emberflow.policy.document import Policy
+from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.receiving.reconcile import settle_time
 
 # Minutes, each column twice the one before it, as in Postfix's qshape (QSHAPE_README); the last one has no end.
@@ -74,22 +75,6 @@ _SHAPE = text("""
     left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
     where slots.status in ('planned', 'leased') and slots.due_since <= :now
     group by 1, 2
-""")
-
-_RELEASE = text("""
-    update ops.slot_states
-    set status = 'planned',
-        lapses = 0,
-        target_time = greatest(target_time, :now),
-        local_day = coalesce(
-            ops.local_day(
-                greatest(target_time, cast(:now as timestamptz)),
-                (select zone from ops.mailboxes where mailboxes.id = from_mailbox_id)
-            ),
-            local_day
-        ),
-        reason = 'released by ' || :by
-    where slot_id = :id and status = 'parked'
 """)
 
 
@@ -180,7 +165,7 @@ def release(connection: Connection, slot_id: int, *, by: str, now: datetime) -> 
     Raises:
         EmberflowError: the slot is not ``parked``.
     """
-    if not connection.execute(_RELEASE, {"id": slot_id, "by": by, "now": now}).rowcount:
+    if not slot_store.release(connection, slot_id, reason=f"released by {by}", now=now):
         raise EmberflowError(f"slot {slot_id} is not parked; see `emberflow queue list --status parked`")
 
 

@@ -35,6 +35,7 @@ from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.message import message_ids_for
 from emberflow.errors import EmberflowError
 from emberflow.policy.document import Policy, PolicyInForce, in_force
+from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.planning.hour_plan import Plan, choose, compute, quotas
 from emberflow.queue_manager.planning.inputs import PlanInputs, digest, pack, read, unpack
 from emberflow.queue_manager.planning.pair_history import PairHistory, Recorder, Replay
@@ -384,7 +385,7 @@ def _write_slots(
     copy_rows(connection, "ops.scheduled_tasks", pieces)
     states = {"slot_id": ids, "due_since": shared["target_time"], **shared}
     in_time = np.argsort(shared["target_time"], kind="stable")  # as the index of what is planned has them
-    copy_rows(connection, "ops.slot_states", [{name: values[in_time] for name, values in states.items()}])
+    slot_store.copy_states(connection, {name: values[in_time] for name, values in states.items()})
 
 
 def _tasks(

@@ -47,6 +47,7 @@ from emberflow.policy.document import Policy, in_force
 from emberflow.queue_manager import event_log, pre_send, slot_store
 from emberflow.queue_manager.event_log import Sent
 from emberflow.queue_manager.receiving.mail_search import Finding, MailSearch, Uncertain, searchable_mailboxes
+from emberflow.queue_manager.slot_store import SettledStatus
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -98,26 +99,6 @@ _HEARD_TOO_LATE = text("""
         and events.details ->> 'outcome' in ('sent', 'transient', 'permanent')
         and cast(events.details ->> 'attempt' as integer) = states.attempts
     order by states.slot_id, events.id
-""")
-
-_LEAVE = text("""
-    update ops.slot_states
-    set status = :status,
-        sent_at = case when :status = 'sent' then submitted_at end,
-        reason = :reason,
-        lease_token = null,
-        lease_until = null,
-        unresolved_at = null,
-        look_again_at = null
-    where slot_id = :id and status = 'uncertain'
-""")
-
-_WAIT = text("""
-    update ops.slot_states
-    set reason = :reason,
-        look_again_at = :look_again_at,
-        unresolved_at = case when :is_unresolved then coalesce(unresolved_at, :now) end
-    where slot_id = :id and status = 'uncertain' and attempts = :attempts
 """)
 
 
@@ -239,6 +220,7 @@ def _settle_as_not_sent(
 ) -> str:
     """Uncount a mail that was not taken, and plan it again if that still makes sense; return the new status."""
     slot = mail.slot
+    status: SettledStatus
     pre_send.take_back(connection, slot, submitted_at=mail.submitted_at, now=at)
     if slot.attempts >= policy.dispatch.maximum_attempts:
         status, reason = "failed", f"not sent in {slot.attempts} attempts"
@@ -332,16 +314,13 @@ def _leave_in_doubt(connection: Connection, mail: Uncertain, finding: Finding, p
         reason = f"unresolved, it is neither sent again nor uncounted: never looked for everywhere: {finding.detail}"
     else:
         reason = f"not settled: {finding.detail}"
-    connection.execute(
-        _WAIT,
-        {
-            "id": mail.slot.id,
-            "attempts": mail.slot.attempts,
-            "reason": reason[:_REASON_CHARACTERS],
-            "look_again_at": min(look_again_at, last_look) if now < last_look else None,
-            "is_unresolved": is_unresolved,
-            "now": now,
-        },
+    slot_store.keep_in_doubt(
+        connection,
+        mail.slot,
+        reason[:_REASON_CHARACTERS],
+        look_again_at=min(look_again_at, last_look) if now < last_look else None,
+        is_unresolved=is_unresolved,
+        now=now,
     )
     if not is_unresolved:
         return "waiting"
@@ -350,8 +329,8 @@ def _leave_in_doubt(connection: Connection, mail: Uncertain, finding: Finding, p
     return "unresolved" if _record(connection, mail, now, told, kind="unresolved") else "not_found_again"
 
 
-def _leave(connection: Connection, mail: Uncertain, status: str, reason: str) -> None:
-    connection.execute(_LEAVE, {"id": mail.slot.id, "status": status, "reason": reason[:_REASON_CHARACTERS]})
+def _leave(connection: Connection, mail: Uncertain, status: SettledStatus, reason: str) -> None:
+    slot_store.settle(connection, mail.slot.id, status, reason[:_REASON_CHARACTERS])
 
 
 def _record(

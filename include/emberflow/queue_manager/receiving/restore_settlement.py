@@ -95,31 +95,12 @@ _IS_ON_RECORD = text("""
 
 _NEXT_NUMBER = text("select nextval(pg_get_serial_sequence('ops.scheduled_tasks', 'id'))")
 
-_OPEN_STATE = text("""
-    insert into ops.slot_states (slot_id, from_mailbox_id, target_time, due_since, local_day, priority_level)
-    select id, from_mailbox_id, target_time, target_time, local_day, priority_level
-    from ops.scheduled_tasks
-    where id = :id
-""")
-
 # Slots that are made from now on take no number of one that was lost, also of one whose mail was not found.
 _SKIP_NUMBERS = text("""
     select setval(
         pg_get_serial_sequence('ops.scheduled_tasks', 'id'),
         greatest(:highest, (select max(id) from ops.scheduled_tasks), 1) + 1000000
     )
-""")
-
-_PUT_IN_DOUBT = text("""
-    update ops.slot_states
-    set status = 'uncertain',
-        attempts = attempts + :more_attempts,
-        submitted_at = case when :more_attempts = 0 then submitted_at else :submitted_at end,
-        lease_token = null,
-        lease_until = null,
-        reason = :reason,
-        unresolved_at = :unresolved_at
-    where slot_id = :id and status in ('planned', 'leased', 'parked', 'submitting', 'uncertain')
 """)
 
 
@@ -342,15 +323,12 @@ class _Settling:
             # Whatever attempts the backup knows of were taken back when they failed.
             slot = Slot.of({**row, "lease_token": ""})
             pre_send.count_late(connection, slot, submitted_at=submitted_at, now=now)
-        connection.execute(
-            _PUT_IN_DOUBT,
-            {
-                "id": row["id"],
-                "more_attempts": 0 if is_counted else 1,
-                "submitted_at": submitted_at,
-                "reason": reason,
-                "unresolved_at": now if is_unresolved else None,
-            },
+        slot_store.put_in_doubt(
+            connection,
+            row["id"],
+            reason,
+            submitted_at=None if is_counted else submitted_at,
+            unresolved_at=now if is_unresolved else None,
         )
 
     def _write_anew(
@@ -398,7 +376,7 @@ class _Settling:
             number: int = connection.execute(_NEXT_NUMBER).scalar_one()
             slot_id = connection.execute(_WRITE_ANEW, values | {"id": number}).scalar_one_or_none()
         if slot_id is not None:
-            connection.execute(_OPEN_STATE, {"id": slot_id})
+            slot_store.open_states(connection, [slot_id])
             log.info("slot %s was written anew from its mail", slot_id)
         return slot_id
 

@@ -40,7 +40,7 @@ from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.session_budget import SessionLimits
 from emberflow.errors import EmberflowError, WorkerRefusedError
 from emberflow.policy.document import PolicyInForce, in_force
-from emberflow.queue_manager import event_log, slot_store
+from emberflow.queue_manager import recover
 from emberflow.queue_manager.receiving import mailbox_readings, message_faults
 from emberflow.queue_manager.receiving.arrivals import Arrival, Finder, Placement, StillBeingSentError
 from emberflow.queue_manager.receiving.mailbox_readings import Outcome, Turn
@@ -88,8 +88,7 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
         mode = enter_mail_mode(connection, settings)
         force = in_force(connection)
         # What a dead worker was submitting could hold up its recipient's folder as long as nothing is dispatched.
-        freed = slot_store.free_lapsed(connection, force.policy.queue)
-        event_log.record_parked(connection, freed.parked, clock.now())
+        freed = recover.free_lapsed(connection, now=clock.now(), policy=force.policy.queue)
         turns = mailbox_readings.in_turn(connection, shard, force.policy.inbox.shards)
         opened = open_mailboxes(connection, settings, [turn.mailbox_id for turn in turns])
     if freed.is_anything:

@@ -19,7 +19,7 @@ from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, S
 from emberflow.delivery.guard import Route
 from emberflow.delivery.reply_codes import Verdict
 from emberflow.domain.slot import Slot
-from emberflow.queue_manager import host_breakers
+from emberflow.queue_manager import host_breakers, suppression
 from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import refused_recipients
 
@@ -158,7 +158,7 @@ def _recipient_refused(connection: Connection, answer: Answer, verdict: Verdict,
         return set()
     reason = f"mail to it is refused by {', '.join(hosts)}: {verdict.meaning}"
     if slot.to_mailbox_id is None:
-        suppressions.add(connection, [(suppressions.parse_target(recipient), reason)], by="dispatch")
+        suppression.suppress(connection, [(suppressions.parse_target(recipient), reason)], by="dispatch")
         return set()
     _pause(connection, slot.to_mailbox_id, reason, f"see at the provider that it exists and takes mail; {_AGAIN}")
     return {slot.to_mailbox_id}

@@ -27,7 +27,7 @@ from emberflow.database import restores
 from emberflow.database.server_clock import refusal, shared
 from emberflow.errors import WorkerRefusedError
 from emberflow.policy.document import in_force
-from emberflow.queue_manager import event_log, slot_store
+from emberflow.queue_manager import recover, slot_store
 from emberflow.queue_manager.sending.permits import ConnectionSlots
 from emberflow.queue_manager.sending.worker import SendingReport, Worker
 from emberflow.settings import Settings
@@ -37,7 +37,7 @@ _LOCK_SPACE = 0x656D62  # first argument of the two-part advisory lock: shards o
 
 
 def due_shards(engine: Engine, *, clock: Clock) -> list[int]:
-    """Tidy the queue and return the shards that have something to send within one run.
+    """Put the queue right and return the shards that have something to send within one run.
 
     The queue of a restored database stays as it is until the restore is settled.
     """
@@ -46,10 +46,9 @@ def due_shards(engine: Engine, *, clock: Clock) -> list[int]:
         policy = in_force(connection).policy
         now = shared(engine, clock).now()
         if held is None:
-            tidied = slot_store.tidy(connection, now=now, policy=policy.queue)
-            event_log.record_parked(connection, tidied.parked, now)
-            if tidied.is_anything:
-                log.warning("tidied the queue: %s", tidied)
+            recovered = recover.recover(connection, now=now, policy=policy.queue)
+            if recovered.is_anything:
+                log.warning("put the queue right: %s", recovered)
         return slot_store.shards_due(
             connection, policy.dispatch.shards, now + timedelta(seconds=policy.dispatch.window_s)
         )
