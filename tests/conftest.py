@@ -155,7 +155,7 @@ def run(world: World, configure: Callable[..., None]) -> Command:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deal the whole stack first, whose minutes would otherwise be waited for in the end."""
+    """Hand out the whole stack first, whose minutes would otherwise be waited for in the end."""
     items.sort(key=lambda item: item.get_closest_marker("stack") is None)
 
 

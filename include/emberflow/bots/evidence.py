@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from emberflow.bots.deck import Deck
 from emberflow.bots.ordering import Floats, Integers, Mask, order_of
+from emberflow.bots.seat_order import SeatOrder
 
 
 @dataclass
@@ -24,10 +24,11 @@ class Evidence:
     """Why one slot has its bot: what it asked, what was rejected, and who would have been next.
 
     ``weight`` is the product of ``terms``, ``key`` is -ln(``draw``) / ``weight``; all None when unfilled. ``rejected``
-    counts the bots that its sender was dealt or proposed until then, by the rule that refused them: ``own_domain``,
-    ``own_owner``, ``own_ip_group``, ``met_in_this_plan``, ``met_before`` (dealt as virgin), ``no_seat``, ``same_day``,
-    ``weekly_maximum``, ``cooldown``. ``runners_up`` have bot_id, draw, weight and key. In the virgin tier they are the
-    next cards of the deck, among partners also those that would have been looked up next: nobody asked their history.
+    counts the bots that its sender was offered until then, by the rule that refused them: ``own_domain``,
+    ``own_owner``, ``own_ip_group``, ``met_in_this_plan``, ``met_before`` (offered as virgin), ``no_seat``,
+    ``same_day``, ``weekly_maximum``, ``cooldown``. ``runners_up`` have bot_id, draw, weight and key. In the virgin tier
+    they are the next seats of the order, among partners also those that would have been looked up next: nobody
+    asked their history.
     """
 
     asked_tier: str
@@ -77,7 +78,7 @@ class Witness:
         self._refused: dict[int, str] = {}
 
     def saw_pairs(self, slots: Integers, bots: Integers) -> None:
-        """Pairs were dealt or proposed; some may not meet."""
+        """Pairs were offered; some may not meet."""
         self.saw_refused(slots, bots, self._table.forbidden(slots, bots))
 
     def saw_refused(self, slots: Integers, bots: Integers, refused: Mapping[str, Mask]) -> None:
@@ -90,18 +91,18 @@ class Witness:
                 self._refused.setdefault(bot, reason)
         self.evidence.rejected = dict(Counter(self._refused.values()))
 
-    def saw_cards(self, slots: Integers, at: Integers, cards: Integers, deck: Deck) -> None:
-        """Each slot was handed the card ``at``; of ``cards``, the next ones are those that it might have had."""
+    def saw_seats(self, slots: Integers, at: Integers, free: Integers, order: SeatOrder) -> None:
+        """Each slot was offered the seat ``at``; of those ``free``, the next ones are those that it might have had."""
         mine = at[slots == self.slot]
         if not self._is_settled_by(mine):
             return
-        bot, weight, key = deck.bots[mine], float(deck.weights[mine[0]]), float(deck.keys[mine[0]])
+        bot, weight, key = order.bots[mine], float(order.weights[mine[0]]), float(order.keys[mine[0]])
         terms = self._terms_of(bot)
         self._took(terms | {"turn": weight / math.prod(terms.values())}, math.exp(-key * weight))
-        later = np.setdiff1d(cards[cards > mine[0]], at)
-        later = later[self._table.allowed(np.full(len(later), self.slot), deck.bots[later])]
-        later = later[np.sort(np.unique(deck.bots[later], return_index=True)[1])]
-        self._came_next(deck.bots[later], deck.weights[later], deck.keys[later])
+        later = np.setdiff1d(free[free > mine[0]], at)
+        later = later[self._table.allowed(np.full(len(later), self.slot), order.bots[later])]
+        later = later[np.sort(np.unique(order.bots[later], return_index=True)[1])]
+        self._came_next(order.bots[later], order.weights[later], order.keys[later])
 
     def saw_candidates(
         self, row: Integers, bots: Integers, draw: Floats, key: Floats, terms: Mapping[str, Floats]

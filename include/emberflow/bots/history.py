@@ -1,7 +1,7 @@
 """What senders and bots had to do with each other: the questions that selection asks, and an answer from memory.
 
 The pair table may hold fifty million rows, of which one hour concerns a few hundred thousand. So selection never takes
-the table: it asks about the pairs that it has dealt, who a few partners of a sender are, and about all partners of the
+the table: it asks about the pairs that it offers, who a few partners of a sender are, and about all partners of the
 few senders for whom that was not enough. ``emberflow.queue_manager.planning.pair_history`` answers from PostgreSQL.
 """
 

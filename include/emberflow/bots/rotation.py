@@ -1,6 +1,6 @@
 """Rotation: bots take turns, each in proportion to its cap (B-F10).
 
-How much a bot is due is its cap times its waking hours since its last task. The chance of its card grows with the
+How much a bot is due is its cap times its waking hours since its last task. The chance of its seat grows with the
 square of that, so that its intervals follow a Weibull distribution of shape 3, whose spread is 0.36 of their mean where
 pure chance has 1: loads are fair after a few mails per bot already, and a bot that has just been busy is unlikely, not
 impossible. Hours asleep do not count: else everybody would be due in the morning, whatever its cap.

@@ -12,10 +12,10 @@ the other one and then to ``active``; the tier asked and the tier used are both 
 cells' shares (B-F4). A slot that asks for a partner, and finds none in its cell, takes a virgin bot there before a
 partner elsewhere: else the partners that a sender happens to have would decide its mix.
 
-**Virgin** bots are dealt. Every free seat is a card of a deck that is shuffled by weight (`bots.deck`). Each slot takes
-the next card of its cell; only the dealt pairs are looked up; cards that a rule rejects go back and are dealt again.
-When dealing hardly fills anything any more, the rest is solved exactly: all cards that are left for all slots that are
-open.
+**Virgin** bots are assigned in rounds. Every free seat has its place in a weighted random order (`bots.seat_order`).
+Each slot is offered the next seat of its cell; only the offered pairs are looked up; a seat that a rule rejects is
+offered again. When a round hardly fills anything any more, the rest is solved exactly: all seats that are left for all
+slots that are open.
 
 **Probabilistic** and **active** bots are partners of the sender. A few are listed from a random place on and ranked by
 exponential keys; the best are looked up and proposed. All partners only for senders for whom those did not do.
@@ -29,7 +29,7 @@ equals, who has been without mail for more days comes first, then a seeded order
 there are fewer seats than slots, those at the end wait until the others are served. Every draw is addressed by what it
 is about, so that the order of rows never matters (Q-F1).
 
-Cost: linear in slots and free seats; the pair table is asked about as many pairs as are dealt.
+Cost: linear in slots and free seats; the pair table is asked about as many pairs as are offered.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from emberflow.bots.deck import Deck, hand_out
 from emberflow.bots.diary import Diary, unix_seconds_of
 from emberflow.bots.eligibility import GROUPS
 from emberflow.bots.evidence import Evidence, Witness
@@ -62,6 +61,7 @@ from emberflow.bots.ordering import (
     rank_within,
 )
 from emberflow.bots.rotation import WEIGHT_TERMS
+from emberflow.bots.seat_order import SeatOrder, assign
 from emberflow.clock import require_utc
 from emberflow.randomness import state, uniforms
 
@@ -73,11 +73,11 @@ LONGEST_IDLE_DAYS: Final = 1000  # who never sent has waited longest
 
 _GOLDEN = 0.618_033_988_749_895  # the multiples of it modulo 1 spread as evenly as any (three-distance theorem)
 _PLASTIC = 0.569_840_290_998_053  # from day to day, so that days fill each other's gaps (Roberts' R2 sequence, 2018)
-_DEALS = 8
-_WORTH_DEALING = 0.3  # of the cards; below, the exact end is cheaper
+_ROUNDS = 8
+_WORTH_A_ROUND = 0.3  # of the offers taken; below, the exact end is cheaper
 _PAIRS_AT_ONCE = 2_000_000
-_STRETCHES = 4
-_CARDS_OF_STRETCH = 50
+_WINDOWS = 4
+_SEATS_OF_WINDOW = 50
 _PER_CELL = 2  # partners in the asked cell that a lookup should bring: 86 % bring one (Poisson)
 _PROPOSALS = 4  # partners per slot whose history is asked, one after the other: few of them are in their cooldown
 _PARTNERS = 16  # looked up per slot at most; a cell of less than a fifth cannot miss its share by ten points
@@ -240,7 +240,7 @@ class _Keyed(NamedTuple):
 
 
 class _Table:
-    """The slots and the cards while a plan is dealt. Slots and bots are places in arrays, in the order of their ids."""
+    """The slots and the seats while they are matched. Slots and bots are places in arrays, by the order of ids."""
 
     def __init__(
         self,
@@ -285,7 +285,7 @@ class _Table:
         self._cell = self._cells_of(bots)
         self._asked = self._ask_cells(demand, shares)
 
-        self._deck = Deck(self.bots, self.seats, self._weights, self._stream("deck"))
+        self._seat_order = SeatOrder(self.bots, self.seats, self._weights, self._stream("deck"))
         self.bot: Integers = np.full(len(demand), -1, dtype=np.int64)
         self.tier: npt.NDArray[np.int8] = np.full(len(demand), -1, dtype=np.int8)
         self._witness: Witness | None = None
@@ -319,12 +319,12 @@ class _Table:
         """Give each of ``slots`` a bot, in this order where two want the same."""
         asks_virgin = self.asks_virgin[slots]
         explorers, others = slots[asks_virgin], slots[~asks_virgin]
-        self._deal(explorers)
+        self._offer_seats(explorers)
         self._propose(others, elsewhere=False)
-        self._deal(others, elsewhere=False)
+        self._offer_seats(others, elsewhere=False)
         self._propose(others)
         self._propose(explorers)
-        self._deal(others)
+        self._offer_seats(others)
         self._propose_exactly(slots)
 
     def selection(self) -> Selection:
@@ -348,60 +348,60 @@ class _Table:
         """Return the tier that a filled slot's bot is of."""
         return TIERS[self.tier[slot]]
 
-    # The deck.
+    # Virgin bots.
 
-    def _deal(self, slots: Integers, *, elsewhere: bool = True) -> None:
+    def _offer_seats(self, slots: Integers, *, elsewhere: bool = True) -> None:
         """Fill open ``slots`` with virgin bots until none of them has one left, or a few times, in their cell."""
         # At its own time first: moved slots would crowd where the bots of the hour before are free again.
         self._may_move = False
-        for deal in range(_DEALS):
+        for number in range(_ROUNDS):
             slots = self._open(slots)
             if not len(slots) or not self.seats.any():
                 break
-            cards = self._deck.free(self.seats)
-            bots = self._deck.bots[cards]
-            # Later deals change who gets which card: else slots that no card fits would hold the others up.
-            hands = slots if deal == 0 else slots[self._shuffled(slots, deal)]
-            served, at = hand_out(self._asked[hands], self._cell[bots], elsewhere=elsewhere)
-            chosen = hands[served]
+            free = self._seat_order.free(self.seats)
+            bots = self._seat_order.bots[free]
+            # Later rounds change who is offered which seat: else slots that no seat fits would hold the others up.
+            asking = slots if number == 0 else slots[self._shuffled(slots, number)]
+            served, at = assign(self._asked[asking], self._cell[bots], elsewhere=elsewhere)
+            chosen = asking[served]
             taken = self._take_virgins(chosen, bots[at])
             if self._witness is not None:
-                self._witness.saw_cards(chosen, cards[at], cards, self._deck)
-            if taken <= _WORTH_DEALING * len(chosen):
+                self._witness.saw_seats(chosen, free[at], free, self._seat_order)
+            if taken <= _WORTH_A_ROUND * len(chosen):
                 if self._may_move:
                     break
                 self._may_move = True
         self._may_move = True
         if elsewhere:
-            self._deal_exactly(self._open(slots))
+            self._offer_every_pair(self._open(slots))
 
-    def _shuffled(self, slots: Integers, deal: int) -> Integers:
-        draws = uniforms(self._stream("hands", deal), self.senders[slots], self.ordinals[slots])
+    def _shuffled(self, slots: Integers, number: int) -> Integers:
+        draws = uniforms(self._stream("hands", number), self.senders[slots], self.ordinals[slots])
         return order_of(draws)
 
-    def _deal_exactly(self, slots: Integers) -> None:
-        """Offer every card that is left to every sender of ``slots``, until no pair of them is possible.
+    def _offer_every_pair(self, slots: Integers) -> None:
+        """Offer every seat that is left to every sender of ``slots``, until no pair of them is possible.
 
-        Where these are many pairs, each slot is offered some cards first: mostly those do, and few pairs are looked up.
+        Where these are many pairs, each slot is offered some seats first: mostly those do, and few pairs are looked up.
         """
-        for stretch in range(_STRETCHES):
+        for number in range(_WINDOWS):
             slots = self._open(slots)
             if len(slots) * np.count_nonzero(self.seats) <= _PAIRS_FOR_ROOM // 10:
                 break
-            self._deal_stretch(slots, stretch)
+            self._offer_window(slots, number)
         for slot_of, bot_of, part in self._every_pair(self._open(slots)):
             is_virgin = ~self._contacts_of(slot_of, bot_of).exist()
             if self._witness is not None:
                 self._witness.saw_refused(slot_of, bot_of, {"met_before": ~is_virgin})
             self._match_each(part, slot_of[is_virgin], bot_of[is_virgin], VIRGIN)
 
-    def _deal_stretch(self, slots: Integers, stretch: int) -> None:
-        """Offer each of ``slots`` the cards that lie together at a drawn place of the deck."""
-        cards = self._deck.free(self.seats)
-        draws = uniforms(self._stream("stretch", stretch), self.senders[slots], self.ordinals[slots])
-        first = (draws * len(cards)).astype(np.int64)
-        at = (first[:, None] + np.arange(min(_CARDS_OF_STRETCH, len(cards)))) % len(cards)
-        slot_of, bot_of = np.repeat(slots, at.shape[1]), self._deck.bots[cards[at.ravel()]]
+    def _offer_window(self, slots: Integers, number: int) -> None:
+        """Offer each of ``slots`` the seats that stand together at a drawn place of the order."""
+        free = self._seat_order.free(self.seats)
+        draws = uniforms(self._stream("stretch", number), self.senders[slots], self.ordinals[slots])
+        first = (draws * len(free)).astype(np.int64)
+        at = (first[:, None] + np.arange(min(_SEATS_OF_WINDOW, len(free)))) % len(free)
+        slot_of, bot_of = np.repeat(slots, at.shape[1]), self._seat_order.bots[free[at.ravel()]]
         once = ~pd.Index(pair_keys(slot_of, bot_of)).duplicated()
         slot_of, bot_of = slot_of[once], bot_of[once]
         if self._witness is not None:
@@ -815,6 +815,7 @@ class _Table:
         return uniforms(self._stream("pair"), self.senders[slots], self.bots[bots])
 
     def _stream(self, purpose: str, *more: int) -> np.uint64:
+        # What a purpose is called decides what is drawn: these names stay, whatever the code is called.
         return state(self._seed, purpose, self._hour, *more)
 
     def _cells_of(self, bots: pd.DataFrame) -> Integers:

@@ -26,7 +26,7 @@ _SLOT = text("""
     where slots.id = :id
 """)
 
-# A virgin runner-up is only known to be next in the deck; whether they had met is asked here, as of that plan.
+# A virgin runner-up is only known to be next in the order; whether they had met is asked here, as of that plan.
 _MET_BEFORE = text("""
     select bot_id
     from ops.bot_sender_interactions

@@ -3,7 +3,7 @@
 Equal inputs and equal answers about pairs give an equal plan, byte by byte (Q-F1): every draw is addressed by the seed
 and by what it is about, and rows are in the order of their ids.
 
-Cost: linear in senders, bots and slots; the pair table is only asked about the pairs that are dealt.
+Cost: linear in senders, bots and slots; the pair table is only asked about the pairs that are offered.
 """
 
 from __future__ import annotations
