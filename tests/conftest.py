@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -35,6 +37,8 @@ hypothesis_settings.load_profile("emberflow")
 for name in [name for name in os.environ if name.startswith(("AIRFLOW", "EMBERFLOW_", "DBT_"))]:
     del os.environ[name]
 
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Linux keeps files there in memory; ours get a directory of their own
+_ROOM = 2 * 1024**3  # bytes
 _TEMPLATE = "template_emberflow"
 _DROP = sql.SQL("drop database {} with (force)")
 _numbers = count(1)
@@ -78,9 +82,26 @@ def _no_grants_of_another_test() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for data that nobody keeps: in memory where there is room, because a database has 300 files."""
+    for left in _SHARED_MEMORY.glob("emberflow-tests-*"):
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():  # its process was killed
+            shutil.rmtree(left, ignore_errors=True)
+    if not _SHARED_MEMORY.is_dir() or shutil.disk_usage(_SHARED_MEMORY).free < _ROOM:
+        yield tmp_path_factory.mktemp("memory")
+        return
+    directory = _SHARED_MEMORY / f"emberflow-tests-{os.getpid()}"
+    directory.mkdir(mode=0o700)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(memory: Path) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL server without databases of its own."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server = EmbeddedPostgres(memory / "postgres")
     server.start(die_with_parent=True)
     try:
         # Data that nobody keeps need not survive a power cut.
@@ -177,7 +198,7 @@ class _Clones:
 
     def _make(self) -> str:
         name = f"test_{next(_numbers)}"
-        copy = sql.SQL("create database {} template {}")
+        copy = sql.SQL("create database {} template {} strategy file_copy")
         _administer(self._postgres, copy.format(sql.Identifier(name), sql.Identifier(_TEMPLATE)))
         return name
 
