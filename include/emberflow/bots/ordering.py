@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -84,3 +85,8 @@ def rank_within(ordered: npt.NDArray[Any]) -> Integers:
         return np.empty(0, dtype=np.int64)
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     return np.arange(len(ordered)) - np.repeat(starts, np.diff(np.append(starts, len(ordered))))
+
+
+def any_of(masks: Mapping[str, Mask]) -> Mask:
+    """Return where any of the masks holds."""
+    return np.asarray(np.logical_or.reduce(list(masks.values())))

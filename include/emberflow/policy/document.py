@@ -20,7 +20,7 @@ from emberflow import yaml_files
 from emberflow.bots.limits import BotPolicy
 from emberflow.bots.placement import PlacementPolicy
 from emberflow.bots.replies import ReplyPolicy
-from emberflow.bots.selection import SelectionPolicy
+from emberflow.bots.tiers import SelectionPolicy
 from emberflow.database.tables import policies
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.caps import CapPolicy

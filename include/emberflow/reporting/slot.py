@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, RowMapping, text
 
 from emberflow.bots.evidence import Evidence
-from emberflow.bots.selection import VIRGIN
+from emberflow.bots.tiers import VIRGIN
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager.planning.planner import planned_ordinal, replay
 
@@ -103,7 +103,7 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
     if slot["plan_run_id"] is None:
         return Explanation(slot, None, None, None, {}, events)
     again = replay(
-        connection, slot["plan_run_id"], witness=(slot["sender_id"], planned_ordinal(slot["idempotency_key"]))
+        connection, slot["plan_run_id"], traced_slot=(slot["sender_id"], planned_ordinal(slot["idempotency_key"]))
     )
     evidence = again.plan.selection.evidence
     if evidence is None:

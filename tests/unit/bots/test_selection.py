@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from emberflow.bots.eligibility import eligible_bots
 from emberflow.bots.history import PairsInMemory
-from emberflow.bots.selection import Selection, SelectionPolicy, select_bots, virgin_share
+from emberflow.bots.selection import Selection, select_bots
+from emberflow.bots.tiers import SelectionPolicy, virgin_share
 from tests.builders import MONDAY_NOON, Row, a_bot, a_pair, a_slot, frame, records
 from tests.unit.bots.reference import fill, tier_of
 
@@ -101,8 +102,8 @@ def test_no_rule_is_ever_broken_and_nobody_is_left_out_without_cause(world: Worl
     def tier(slot: Row, bot: Row) -> str | None:
         return tier_of(slot, bot, history.get((slot["sender_id"], bot["bot_id"])), STANDARD, MONDAY_NOON)
 
-    told = [(row["sender_id"], row["ordinal"]) for row in (*picks, *unfilled)]
-    assert sorted(told) == sorted(slot_of)
+    answered = [(row["sender_id"], row["ordinal"]) for row in (*picks, *unfilled)]
+    assert sorted(answered) == sorted(slot_of)
     assert len(picks) == len({(pick["sender_id"], pick["bot_id"]) for pick in picks})
     used = Counter(pick["bot_id"] for pick in picks)
     assert all(used[bot_id] <= bot["seats"] for bot_id, bot in bot_of.items())
@@ -165,12 +166,12 @@ def test_a_slot_without_a_bot_gets_one_that_another_slot_can_leave_for_a_free_se
     for seed in range(20):
         selection = select(slots, bots, seed=seed)
         assert selection.picks["bot_id"].tolist() == [1, 2]
-        evidence = select(slots, bots, seed=seed, witness=(2, 1)).evidence
+        evidence = select(slots, bots, seed=seed, traced_slot=(2, 1)).evidence
         assert evidence is not None
         assert evidence.bot_id == 2
 
 
-def test_nobody_moves_to_another_tier_to_make_room() -> None:
+def test_no_slot_moves_to_another_tier_for_another_slot() -> None:
     """Q-B7: the sender that asked for a virgin bot keeps it, for all that its partner has a free seat."""
     slots, bots = [a_slot(1, domain=5), a_slot(2)], [a_bot(1, seats=1), a_bot(2, seats=1, domain=5)]
     pairs = [a_pair(2, 2, last_contact=MONDAY_NOON - timedelta(hours=30))]
@@ -413,9 +414,9 @@ def test_asking_for_evidence_changes_no_plan_and_the_evidence_fits_it(world: Wor
     bot_of = {(row["sender_id"], row["ordinal"]): row for row in plain.picks.to_dict("records")}
     for slot in slots[:4]:
         place = (slot["sender_id"], slot["ordinal"])
-        told = select(slots, bots, pairs, seed=seed, witness=place)
-        pd.testing.assert_frame_equal(told.picks, plain.picks)
-        evidence, pick = told.evidence, bot_of.get(place)
+        traced = select(slots, bots, pairs, seed=seed, traced_slot=place)
+        pd.testing.assert_frame_equal(traced.picks, plain.picks)
+        evidence, pick = traced.evidence, bot_of.get(place)
         assert evidence is not None
         if pick is None:
             assert (evidence.bot_id, evidence.tier, evidence.draw) == (None, None, None)
@@ -436,11 +437,11 @@ def test_evidence_counts_who_was_refused_and_why() -> None:
     """Q-F2"""
     bots = [a_bot(1, domain=1_000), a_bot(2), a_bot(3), a_bot(4)]
     pairs = [met(3, 2), met(50, 3, sent_7d=3)]
-    evidence = select([a_slot()], bots, pairs, ALWAYS_VIRGIN, witness=(1, 1)).evidence
+    evidence = select([a_slot()], bots, pairs, ALWAYS_VIRGIN, traced_slot=(1, 1)).evidence
     assert evidence is not None
     assert evidence.bot_id == 4
     assert set(evidence.rejected) <= {"own_domain", "met_before"}
-    evidence = select([a_slot()], bots[:3], pairs, ALWAYS_VIRGIN, witness=(1, 1)).evidence
+    evidence = select([a_slot()], bots[:3], pairs, ALWAYS_VIRGIN, traced_slot=(1, 1)).evidence
     assert evidence is not None
     assert evidence.bot_id is None
     assert evidence.rejected == {"own_domain": 1, "met_before": 2}

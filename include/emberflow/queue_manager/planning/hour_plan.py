@@ -17,10 +17,12 @@ import pandas as pd
 from emberflow.bots.eligibility import GROUPS, eligible_bots
 from emberflow.bots.history import History
 from emberflow.bots.limits import available_seats
+from emberflow.bots.matching import LONGEST_IDLE_DAYS
 from emberflow.bots.mix import partner_mix
 from emberflow.bots.placement import placement_factors
 from emberflow.bots.rotation import turn_terms
-from emberflow.bots.selection import LONGEST_IDLE_DAYS, Selection, SelectionPolicy, select_bots
+from emberflow.bots.selection import Selection, select_bots
+from emberflow.bots.tiers import SelectionPolicy
 from emberflow.clock import HOUR
 from emberflow.queue_manager.planning.inputs import PlanInputs, sha256
 from emberflow.senders.pacing import open_windows, pace, planning_span
@@ -56,9 +58,9 @@ class Plan:
         return sha256("", self.slots)
 
 
-def compute(inputs: PlanInputs, history: History, *, witness: tuple[int, int] | None = None) -> Plan:
+def compute(inputs: PlanInputs, history: History, *, traced_slot: tuple[int, int] | None = None) -> Plan:
     """Compute the plan: `quotas`, then `choose`."""
-    return choose(inputs, quotas(inputs), history, witness=witness)
+    return choose(inputs, quotas(inputs), history, traced_slot=traced_slot)
 
 
 def quotas(inputs: PlanInputs) -> pd.DataFrame:
@@ -79,11 +81,11 @@ def choose(
     history: History,
     *,
     on_phase: Phase = lambda name: None,
-    witness: tuple[int, int] | None = None,
+    traced_slot: tuple[int, int] | None = None,
 ) -> Plan:
     """Choose bots and times for what ``day`` wants; ``on_phase`` hears the name of each phase when it is over.
 
-    ``witness`` names a slot (sender_id, ordinal) for which the selection keeps its evidence.
+    ``traced_slot`` names a slot (sender_id, ordinal) for which the selection keeps its evidence.
     """
     policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
     asked = _demand(day)
@@ -107,7 +109,7 @@ def choose(
         shares=shares,
         appointments=inputs.appointments,
         pause_s=policy.bots.cooldown_s,
-        witness=witness,
+        traced_slot=traced_slot,
     )
     slots = selection.picks.merge(
         times[["sender_id", "ordinal", "gap_s"]], on=["sender_id", "ordinal"], validate="one_to_one"

@@ -246,7 +246,7 @@ class Replayed:
     is_same: bool
 
 
-def replay(connection: Connection, plan_run_id: int, witness: tuple[int, int] | None = None) -> Replayed:
+def replay(connection: Connection, plan_run_id: int, traced_slot: tuple[int, int] | None = None) -> Replayed:
     """Compute a written plan again from what it was computed from (Q-F1, Q-F2).
 
     Raises:
@@ -263,7 +263,7 @@ def replay(connection: Connection, plan_run_id: int, witness: tuple[int, int] | 
         policy=Policy.model_validate(run["document"]),
         seed=run["seed"],
     )
-    plan = compute(inputs, Replay(answers), witness=witness)
+    plan = compute(inputs, Replay(answers), traced_slot=traced_slot)
     same = (digest(inputs, answers), plan.sha256) == (run["input_sha256"], run["plan_sha256"])
     return Replayed(run["hour"], inputs, plan, same)
 

@@ -1,4 +1,4 @@
-"""The diary: when each bot is free, what mail it is to get, and when one mail more fits in between.
+"""When each bot is free, what mail it is to get, and when one mail more fits in between.
 
 A bot is free in one piece of time, and between two mails it needs its pause. All times are whole seconds since the
 epoch; bots are places in arrays.
@@ -24,7 +24,7 @@ def unix_seconds_of(instants: pd.Series[Any]) -> Integers:
     return np.asarray(instants.dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64) // 1_000_000)
 
 
-class Diary:
+class BotSchedule:
     """The mails of every bot that is free from ``first`` until ``until`` (half-open), ``pause_s`` apart."""
 
     def __init__(self, first: Integers, until: Integers, pause_s: int) -> None:
@@ -34,7 +34,7 @@ class Diary:
         self._count = np.zeros(len(first), dtype=np.int64)
 
     def add(self, bots: Integers, times: Integers) -> None:
-        """Note mails; a bot may stand several times in ``bots``."""
+        """Enter mails; a bot may stand several times in ``bots``."""
         if not self.pause_s or not len(bots):
             return
         order = order_of_whole(bots)
@@ -47,7 +47,7 @@ class Diary:
         self._count += np.bincount(bots, minlength=len(self._count))
 
     def remove(self, bots: Integers, times: Integers) -> None:
-        """Strike mails out; each bot at most once."""
+        """Remove mails; each bot at most once."""
         if not self.pause_s or not len(bots):
             return
         column = np.argmax(self._times[bots] == times[:, None], axis=1)
@@ -60,8 +60,8 @@ class Diary:
         """Return which bots are free at the times beside them."""
         is_free = (self._first[bots] <= times) & (times <= self._last[bots])
         if self.pause_s:
-            noted = self._times[bots, : int(self._count.max(initial=0))]
-            is_free &= (np.abs(noted - times[:, None]) >= self.pause_s).all(axis=1)
+            entered = self._times[bots, : int(self._count.max(initial=0))]
+            is_free &= (np.abs(entered - times[:, None]) >= self.pause_s).all(axis=1)
         return np.asarray(is_free)
 
     def fit(self, bots: Integers, times: Integers, earliest: Integers, latest: Integers, draws: Floats) -> Integers:
@@ -78,7 +78,7 @@ class Diary:
             found[moved] = self._moved(bots[moved], times[moved], earliest[moved], latest[moved], draws[moved])
         return found
 
-    def room(self, bots: Integers) -> Integers:
+    def headroom(self, bots: Integers) -> Integers:
         """Return how many mails more fit into the time of each bot, if they stand as close as they may."""
         if not self.pause_s:
             return np.full(len(bots), _NEVER, dtype=np.int64)
@@ -102,8 +102,8 @@ class Diary:
 
     def _free(self, bots: Integers, earliest: Integers, latest: Integers) -> tuple[Integers, Integers]:
         """Return the starts and the lengths of the pieces between the mails of each bot, pauses left out."""
-        noted: npt.NDArray[np.int64] = np.sort(self._times[bots], axis=1)
-        starts = np.concatenate([earliest[:, None], noted + self.pause_s], axis=1)
-        ends = np.concatenate([noted - self.pause_s, latest[:, None]], axis=1)
+        entered: npt.NDArray[np.int64] = np.sort(self._times[bots], axis=1)
+        starts = np.concatenate([earliest[:, None], entered + self.pause_s], axis=1)
+        ends = np.concatenate([entered - self.pause_s, latest[:, None]], axis=1)
         starts, ends = np.maximum(starts, earliest[:, None]), np.minimum(ends, latest[:, None])
         return starts, np.maximum(ends - starts + 1, 0)
