@@ -518,14 +518,14 @@ class _Chaos:
 
     def settle(self) -> None:
         """Wait until every slot has come to an end, stop the workers, and reconcile what is left."""
-        told = -1
+        printed = -1
         while time.monotonic() < self._deadline and (
             self._later or self._ended() < self._slots or self._is_any_overlooked()
         ):
             self._tend(0.2)
-            if self._ended() != told:
-                told = self._ended()
-                self._tell(told, "settling")
+            if self._ended() != printed:
+                printed = self._ended()
+                self._tell(printed, "settling")
         self._later.sort()
         for _, _, undo in self._later:
             undo()

@@ -56,14 +56,14 @@ def test_any_broken_promise_is_named_and_exits_with_1(monkeypatch: pytest.Monkey
 
 def test_json_is_one_object_with_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     output, code = the_output(monkeypatch, "--json", duplicates=1)
-    told = json.loads(output)
+    summary = json.loads(output)
     assert code == 1
     wanted = {
         "slots", "kills", "kills_by_kind", "accepted", "duplicates", "lost", "over_cap", "undecided", "overlooked",
         "in_doubt", "seconds", "fenced_acks",
     }  # fmt: skip
-    assert wanted <= told.keys()
-    assert (told["duplicates"], told["kills_by_kind"]["kill_9"]) == (1, 1)
+    assert wanted <= summary.keys()
+    assert (summary["duplicates"], summary["kills_by_kind"]["kill_9"]) == (1, 1)
 
 
 def test_without_a_checkout_the_command_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

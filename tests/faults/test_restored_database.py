@@ -167,11 +167,11 @@ def test_a_backup_that_is_restored_by_the_runbook_sends_no_mail_again(
     assert run("database", "migrate").exit_code == 0
     settled = run("database", "restored", "--json")
     assert settled.exit_code == 0, settled.output
-    told = json.loads(settled.output)
-    assert told["found"] >= 4
-    assert told["rebuilt"] >= 4
-    assert told["in_doubt"] == 0
-    assert told["unread"] == {}
+    report = json.loads(settled.output)
+    assert report["found"] >= 4
+    assert report["rebuilt"] >= 4
+    assert report["in_doubt"] == 0
+    assert report["unread"] == {}
     assert world.value("select status from ops.slots where id = :id", id=in_backup) == "sent"
     assert len(world.rows("select * from ops.slots where status = 'sent'")) == left
 

@@ -40,10 +40,10 @@ def test_a_recorded_event_cannot_be_changed_or_removed(world: World, change: str
 def test_a_natural_key_exists_once(world: World) -> None:
     """D-B1"""
     with world.engine.begin() as connection:
-        told = event_log.record_event(
+        is_new = event_log.record_event(
             connection, "replied", "key-1", occurred_at=NOON, mailbox_id=2, details={"said": "again"}
         )
-    assert told is False
+    assert is_new is False
     assert world.row("select * from ops.mail_events")["details"] == {"said": "first"}
     with pytest.raises(IntegrityError, match="uq_mail_events_natural_key"):
         world.change(

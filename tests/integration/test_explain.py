@@ -28,10 +28,10 @@ def explained(world: World, slot_id: int) -> Explanation:
 def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
     """Q-F2, Q-B7, towards U-F1"""
     for slot in world.rows("select id, bot_id, payload from ops.slots"):
-        told = explained(world, slot["id"])
-        evidence = told.evidence
+        explanation = explained(world, slot["id"])
+        evidence = explanation.evidence
         assert evidence is not None
-        assert told.is_replayed
+        assert explanation.is_replayed
         assert (evidence.bot_id, evidence.tier) == (slot["bot_id"], slot["payload"]["tier"])
         assert evidence.asked_tier == slot["payload"]["asked_tier"]
         assert evidence.draw is not None
@@ -39,36 +39,37 @@ def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
         assert evidence.weight == pytest.approx(math.prod(evidence.terms.values()))
         assert evidence.key == pytest.approx(-math.log(evidence.draw) / evidence.weight)
         assert all(other["key"] >= evidence.key for other in evidence.runners_up)
-        assert told.asked_at == world.bots[0].address.partition("@")[2]
+        assert explanation.asked_at == world.bots[0].address.partition("@")[2]
         named = {slot["bot_id"], *(other["bot_id"] for other in evidence.runners_up)}
-        assert set(told.bot_addresses) == named
-        assert set(told.bot_addresses.values()) <= {bot.address for bot in world.bots}
-        assert told.slot["bot_address"] == told.bot_addresses[slot["bot_id"]]
-        assert told.slot["sender_address"] in {sender.address for sender in world.senders}
-        assert (told.slot["policy_name"], told.slot["seed"], told.slot["hour"]) == ("demo", 1, NOON)
-        assert list(told.events) == []
+        assert set(explanation.bot_addresses) == named
+        assert set(explanation.bot_addresses.values()) <= {bot.address for bot in world.bots}
+        assert explanation.slot["bot_address"] == explanation.bot_addresses[slot["bot_id"]]
+        assert explanation.slot["sender_address"] in {sender.address for sender in world.senders}
+        plan = explanation.slot
+        assert (plan["policy_name"], plan["seed"], plan["hour"]) == ("demo", 1, NOON)
+        assert list(explanation.events) == []
 
 
 def test_a_sent_and_answered_slot_tells_its_story_in_order(world: World) -> None:
     """Q-F2, towards D-F3"""
     world.talk(3)
     slot_id = world.value("select min(id) from ops.slots")
-    told = explained(world, slot_id)
-    kinds = [event["event_type"] for event in told.events]
+    explanation = explained(world, slot_id)
+    kinds = [event["event_type"] for event in explanation.events]
     assert kinds[:2] == ["attempt", "sent"]
     assert set(kinds) == {"attempt", "sent", "placed_inbox", "replied"}
     assert all(
         earlier["occurred_at"] <= later["occurred_at"]
-        for earlier, later in zip(told.events, told.events[1:], strict=False)
+        for earlier, later in zip(explanation.events, explanation.events[1:], strict=False)
     )
 
 
 def test_a_reply_has_no_selection_to_explain(world: World) -> None:
     """Q-F2"""
     world.talk(1)
-    told = explained(world, world.value("select min(id) from ops.slots where task_type = 'reply'"))
-    assert (told.evidence, told.bot_addresses) == (None, {})
-    assert told.slot["hour"] is None
+    explanation = explained(world, world.value("select min(id) from ops.slots where task_type = 'reply'"))
+    assert (explanation.evidence, explanation.bot_addresses) == (None, {})
+    assert explanation.slot["hour"] is None
 
 
 def test_an_unknown_slot_is_an_error_that_says_where_to_look(world: World) -> None:

@@ -128,8 +128,8 @@ def test_a_lost_zone_is_shown_wherever_the_mailbox_is(run: Command, world: World
     assert NOWHERE in finding.result
     assert "--zone" in (finding.remedy or "")
     with world.engine.connect() as connection:
-        told = why_not.why_not(connection, world.senders[0].address, NOON, now=NOON, settings=world.settings)
-    assert NOWHERE in told.answer
+        found = why_not.why_not(connection, world.senders[0].address, NOON, now=NOON, settings=world.settings)
+    assert NOWHERE in found.answer
     (result,) = registry.check_mailboxes(world.engine, world.settings, ids=[world.senders[0].mailbox_id])
     assert (result.stage, NOWHERE in (result.text or "")) == ("zone", True)
 

@@ -148,9 +148,9 @@ def in_the_policy(key: str) -> str:
 
 
 def test_the_defaults_are_those_of_the_standard_policy() -> None:
-    told = defaults_of((PROJECT_ROOT / "docs" / "features.md").read_text(encoding="utf-8"))
-    assert len(told) > 30
-    assert told == {key: in_the_policy(key) for key in told}
+    documented = defaults_of((PROJECT_ROOT / "docs" / "features.md").read_text(encoding="utf-8"))
+    assert len(documented) > 30
+    assert documented == {key: in_the_policy(key) for key in documented}
 
 
 # The comparison itself

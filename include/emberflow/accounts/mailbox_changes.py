@@ -121,8 +121,8 @@ def _validated(connection: Connection, kind: Kind, before: RowMapping, values: M
     try:
         row = model.model_validate({name: value for name, value in wanted.items() if str(value).strip()})
     except ValidationError as error:
-        told = "; ".join(f"{column}: {reason}" for column, reason in complaints(error))
-        raise ConfigurationError(f"{before['address']}: nothing was changed: {told}") from None
+        reasons = "; ".join(f"{column}: {reason}" for column, reason in complaints(error))
+        raise ConfigurationError(f"{before['address']}: nothing was changed: {reasons}") from None
     if zones.unknown(connection, [row.zone]):
         raise ConfigurationError(f"the database does not know {row.zone}: run `emberflow database migrate`")
     return row

@@ -32,10 +32,10 @@ def examine_stack(stack: Stack) -> list[Finding]:
     """Look whether every process of the local stack runs; there is nothing to look at where it was not started."""
     if not stack.was_started():
         return []
-    told = histories(stack.home)
+    recorded = histories(stack.home)
     parts = stack.status()
     down = [part.name for part in parts if part.pid is None]
-    restarts = ", ".join(f"{name} {known['restarts']}" for name, known in told.items() if known["restarts"])
+    restarts = ", ".join(f"{name} {known['restarts']}" for name, known in recorded.items() if known["restarts"])
     result = f"{len(parts) - len(down)} of {len(parts)} processes run"
     if restarts:
         result += f"; started again: {restarts}"
@@ -43,6 +43,6 @@ def examine_stack(stack: Stack) -> list[Finding]:
     if down:
         result += f"; down: {', '.join(down)}"
         remedy = "wait a minute: the supervisor starts it again" if SUPERVISOR not in down else "run `./emberflow up`"
-    if any(known["gave_up"] for known in told.values()):
+    if any(known["gave_up"] for known in recorded.values()):
         remedy = "its log in `<home>/run` says why it dies; then run `./emberflow up`"
     return [Finding("local stack", result, remedy)]

@@ -476,8 +476,8 @@ def _check(ids: list[int] | None, *, as_json: bool = False) -> None:
 
     if as_json:
         results = registry.check_mailboxes(open_engine(), settings(), ids=ids)
-        told = ("address", "stage", "transient", "text")
-        print_json([{name: getattr(result, name) for name in told} for result in results])
+        columns = ("address", "stage", "transient", "text")
+        print_json([{name: getattr(result, name) for name in columns} for result in results])
         if any(result.stage for result in results):
             raise typer.Exit(1)
         return

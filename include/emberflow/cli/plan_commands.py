@@ -151,8 +151,8 @@ def explain_missing_slots(
     from emberflow.settings import settings
 
     with open_engine().connect() as connection:
-        told = why_not(connection, sender, parse_hour(at), now=SystemClock().now(), settings=settings())
-    show_why_not(told, as_json=as_json)
+        explanation = why_not(connection, sender, parse_hour(at), now=SystemClock().now(), settings=settings())
+    show_why_not(explanation, as_json=as_json)
 
 
 @policy.command("apply")

@@ -97,18 +97,18 @@ def summary_of(plan: Plan) -> str:
     )
 
 
-def show_why_not(told: WhyNot, *, as_json: bool) -> None:
+def show_why_not(found: WhyNot, *, as_json: bool) -> None:
     """Print the answer, the slots that there are, and the numbers behind it."""
     rows = [
-        tuple(slot[name] for name in ("id", "target_time", "bot_address", "status", "reason")) for slot in told.slots
+        tuple(slot[name] for name in ("id", "target_time", "bot_address", "status", "reason")) for slot in found.slots
     ]
     slots = Section("slots", "Its slots of this hour", ("slot", "target time (UTC)", "bot", "status", "reason"), rows)
-    steps = Section("steps", "From the ramp to the slot", ("step", "mails", "how"), list(told.steps))
+    steps = Section("steps", "From the ramp to the slot", ("step", "mails", "how"), list(found.steps))
     if as_json:
-        answer = {"sender": told.address, "hour": told.hour, "answer": told.answer}
+        answer = {"sender": found.address, "hour": found.hour, "answer": found.answer}
         print_json(answer | records(slots, steps))
         return
-    console.print(f"{told.address}, {spell(told.hour)} UTC: {told.answer}.", markup=False, style="bold")
+    console.print(f"{found.address}, {spell(found.hour)} UTC: {found.answer}.", markup=False, style="bold")
     show(*(section for section in (slots, steps) if section.rows))
 
 
@@ -222,8 +222,8 @@ def show_explanation(explanation: Explanation, *, as_json: bool) -> None:
         facts.append(("plan", f"{spell(slot['hour'])}, seed {slot['seed']}, sha256 {slot['plan_sha256'][:12]}"))
     events = [(event["occurred_at"], event["event_type"], event["details"]) for event in explanation.events]
     if as_json:
-        told = Section("events", "Events", ("at (UTC)", "event", "details"), events)
-        print_json({"slot": dict(slot), "selection": _selection_as_json(explanation)} | records(told))
+        section = Section("events", "Events", ("at (UTC)", "event", "details"), events)
+        print_json({"slot": dict(slot), "selection": _selection_as_json(explanation)} | records(section))
         return
     show(Section("slot", f"Slot {slot['id']}", ("", ""), facts))
     if explanation.evidence is None:

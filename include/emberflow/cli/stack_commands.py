@@ -60,10 +60,10 @@ def status(*, as_json: bool) -> None:
 
     stack = Stack(home(), attached=False)
     states = stack.status()
-    told = histories(stack.home) if any(part.pid for part in states) else {}
+    recorded = histories(stack.home) if any(part.pid for part in states) else {}
     rows = [
-        (part.name, _state(part.pid, told.get(part.name, {})), part.pid, told.get(part.name, {}).get("restarts"),
-         part.address if part.pid else None)
+        (part.name, _state(part.pid, recorded.get(part.name, {})), part.pid,
+         recorded.get(part.name, {}).get("restarts"), part.address if part.pid else None)
         for part in states
     ]  # fmt: skip
     columns = ("part", "state", "pid", "restarts", "address")
@@ -80,10 +80,10 @@ def status(*, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _state(pid: int | None, told: Mapping[str, Any]) -> str:
+def _state(pid: int | None, history: Mapping[str, Any]) -> str:
     if pid is not None:
         return "up"
-    return "given up" if told.get("gave_up") else "down"
+    return "given up" if history.get("gave_up") else "down"
 
 
 class _AnotherStopsItError(Exception):

@@ -77,12 +77,12 @@ class BoundedParser:
         too_much = too_much_in_header(raw) or (too_much_in(raw) if with_body else None)
         if too_much is not None:
             raise UnreadableMessageError(too_much)
-        told = internal_date.isoformat() if internal_date else None
+        iso_date = internal_date.isoformat() if internal_date else None
         request = {
             "uid": uid,
             "folder": folder,
             "size": size,
-            "internal_date": told,
+            "internal_date": iso_date,
             "oversized": oversized,
             "with_body": with_body,
         }
@@ -122,10 +122,10 @@ class BoundedParser:
             if ended_by == signal.SIGPROF:
                 raise UnreadableMessageError(f"parsing it took more than {MESSAGE_CPU_SECONDS:g} s of processor time")
             raise UnreadableMessageError("parsing it ended the parsing process")
-        told = json.loads(answer)
-        if "unreadable" in told:
-            raise UnreadableMessageError(str(told["unreadable"]))
-        return told["answer"]
+        reply = json.loads(answer)
+        if "unreadable" in reply:
+            raise UnreadableMessageError(str(reply["unreadable"]))
+        return reply["answer"]
 
     def _ended_by(self) -> int | None:
         if self._process is None:

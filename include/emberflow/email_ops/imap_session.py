@@ -143,9 +143,9 @@ class ImapSession:
         # imaplib asked before the login, when servers announce neither MOVE nor UIDPLUS.
         with self._faults("imap_connect"):
             status, data = self._client.capability()
-        told = data[-1] if status == "OK" and data else None
-        if isinstance(told, bytes) and told.strip():
-            self._client.capabilities = tuple(told.decode("ascii", "replace").upper().split())
+        names = data[-1] if status == "OK" and data else None
+        if isinstance(names, bytes) and names.strip():
+            self._client.capabilities = tuple(names.decode("ascii", "replace").upper().split())
 
     def _login_by_password(self) -> None:
         access = self._access
@@ -270,8 +270,8 @@ class ImapSession:
 
     def _number(self, response: str) -> int:
         data = self._client.response(response)[1]
-        told = data[-1] if data else None
-        return int(told) if isinstance(told, bytes) and _is_number(told) else 0
+        number = data[-1] if data else None
+        return int(number) if isinstance(number, bytes) and _is_number(number) else 0
 
     def _refused(self, stage: ImapStage, data: Sequence[object]) -> NoReturn:
         text = self._said(data)

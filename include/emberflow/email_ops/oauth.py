@@ -33,7 +33,7 @@ from emberflow.settings import OAuthClient
 # A token is not used in its last two minutes: the login must end before it does, and clocks differ.
 MARGIN_SECONDS = 120.0
 # What RFC 6749 5.1 leaves open; Google and Microsoft say about an hour.
-_LIFETIME_UNLESS_TOLD = 3600.0
+_LIFETIME_UNLESS_STATED = 3600.0
 _LONGEST_LIFETIME = 86_400.0
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
 # From the TLS handshake to the last byte, however lively the server is; and for its addresses together to connect.
@@ -301,7 +301,7 @@ def _judged(access: MailboxAccess, answer: _Said) -> _Answer:
 
 def _lifetime(fields: Mapping[str, Any]) -> float:
     try:
-        told = float(fields["expires_in"])
+        lifetime = float(fields["expires_in"])
     except (KeyError, TypeError, ValueError, OverflowError):
-        return _LIFETIME_UNLESS_TOLD
-    return min(told, _LONGEST_LIFETIME) if told > 0 else _LIFETIME_UNLESS_TOLD
+        return _LIFETIME_UNLESS_STATED
+    return min(lifetime, _LONGEST_LIFETIME) if lifetime > 0 else _LIFETIME_UNLESS_STATED

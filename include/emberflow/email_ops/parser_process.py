@@ -38,19 +38,19 @@ def main() -> None:
         # Its signal ends the process, wherever in the standard library it is.
         signal.setitimer(signal.ITIMER_PROF, MESSAGE_CPU_SECONDS)
         try:
-            told = {"answer": _answer(json.loads(request), raw)}
+            reply = {"answer": _answer(json.loads(request), raw)}
         except (MemoryError, RecursionError) as error:
-            told = {"unreadable": f"{type(error).__name__} while parsing it"}
+            reply = {"unreadable": f"{type(error).__name__} while parsing it"}
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _write(answers, json.dumps(told, default=datetime.isoformat).encode())
+        _write(answers, json.dumps(reply, default=datetime.isoformat).encode())
 
 
 def _answer(request: dict[str, Any], raw: bytes) -> Any:
     if request.pop("what") == "report":
         read_returned(raw)
         return None
-    told = request.pop("internal_date")
-    return asdict(parse(raw, internal_date=datetime.fromisoformat(told) if told else None, **request))
+    iso_date = request.pop("internal_date")
+    return asdict(parse(raw, internal_date=datetime.fromisoformat(iso_date) if iso_date else None, **request))
 
 
 def _read(pipe: BinaryIO) -> bytes | None:

@@ -84,11 +84,11 @@ def _checks(connection: Connection) -> Iterator[Finding]:
 
 def _processes(connection: Connection) -> Finding:
     silent = {str(row.job_type): int(row.silent_s) for row in connection.execute(_HEARTBEATS)}
-    told: list[str] = []
+    ages: list[str] = []
     dead: list[str] = []
     for job, (name, process) in _PROCESSES.items():
         seconds = silent.get(job)
-        told.append(f"{name} {'does not run' if seconds is None else f'{seconds} s ago'}")
+        ages.append(f"{name} {'does not run' if seconds is None else f'{seconds} s ago'}")
         if seconds is None or seconds > _LONGEST_SILENCE_S:
             dead.append(process)
     remedy = None
@@ -97,7 +97,7 @@ def _processes(connection: Connection) -> Finding:
         remedy = (
             f"run `./emberflow up`, and before it `down` if the process is there but silent; see {logs} in <home>/run"
         )
-    return Finding("Airflow's heartbeats", ", ".join(told), remedy)
+    return Finding("Airflow's heartbeats", ", ".join(ages), remedy)
 
 
 def _dags(connection: Connection) -> Finding:
@@ -105,28 +105,28 @@ def _dags(connection: Connection) -> Finding:
     broken: list[str] = list(connection.execute(_IMPORT_ERRORS).scalars())
     missing = sorted(DAG_IDS - present.keys())
     paused = [dag_id for dag_id in sorted(DAG_IDS) if present.get(dag_id)]
-    told = [f"{len(DAG_IDS) - len(missing)} of {len(DAG_IDS)} known"]
+    notes = [f"{len(DAG_IDS) - len(missing)} of {len(DAG_IDS)} known"]
     remedies = []
     if broken:
-        told.append(f"cannot be imported: {', '.join(broken)}")
+        notes.append(f"cannot be imported: {', '.join(broken)}")
         remedies.append("run `./emberflow airflow dags list-import-errors`")
     elif missing:
-        told.append(f"missing: {', '.join(missing)}")
+        notes.append(f"missing: {', '.join(missing)}")
         remedies.append("look at airflow-dag-processor.log in `<home>/run`")
     if paused:
-        told.append(f"paused: {', '.join(paused)}")
+        notes.append(f"paused: {', '.join(paused)}")
         remedies.append(", ".join(f"`./emberflow airflow dags unpause {name}`" for name in paused))
-    return Finding("DAGs", "; ".join(told), "; ".join(remedies) or None)
+    return Finding("DAGs", "; ".join(notes), "; ".join(remedies) or None)
 
 
 def _runs(connection: Connection) -> Finding:
     troubles = connection.execute(_RUNS, {"longest_run_h": _LONGEST_RUN_H}).all()
-    told = [f"{row.dag_id} {row.what} since {row.since:%Y-%m-%d %H:%M} ({row.runs} in a row)" for row in troubles]
-    if not told:
+    notes = [f"{row.dag_id} {row.what} since {row.since:%Y-%m-%d %H:%M} ({row.runs} in a row)" for row in troubles]
+    if not notes:
         return Finding("DAG runs", "the last run of every DAG was good")
     names = list(dict.fromkeys(str(row.dag_id) for row in troubles))
     return Finding(
         "DAG runs",
-        ", ".join(told),
+        ", ".join(notes),
         f"open {', '.join(names)} in Airflow: the red task's log says why, the DAG's notes say what to do",
     )

@@ -97,22 +97,22 @@ class Supervisor:
         self._write()
 
     def _write(self) -> None:
-        told = {
+        recorded = {
             name: {key: value for key, value in asdict(history).items() if key in ("restarts", "last", "gave_up")}
             for name, history in self._histories.items()
         }
         written = self._record.with_suffix(".new")
-        private_files.write_text(written, json.dumps(told))
+        private_files.write_text(written, json.dumps(recorded))
         written.replace(self._record)
 
 
 def histories(stack_home: Path) -> Mapping[str, Mapping[str, Any]]:
     """Return by part what the last supervisor of a stack recorded: ``restarts``, ``last`` (UTC), ``gave_up``."""
     try:
-        told: dict[str, dict[str, Any]] = json.loads((stack_home / "run" / "supervisor.json").read_text())
+        recorded: dict[str, dict[str, Any]] = json.loads((stack_home / "run" / "supervisor.json").read_text())
     except (OSError, ValueError):
         return {}
-    return told
+    return recorded
 
 
 def supervise(stack: Stack, stop: threading.Event) -> None:

@@ -23,7 +23,7 @@ _APPEND = text("""
     insert into ops.mail_events
         (event_type, natural_key, occurred_at, mailbox_id, slot_id, sender_id, bot_id, message_id, details)
     select event_type, natural_key, occurred_at, mailbox_id, slot_id, sender_id, bot_id, message_id, details
-    from jsonb_to_recordset(cast(:events as jsonb)) as told (
+    from jsonb_to_recordset(cast(:events as jsonb)) as events (
         event_type text, natural_key text, occurred_at timestamptz, mailbox_id bigint, slot_id bigint,
         sender_id bigint, bot_id bigint, message_id text, details jsonb
     )
@@ -167,12 +167,12 @@ def record_event(
     message_id: str | None = None,
     details: dict[str, Any] | None = None,
 ) -> bool:
-    """Append one event; return False if this natural key was already told."""
-    told = _append(
+    """Append one event; return False if this natural key was already recorded."""
+    new_keys = _append(
         connection,
         [_event(event_type, natural_key, occurred_at, mailbox_id, slot=slot, message_id=message_id, details=details)],
     )
-    return bool(told)
+    return bool(new_keys)
 
 
 def record_parked(connection: Connection, rows: Sequence[Mapping[str, Any]], occurred_at: datetime) -> None:
@@ -218,7 +218,7 @@ def record(
     Cost: two statements, however many slots.
     """
     by_key = {f"sent:{mail.slot.idempotency_key}": mail for mail in sent}
-    told = _append(
+    new_keys = _append(
         connection,
         [
             *map(_attempt, tried),
@@ -245,7 +245,7 @@ def record(
             ),
         ],
     )
-    new = [_mail(mail) for key, mail in by_key.items() if key in told and not mail.slot.is_cold]
+    new = [_mail(mail) for key, mail in by_key.items() if key in new_keys and not mail.slot.is_cold]
     if new:
         prepared.rows_of(connection, _FOLLOW_UP, {"mails": rows_as_json(new), "cooldown_s": cooldown_s})
 
@@ -266,7 +266,7 @@ def reopen_conversation(connection: Connection, slot: Slot) -> None:
 
 def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, mailbox_id: int, uid: str) -> bool:
     """Append that a junked mail was seen back in the inbox; return False for another copy of the same mail."""
-    told = record_event(
+    is_new = record_event(
         connection,
         "rescued",
         f"rescued:{slot.idempotency_key}",
@@ -275,9 +275,9 @@ def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, 
         slot=slot,
         details={"uid": uid},
     )
-    if told:
+    if is_new:
         connection.execute(_REMEMBER_RESCUE, {"sender_id": slot.sender_id, "bot_id": slot.bot_id})
-    return told
+    return is_new
 
 
 def _append(connection: Connection, events: Sequence[Mapping[str, Any]]) -> set[str]:

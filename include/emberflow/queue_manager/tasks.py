@@ -132,8 +132,8 @@ def _clock() -> Clock:
 
 def _say(moment: datetime, what: str, counts: Mapping[str, float] | None = None) -> None:
     """Log what a step came to, under the hour of ``moment``."""
-    told = ", ".join(f"{name} {count:.4g}" for name, count in (counts or {}).items())
-    log.info("%s UTC: %s%s", f"{floor_hour(moment):%Y-%m-%d %H:%M}", what, f": {told}" if told else "")
+    figures = ", ".join(f"{name} {count:.4g}" for name, count in (counts or {}).items())
+    log.info("%s UTC: %s%s", f"{floor_hour(moment):%Y-%m-%d %H:%M}", what, f": {figures}" if figures else "")
 
 
 def _listed(numbers: list[int]) -> str:

@@ -208,8 +208,8 @@ def _reading(connection: Connection) -> Iterator[Finding]:
     remedy = None
     if row.lately:
         remedy = f"look at the newest with a mail program: {row.newest}"
-    told = f"{row.unread} not read, {row.in_junk} not rescued, {row.given_up} of them given up"
-    yield Finding("messages set aside", told, remedy)
+    counts = f"{row.unread} not read, {row.in_junk} not rescued, {row.given_up} of them given up"
+    yield Finding("messages set aside", counts, remedy)
 
 
 def _zones(connection: Connection) -> Finding:
@@ -233,17 +233,17 @@ def _mail_servers(connection: Connection, settings: Settings) -> Finding:
     outside = sum(server.is_outside for server in servers)
     silent = mail_servers.silent(servers)
     tried = len(servers) - outside
-    told = [f"{tried - len(silent)} of {tried} answer"]
+    notes = [f"{tried - len(silent)} of {tried} answer"]
     if outside:
-        told.append(f"{outside} are not on this machine: not looked at in sandbox mode")
-    told += [
+        notes.append(f"{outside} are not on this machine: not looked at in sandbox mode")
+    notes += [
         f"{server.protocol} {server.host}:{server.port} of {server.mailboxes} mailboxes: {server.fault}"
         for server in silent[:_NAMED]
     ]
     remedy = None
     if silent:
         remedy = "look at the server, its name and the network; its mail waits and is not read meanwhile"
-    return Finding("mail servers", "; ".join(told), remedy)
+    return Finding("mail servers", "; ".join(notes), remedy)
 
 
 def _queue(connection: Connection) -> Finding:

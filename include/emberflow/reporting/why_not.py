@@ -102,25 +102,25 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     if run is not None:
         slots = connection.execute(_SLOTS, {"run": run["id"], "sender": sender["id"]}).mappings().all()
 
-    def told(answer: str, steps: Sequence[Step] = ()) -> WhyNot:
+    def answered(answer: str, steps: Sequence[Step] = ()) -> WhyNot:
         return WhyNot(sender["address"], hour, answer, steps, slots)
 
     if sender["state"] != "active":
         remedy = f"; {sender['state_remedy']}" if sender["state_remedy"] else ""
-        return told(f"the sender is {sender['state']}: {sender['state_reason']}{remedy}")
+        return answered(f"the sender is {sender['state']}: {sender['state_reason']}{remedy}")
     if sender["zone"] not in known_zones():
-        return told(f"its zone {sender['zone']!r} is not known: run `emberflow senders set ADDRESS --zone`")
+        return answered(f"its zone {sender['zone']!r} is not known: run `emberflow senders set ADDRESS --zone`")
     if run is not None and run["outcome"] == "past":
-        return told(_why_past(connection, hour))
+        return answered(_why_past(connection, hour))
 
     start, plan, policy = _computed(connection, hour, run, now=now, settings=settings)
     day = plan.day[plan.day["sender_id"] == sender["id"]]
     if day.empty and run is not None:
-        return told("the sender was not active when the hour was planned")
+        return answered("the sender was not active when the hour was planned")
     if day.empty or not day["open_s_now"].item() > 0:
         opens_at = next_opening(sender["zone"], start, policy.pacing, seed=settings.seed, sender_id=sender["id"])
         local = opens_at.astimezone(clock_of(sender["zone"]))
-        return told(
+        return answered(
             f"its sending window is closed in this hour; it opens next on {local:%A, %Y-%m-%d at %H:%M} "
             f"{sender['zone']} ({opens_at:%H:%M} UTC)"
         )
@@ -133,7 +133,7 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     facts = day.iloc[0].to_dict() | account(day, times, placed).iloc[0].to_dict() | {"expected": expected}
     prefix = "not planned yet; a plan made now: " if run is None else ""
     ended = Counter(f"{slot['status']} ({slot['reason']})" for slot in slots if slot["status"] in _ENDED)
-    return told(prefix + reason(facts, unfilled_because, ended), steps_of(facts, clock_of(sender["zone"])))
+    return answered(prefix + reason(facts, unfilled_because, ended), steps_of(facts, clock_of(sender["zone"])))
 
 
 def why_empty(connection: Connection, hour: datetime, *, now: datetime, settings: Settings) -> str | None:

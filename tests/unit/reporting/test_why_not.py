@@ -49,9 +49,9 @@ def test_the_answer_names_what_decided(changes: dict[str, Any], answer: str) -> 
 
 
 def test_several_losses_are_told_together() -> None:
-    told = reason(facts(slots=1, no_bot=1, no_room=1), "found no bot (1 no_seat)")
+    answer = reason(facts(slots=1, no_bot=1, no_room=1), "found no bot (1 no_seat)")
 
-    assert told == (
+    assert answer == (
         "1 mail, 2.00 expected; 1 found no bot (1 no_seat) and 1 did not fit between the gap and the end of the window"
     )
 

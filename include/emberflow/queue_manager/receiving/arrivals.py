@@ -137,7 +137,7 @@ class Finder:
             subject=message.subject or "",
             at=self.clock.now(),
             cooldown_s=self.cooldown_s,
-            told={"by": "inbox", "where": f"in {message.folder} of its recipient"},
+            evidence={"by": "inbox", "where": f"in {message.folder} of its recipient"},
         )
         self.found["resolved"] += 1
         # Its conversation began with that.
@@ -180,7 +180,7 @@ class Finder:
         reason: str,
         seen_at: datetime,
     ) -> None:
-        told = event_log.record_event(
+        is_new = event_log.record_event(
             connection,
             "token_rejected",
             f"token_rejected:{mailbox_id}:{uid}",
@@ -189,15 +189,15 @@ class Finder:
             message_id=message.message_id,
             details={"reason": reason, "uid": uid, "from": message.from_address},
         )
-        self.found["rejected"] += int(told)
+        self.found["rejected"] += int(is_new)
 
 
-def _arrived_at(told: datetime | None, submitted_at: datetime | None, now: datetime) -> datetime:
+def _arrived_at(internal_date: datetime | None, submitted_at: datetime | None, now: datetime) -> datetime:
     """Return when a mail arrived: not before it was sent and not after now, whatever INTERNALDATE says.
 
     A mailbox that was restored or migrated, or a server whose clock is off, tells any year.
     """
-    arrived_at = min(told or now, now)
+    arrived_at = min(internal_date or now, now)
     return arrived_at if submitted_at is None else max(arrived_at, min(submitted_at, now))
 
 

@@ -190,33 +190,33 @@ def settle(
     if row is None or row["status"] != "uncertain":
         raise EmberflowError(f"slot {slot_id} is not uncertain: there is nothing to settle; see `emberflow queue list`")
     mail = Uncertain.of(row)
-    told = {"by": by, "why": why}
+    evidence = {"by": by, "why": why}
     if is_sent:
-        settle_as_sent(connection, mail, subject="", at=now, cooldown_s=policy.bots.cooldown_s, told=told)
+        settle_as_sent(connection, mail, subject="", at=now, cooldown_s=policy.bots.cooldown_s, evidence=evidence)
         return "sent"
-    return _settle_as_not_sent(connection, mail, at=now, policy=policy, told=told)
+    return _settle_as_not_sent(connection, mail, at=now, policy=policy, evidence=evidence)
 
 
 def settle_as_sent(
-    connection: Connection, mail: Uncertain, *, subject: str, at: datetime, cooldown_s: int, told: Mapping[str, str]
+    connection: Connection, mail: Uncertain, *, subject: str, at: datetime, cooldown_s: int, evidence: Mapping[str, str]
 ) -> None:
     """Record that an uncertain slot, locked by the caller, was sent when it was submitted.
 
-    ``told`` says how this is known, for the event: ``by``, and ``where``, ``answer`` or ``why``.
+    ``evidence`` says how this is known, for the event: ``by``, and ``where``, ``answer`` or ``why``.
     """
-    if "where" in told:
-        reason = f"found {told['where']}"
-    elif "answer" in told:
-        reason = f"the server had answered: {told['answer']}"
+    if "where" in evidence:
+        reason = f"found {evidence['where']}"
+    elif "answer" in evidence:
+        reason = f"the server had answered: {evidence['answer']}"
     else:
-        reason = f"settled by {told['by']}: {told['why']}"
+        reason = f"settled by {evidence['by']}: {evidence['why']}"
     _leave(connection, mail, "sent", reason)
     event_log.record_sent(connection, [Sent(mail.slot, mail.submitted_at, subject)], cooldown_s=cooldown_s)
-    _record(connection, mail, at, {"found": "present", **told})
+    _record(connection, mail, at, {"found": "present", **evidence})
 
 
 def _settle_as_not_sent(
-    connection: Connection, mail: Uncertain, *, at: datetime, policy: Policy, told: Mapping[str, str]
+    connection: Connection, mail: Uncertain, *, at: datetime, policy: Policy, evidence: Mapping[str, str]
 ) -> str:
     """Uncount a mail that was not taken, and plan it again if that still makes sense; return the new status."""
     slot = mail.slot
@@ -233,7 +233,7 @@ def _settle_as_not_sent(
         event_log.reopen_conversation(connection, slot)
     else:
         event_log.close_conversation(connection, slot)
-    _record(connection, mail, at, {"found": "not_sent", **told})
+    _record(connection, mail, at, {"found": "not_sent", **evidence})
     return status
 
 
@@ -285,14 +285,16 @@ def _conclude(
                 _settle_as_returned(connection, locked, at=now, why=finding.detail)
                 return "failed"
             if finding.verdict == "present":
-                told = {"by": "reconcile", "where": finding.detail}
-                settle_as_sent(connection, locked, subject=finding.subject, at=now, cooldown_s=cooldown_s, told=told)
+                evidence = {"by": "reconcile", "where": finding.detail}
+                settle_as_sent(
+                    connection, locked, subject=finding.subject, at=now, cooldown_s=cooldown_s, evidence=evidence
+                )
                 return "sent"
             if answer is not None:
-                told = {"by": "reconcile", "answer": answer["answer"]}
+                evidence = {"by": "reconcile", "answer": answer["answer"]}
                 if answer["outcome"] != "sent":
-                    return _settle_as_not_sent(connection, locked, at=now, policy=policy, told=told)
-                settle_as_sent(connection, locked, subject="", at=now, cooldown_s=cooldown_s, told=told)
+                    return _settle_as_not_sent(connection, locked, at=now, policy=policy, evidence=evidence)
+                settle_as_sent(connection, locked, subject="", at=now, cooldown_s=cooldown_s, evidence=evidence)
                 return "sent"
             return _leave_in_doubt(connection, locked, finding, policy, now)
     except OperationalError as error:
@@ -325,8 +327,8 @@ def _leave_in_doubt(connection: Connection, mail: Uncertain, finding: Finding, p
     if not is_unresolved:
         return "waiting"
     event_log.close_conversation(connection, mail.slot)
-    told = {"found": "nowhere" if is_not_found else "unknown", "by": "reconcile", "where": finding.detail}
-    return "unresolved" if _record(connection, mail, now, told, kind="unresolved") else "not_found_again"
+    evidence = {"found": "nowhere" if is_not_found else "unknown", "by": "reconcile", "where": finding.detail}
+    return "unresolved" if _record(connection, mail, now, evidence, kind="unresolved") else "not_found_again"
 
 
 def _leave(connection: Connection, mail: Uncertain, status: SettledStatus, reason: str) -> None:

@@ -310,7 +310,7 @@ class _Settling:
             subject=one.message.subject or "",
             at=now,
             cooldown_s=self._force.policy.bots.cooldown_s,
-            told={"by": "restore", "where": one.where},
+            evidence={"by": "restore", "where": one.where},
         )
         return True
 

@@ -42,7 +42,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Told:
+class Recorded:
     """What the run calls a result, once it is committed, and the mailboxes that are out of use by then."""
 
     name: str
@@ -57,7 +57,7 @@ class Recorder:
         self._policy = policy
         self._seed = seed
 
-    def record(self, connection: Connection, results: Sequence[Result]) -> list[Told]:
+    def record(self, connection: Connection, results: Sequence[Result]) -> list[Recorded]:
         """Write what became of slots: state, counters, pairs, conversations and events in one transaction."""
         now = self._clock.now()
         ends = [self._end(result, now) for result in results]
@@ -98,7 +98,7 @@ class Recorder:
                 event_log.close_conversation(connection, result.slot)
         stopped = consequences.draw(connection, answers, findings, now=now, policy=self._policy.breakers)
         reach("before_record_commit")
-        return [Told(name, stopped) for name in names]
+        return [Recorded(name, stopped) for name in names]
 
     def _end(self, result: Result, now: datetime) -> tuple[str, End, Verdict | None]:
         """Return what the run calls this result, what becomes of the slot, and what the server's answer means."""

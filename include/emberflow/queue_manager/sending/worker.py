@@ -49,7 +49,7 @@ from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import slot_message
 from emberflow.queue_manager.sending.group_commit import GroupCommit
 from emberflow.queue_manager.sending.permits import ConnectionSlots, Lease
-from emberflow.queue_manager.sending.recorder import Recorder, Result, Told
+from emberflow.queue_manager.sending.recorder import Recorded, Recorder, Result
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -500,15 +500,15 @@ class Worker:
         """Have a result recorded, before the next mail of its mailbox: a crash leaves one of them in doubt, not two."""
         slot = result.slot
         self._release(slot)
-        told = self._records.ask(result)
-        told.add_done_callback(lambda told: self._report_back(slot, self._note, slot, told))
+        recorded = self._records.ask(result)
+        recorded.add_done_callback(lambda recorded: self._report_back(slot, self._note, slot, recorded))
 
-    def _note(self, slot: Slot, recorded: Future[Told]) -> None:
-        told = recorded.result()
-        self._report.ends[told.name] += 1
-        if told.name == "sent":
+    def _note(self, slot: Slot, recorded: Future[Recorded]) -> None:
+        ended = recorded.result()
+        self._report.ends[ended.name] += 1
+        if ended.name == "sent":
             self._stumbled.clear()
-        self._refused |= told.stopped
+        self._refused |= ended.stopped
         if self._under_way.get(slot.from_mailbox_id) == slot.id:
             reach("after_record_commit")
         self._forget(slot)
