@@ -1,4 +1,4 @@
-"""What every DAG of the house has in common: owner, tags, assets, retries, time-outs, pools and priorities."""
+"""What every DAG of the project has in common: owner, tags, assets, retries, time-outs, pools and priorities."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Emberflow: sender warm-up and compliant cold outreach as a data pipeline.
 
-The rooms, from the ground floor up (a package imports only from those above it in this list):
+The packages, lowest first (a package imports only from those above it in this list):
 
 ``errors`` ``settings`` ``clock`` ``randomness``
     Typed settings, injected time, named random streams, and the one error hierarchy.

@@ -1,4 +1,4 @@
-"""The rules of the house that a type checker cannot see, held by the source text itself.
+"""The rules of the project that a type checker cannot see, held by the source text itself.
 
 Each rule is a small function over a syntax tree; its test first shows that the rule sees a breach.
 """

@@ -80,7 +80,7 @@ def available_seats(bots: pd.DataFrame, at: datetime, until: datetime, policy: B
     Columns out: ``bot_id``; ``age_days`` int64, whole days of 24 h since birth; ``inbound_cap`` int64, by age
     and operator; ``free_from``, ``free_until`` int64, seconds since the epoch, half-open: when it is awake
     (`waking_span`) and the pause after its last mail is over; ``seats`` int64, what is free of the cap, and not more
-    than the pauses between two mails leave room for; ``reason`` Categorical, null while there are seats, else the first
+    than fit in with the pauses between two mails; ``reason`` Categorical, null while there are seats, else the first
     of ``cooldown``, ``asleep``, ``at_cap``.
     """
     now = pd.Timestamp(require_utc(at))

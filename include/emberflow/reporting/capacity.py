@@ -168,7 +168,7 @@ def account(day: pd.DataFrame, times: pd.DataFrame, slots: pd.DataFrame) -> pd.D
     Columns in: ``day``, one row per sender: ``sender_id``, ``ramp_volume``, ``warmup_quota``, ``warmup_used``,
     ``total_quota``, ``total_used``, ``wanted`` int64; ``health_multiplier``, ``open_s_now``, ``open_s_left`` float64;
     ``opens_at``, ``closes_at``, ``span_start`` datetime64[us, UTC]. ``times`` and ``slots``: ``sender_id`` int64, one
-    row per mail that has room, and per planned one.
+    row per mail that fits in, and per planned one.
 
     Columns out, int64, with ``ramp_volume`` = the sum of all that follow it in every row: ``sender_id``;
     ``ramp_volume``; ``by_health`` and ``by_daily_factor`` (what the quota is below the ramp; the second includes the

@@ -49,7 +49,7 @@ from emberflow.sandbox.local_delivery import LocalDelivery
 from emberflow.sandbox.smtp_server import SubmissionProtocol, SubmissionRules, _cut
 from emberflow.sandbox.state_files import Watched, replace_file
 from emberflow.settings import PROJECT_ROOT
-from tests.faults.kit.lifeline import die_with_parent
+from tests.faults.kit.parent_death import die_with_parent
 
 Moment = Literal["before_storing", "after_storing", "late", "quarantined", "returned"]
 

@@ -41,7 +41,7 @@ from emberflow.queue_manager.sending import dispatcher
 from emberflow.randomness import generator
 from emberflow.settings import Settings
 from tests.faults.kit.clocks import OffsetClock, set_offset
-from tests.faults.kit.lifeline import die_with_parent
+from tests.faults.kit.parent_death import die_with_parent
 
 Role = Literal["dispatch", "reconcile"]
 Action = Literal["die", "stop"]
@@ -323,7 +323,7 @@ def _end(_signal: int, _frame: FrameType | None) -> None:
 def _context() -> ForkServerContext:
     """Return the server that workers are forked from, running and with the product imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.faults.kit.nursery"])
+    context.set_forkserver_preload(["tests.faults.kit.forkserver_preload"])
     # Python 3.11 gives the server the environment but not this process's sys.path (CPython issue 117378).
     with patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
         forkserver.ensure_running()

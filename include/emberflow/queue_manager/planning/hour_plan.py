@@ -38,7 +38,7 @@ class Plan:
     ``day``: one row per active sender, with the columns of ``PlanInputs.senders`` and those of ``open_windows``,
     ``planning_span`` and ``daily_quota``, ``first_s`` and ``every_s`` of ``slots_for_hour``, and ``wanted`` int64, the
     slots that it asks for in this hour.
-    ``times``: as of ``pace``: those of them that have room, before bots are chosen.
+    ``times``: as of ``pace``: those of them that fit in, before bots are chosen.
     ``bots``: the columns of ``PlanInputs.bots``, ``available_seats`` and ``turn_terms``, and ``cell`` int64.
     ``cells``: as of ``partner_mix``.
     ``slots``: ``sender_id``, ``ordinal``, ``bot_id`` int64; ``asked_tier``, ``tier`` Categorical; ``target_time``

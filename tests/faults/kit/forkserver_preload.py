@@ -7,6 +7,6 @@ outlive a parent that was killed.
 from __future__ import annotations
 
 import tests.faults.kit.processes  # noqa: F401 - what a worker needs is imported once, here
-from tests.faults.kit.lifeline import die_with_parent
+from tests.faults.kit.parent_death import die_with_parent
 
 die_with_parent()
