@@ -1,7 +1,7 @@
 """``bench claim``: how fast slots are claimed and finished, and whether a million finished ones slow it down.
 
 A process claims due slots in batches (``slot_store.claim``, one transaction) and records their ends
-(``slot_store.finish``, one transaction). The guarded step between the two belongs to ``bench dispatch``; so the slots
+(``slot_store.finish``, one transaction). The pre-send check between the two belongs to ``bench dispatch``; so the slots
 end as ``failed``, the one end that needs no submission, and whose row is written like any other. As in the product
 there is one process per shard; beside that, one process serves all shards in turn.
 

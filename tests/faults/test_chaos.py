@@ -159,7 +159,7 @@ def test_the_judge_counts_what_is_over_a_cap(side: Any) -> None:
 
 
 def test_the_judge_sees_mail_that_began_after_a_stop() -> None:
-    """I4, I8: not what was past the guarded step, not what was not stored, not after the stop, not somebody else's."""
+    """I4, I8: not what was past that check, not what was not stored, not after the stop, not another's."""
     late = NOON + timedelta(seconds=6)
     stop = Stop(NOON, NOON + timedelta(seconds=60))
     harmless = [

@@ -90,7 +90,7 @@ def some_facts(slot: Slot, zone: str) -> Facts:
 
 
 def ask(facts: Facts, now: datetime, policy: Policy, quota: SenderDay | None = None) -> Refusal | None:
-    """Ask the guarded step's rule at ``now``, with a sender's day that is fresh unless it is given."""
+    """Ask the pre-send check's rule at ``now``, with a sender's day that is fresh unless it is given."""
     slot, zone = facts.slot, facts.from_zone
     sender_key, bot_key = sender_day_of(slot, zone, now), bot_day_of(slot, zone, zone, now)
     keys = counters_of(slot, facts.route)

@@ -134,7 +134,7 @@ class Verdict:
 
 
 def judge(evidence: Evidence, *, grace: timedelta) -> Verdict:
-    """Judge a run. ``grace``: a message that was past the guarded step at a stop may begin so much later."""
+    """Judge a run. ``grace``: a message that was past the pre-send check at a stop may begin so much later."""
     outcomes = evidence.outcomes
     copies = Counter(delivery.message_id for delivery in evidence.deliveries)
     sent = {outcome.message_id for outcome in outcomes if outcome.status == "sent"}

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from emberflow.delivery.breakers import Blocked, BreakerPolicy, keys_of
-from emberflow.delivery.reply_codes import Action, Scope, Verdict
+from emberflow.delivery.reply_codes import Action, Disposition, Scope
 from emberflow.queue_manager import host_breakers
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
@@ -36,8 +36,8 @@ def some_keys(mailbox_id: int = 1, egress_address: str | None = "192.0.2.1", pro
     )
 
 
-def a_verdict(scope: Scope = "host", action: Action = "retry", wait_s: int | None = None) -> Verdict:
-    return Verdict(False, wait_s, scope, action, "a_rule", "it failed")
+def a_disposition(scope: Scope = "host", action: Action = "retry", wait_s: int | None = None) -> Disposition:
+    return Disposition(False, wait_s, scope, action, "a_rule", "it failed")
 
 
 class Breakers:
@@ -47,10 +47,10 @@ class Breakers:
         self.engine = engine
 
     def record(
-        self, verdict: Verdict | None, now: datetime = NOON, times: int = 1, keys: Sequence[str] = ()
+        self, disposition: Disposition | None, now: datetime = NOON, times: int = 1, keys: Sequence[str] = ()
     ) -> set[str]:
         with self.engine.begin() as connection:
-            opened = host_breakers.record(connection, [(keys or some_keys(), verdict)] * times, now, POLICY)
+            opened = host_breakers.record(connection, [(keys or some_keys(), disposition)] * times, now, POLICY)
         return set(opened)
 
     def blocked(self, now: datetime, wanted: dict[int, Sequence[str]] | None = None) -> dict[int, Blocked]:
@@ -77,9 +77,9 @@ def known(database: Engine) -> Breakers:
 
 def test_five_failures_at_one_host_stop_it_for_everybody_for_five_minutes(known: Breakers) -> None:
     """Q-F8"""
-    assert known.record(a_verdict(), times=4) == set()
+    assert known.record(a_disposition(), times=4) == set()
     assert known.blocked(NOON) == {}
-    assert known.record(a_verdict()) == {HOST}
+    assert known.record(a_disposition()) == {HOST}
 
     (blocked,) = known.blocked(after(299), {7: some_keys(mailbox_id=2, egress_address=None)}).values()
 
@@ -92,8 +92,8 @@ def test_five_failures_at_one_host_stop_it_for_everybody_for_five_minutes(known:
 @pytest.mark.parametrize("scope", ["host", "mailbox", "sender_domain", "egress_ip", "sender_domain_or_ip"])
 def test_what_one_submission_server_says_stops_nobody_who_submits_elsewhere(known: Breakers, scope: Scope) -> None:
     """Q-F8: whether of a host, a domain or an address that others share, it is the word of one party."""
-    for verdict in (a_verdict(scope, "throttle", 86_400), a_verdict(scope, "stop_and_alert", 86_400)):
-        known.record(verdict, times=5)
+    for disposition in (a_disposition(scope, "throttle", 86_400), a_disposition(scope, "stop_and_alert", 86_400)):
+        known.record(disposition, times=5)
     shared = {"sender_domain": "a.test", "egress_address": "192.0.2.1", "recipient_provider": "google"}
     elsewhere = keys_of(smtp_host="smtp.b.test", mailbox_id=2, **shared)
 
@@ -104,7 +104,7 @@ def test_what_one_submission_server_says_stops_nobody_who_submits_elsewhere(know
 
 def test_then_one_slot_probes_and_the_others_wait_for_it(known: Breakers) -> None:
     """Q-F8"""
-    known.record(a_verdict(), times=5)
+    known.record(a_disposition(), times=5)
 
     blocked = known.blocked(after(300), {number: some_keys(mailbox_id=number) for number in range(1, 6)})
 
@@ -115,9 +115,9 @@ def test_then_one_slot_probes_and_the_others_wait_for_it(known: Breakers) -> Non
 
 
 def test_a_probe_that_works_closes_the_breaker_and_one_that_fails_doubles_its_time(known: Breakers) -> None:
-    known.record(a_verdict(), times=5)
+    known.record(a_disposition(), times=5)
     known.blocked(after(300))
-    assert known.record(a_verdict(), after(310)) == {HOST}
+    assert known.record(a_disposition(), after(310)) == {HOST}
     assert known.open_now(after(909)) == {HOST}
     known.blocked(after(910))
     known.record(None, after(911))
@@ -125,7 +125,7 @@ def test_a_probe_that_works_closes_the_breaker_and_one_that_fails_doubles_its_ti
 
 
 def test_a_probe_that_never_reports_frees_itself(known: Breakers) -> None:
-    known.record(a_verdict(), times=5)
+    known.record(a_disposition(), times=5)
     assert known.blocked(after(300)) == {}
     assert set(known.blocked(after(419))) == {1}
     assert known.blocked(after(420)) == {}
@@ -133,8 +133,8 @@ def test_a_probe_that_never_reports_frees_itself(known: Breakers) -> None:
 
 def test_a_slot_that_something_else_blocks_takes_no_probe(known: Breakers) -> None:
     """Otherwise the host would wait for a probe that nobody makes."""
-    known.record(a_verdict(), times=5)
-    known.record(a_verdict("mailbox", "throttle", 86_400))
+    known.record(a_disposition(), times=5)
+    known.record(a_disposition("mailbox", "throttle", 86_400))
     blocked = known.blocked(after(300), {1: some_keys(), 2: some_keys(mailbox_id=2)})
     assert set(blocked) == {1}
     assert blocked[1].retry_at == after(86_400)
@@ -157,7 +157,7 @@ def test_a_named_limit_stops_its_own_key_at_once_and_nothing_else(
 ) -> None:
     """Q-F8: Gmail's 4.7.28 and its like act per named key."""
     keys = some_keys(egress_address=egress_address)
-    assert known.record(a_verdict(scope, "throttle", 600), keys=keys) == opened
+    assert known.record(a_disposition(scope, "throttle", 600), keys=keys) == opened
     assert known.open_now(after(599), keys) == opened
     to_another_provider = some_keys(mailbox_id=2, egress_address=egress_address, provider="yahoo")
     assert bool(known.blocked(NOON, {2: to_another_provider})) == (scope == "host")
@@ -165,15 +165,15 @@ def test_a_named_limit_stops_its_own_key_at_once_and_nothing_else(
 
 @pytest.mark.parametrize("scope", ["message", "recipient"])
 def test_what_is_the_messages_own_fault_opens_nothing(known: Breakers, scope: Scope) -> None:
-    known.record(a_verdict(scope, "retry", 3600), times=50)
+    known.record(a_disposition(scope, "retry", 3600), times=50)
     assert known.open_now(NOON) == set()
 
 
 def test_a_host_that_answers_is_not_down_whatever_it_answers(known: Breakers) -> None:
     """Q-F8: five failures in a row, and a refused recipient is not one."""
     for _ in range(3):
-        known.record(a_verdict(), times=4)
-        known.record(a_verdict("recipient", "suppress"))
+        known.record(a_disposition(), times=4)
+        known.record(a_disposition("recipient", "suppress"))
     assert known.open_now(NOON) == set()
 
 
@@ -207,8 +207,8 @@ def test_of_eight_workers_exactly_one_gets_the_probe(known: Breakers) -> None:
         return lambda number: known.blocked(now, {number: some_keys(mailbox_id=number)})
 
     for round_ in range(10):
-        known.record(a_verdict(), after(300 * round_), times=5)
-        known.record(a_verdict("egress_ip", "throttle", 300), after(300 * round_))
+        known.record(a_disposition(), after(300 * round_), times=5)
+        known.record(a_disposition("egress_ip", "throttle", 300), after(300 * round_))
         over = after(300 * round_ + 300)
         assert in_eight_threads(ask(over)).count({}) == 1
         known.record(None, over)
@@ -226,7 +226,7 @@ def test_workers_that_record_at_once_neither_deadlock_nor_lose_a_failure(known: 
                 host_breakers.admit(connection, {number: mine}, NOON, patient)
             for scope in SCOPES:
                 with known.engine.begin() as connection:
-                    host_breakers.record(connection, [(mine, a_verdict(scope))], NOON, patient)
+                    host_breakers.record(connection, [(mine, a_disposition(scope))], NOON, patient)
 
     in_eight_threads(work)
 

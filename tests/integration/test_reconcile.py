@@ -71,7 +71,7 @@ def said_not_sent(world: World, slot_id: int) -> str:
 
 
 def an_uncertain(world: World, sender: Member | None = None, bot: Member | None = None, **changes: Any) -> Slot:
-    """A slot whose worker died after the guarded step; nothing was transmitted unless the test does it."""
+    """A slot whose worker died after the pre-send check; nothing was transmitted unless the test does it."""
     slot_id = world.slot(sender, bot, gap_s=0, **changes)
     (slot,) = (slot for slot in world.claim() if slot.id == slot_id)
     with world.engine.begin() as connection:

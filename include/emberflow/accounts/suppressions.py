@@ -1,7 +1,7 @@
 """Suppressions: addresses and domains that get no mail from here, whatever is planned.
 
 An entry is an address, or a domain written ``@example.com``, which covers its subdomains too. Values are stored in the
-normal form of ``email_ops.addresses``. An entry that is committed before the guarded step wins: planned mail is
+normal form of ``email_ops.addresses``. An entry that is committed before the pre-send check wins: planned mail is
 cancelled at once, and mail that a worker already holds is refused there. What is past DATA cannot be called back.
 """
 

@@ -9,7 +9,7 @@ That it was restored is noticed without being told, in three ways:
    that was itself put back, with the whole home, proves nothing and is taken for the same.
 3. *Evidence.* The inbox meets a genuine mail of a slot that was never submitted as far as the database knows.
 
-From then on a row of ``restores`` is open. While it is, every claim and every guarded transaction refuses, nothing is
+From then on a row of ``restores`` is open. While it is, every claim and every pre-send check refuses, nothing is
 planned, read or looked for, no reply is scheduled. ``restore_settlement`` closes it, by the command
 ``emberflow database restored``.
 """

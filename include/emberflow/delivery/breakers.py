@@ -26,11 +26,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from emberflow.delivery.reply_codes import Scope, Verdict
+from emberflow.delivery.reply_codes import Disposition, Scope
 
 Phase = Literal["closed", "open", "half_open", "probing"]
 Keys = Sequence[str]
-Outcome = tuple[Keys, Verdict | None]
+Outcome = tuple[Keys, Disposition | None]
 
 _HOST, _MAILBOX, _DOMAIN, _IP = "host:", "mailbox:", "domain:", "ip:"
 
@@ -146,8 +146,8 @@ def admit(
 
 
 def failing(outcomes: Sequence[Outcome]) -> set[str]:
-    """Return the keys that ``outcomes`` (of each connection its keys and a verdict) count against."""
-    return {key for keys, verdict in outcomes if verdict is not None for key in _blamed(keys, verdict)}
+    """Return the keys that ``outcomes`` (of each connection its keys and a disposition) count against."""
+    return {key for keys, disposition in outcomes if disposition is not None for key in _blamed(keys, disposition)}
 
 
 def take_in(
@@ -155,34 +155,34 @@ def take_in(
 ) -> dict[str, Breaker]:
     """Return the breakers of ``known`` that change by what came of connections.
 
-    An outcome is the keys of a connection and a verdict, or None if the mail was sent. A sent mail is a success for all
-    its keys. A refusal counts against the key of its scope, and opens it at once if the verdict says how long to wait
-    and the fault is not the message's; a reply of any other scope is still a success for the host, because the host
-    answered.
+    An outcome is the keys of a connection and a disposition, or None if the mail was sent. A sent mail is a success for
+    all its keys. A refusal counts against the key of its scope, and opens it at once if the disposition says how long
+    to wait and the fault is not the message's; a reply of any other scope is still a success for the host, because the
+    host answered.
     """
     after = dict(known)
-    for keys, verdict in outcomes:
+    for keys, disposition in outcomes:
         for key in keys:
             if key in after:
-                after[key] = _after(after[key], key, keys, verdict, now, policy)
+                after[key] = _after(after[key], key, keys, disposition, now, policy)
     return {key: breaker for key, breaker in after.items() if breaker != known[key]}
 
 
 def _after(
-    breaker: Breaker, key: str, keys: Keys, verdict: Verdict | None, now: datetime, policy: BreakerPolicy
+    breaker: Breaker, key: str, keys: Keys, disposition: Disposition | None, now: datetime, policy: BreakerPolicy
 ) -> Breaker:
-    if verdict is None:
+    if disposition is None:
         return breaker.succeeded(now)
-    if key in _blamed(keys, verdict):
-        reason = f"{verdict.rule}: {verdict.meaning}"
-        if verdict.wait_s is not None and verdict.action not in ("retry", "give_up", "suppress"):
-            return breaker.throttled(verdict.wait_s, reason, now, policy)
+    if key in _blamed(keys, disposition):
+        reason = f"{disposition.rule}: {disposition.meaning}"
+        if disposition.wait_s is not None and disposition.action not in ("retry", "give_up", "suppress"):
+            return breaker.throttled(disposition.wait_s, reason, now, policy)
         return breaker.failed(reason, now, policy)
     return breaker.succeeded(now) if key.startswith(_HOST) else breaker
 
 
-def _blamed(keys: Keys, verdict: Verdict) -> list[str]:
-    """Return which of a mail's keys the verdict is about; none if it is about the message or its recipient."""
+def _blamed(keys: Keys, disposition: Disposition) -> list[str]:
+    """Return which of a mail's keys the disposition is about; none if it is about the message or its recipient."""
     prefixes: Mapping[Scope, tuple[str, ...]] = {
         "host": (_HOST,),
         "mailbox": (_MAILBOX,),
@@ -190,7 +190,7 @@ def _blamed(keys: Keys, verdict: Verdict) -> list[str]:
         "egress_ip": (_IP,),
         "sender_domain_or_ip": (_DOMAIN, _IP),
     }
-    wanted = prefixes.get(verdict.scope, ())
+    wanted = prefixes.get(disposition.scope, ())
     # Without an egress address of its own, what the provider limits is at least this domain's mail.
     if wanted == (_IP,) and not any(key.startswith(_IP) for key in keys):
         wanted = (_DOMAIN,)

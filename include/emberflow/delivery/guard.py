@@ -1,4 +1,4 @@
-"""The rule of the guarded step: may this mail leave now, and if not, what forbids it and until when?
+"""The rule of the pre-send check: may this mail leave now, and if not, what forbids it and until when?
 
 Pure: what the database said under lock comes in, a refusal or nothing goes out. ``queue_manager.pre_send`` reads and
 writes. Mails of one transaction are judged one after the other, and each is counted before the next is judged.

@@ -10,7 +10,7 @@ one matches anything: ``provider``, ``stage`` (the command that was answered: di
 eod), ``code`` (three digits) and ``enhanced`` (RFC 3463) as a whole, ``text`` anywhere in the server's text; and
 ``unless``, which must not be found there. Case is ignored; mail addresses in the text are left out, because their
 owners choose the words in them. ``meaning``, ``scope``, ``action``, ``wait_s`` (seconds) and ``remedy`` (what a person
-does about it) are the verdict, ``source`` says where the provider or the standard states it. The first matching row
+does about it) are the disposition, ``source`` says where the provider or the standard states it. The first matching row
 wins.
 
 Servers without enhanced codes name a cause in words. Words are read by class: a noun for a mailbox beside "unknown",
@@ -57,8 +57,8 @@ _RECIPIENT_STAGES = frozenset({"rcpt", "data", "eod"})
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What follows from one refusal.
+class Disposition:
+    """What one refusal means for a slot and for what it concerns.
 
     ``final``
         This message must not be offered to this recipient again.
@@ -189,25 +189,25 @@ class SmtpReplyPolicy(BaseModel):
         return self.own + self.published
 
 
-def judge(attempt: Attempt, *, provider: str, rules: Sequence[ReplyRule]) -> Verdict:
+def judge(attempt: Attempt, *, provider: str, rules: Sequence[ReplyRule]) -> Disposition:
     """Return what follows from an attempt that was not successful.
 
-    ``provider`` runs the server that answered. An uncertain attempt is never judged by a server's text: its verdict
+    ``provider`` runs the server that answered. An uncertain attempt is never judged by a server's text: its disposition
     is final, because only reconciliation may find out that the message was not accepted.
 
     Raises:
         ValueError: the message was sent; there is nothing to judge.
     """
     if attempt.outcome == "sent":
-        raise ValueError("a message that was sent needs no verdict")
+        raise ValueError("a message that was sent needs no disposition")
     if attempt.outcome == "uncertain":
-        return Verdict(True, None, "host", "give_up", "uncertain", "no answer to the final dot: sent or not sent")
+        return Disposition(True, None, "host", "give_up", "uncertain", "no answer to the final dot: sent or not sent")
     if attempt.reply_code is None:
         return _without_reply(attempt)
     for rule in rules:
         if rule.matches(attempt, provider):
             final = _is_final(attempt, rule)
-            return Verdict(final, rule.wait_s, rule.scope, rule.action, rule.rule, rule.meaning, rule.remedy)
+            return Disposition(final, rule.wait_s, rule.scope, rule.action, rule.rule, rule.meaning, rule.remedy)
     return _by_class(attempt)
 
 
@@ -281,23 +281,23 @@ def _is_final(attempt: Attempt, rule: ReplyRule) -> bool:
     return attempt.outcome == "permanent" and rule.scope not in ("mailbox", "host")
 
 
-def _without_reply(attempt: Attempt) -> Verdict:
+def _without_reply(attempt: Attempt) -> Disposition:
     """Judge a connection that was lost, never made, or that we gave up ourselves."""
     if attempt.outcome == "permanent":
         meaning = "the server cannot be used as it is configured"
-        return Verdict(False, None, attempt.scope, "stop_and_alert", "no_reply", meaning)
-    return Verdict(False, None, attempt.scope, "retry", "no_reply", "no reply: the connection failed")
+        return Disposition(False, None, attempt.scope, "stop_and_alert", "no_reply", meaning)
+    return Disposition(False, None, attempt.scope, "retry", "no_reply", "no reply: the connection failed")
 
 
-def _by_class(attempt: Attempt) -> Verdict:
+def _by_class(attempt: Attempt) -> Disposition:
     scope: Scope = attempt.scope
     if scope == "message" and attempt.stage == "rcpt":
         scope = "recipient"
     if attempt.outcome == "transient":
-        return Verdict(False, None, scope, "retry", "class_4", "temporary (RFC 5321 4.2.1)")
+        return Disposition(False, None, scope, "retry", "class_4", "temporary (RFC 5321 4.2.1)")
     meaning = "permanent (RFC 5321 4.2.1)"
     if scope == "mailbox":
-        return Verdict(False, None, scope, "pause_mailbox", "class_5", meaning)
+        return Disposition(False, None, scope, "pause_mailbox", "class_5", meaning)
     if scope == "host":
-        return Verdict(False, None, scope, "stop_and_alert", "class_5", meaning)
-    return Verdict(True, None, scope, "give_up", "class_5", meaning)
+        return Disposition(False, None, scope, "stop_and_alert", "class_5", meaning)
+    return Disposition(True, None, scope, "give_up", "class_5", meaning)

@@ -196,7 +196,7 @@ TRANSITIONS = (
     ),
     Transition(
         _LEASED, _SUBMITTING, Move.SUBMIT, "worker", "every check passed",
-        "the guarded transaction says yes; attempt counted, lease renewed",
+        "the pre-send check says yes; attempt counted, lease renewed",
     ),
     Transition(
         _LEASED, _PLANNED, Move.FINISH, "worker", "not now, or failed before DATA",

@@ -102,7 +102,7 @@ class DispatchPolicy(BaseModel):
 
     @property
     def write_within_s(self) -> float:
-        """Seconds after the guarded step within which the final dot must be written, or not at all."""
+        """Seconds after the pre-send check within which the final dot must be written, or not at all."""
         return self.data_start_s + self.data_block_s
 
 

@@ -20,7 +20,7 @@ def may_log_in(connection: Connection, egress_ip_id: int, now: datetime) -> Refu
     """Count one SMTP or IMAP login from this address in the present UTC hour, unless its cap is used up (B-F5).
 
     The address's counter stays locked until the caller's transaction ends. A held address may still log in, because
-    reading mail does no harm; that it sends nothing is the guarded step's business.
+    reading mail does no harm; that it sends nothing is the pre-send check's business.
 
     Raises:
         ConfigurationError: there is no such address.

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
-from emberflow.delivery.reply_codes import Verdict
+from emberflow.delivery.reply_codes import Disposition
 from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
 
@@ -128,14 +128,14 @@ _REOPEN_CONVERSATION = text("""
 class Tried:
     """One SMTP attempt for a slot, when it ended and what is made of its answer.
 
-    ``verdict`` is None for a mail that was sent. ``is_believed`` is whether what the server says of the recipient is:
-    None if it says nothing of the kind.
+    ``disposition`` is None for a mail that was sent. ``is_believed`` is whether what the server says of the recipient
+    is: None if it says nothing of the kind.
     """
 
     slot: Slot
     attempt: Attempt
     ended_at: datetime
-    verdict: Verdict | None = None
+    disposition: Disposition | None = None
     is_believed: bool | None = None
 
 
@@ -328,8 +328,12 @@ def _attempt(tried: Tried) -> dict[str, Any]:
             "server_text": attempt.server_text,
             **(
                 {}
-                if tried.verdict is None
-                else {"rule": tried.verdict.rule, "concerns": tried.verdict.scope, "is_believed": tried.is_believed}
+                if tried.disposition is None
+                else {
+                    "rule": tried.disposition.rule,
+                    "concerns": tried.disposition.scope,
+                    "is_believed": tried.is_believed,
+                }
             ),
         },
     )

@@ -1,4 +1,4 @@
-"""The guarded step: one transaction that moves slots to ``submitting``, immediately before DATA (Q-B5).
+"""The pre-send check: one transaction that moves slots to ``submitting``, immediately before DATA (Q-B5).
 
 It locks what the decision rests on in one fixed order (slots, sending mailboxes, bots, sender days, bot days, counters,
 each by key), reads everything that can forbid a mail, asks ``guard.judge`` slot by slot, and writes back what was
@@ -207,7 +207,7 @@ LOST = Refusal("lease_lost")
 
 @dataclass(frozen=True)
 class Submission:
-    """What the guarded step said: a refusal, or None and the way that the mail goes."""
+    """What the pre-send check said: a refusal, or None and the way that the mail goes."""
 
     refusal: Refusal | None
     route: Route | None = None

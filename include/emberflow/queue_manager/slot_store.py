@@ -70,7 +70,7 @@ SettledStatus = Literal["sent", "failed", "planned", "expired"]
 class End:
     """What became of a slot that a worker holds. ``planned`` gives it back, to be tried at ``retry_at``.
 
-    ``counts_as_attempt`` counts a failure that happened before the guarded step could count it.
+    ``counts_as_attempt`` counts a failure that happened before the pre-send check could count it.
     """
 
     slot: Slot

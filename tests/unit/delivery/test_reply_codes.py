@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.delivery.reply_codes import PUBLISHED, ReplyRule, SmtpReplyPolicy, Verdict, judge, read_rules
+from emberflow.delivery.reply_codes import PUBLISHED, Disposition, ReplyRule, SmtpReplyPolicy, judge, read_rules
 from emberflow.domain.attempt import Attempt, Outcome, Scope, Stage
 from emberflow.email_ops.enhanced_codes import enhanced_code
 from emberflow.errors import ImportRejectedError
@@ -181,15 +181,15 @@ def a_rule(**changes: Any) -> ReplyRule:
     return ReplyRule.model_validate(row | changes)
 
 
-def verdict_on(attempt: Attempt, provider: str = "") -> Verdict:
+def disposition_of(attempt: Attempt, provider: str = "") -> Disposition:
     return judge(attempt, provider=provider, rules=PUBLISHED_RULES)
 
 
 @pytest.mark.parametrize(("reply", "expected"), REPLIES.items(), ids=list(REPLIES))
 def test_a_published_reply_is_judged_as_the_map_says(reply: str, expected: tuple[str, str, str, bool]) -> None:
     """Q-F8, E-F6: Gmail's 4.7.28 and its like act per named key."""
-    verdict = verdict_on(an_attempt(reply), "yahoo" if "4.16.50" in reply else "")
-    assert (verdict.rule, verdict.scope, verdict.action, verdict.final) == expected
+    disposition = disposition_of(an_attempt(reply), "yahoo" if "4.16.50" in reply else "")
+    assert (disposition.rule, disposition.scope, disposition.action, disposition.final) == expected
 
 
 def test_every_row_of_the_published_map_has_an_example_and_a_source() -> None:
@@ -199,17 +199,17 @@ def test_every_row_of_the_published_map_has_an_example_and_a_source() -> None:
 
 def test_gmails_rate_limit_waits_ten_minutes_and_a_listing_a_day() -> None:
     """Q-F8"""
-    assert verdict_on(an_attempt("421 4.7.28 an unusual rate of email")).wait_s == 600
-    assert verdict_on(an_attempt("554 5.7.1 blocked using zen.spamhaus.org")).wait_s == 86_400
+    assert disposition_of(an_attempt("421 4.7.28 an unusual rate of email")).wait_s == 600
+    assert disposition_of(an_attempt("554 5.7.1 blocked using zen.spamhaus.org")).wait_s == 86_400
 
 
 def test_only_a_reply_that_may_be_about_the_recipient_suppresses_it() -> None:
     """The same words said at MAIL or to a login are about us."""
     reply = "550 5.1.1 no such user"
-    assert verdict_on(an_attempt(reply, "rcpt")).action == "suppress"
-    assert verdict_on(an_attempt(reply, "eod")).action == "suppress"
-    assert verdict_on(an_attempt(reply, "mail", scope="mailbox")).action == "pause_mailbox"
-    assert verdict_on(an_attempt(reply, "auth")).action == "pause_mailbox"
+    assert disposition_of(an_attempt(reply, "rcpt")).action == "suppress"
+    assert disposition_of(an_attempt(reply, "eod")).action == "suppress"
+    assert disposition_of(an_attempt(reply, "mail", scope="mailbox")).action == "pause_mailbox"
+    assert disposition_of(an_attempt(reply, "auth")).action == "pause_mailbox"
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,8 @@ def test_what_no_rule_names_is_judged_by_its_first_digit(
     attempt: Attempt, expected: tuple[str, str, str, bool]
 ) -> None:
     """RFC 5321 4.2.1; a fault of login or host never burns the message."""
-    verdict = verdict_on(attempt)
-    assert (verdict.rule, verdict.scope, verdict.action, verdict.final) == expected
+    disposition = disposition_of(attempt)
+    assert (disposition.rule, disposition.scope, disposition.action, disposition.final) == expected
 
 
 @given(
@@ -240,8 +240,8 @@ def test_what_no_rule_names_is_judged_by_its_first_digit(
     scope=st.sampled_from(["message", "mailbox", "host"]),
 )
 def test_an_uncertain_message_is_never_offered_again(text: str, stage: Stage, scope: Scope) -> None:
-    """Invariant behind Q-F5: whatever the text, an uncertain attempt's verdict is final."""
-    assert verdict_on(an_attempt(text, stage, "uncertain", scope)).final
+    """Invariant behind Q-F5: whatever the text, an uncertain attempt's disposition is final."""
+    assert disposition_of(an_attempt(text, stage, "uncertain", scope)).final
 
 
 @given(st.integers(400, 599), st.text(max_size=60), st.sampled_from(["rcpt", "data", "eod"]))
@@ -249,11 +249,11 @@ def test_a_refused_message_is_not_repeated_unless_the_login_or_the_host_was_refu
     code: int, text: str, stage: Stage
 ) -> None:
     """Invariant, RFC 5321 4.2.1: a 5yz to a message is final."""
-    verdict = verdict_on(an_attempt(f"{code} {text}", stage))
+    disposition = disposition_of(an_attempt(f"{code} {text}", stage))
     if code >= 500:
-        assert verdict.final or verdict.scope in ("mailbox", "host")
-    if verdict.action == "throttle":
-        assert verdict.wait_s is not None
+        assert disposition.final or disposition.scope in ("mailbox", "host")
+    if disposition.action == "throttle":
+        assert disposition.wait_s is not None
 
 
 @pytest.mark.parametrize("code", [454, 535, 550])
@@ -261,15 +261,15 @@ def test_a_login_that_is_refused_for_a_time_pauses_no_mailbox(code: int) -> None
     """Towards B-B10: the driver has read a limit or an outage from the words; the same code for good pauses it."""
     text = "5.7.8 Error: authentication failed: Temporary authentication failure"
     passing = Attempt("transient", "auth", "mailbox", code, None, text)
-    verdict = verdict_on(passing)
-    assert (verdict.action, verdict.scope, verdict.final) == ("retry", "mailbox", False)
+    disposition = disposition_of(passing)
+    assert (disposition.action, disposition.scope, disposition.final) == ("retry", "mailbox", False)
     if code == 535:
-        assert verdict_on(Attempt("permanent", "auth", "mailbox", code, None, text)).action == "pause_mailbox"
+        assert disposition_of(Attempt("permanent", "auth", "mailbox", code, None, text)).action == "pause_mailbox"
 
 
 def test_a_message_that_was_sent_is_not_judged() -> None:
-    with pytest.raises(ValueError, match="needs no verdict"):
-        verdict_on(an_attempt("250 2.0.0 OK", "eod", "sent"))
+    with pytest.raises(ValueError, match="needs no disposition"):
+        disposition_of(an_attempt("250 2.0.0 OK", "eod", "sent"))
 
 
 def test_the_first_matching_rule_wins_and_a_provider_has_rules_of_its_own() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from emberflow.delivery.reply_codes import SmtpReplyPolicy, Verdict, judge
+from emberflow.delivery.reply_codes import Disposition, SmtpReplyPolicy, judge
 from emberflow.domain.attempt import Attempt, Outcome, Scope, Stage
 from emberflow.email_ops.enhanced_codes import enhanced_code
 
@@ -224,7 +224,7 @@ THE_LOGIN_MAY_SEND = [
 ]
 
 
-def verdict_on(reply: str, stage: Stage = "rcpt") -> Verdict:
+def disposition_of(reply: str, stage: Stage = "rcpt") -> Disposition:
     code, text = int(reply[:3]), reply[4:]
     scope: Scope = "host" if code == 421 else "mailbox" if stage in ("auth", "mail") else "message"
     outcome: Outcome = "permanent" if code >= 500 else "transient"
@@ -236,39 +236,39 @@ def verdict_on(reply: str, stage: Stage = "rcpt") -> Verdict:
 @pytest.mark.parametrize("reply", UNKNOWN_AT_RCPT)
 def test_a_recipient_that_does_not_exist_is_recognised_in_whatever_words(reply: str) -> None:
     """Towards C-B7"""
-    verdict = verdict_on(reply)
-    assert (verdict.action, verdict.scope, verdict.final) == ("suppress", "recipient", True), verdict
+    disposition = disposition_of(reply)
+    assert (disposition.action, disposition.scope, disposition.final) == ("suppress", "recipient", True), disposition
 
 
 @pytest.mark.parametrize("reply", NOT_ABOUT_AN_UNKNOWN_RECIPIENT)
 def test_a_refusal_for_another_reason_never_makes_a_recipient_unknown(reply: str) -> None:
     for stage in ("rcpt", "data", "eod"):
-        verdict = verdict_on(reply, stage)
-        assert verdict.action != "suppress", (stage, verdict)
+        disposition = disposition_of(reply, stage)
+        assert disposition.action != "suppress", (stage, disposition)
 
 
 @pytest.mark.parametrize("reply", UNKNOWN_AT_RCPT)
 def test_the_same_words_at_mail_or_login_are_about_us(reply: str) -> None:
-    assert verdict_on(reply, "mail").action != "suppress"
-    assert verdict_on(reply, "auth").action != "suppress"
+    assert disposition_of(reply, "mail").action != "suppress"
+    assert disposition_of(reply, "auth").action != "suppress"
 
 
 def test_the_standards_bare_words_after_the_message_may_mean_anything() -> None:
     """RFC 5321 4.2.2 gives 550 one sentence for a mailbox not found, no access, and policy."""
     reply = "550 Requested action not taken: mailbox unavailable"
-    assert verdict_on(reply, "rcpt").action == "suppress"
-    assert verdict_on(reply, "eod").action == "give_up"
+    assert disposition_of(reply, "rcpt").action == "suppress"
+    assert disposition_of(reply, "eod").action == "give_up"
 
 
 @pytest.mark.parametrize(("reply", "scope"), LISTED.items())
 def test_a_block_list_is_about_what_it_lists(reply: str, scope: str) -> None:
     """Q-F8: the address that sends, its domain, one recipient's own list, or a link in the message."""
     for stage in ("mail", "rcpt", "eod"):
-        verdict = verdict_on(reply, stage)
+        disposition = disposition_of(reply, stage)
         if scope == "recipient" and stage == "mail":
             continue
-        assert verdict.scope == scope, (stage, verdict)
-        assert verdict.action != "suppress"
+        assert disposition.scope == scope, (stage, disposition)
+        assert disposition.action != "suppress"
 
 
 @pytest.mark.parametrize(("said", "wait_s"), LIMITS.items())
@@ -276,24 +276,31 @@ def test_a_sending_limit_waits_as_long_as_it_lasts_and_is_the_mailboxs_own(
     said: tuple[str, Stage], wait_s: int
 ) -> None:
     """Q-F8: whatever the code, neither the message nor its recipient is at fault."""
-    verdict = verdict_on(*said)
-    assert (verdict.scope, verdict.action, verdict.wait_s, verdict.final) == ("mailbox", "throttle", wait_s, False)
+    disposition = disposition_of(*said)
+    assert (disposition.scope, disposition.action, disposition.wait_s, disposition.final) == (
+        "mailbox",
+        "throttle",
+        wait_s,
+        False,
+    )
 
 
 @pytest.mark.parametrize("reply", NOT_A_SENDING_LIMIT)
 def test_sizes_recipients_and_rates_of_an_address_are_no_sending_limit(reply: str) -> None:
-    verdict = verdict_on(reply)
-    assert not (verdict.scope == "mailbox" and verdict.action == "throttle"), verdict
+    disposition = disposition_of(reply)
+    assert not (disposition.scope == "mailbox" and disposition.action == "throttle"), disposition
 
 
 @pytest.mark.parametrize(("reply", "stage"), FROM_NOT_ALLOWED)
 def test_a_login_that_may_not_send_so_stops_its_mailbox_and_says_what_to_do(reply: str, stage: Stage) -> None:
-    verdict = verdict_on(reply, stage)
-    assert (verdict.scope, verdict.action, verdict.final) == ("mailbox", "pause_mailbox", False), verdict
-    assert verdict.remedy
+    disposition = disposition_of(reply, stage)
+    assert (disposition.scope, disposition.action, disposition.final) == ("mailbox", "pause_mailbox", False), (
+        disposition
+    )
+    assert disposition.remedy
 
 
 @pytest.mark.parametrize("reply", THE_LOGIN_MAY_SEND)
 def test_authentication_of_the_domain_and_what_other_servers_said_stops_no_mailbox(reply: str) -> None:
     for stage in ("rcpt", "eod"):
-        assert verdict_on(reply, stage).action != "pause_mailbox"
+        assert disposition_of(reply, stage).action != "pause_mailbox"

@@ -17,7 +17,7 @@ from emberflow.accounts import suppressions
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Said
 from emberflow.delivery.guard import Route
-from emberflow.delivery.reply_codes import Verdict
+from emberflow.delivery.reply_codes import Disposition
 from emberflow.domain.slot import Slot
 from emberflow.queue_manager import host_breakers, suppression
 from emberflow.queue_manager.pre_send import breaker_keys
@@ -74,28 +74,30 @@ _AT_THE_PROVIDER = "mend it at the provider"
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one mail: the slot, its way, and the verdict; None for a mail that was sent.
+    """What came of one mail: the slot, its way, and the disposition; None for a mail that was sent.
 
     ``peer`` is the address and port that said so.
     """
 
     slot: Slot
     route: Route
-    verdict: Verdict | None
+    disposition: Disposition | None
     peer: tuple[str, int] | None = None
 
 
 def weigh(connection: Connection, answers: Sequence[Answer], *, now: datetime, policy: RefusalPolicy) -> Findings:
     """Add what servers said of recipients to the evidence; call it before the transaction locks any other row."""
-    said = [_said(answer) for answer in answers if answer.verdict is None or answer.verdict.action == "suppress"]
+    said = [
+        _said(answer) for answer in answers if answer.disposition is None or answer.disposition.action == "suppress"
+    ]
     if not refused_recipients.lock(connection, said):
         return Findings()
     return refused_recipients.weigh(connection, said, now=now, policy=policy)
 
 
-def is_believed(route: Route | None, verdict: Verdict | None, findings: Findings) -> bool | None:
-    """Return whether a recipient that this verdict calls unknown is; None if the verdict is about something else."""
-    if route is None or verdict is None or verdict.action != "suppress":
+def is_believed(route: Route | None, disposition: Disposition | None, findings: Findings) -> bool | None:
+    """Return whether a recipient that this disposition calls unknown is; None if it is about something else."""
+    if route is None or disposition is None or disposition.action != "suppress":
         return None
     return route.recipient_address in findings.unknown
 
@@ -110,7 +112,7 @@ def draw(
     """
     host_breakers.record(
         connection,
-        [(breaker_keys(answer.slot, answer.route), answer.verdict) for answer in answers],
+        [(breaker_keys(answer.slot, answer.route), answer.disposition) for answer in answers],
         now,
         policy,
     )
@@ -118,18 +120,18 @@ def draw(
     for mailbox_id in findings.cleared:
         _resume(connection, mailbox_id)
     for answer in answers:
-        slot, verdict = answer.slot, answer.verdict
-        if verdict is None:
+        slot, disposition = answer.slot, answer.disposition
+        if disposition is None:
             continue
-        if verdict.action == "pause_mailbox":
-            remedy = f"{verdict.remedy or _AT_THE_PROVIDER}; {_AGAIN}"
-            _pause(connection, slot.from_mailbox_id, f"its server refused it: {verdict.meaning}", remedy)
+        if disposition.action == "pause_mailbox":
+            remedy = f"{disposition.remedy or _AT_THE_PROVIDER}; {_AGAIN}"
+            _pause(connection, slot.from_mailbox_id, f"its server refused it: {disposition.meaning}", remedy)
             stopped.add(slot.from_mailbox_id)
-        elif verdict.action == "suppress":
-            stopped |= _recipient_refused(connection, answer, verdict, findings)
-        elif verdict.action == "stop_and_alert":
-            remedy = f"; {verdict.remedy}" if verdict.remedy else ""
-            log.error("slot %s: %s (%s)%s", slot.id, verdict.meaning, verdict.rule, remedy)
+        elif disposition.action == "suppress":
+            stopped |= _recipient_refused(connection, answer, disposition, findings)
+        elif disposition.action == "stop_and_alert":
+            remedy = f"; {disposition.remedy}" if disposition.remedy else ""
+            log.error("slot %s: %s (%s)%s", slot.id, disposition.meaning, disposition.rule, remedy)
     for outlier in findings.outliers:
         _stop(connection, outlier)
         stopped.add(outlier.mailbox_id)
@@ -137,26 +139,28 @@ def draw(
 
 
 def _said(answer: Answer) -> Said:
-    slot, route, verdict = answer.slot, answer.route, answer.verdict
+    slot, route, disposition = answer.slot, answer.route, answer.disposition
     return Said(
         smtp_host=route.smtp_host,
         from_mailbox_id=slot.from_mailbox_id,
         recipient=route.recipient_address,
         to_mailbox_id=slot.to_mailbox_id,
-        refusal=None if verdict is None else f"{verdict.rule}: {verdict.meaning}",
+        refusal=None if disposition is None else f"{disposition.rule}: {disposition.meaning}",
         peer=answer.peer,
     )
 
 
-def _recipient_refused(connection: Connection, answer: Answer, verdict: Verdict, findings: Findings) -> set[int]:
+def _recipient_refused(
+    connection: Connection, answer: Answer, disposition: Disposition, findings: Findings
+) -> set[int]:
     slot, recipient = answer.slot, answer.route.recipient_address
     hosts = findings.unknown.get(recipient)
     if hosts is None:
         log.warning(
-            "slot %s: %s alone says: %s; nobody else is stopped", slot.id, answer.route.smtp_host, verdict.meaning
+            "slot %s: %s alone says: %s; nobody else is stopped", slot.id, answer.route.smtp_host, disposition.meaning
         )
         return set()
-    reason = f"mail to it is refused by {', '.join(hosts)}: {verdict.meaning}"
+    reason = f"mail to it is refused by {', '.join(hosts)}: {disposition.meaning}"
     if slot.to_mailbox_id is None:
         suppression.suppress(connection, [(suppressions.parse_target(recipient), reason)], by="dispatch")
         return set()

@@ -28,7 +28,7 @@ from emberflow.database.server_clock import refusal, shared
 from emberflow.errors import WorkerRefusedError
 from emberflow.policy.document import in_force
 from emberflow.queue_manager import recover, slot_store
-from emberflow.queue_manager.sending.permits import ConnectionSlots
+from emberflow.queue_manager.sending.permits import Permits
 from emberflow.queue_manager.sending.worker import SendingReport, Worker
 from emberflow.settings import Settings
 
@@ -78,7 +78,7 @@ def dispatch_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settin
     with _alone(engine, shard) as session:
         if session is not None:
             with _stop_signal() as stop:
-                Worker(engine, shard, mode, clock, settings, report, ConnectionSlots(session)).work(stop)
+                Worker(engine, shard, mode, clock, settings, report, Permits(session)).work(stop)
         else:
             report.was_busy = True
     return report

@@ -30,11 +30,11 @@ _FREE = text("select pg_advisory_unlock(hashtextextended(:name || '#' || :number
 _Held = tuple[str, int]
 
 
-class ConnectionSlots:
-    """The places that one database session holds.
+class Permits:
+    """The permits that one database session holds, each for one open connection.
 
-    ``connection`` is in autocommit (its locks outlive transactions) and stays checked out as long as places are held.
-    If its session is lost, so are the places: the holder closes its mail connections then. Threads may share this
+    ``connection`` is in autocommit (its locks outlive transactions) and stays checked out as long as permits are held.
+    If its session is lost, so are the permits: the holder closes its mail connections then. Threads may share this
     object.
     """
 
@@ -44,25 +44,25 @@ class ConnectionSlots:
         self._one_at_a_time = threading.Lock()
 
     def take(self, limits: Mapping[str, int]) -> Lease | None:
-        """Take one place in each of ``limits`` (name -> how many there are), or none at all: then return None."""
+        """Take one permit of each of ``limits`` (name -> how many there are), or none at all: then return None."""
         with self._one_at_a_time:
-            places: list[_Held] = []
+            permits: list[_Held] = []
             try:
                 for name, limit in limits.items():
-                    place = self._try(name, limit)
-                    if place is None:
-                        self._free(places)
+                    permit = self._try(name, limit)
+                    if permit is None:
+                        self._free(permits)
                         return None
-                    places.append(place)
+                    permits.append(permit)
             except BaseException:
-                self._free(places)
+                self._free(permits)
                 raise
-            return Lease(self, places)
+            return Lease(self, permits)
 
-    def free(self, places: list[_Held]) -> None:
-        """Give places back; only a lease calls this."""
+    def free(self, permits: list[_Held]) -> None:
+        """Give permits back; only a lease calls this."""
         with self._one_at_a_time:
-            self._free(places)
+            self._free(permits)
 
     def _try(self, name: str, limit: int) -> _Held | None:
         # PostgreSQL grants a session the same lock again and again; what is held here must not be asked for.
@@ -73,8 +73,8 @@ class ConnectionSlots:
         self._held.add((name, number))
         return name, number
 
-    def _free(self, places: list[_Held]) -> None:
-        for name, number in places:
+    def _free(self, permits: list[_Held]) -> None:
+        for name, number in permits:
             self._held.discard((name, number))
             # A session that was lost took its locks with it.
             with suppress(DBAPIError, PendingRollbackError):
@@ -82,11 +82,11 @@ class ConnectionSlots:
 
 
 class Lease:
-    """Places for one open connection; give them back with ``release`` or by leaving the ``with`` block."""
+    """Permits for one open connection; give them back with ``release`` or by leaving the ``with`` block."""
 
-    def __init__(self, slots: ConnectionSlots, places: list[_Held]) -> None:
-        self._slots = slots
-        self._places = places
+    def __init__(self, owner: Permits, permits: list[_Held]) -> None:
+        self._owner = owner
+        self._permits = permits
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +97,6 @@ class Lease:
         self.release()
 
     def release(self) -> None:
-        """Give the places back; a second call does nothing."""
-        places, self._places = self._places, []
-        self._slots.free(places)
+        """Give the permits back; a second call does nothing."""
+        permits, self._permits = self._permits, []
+        self._owner.free(permits)

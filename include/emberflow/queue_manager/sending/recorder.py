@@ -14,7 +14,7 @@ from emberflow.clock import Clock
 from emberflow.crash_points import reach
 from emberflow.delivery import reply_codes, retries
 from emberflow.delivery.guard import Refusal, Route
-from emberflow.delivery.reply_codes import Verdict
+from emberflow.delivery.reply_codes import Disposition
 from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy
@@ -62,8 +62,8 @@ class Recorder:
         now = self._clock.now()
         ends = [self._end(result, now) for result in results]
         answers = [
-            Answer(result.slot, result.route, verdict, result.attempt.peer)
-            for result, (_, _, verdict) in zip(results, ends, strict=True)
+            Answer(result.slot, result.route, disposition, result.attempt.peer)
+            for result, (_, _, disposition) in zip(results, ends, strict=True)
             if result.route is not None and result.attempt is not None
         ]
         findings = consequences.weigh(connection, answers, now=now, policy=self._policy.refusals)
@@ -75,14 +75,18 @@ class Recorder:
             name if result.slot.id in changed else "fenced" for result, (name, _, _) in zip(results, ends, strict=True)
         ]
         named = list(zip(results, names, strict=True))
-        # Bots before days, as in the guarded step: two transactions that lock alike cannot deadlock.
+        # Bots before days, as in the pre-send check: two transactions that lock alike cannot deadlock.
         event_log.record(
             connection,
             tried=[
                 event_log.Tried(
-                    result.slot, result.attempt, now, verdict, consequences.is_believed(result.route, verdict, findings)
+                    result.slot,
+                    result.attempt,
+                    now,
+                    disposition,
+                    consequences.is_believed(result.route, disposition, findings),
                 )
-                for result, (_, _, verdict) in zip(results, ends, strict=True)
+                for result, (_, _, disposition) in zip(results, ends, strict=True)
                 if result.attempt is not None
             ],
             fenced=[event_log.Late(result.slot, now) for result, name in named if name == "fenced"],
@@ -100,7 +104,7 @@ class Recorder:
         reach("before_record_commit")
         return [Recorded(name, stopped) for name in names]
 
-    def _end(self, result: Result, now: datetime) -> tuple[str, End, Verdict | None]:
+    def _end(self, result: Result, now: datetime) -> tuple[str, End, Disposition | None]:
         """Return what the run calls this result, what becomes of the slot, and what the server's answer means."""
         slot = result.slot
         if result.unbuilt is not None:
@@ -117,19 +121,19 @@ class Recorder:
         if attempt.outcome == "sent":
             return "sent", End(slot, "sent", sent_at=now), None
         reason = f"{attempt.stage} {attempt.reply_code or ''} {attempt.server_text}".replace("  ", " ")[:200]
-        verdict = reply_codes.judge(
+        disposition = reply_codes.judge(
             attempt, provider=_known(result.route).sender_provider, rules=self._policy.smtp_replies.rules
         )
         if attempt.outcome == "uncertain":
             log.warning("slot %s: uncertain (%s)", slot.id, reason)
-            return "uncertain", End(slot, "uncertain", reason), verdict
+            return "uncertain", End(slot, "uncertain", reason), disposition
         counts = result.submitted_at is None
-        if retries.is_over(slot, verdict, self._policy.dispatch):
+        if retries.is_over(slot, disposition, self._policy.dispatch):
             log.warning("slot %s: failed (%s)", slot.id, reason)
-            return "failed", End(slot, "failed", reason, counts_as_attempt=counts), verdict
+            return "failed", End(slot, "failed", reason, counts_as_attempt=counts), disposition
         log.warning("slot %s: retry (%s)", slot.id, reason)
-        retry_at = now + timedelta(seconds=retries.backoff_s(slot, verdict, self._policy.dispatch, self._seed))
-        return "retry", End(slot, "planned", reason, retry_at=retry_at, counts_as_attempt=counts), verdict
+        retry_at = now + timedelta(seconds=retries.backoff_s(slot, disposition, self._policy.dispatch, self._seed))
+        return "retry", End(slot, "planned", reason, retry_at=retry_at, counts_as_attempt=counts), disposition
 
 
 def _known(value: _T | None) -> _T:

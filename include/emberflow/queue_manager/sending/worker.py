@@ -48,7 +48,7 @@ from emberflow.queue_manager import egress_logins, host_breakers, pre_send, slot
 from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import slot_message
 from emberflow.queue_manager.sending.group_commit import GroupCommit
-from emberflow.queue_manager.sending.permits import ConnectionSlots, Lease
+from emberflow.queue_manager.sending.permits import Lease, Permits
 from emberflow.queue_manager.sending.recorder import Recorded, Recorder, Result
 from emberflow.settings import Settings
 
@@ -60,7 +60,7 @@ _CLAIM_AGAIN_S = 0.25  # after a claim that found less than it asked for
 _LONGEST_NAP_S = 2.0
 _LONGEST_TURN_S = 0.25  # so soon a signal to stop is seen
 _OPENERS, _CLOSERS = 16, 4
-_PLACE_ATTEMPTS, _PLACE_PAUSE_S, _PLACE_RETRY_S = 50, 0.1, 10
+_PERMIT_ATTEMPTS, _PERMIT_PAUSE_S, _PERMIT_RETRY_S = 50, 0.1, 10
 _STOP_GRACE_S = 4.0  # Airflow's supervisor sends SIGKILL five seconds after SIGTERM
 _RECORD_PATIENCE_S = 60.0
 _LONGEST_OVERTIME_S = 900.0  # after its window a run claims what is overdue for so long at most; the next run goes on
@@ -130,7 +130,7 @@ class Worker:
         clock: Clock,
         settings: Settings,
         report: SendingReport,
-        places: ConnectionSlots,
+        permits: Permits,
     ) -> None:
         self._engine = engine
         self._shard = shard
@@ -138,7 +138,7 @@ class Worker:
         self._clock = clock
         self._settings = settings
         self._report = report
-        self._places = places
+        self._permits = permits
         with engine.begin() as connection:
             self._policy = in_force(connection).policy
             self._high_water = restores.HighWater(connection, shard)
@@ -538,15 +538,15 @@ class Worker:
         limits = self._policy.connections.limits(
             host=sender.access.smtp_host, provider=sender.provider, egress_address=sender.access.source_address
         )
-        for _ in range(_PLACE_ATTEMPTS):
-            place = self._places.take(limits)
-            if place is not None:
-                return place
+        for _ in range(_PERMIT_ATTEMPTS):
+            lease = self._permits.take(limits)
+            if lease is not None:
+                return lease
             if self._is_stopping:
                 break
             self._report_back(None, self._close_idle_lines)
-            time.sleep(_PLACE_PAUSE_S)
-        raise _RefusedError(Refusal("connection_limit", now + timedelta(seconds=_PLACE_RETRY_S)))
+            time.sleep(_PERMIT_PAUSE_S)
+        raise _RefusedError(Refusal("connection_limit", now + timedelta(seconds=_PERMIT_RETRY_S)))
 
     def _later(self, reason: str) -> Refusal:
         """Keep a slot that cannot be sent as things are set up, without stopping the others of its shard."""

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
 from emberflow.delivery.connections import ConnectionPolicy
-from emberflow.queue_manager.sending.permits import ConnectionSlots
+from emberflow.queue_manager.sending.permits import Permits
 
 
 class CountingServer:
@@ -80,7 +80,7 @@ def a_session(sessions: Engine, stack: ExitStack) -> Connection:
 def test_fifty_workers_never_open_more_connections_than_the_limit(sessions: Engine, server: CountingServer) -> None:
     """Towards E-F4: ten processes' sessions, five threads on each."""
 
-    def work(slots: ConnectionSlots) -> None:
+    def work(slots: Permits) -> None:
         for _ in range(3):
             while (lease := slots.take({"host:mx.a.test": 7, "ip:192.0.2.1": 9})) is None:
                 time.sleep(0.02)
@@ -88,7 +88,7 @@ def test_fifty_workers_never_open_more_connections_than_the_limit(sessions: Engi
                 server.visit(0.005)
 
     with ExitStack() as stack, ThreadPoolExecutor(50) as pool:
-        processes = [ConnectionSlots(a_session(sessions, stack)) for _ in range(10)]
+        processes = [Permits(a_session(sessions, stack)) for _ in range(10)]
         for done in [pool.submit(work, process) for process in processes * 5]:
             done.result()
 
@@ -99,8 +99,8 @@ def test_fifty_workers_never_open_more_connections_than_the_limit(sessions: Engi
 def test_hosts_and_egress_addresses_are_limited_apart_and_a_connection_needs_both(sessions: Engine) -> None:
     """Towards E-F4"""
     with ExitStack() as stack:
-        slots = ConnectionSlots(a_session(sessions, stack))
-        others = ConnectionSlots(a_session(sessions, stack))
+        slots = Permits(a_session(sessions, stack))
+        others = Permits(a_session(sessions, stack))
         assert slots.take({"host:a.test": 2, "ip:192.0.2.1": 3})
         assert slots.take({"host:a.test": 2, "ip:192.0.2.1": 3})
         assert others.take({"host:a.test": 2, "ip:192.0.2.1": 3}) is None
@@ -113,7 +113,7 @@ def test_hosts_and_egress_addresses_are_limited_apart_and_a_connection_needs_bot
 
 def test_a_place_given_back_is_anybodys_and_only_once(sessions: Engine) -> None:
     with ExitStack() as stack:
-        slots, others = (ConnectionSlots(a_session(sessions, stack)) for _ in range(2))
+        slots, others = (Permits(a_session(sessions, stack)) for _ in range(2))
         first = slots.take({"host:a.test": 1})
         assert first is not None
         first.release()
@@ -127,15 +127,15 @@ def test_a_process_that_dies_leaves_its_places_to_the_others(sessions: Engine, d
     """Towards E-F4, case 8: nothing has to be swept."""
     dying, others = sessions.connect(), sessions.connect()
     pid: int = dying.execute(text("select pg_backend_pid()")).scalar_one()
-    assert ConnectionSlots(dying).take({"host:a.test": 1})
-    assert ConnectionSlots(others).take({"host:a.test": 1}) is None
+    assert Permits(dying).take({"host:a.test": 1})
+    assert Permits(others).take({"host:a.test": 1}) is None
 
     with database.connect() as connection:
         connection.execute(text("select pg_terminate_backend(:pid, 10000)"), {"pid": pid})
     dying.invalidate()
     dying.close()
 
-    assert ConnectionSlots(others).take({"host:a.test": 1})
+    assert Permits(others).take({"host:a.test": 1})
     others.close()
 
 
