@@ -24,7 +24,7 @@ _RATIO = text("select 1 / cast(:divisor as integer) as ratio")
 
 def remainders(connection: Connection) -> list[tuple[int, datetime, str]]:
     values = {"divisor": 3, "numbers": [5, 3], "moment": NOON}
-    return [tuple(row) for row in prepared.rows_of(connection, _REMAINDERS, values)]
+    return [tuple(row) for row in prepared.rows_of(connection, "remainders", _REMAINDERS, values)]
 
 
 def prepared_statements(connection: Connection) -> int:
@@ -48,10 +48,19 @@ def test_a_statement_that_failed_is_still_prepared_in_the_next_transaction(bare_
         connection.detach()
         prepared.keep_plans(connection)
         with pytest.raises(DataError), connection.begin():
-            prepared.rows_of(connection, _RATIO, {"divisor": 0})
+            prepared.rows_of(connection, "ratio", _RATIO, {"divisor": 0})
         with connection.begin():
-            [row] = prepared.rows_of(connection, _RATIO, {"divisor": 1})
+            [row] = prepared.rows_of(connection, "ratio", _RATIO, {"divisor": 1})
             assert row.ratio == 1
+
+
+def test_a_name_that_another_statement_has_is_refused(bare_database: Engine) -> None:
+    with bare_database.connect() as connection:
+        connection.detach()
+        prepared.keep_plans(connection)
+        prepared.rows_of(connection, "ratio", _RATIO, {"divisor": 1})
+        with pytest.raises(ValueError, match="two prepared statements have the name ratio"):
+            prepared.rows_of(connection, "ratio", _REMAINDERS, {"divisor": 3, "numbers": [5], "moment": NOON})
 
 
 def test_connections_of_the_pool_prepare_nothing_and_those_of_group_commits_do(bare_database: Engine) -> None:

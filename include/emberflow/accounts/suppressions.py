@@ -88,6 +88,7 @@ def suppressed(connection: Connection, addresses: Sequence[str]) -> dict[str, st
     ]
     rows = prepared.rows_of(
         connection,
+        "find_suppressed",
         _SUPPRESSED,
         {
             "addresses": [address for address, _, _ in covering],

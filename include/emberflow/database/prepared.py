@@ -22,27 +22,33 @@ from sqlalchemy import Connection, TextClause
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
-_KEPT: Final = "prepared statements"  # in the `info` of a connection: the names of those that its session knows
+_KEPT: Final = "prepared statements"  # in the `info` of a connection: those that its session knows, by name
 
 
 def keep_plans(connection: Connection) -> None:
     """Let this session prepare what it runs; it must be nobody else's, as one behind a pooler of transactions is."""
-    connection.info[_KEPT] = set()
+    connection.info[_KEPT] = {}
 
 
-def rows_of(connection: Connection, statement: TextClause, parameters: Mapping[str, Any]) -> Sequence[Any]:
+def rows_of(connection: Connection, name: str, statement: TextClause, parameters: Mapping[str, Any]) -> Sequence[Any]:
     """Run a statement that is a constant of its module and return its rows, whose columns are attributes.
 
-    ``parameters`` are plain values, of the types that the driver knows. Errors are SQLAlchemy's on every connection.
+    ``name`` is its own in the whole program. ``parameters`` are plain values, of the types that the driver knows.
+    Errors are SQLAlchemy's on every connection.
+
+    Raises:
+        ValueError: this session knows another statement by the name.
     """
-    kept: set[str] | None = connection.info.get(_KEPT)
+    kept: dict[str, TextClause] | None = connection.info.get(_KEPT)
     if kept is None:
         found = connection.execute(statement, parameters)
         return found.all() if found.returns_rows else []
-    name, prepare, run = _prepared(statement)
+    prepare, run = _prepared(name, statement)
     if name not in kept:
         connection.exec_driver_sql(prepare)
-        kept.add(name)
+        kept[name] = statement
+    elif kept[name] is not statement:
+        raise ValueError(f"two prepared statements have the name {name}")
     dialect: Any = connection.dialect
     driver: Any = connection.connection
     with closing(driver.cursor(cursor_factory=NamedTupleCursor)) as cursor:
@@ -59,12 +65,11 @@ def rows_of(connection: Connection, statement: TextClause, parameters: Mapping[s
 
 
 @lru_cache(maxsize=256)
-def _prepared(statement: TextClause) -> tuple[str, str, str]:
-    """Return the name of ``statement`` in a session, what prepares it, and what runs it."""
+def _prepared(name: str, statement: TextClause) -> tuple[str, str]:
+    """Return what prepares ``statement`` in a session, and what runs it."""
     dialect: Any = postgresql.dialect
     compiled: Any = statement.compile(dialect=dialect(paramstyle="numeric_dollar"))
-    name = f"statement_{id(statement)}"
     values = ", ".join(f"%({parameter})s" for parameter in compiled.positiontup)
     # The driver takes a per cent sign for the beginning of a value.
     query = compiled.string.replace("%", "%%")
-    return name, f"prepare {name} as {query}", f"execute {name}" + (f"({values})" if values else "")
+    return f"prepare {name} as {query}", f"execute {name}" + (f"({values})" if values else "")

@@ -44,10 +44,10 @@ def lock(connection: Connection, keys: Iterable[CounterKey], now: datetime) -> C
     """Lock the counters ``keys`` until the transaction ends and return them as of ``now``."""
     distinct = sorted(set(keys))
     wanted = rows_as_json(key._asdict() for key in distinct)
-    rows = prepared.rows_of(connection, _LOCK, {"keys": wanted})
+    rows = prepared.rows_of(connection, "lock_counters", _LOCK, {"keys": wanted})
     if len(rows) < len(distinct):
         connection.execute(_OPEN, {"keys": wanted, "hour": floor_hour(now), "kept": HOURS_KEPT})
-        rows = prepared.rows_of(connection, _LOCK, {"keys": wanted})
+        rows = prepared.rows_of(connection, "lock_counters", _LOCK, {"keys": wanted})
     return Counters.as_of(now, {CounterKey(row.scope, row.key): (row.hour, row.per_hour) for row in rows})
 
 
@@ -55,4 +55,4 @@ def store(connection: Connection, counters: Counters) -> None:
     """Write what was changed; the rows are still locked by this transaction."""
     rows = [{**key._asdict(), "per_hour": per_hour} for key, per_hour in counters.changed.items()]
     if rows:
-        prepared.rows_of(connection, _STORE, {"rows": rows_as_json(rows), "hour": counters.hour})
+        prepared.rows_of(connection, "store_counters", _STORE, {"rows": rows_as_json(rows), "hour": counters.hour})

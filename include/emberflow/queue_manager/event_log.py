@@ -247,7 +247,9 @@ def record(
     )
     new = [_mail(mail) for key, mail in by_key.items() if key in new_keys and not mail.slot.is_cold]
     if new:
-        prepared.rows_of(connection, _FOLLOW_UP, {"mails": rows_as_json(new), "cooldown_s": cooldown_s})
+        prepared.rows_of(
+            connection, "follow_up_mails", _FOLLOW_UP, {"mails": rows_as_json(new), "cooldown_s": cooldown_s}
+        )
 
 
 def close_conversation(connection: Connection, slot: Slot) -> None:
@@ -284,7 +286,10 @@ def _append(connection: Connection, events: Sequence[Mapping[str, Any]]) -> set[
     """Append events and return the natural keys of those that were new."""
     if not events:
         return set()
-    return {row.natural_key for row in prepared.rows_of(connection, _APPEND, {"events": rows_as_json(events)})}
+    return {
+        row.natural_key
+        for row in prepared.rows_of(connection, "append_events", _APPEND, {"events": rows_as_json(events)})
+    }
 
 
 def _event(

@@ -77,7 +77,9 @@ def record(
     Returns:
         The breakers that opened, or stay open for longer, because of these outcomes.
     """
-    read = prepared.rows_of(connection, _READ_FAILING, {"keys": _all_keys(keys for keys, _ in outcomes)})
+    read = prepared.rows_of(
+        connection, "read_failing_breakers", _READ_FAILING, {"keys": _all_keys(keys for keys, _ in outcomes)}
+    )
     touched = sorted(breakers.failing(outcomes) | _breakers(read).keys())
     if not touched:
         return {}

@@ -310,20 +310,20 @@ def _look(
     A slot between mailboxes of which one has no day is refused here, because no counters can be locked for it.
     """
     held = rows_as_json({"id": slot.id, "token": slot.lease_token} for slot in slots)
-    rows = {row.id: row for row in prepared.rows_of(connection, _FACTS, {"held": held})}
+    rows = {row.id: row for row in prepared.rows_of(connection, "read_facts", _FACTS, {"held": held})}
     held_slots = [slot for slot in slots if slot.id in rows]
     zones = {slot.id: (rows[slot.id].from_zone, rows[slot.id].to_zone) for slot in held_slots}
     judged = {slot.id: guard.unknown_zone(*zones[slot.id], slot, now) for slot in held_slots}
     refused = {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
     mine = [slot for slot in held_slots if slot.id not in refused]
     routes = {slot.id: _route(rows[slot.id]) for slot in mine}
-    [around] = prepared.rows_of(connection, _CIRCUMSTANCES, {"now": now})
+    [around] = prepared.rows_of(connection, "read_circumstances", _CIRCUMSTANCES, {"now": now})
     blocked = dict(zip(around.open_breakers, around.open_until, strict=True))
     forbidden = suppressed(connection, sorted({route.recipient_address for route in routes.values()}))
     facts = [_facts(slot, rows[slot.id], routes[slot.id], forbidden, blocked) for slot in mine]
     pauses = {slot.from_mailbox_id: rows[slot.id].next_send_at for slot in mine}
     bots = sorted({slot.bot_id for slot in mine if slot.bot_id is not None and slot.goes_to_bot})
-    rests = {row.id: row.cooldown_until for row in prepared.rows_of(connection, _BOTS, {"ids": bots})}
+    rests = {row.id: row.cooldown_until for row in prepared.rows_of(connection, "lock_bots", _BOTS, {"ids": bots})}
     return facts, refused, _lock(connection, facts, pauses, rests, now), around.is_stopped
 
 
@@ -372,7 +372,9 @@ def _lock(
         (row.sender_id, row.local_day): SenderDay(
             row.warmup_quota, row.total_quota, row.warmup_sent, row.reply_sent, row.cold_sent
         )
-        for row in prepared.rows_of(connection, _SENDER_DAYS, {"days": _days("sender_id", sender_keys)})
+        for row in prepared.rows_of(
+            connection, "lock_sender_days", _SENDER_DAYS, {"days": _days("sender_id", sender_keys)}
+        )
     }
     bot_days = _bot_days(connection, bot_keys)
     if len(bot_days) < len(bot_keys):
@@ -385,7 +387,7 @@ def _lock(
 def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, date], BotDay]:
     return {
         (row.bot_id, row.local_day): BotDay(row.inbound_sent, row.reply_sent)
-        for row in prepared.rows_of(connection, _BOT_DAYS, {"days": _days("bot_id", keys)})
+        for row in prepared.rows_of(connection, "lock_bot_days", _BOT_DAYS, {"days": _days("bot_id", keys)})
     }
 
 
@@ -401,6 +403,7 @@ def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *,
     counters.store(connection, ledgers.counters)
     prepared.rows_of(
         connection,
+        "submit_slots",
         _SUBMIT,
         {
             "sender_days": rows_as_json(sender_days),

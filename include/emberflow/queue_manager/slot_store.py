@@ -592,7 +592,7 @@ def finish(connection: Connection, ends: Sequence[End]) -> set[int]:
         }
         for end in ends
     )
-    return {row.slot_id for row in prepared.rows_of(connection, _FINISH, {"ends": rows})}
+    return {row.slot_id for row in prepared.rows_of(connection, "finish_slots", _FINISH, {"ends": rows})}
 
 
 def free_before_data(connection: Connection, maximum_lapses: int) -> list[RowMapping]:

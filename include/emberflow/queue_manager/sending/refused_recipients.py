@@ -188,6 +188,7 @@ def lock(connection: Connection, said: Sequence[Said]) -> bool:
     concerns = len(taken) < len(said) or bool(
         prepared.rows_of(
             connection,
+            "read_concerned",
             _CONCERNED,
             {
                 "mailboxes": [one.from_mailbox_id for one in taken],
