@@ -184,23 +184,22 @@ def plan_hour(
         restored_at = restores.last_settled_at(connection)
         if hour + HOUR <= now or (restored_at is not None and hour <= restored_at):
             return _write_run(connection, hour, hour, force, settings.seed, again=known is not None)
-        with reading(engine, _SESSIONS) as sessions:
-            inputs = _read(sessions, hour, now=now, force=force, settings=settings)
-            if inputs.senders.empty:
-                return PlanReport(None, hour, "idle", 0, len(inputs.bots), 0, 0, was_planned_before=False)
-            ended("read")
-            day = quotas(inputs)
-            ended("quota")
-            history = Recorder(PairHistory(sessions, hour, inputs.planned))
-            with ThreadPoolExecutor(max_workers=1) as aside:
+        with ThreadPoolExecutor(max_workers=1) as aside:
+            with reading(engine, _SESSIONS) as sessions:
+                inputs = _read(sessions, hour, now=now, force=force, settings=settings)
+                if inputs.senders.empty:
+                    return PlanReport(None, hour, "idle", 0, len(inputs.bots), 0, 0, was_planned_before=False)
+                ended("read")
+                day = quotas(inputs)
+                ended("quota")
+                history = Recorder(PairHistory(sessions, hour, inputs.planned))
                 writing = aside.submit(_write_days, connection, day)
                 naming = aside.submit(_name_slots, connection, int(day["wanted"].sum()), settings)
                 plan = choose(inputs, day, history, on_phase=ended)
                 writing.result()
                 names = naming.result()
-        ended("write_days")
-        report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, again=known is not None)
-        with ThreadPoolExecutor(max_workers=1) as aside:
+            ended("write_days")
+            report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, again=known is not None)
             sealing = aside.submit(_seal, plan, inputs, history.answers)
             _write_slots(connection, plan, names, report, force, settings.seed)
             ended("write_slots")
