@@ -1,24 +1,39 @@
 """Typed settings, read from ``EMBERFLOW_...`` variables and from the files of the local stack.
 
 Precedence: the process environment, then ``<home>/stack.env`` (addresses of the running local stack, written
-by ``emberflow up``), then ``<home>/keys.env`` (generated keys, mode 0600), then the defaults below.
-``EMBERFLOW_HOME`` itself comes from the environment only. With the defaults everything stays on this
-machine; set a variable to point at real servers.
+by ``emberflow up``), then ``<home>/keys.env`` (generated keys, mode 0600), then the defaults below. A value replaces
+the one below it as a whole, a JSON object too. ``EMBERFLOW_HOME`` itself comes from the environment only. With the
+defaults everything stays on this machine; set a variable to point at real servers.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from emberflow.errors import ConfigurationError
 from emberflow.locations import PROJECT_ROOT, home
 
-__all__ = ["PROJECT_ROOT", "TOKEN_URLS", "OAuthClient", "Settings", "home", "settings"]
+__all__ = ["PROJECT_ROOT", "TOKEN_URLS", "OAuthClient", "Settings", "home", "read_settings", "settings"]
+
+_PREFIX = "EMBERFLOW_"
+_WORDS = {
+    "Input should be": "it should be",
+    "a valid dictionary": "a JSON object",
+    "a valid tuple": "a JSON list",
+    "Field required": "it is missing",
+    "Extra inputs are not permitted": "there is a key in it that is not known",
+}
+_DATABASES = ("postgresql", "postgresql+psycopg2")
 
 
 # Where an access token is got from unless the setting says otherwise: Google's "Using OAuth 2.0 for Web Server
@@ -29,46 +44,89 @@ TOKEN_URLS = {
 }
 
 
+def _from_json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        # Without its cause: the decoder's error carries the text, which may be a key.
+        raise ValueError("this is not JSON") from None
+
+
+def _known_token_urls(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {
+        provider: {"token_url": TOKEN_URLS[provider], **client}
+        if provider in TOKEN_URLS and isinstance(client, dict)
+        else client
+        for provider, client in value.items()
+    }
+
+
+# pydantic-settings would decode JSON itself, stop at the first variable that is none, and raise another error.
+_JSON = (NoDecode, BeforeValidator(_from_json))
+
+
 class OAuthClient(BaseModel):
     """This installation as one mail provider knows it (RFC 6749 2).
 
     ``client_secret`` is empty for a public client. Never put a secret into ``token_url``: it is shown in errors.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     client_id: str = Field(min_length=1)
     client_secret: SecretStr = SecretStr("")
     token_url: str = Field(pattern=r"^https://[^/?#@\s]+/[^?#@\s]*$")
 
 
+class _FirstThatHasIt(PydanticBaseSettingsSource):
+    """Takes each setting from the first source that has it; pydantic-settings would merge the objects of all."""
+
+    def __init__(self, settings_class: type[BaseSettings], sources: tuple[PydanticBaseSettingsSource, ...]) -> None:
+        super().__init__(settings_class)
+        self._sources = sources
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # part of the interface; a source that is called as a whole has no use for it
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for source in self._sources:
+            found = source() | found
+        return found
+
+
 class Settings(BaseSettings):
     """Everything that differs between one installation and another; policies live in the database."""
 
-    model_config = SettingsConfigDict(env_prefix="EMBERFLOW_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     database_url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL of the database `emberflow`, postgresql+psycopg2://..."
     )
     mail_mode: Literal["sandbox", "live"] = Field(
         default="sandbox",
-        description="`live` is only the first of two switches; the other one is `emberflow mail live on`.",
+        description="`sandbox` or `live`, which is only the first of two switches: the other one is "
+        "`emberflow mail live on`.",
     )
     control_plane_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Hosts besides loopback that sandbox mode may reach for anything but mail, comma-separated.",
     )
-    ca_files: dict[str, Path] = Field(
+    ca_files: Annotated[dict[str, Path], *_JSON] = Field(
         default_factory=dict, description="JSON object: mail host -> PEM file of the CA that signs it."
     )
-    secret_keys: dict[str, SecretStr] = Field(
+    secret_keys: Annotated[dict[str, SecretStr], *_JSON] = Field(
         default_factory=dict,
         description="JSON object: key id -> base64 AES-256 key; the first encrypts, all of them decrypt.",
     )
-    token_keys: tuple[SecretStr, ...] = Field(
+    token_keys: Annotated[tuple[SecretStr, ...], *_JSON] = Field(
         default=(), description="JSON list of signing keys for warm-up tokens; the first signs, all verify."
     )
-    oauth_clients: dict[str, OAuthClient] = Field(
+    oauth_clients: Annotated[dict[str, OAuthClient], BeforeValidator(_known_token_urls), *_JSON] = Field(
         default_factory=dict,
         description="JSON object: provider of a mailbox -> client_id, client_secret, token_url. The token_url of "
         "`google` and `microsoft` is known.",
@@ -81,8 +139,33 @@ class Settings(BaseSettings):
     scripts_dir: Path | None = Field(
         default=None, description="Directory of conversation scripts to use instead of the built-in ones."
     )
-    seed: int = Field(default=1, description="Seed of every random stream of the planner.")
-    dbt_dir: Path = PROJECT_ROOT / "dbt"
+    seed: int = Field(default=1, description="A whole number: the seed of every random stream of the planner.")
+    dbt_dir: Path = Field(default=PROJECT_ROOT / "dbt", description="Directory of the dbt project.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let a source replace what a lower one says, and merge nothing."""
+        return (_FirstThatHasIt(settings_cls, (init_settings, env_settings, dotenv_settings)),)
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_url_of_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            driver = make_url(value.get_secret_value()).drivername
+        except (ArgumentError, ValueError):  # from None: both texts quote the URL, and the URL has a password
+            raise ValueError("this is not a URL") from None
+        if driver not in _DATABASES:
+            raise ValueError("the URL begins with another scheme than postgresql+psycopg2://")
+        return value
 
     @field_validator("control_plane_hosts", mode="before")
     @classmethod
@@ -90,18 +173,6 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
-
-    @field_validator("oauth_clients", mode="before")
-    @classmethod
-    def _known_token_urls(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        return {
-            provider: {"token_url": TOKEN_URLS[provider], **client}
-            if provider in TOKEN_URLS and isinstance(client, dict)
-            else client
-            for provider, client in value.items()
-        }
 
     def require_database_url(self) -> str:
         """Return the database URL, or say how to get one.
@@ -131,6 +202,36 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return this process's settings; they are read once."""
-    files = [home() / name for name in ("keys.env", "stack.env")]
-    return Settings(_env_file=[file for file in files if file.exists()])
+    """Return this process's settings; they are read once.
+
+    Raises:
+        ConfigurationError: as in :func:`read_settings`.
+    """
+    return read_settings("keys.env", "stack.env")
+
+
+def read_settings(*names: str) -> Settings:
+    """Read the settings from these files of the home, the last one first, and before them from the environment.
+
+    Raises:
+        ConfigurationError: some are wrong. The text has a line for each of them and shows no value.
+    """
+    files = [file for name in names if (file := home() / name).exists()]
+    try:
+        return Settings(_env_file=files)
+    except ValidationError as error:
+        problems = [_describe(problem["loc"], problem["msg"], files) for problem in error.errors(include_input=False)]
+    # Outside of the handler: the cause of an error is shown with it, and this one knows the values.
+    raise ConfigurationError("\n".join(problems))
+
+
+def _describe(place: tuple[int | str, ...], said: str, files: list[Path]) -> str:
+    """Return a line about one wrong setting; keys of its JSON are not shown: one may be a secret in a wrong place."""
+    field = str(place[0])
+    variable = f"{_PREFIX}{field.upper()}"
+    parts = [str(part) for part in place[1:] if part in OAuthClient.model_fields]
+    told = said.removeprefix("Value error, ")
+    for pydantics, ours in _WORDS.items():
+        told = told.replace(pydantics, ours)
+    where = "" if variable in os.environ else f" in {' or '.join(str(file) for file in reversed(files))}"
+    return f"{'.'.join([variable, *parts])}{where}: {told}. Expected: {Settings.model_fields[field].description}"

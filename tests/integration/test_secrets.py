@@ -157,7 +157,7 @@ def test_a_key_is_rotated_by_putting_a_new_one_in_front(world: World) -> None:
 @pytest.mark.parametrize("key", ["", "short", "not base64!", base64.b64encode(b"x" * 31).decode()])
 def test_a_key_that_is_not_256_bits_of_base64_is_refused(key: str) -> None:
     """S-B2"""
-    with pytest.raises(ConfigurationError, match="key 'main' is not 32 bytes of base64") as caught:
+    with pytest.raises(ConfigurationError, match="key number 1 is not 32 bytes of base64") as caught:
         SecretBox({"main": SecretStr(key)})
     assert not key or key not in str(caught.value)
 

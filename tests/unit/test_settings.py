@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,12 +30,12 @@ def test_the_environment_precedes_the_stacks_address_file_which_precedes_the_key
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (own_home / "keys.env").write_text(
-        "EMBERFLOW_SEED=1\nEMBERFLOW_PROVISION_COMMAND=keys\nEMBERFLOW_DATABASE_URL=keys\n"
+        "EMBERFLOW_SEED=1\nEMBERFLOW_PROVISION_COMMAND=keys\nEMBERFLOW_SCRIPTS_DIR=keys\n"
     )
-    (own_home / "stack.env").write_text("EMBERFLOW_SEED=2\nEMBERFLOW_DATABASE_URL=stack\n")
+    (own_home / "stack.env").write_text("EMBERFLOW_SEED=2\nEMBERFLOW_SCRIPTS_DIR=stack\n")
     monkeypatch.setenv("EMBERFLOW_SEED", "3")
     assert settings().seed == 3
-    assert settings().require_database_url() == "stack"
+    assert settings().scripts_dir == Path("stack")
     assert settings().provision_command == "keys"
 
 
@@ -48,6 +49,70 @@ def test_structured_values_are_read_from_the_environment(own_home: Path, monkeyp
     assert [key.get_secret_value() for key in read.require_token_keys()] == ["one", "two"]
     assert read.ca_files == {"mail.north.test": Path("/etc/ca.pem")}
     assert read.control_plane_hosts == ("db.internal", "broker.internal")
+
+
+def test_an_object_of_the_environment_replaces_the_one_of_a_file(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S-B2: the first key encrypts, so an older one of `keys.env` must not come before it."""
+    (own_home / "keys.env").write_text("""EMBERFLOW_SECRET_KEYS='{"k1": "OLD", "k0": "LOST"}'\n""")
+    (own_home / "stack.env").write_text("""EMBERFLOW_CA_FILES='{"localhost": "/sandbox.pem"}'\n""")
+    monkeypatch.setenv("EMBERFLOW_SECRET_KEYS", '{"k2": "NEW", "k1": "OLD"}')
+    monkeypatch.setenv("EMBERFLOW_CA_FILES", '{"mail.north.test": "/etc/ca.pem"}')
+
+    assert list(settings().secret_keys) == ["k2", "k1"]
+    assert list(settings().ca_files) == ["mail.north.test"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("SEED", "hidden", "should be a valid integer"),
+        ("MAIL_MODE", "hidden", "should be 'sandbox' or 'live'"),
+        ("SECRET_KEYS", "hidden", "is not JSON"),
+        ("SECRET_KEYS", '["hidden"]', "should be a JSON object"),
+        ("SECRET_KEYS", '{"hidden": 1}', "should be a valid string"),
+        ("TOKEN_KEYS", '{"hidden": 1}', "should be a JSON list"),
+        ("OAUTH_CLIENTS", "hidden", "is not JSON"),
+        (
+            "OAUTH_CLIENTS",
+            '{"google": {"client_secret": "hidden"}}',
+            "EMBERFLOW_OAUTH_CLIENTS.client_id: it is missing",
+        ),
+        ("OAUTH_CLIENTS", '{"google": {"client_id": "a", "hidden": "b"}}', "a key in it that is not known"),
+        ("CA_FILES", "hidden", "is not JSON"),
+        ("DATABASE_URL", "hidden", "is not a URL"),
+        ("DATABASE_URL", "postgresql://me:hidden@localhost:hidden/x", "is not a URL"),
+        ("DATABASE_URL", "postgres://me:hidden@localhost/x", r"another scheme than postgresql\+psycopg2://"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it_and_what_is_expected_and_shows_no_value(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    """S-B2"""
+    monkeypatch.setenv(f"EMBERFLOW_{variable}", value)
+
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        settings()
+
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"EMBERFLOW_{variable}")
+    assert "Expected: " in line
+    assert "hidden" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_every_wrong_setting_is_named_and_the_file_in_which_it_stands(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_home / "stack.env").write_text("EMBERFLOW_MAIL_MODE='Live'\n")
+    monkeypatch.setenv("EMBERFLOW_SEED", "abc")
+
+    with pytest.raises(ConfigurationError) as caught:
+        settings()
+
+    mode, seed = str(caught.value).splitlines()
+    assert mode.startswith(f"EMBERFLOW_MAIL_MODE in {own_home / 'stack.env'}: ")
+    assert seed.startswith("EMBERFLOW_SEED: ")
 
 
 def test_no_secret_is_shown_by_a_representation() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from emberflow.cli.main import app
 from emberflow.errors import EmberflowError
+from emberflow.locations import home
 
 # PostgreSQL's error codes (its manual, appendix A) for a table, column or schema that does not exist.
 _NOT_THIS_SCHEMA = ("42P01", "42703", "3F000")
@@ -23,7 +26,7 @@ def main() -> None:
         errors.print(Text.assemble(("emberflow: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
         sys.exit(1)
     except Exception as error:
-        text = _database_problem(error)
+        text = _database_problem(error) or _home_problem(error)
         if text is None:
             raise
         errors.print(Text.assemble(("emberflow: ", "bold red"), text), highlight=False, soft_wrap=True)
@@ -49,6 +52,15 @@ def _database_problem(error: Exception) -> str | None:
             f"the database does not answer: start it with `./emberflow up`, or look at EMBERFLOW_DATABASE_URL ({said})"
         )
     return None
+
+
+def _home_problem(error: Exception) -> str | None:
+    """Return what is wrong with the directory of all state; None if something else is wrong."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | os.PathLike):
+        return None
+    if not (file := Path(error.filename)).is_relative_to(home()) and file not in home().parents:
+        return None
+    return f"EMBERFLOW_HOME: {home()} cannot be used ({file}: {error.strerror}). Expected: a directory of your own."
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ putting a new one in front. Without a key nothing is stored: there is no plainte
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets as entropy
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -39,7 +38,9 @@ class SecretBox:
             raise ConfigurationError(
                 "no key for mailbox passwords: set EMBERFLOW_SECRET_KEYS, or let `./emberflow up` generate one"
             )
-        self._ciphers = {key_id: AESGCM(_decode(key_id, key)) for key_id, key in keys.items()}
+        self._ciphers = {
+            key_id: AESGCM(_decode(number, key)) for number, (key_id, key) in enumerate(keys.items(), start=1)
+        }
         self._current = next(iter(keys))
 
     def store(self, connection: Connection, mailbox_id: int, password: SecretStr) -> None:
@@ -119,13 +120,14 @@ def generate_key() -> str:
     return base64.b64encode(entropy.token_bytes(_KEY_BYTES)).decode()
 
 
-def _decode(key_id: str, key: SecretStr) -> bytes:
+def _decode(number: int, key: SecretStr) -> bytes:
     try:
         raw = base64.b64decode(key.get_secret_value(), validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error, or a letter that is not ASCII
         raw = b""
     if len(raw) != _KEY_BYTES:
-        raise ConfigurationError(f"EMBERFLOW_SECRET_KEYS: key {key_id!r} is not {_KEY_BYTES} bytes of base64")
+        # Not by its id: who swaps both has the key there.
+        raise ConfigurationError(f"EMBERFLOW_SECRET_KEYS: key number {number} is not {_KEY_BYTES} bytes of base64")
     return raw
 
 

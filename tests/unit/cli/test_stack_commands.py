@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from emberflow.cli import stack_commands
-from emberflow.errors import StackError
+from emberflow.errors import EmberflowError, StackError
 from emberflow.local_stack import supervisor
 from emberflow.local_stack.stack import Stack
 
@@ -44,6 +46,42 @@ def test_up_leaves_a_supervisor_behind(calls: list[str]) -> None:
     stack_commands.up(foreground=False)
 
     assert calls == ["start", "supervise_in_background"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MAIL_MODE", "Live"),
+        ("CA_FILES", "foo"),
+        ("CA_FILES", '{"mail.north.test": "/nowhere/ca.pem"}'),
+        ("SECRET_KEYS", '{"k1": "short"}'),
+        ("SCRIPTS_DIR", "/nowhere"),
+        ("DBT_DIR", "/nowhere"),
+    ],
+)
+def test_with_a_wrong_setting_nothing_is_written_or_started(
+    calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """E-B10"""
+    monkeypatch.setenv(f"EMBERFLOW_{variable}", value)
+
+    with pytest.raises(EmberflowError, match=r"EMBERFLOW_|/nowhere"):
+        stack_commands.up(foreground=False)
+
+    assert calls == []
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("place", ["/proc/zz", "/etc/passwd"])
+def test_a_home_that_cannot_be_made_is_one_line(place: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "emberflow.cli", "up"],
+        env={"EMBERFLOW_HOME": place}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"emberflow: EMBERFLOW_HOME: {place} cannot be used (")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_start_that_fails_is_undone(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
