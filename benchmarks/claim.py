@@ -32,7 +32,8 @@ from benchmarks.shards import at_once, begin
 from emberflow.clock import SystemClock
 from emberflow.database.engine import open_engine
 from emberflow.local_stack.postgres import EmbeddedPostgres
-from emberflow.policy.document import Policy, in_force, shipped
+from emberflow.policy.document import Policy, shipped
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager import slot_store
 
 # Batch and whether each shard has a process of its own, by the end of the figure's name; the first is the product's.

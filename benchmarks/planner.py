@@ -22,7 +22,8 @@ from benchmarks.measure import Figure, Report, Result, Target
 from benchmarks.planner_world import forget_plan, load, partitions
 from benchmarks.servers import emberflow_database, postgres_server, run_worker, scratch_directory
 from emberflow.errors import ConfigurationError, EmberflowError
-from emberflow.policy.document import Policy, put_in_force, shipped
+from emberflow.policy.document import Policy, shipped
+from emberflow.policy.versions import put_in_force
 from emberflow.simulation.generator import LARGE, MIDDLE, SMALL, World
 
 SIZES = {"small": SMALL, "middle": MIDDLE, "large": LARGE}

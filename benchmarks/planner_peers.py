@@ -32,7 +32,7 @@ from emberflow.bots.selection import select_bots
 from emberflow.clock import ManualClock
 from emberflow.database.bulk import read_numbers
 from emberflow.database.engine import open_engine
-from emberflow.policy.document import in_force
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager.planning import hour_plan, planner
 from emberflow.simulation.generator import Sizes, World
 

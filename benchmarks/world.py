@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Engine, insert, text
 
 from emberflow.database import tables
 from emberflow.database.secrets import SecretBox, generate_key
-from emberflow.policy.document import Policy, put_in_force, shipped
+from emberflow.policy.document import Policy, shipped
+from emberflow.policy.versions import put_in_force
 from emberflow.settings import Settings
 
 PASSWORD = "known-to-the-sink"  # noqa: S105 - the sink takes any

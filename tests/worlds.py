@@ -39,7 +39,8 @@ from emberflow.email_ops.message import message_id_for
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.errors import SecretError
-from emberflow.policy.document import Policy, in_force, put_in_force, shipped
+from emberflow.policy.document import Policy, shipped
+from emberflow.policy.versions import in_force, put_in_force
 from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.receiving import sweep

@@ -34,7 +34,8 @@ from emberflow.database.migrate import upgrade
 from emberflow.domain.slot import Priority
 from emberflow.email_ops.message import message_id_for
 from emberflow.local_stack.postgres import EmbeddedPostgres
-from emberflow.policy.document import Policy, in_force
+from emberflow.policy.document import Policy
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager import slot_store, suppression
 from emberflow.randomness import generator
 from emberflow.sandbox import read_deliveries

@@ -32,7 +32,8 @@ from emberflow.queue_manager import pre_send, slot_store
 from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.queue_manager.sending.worker import SendingReport
-from emberflow.senders.pacing import PacingPolicy, open_windows
+from emberflow.senders.pacing import open_windows
+from emberflow.senders.policy import PacingPolicy
 from tests.builders import a_sender, frame
 from tests.faults.kit.clocks import OffsetClock, set_offset
 from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world

@@ -16,7 +16,7 @@ from emberflow.email_ops.header_fields import WARMUP_HEADER
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.email_ops.tokens import sign
-from emberflow.policy.document import put_in_force
+from emberflow.policy.versions import put_in_force
 from emberflow.queue_manager import event_log
 from emberflow.queue_manager.receiving import sweep
 from emberflow.queue_manager.receiving.sweep import InboxUnreadableError

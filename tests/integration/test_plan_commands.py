@@ -11,7 +11,8 @@ from sqlalchemy import Engine
 
 from emberflow.clock import HOUR, SystemClock, floor_hour
 from emberflow.errors import EmberflowError
-from emberflow.policy.document import in_force, shipped
+from emberflow.policy.document import shipped
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager.planning import planner
 from emberflow.reporting.capacity import Capacity, capacity
 from emberflow.reporting.why_not import WhyNot, why_empty, why_not

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from emberflow.accounts import registry
 from emberflow.clock import HOUR, floor_hour
 from emberflow.errors import ConfigurationError, EmberflowError
-from emberflow.policy.document import in_force
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager.planning import planner
 from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world, some_settings
 

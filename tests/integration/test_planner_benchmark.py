@@ -11,7 +11,7 @@ from benchmarks.planner_world import binary_rows, forget_plan, load, partitions
 from benchmarks.world import some_settings
 from emberflow.clock import ManualClock
 from emberflow.database.tables import metadata
-from emberflow.policy.document import put_in_force
+from emberflow.policy.versions import put_in_force
 from emberflow.queue_manager.planning.planner import plan_hour
 from emberflow.simulation.generator import Sizes, World
 

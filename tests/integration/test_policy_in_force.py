@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from emberflow.errors import ConfigurationError
-from emberflow.policy.document import in_force, put_in_force, shipped
+from emberflow.policy.document import shipped
+from emberflow.policy.versions import in_force, put_in_force
 
 
 def test_one_policy_is_in_force_and_every_earlier_one_is_kept(database: Engine) -> None:

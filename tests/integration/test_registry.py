@@ -23,7 +23,7 @@ from emberflow.email_ops.check import check_mailbox
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.provisioning import ProvisioningError
 from emberflow.errors import ConfigurationError, EmberflowError, ImportRejectedError, MailboxCheckError, RowProblem
-from emberflow.policy.document import put_in_force
+from emberflow.policy.versions import put_in_force
 from emberflow.sandbox import create_accounts
 from emberflow.sandbox.certificates import ensure_certificates
 from emberflow.settings import Settings

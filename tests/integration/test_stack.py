@@ -41,7 +41,8 @@ from emberflow.local_stack.airflow_client import AirflowClient
 from emberflow.local_stack.demo import exchange, populate
 from emberflow.local_stack.stack import DAG_IDS, Stack
 from emberflow.local_stack.supervisor import histories
-from emberflow.policy.document import Policy, put_in_force, shipped
+from emberflow.policy.document import Policy, shipped
+from emberflow.policy.versions import put_in_force
 from emberflow.sandbox import read_deliveries
 
 # Setting up and clearing a whole Airflow takes a minute or two on an idle machine with two cores.

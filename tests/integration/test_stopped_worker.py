@@ -22,7 +22,8 @@ from emberflow.clock import HOUR, SystemClock, floor_hour
 from emberflow.local_stack.airflow_client import AirflowClient
 from emberflow.local_stack.demo import populate
 from emberflow.local_stack.stack import DAG_IDS, Stack
-from emberflow.policy.document import Policy, put_in_force, shipped
+from emberflow.policy.document import Policy, shipped
+from emberflow.policy.versions import put_in_force
 from emberflow.queue_manager.planning import planner
 from emberflow.sandbox import read_deliveries
 from emberflow.settings import PROJECT_ROOT

@@ -8,53 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from emberflow.bots.policy import BotPolicy
 from emberflow.clock import clock_of, require_utc
 
-MIDNIGHT = time(0)
 _DAY_S = 86_400
 _HOUR_S = 3600
 UNAVAILABLE = ("cooldown", "asleep", "at_cap")
-
-
-class BotPolicy(BaseModel):
-    """The limits of a bot; days are the bot's local days.
-
-    ``daily_inbound_cap``
-        40 (B-B3), between the floor 10 and the ceiling 60 of Warmbly's inbound cap (warmbly issue 634).
-    ``daily_reply_cap``
-        20: half of the inbound cap, room for a 30 % reply rate plus later turns (our rule).
-    ``new_bot_cap``, ``cap_step_per_day``
-        B-B2: 5 on the first day, 2 more each day: bounded exploration of mailboxes without a record.
-    ``cooldown_s``
-        Pause between two mails that one bot receives, from whomever; 15 min is the longest gap a sender keeps by
-        default (our rule).
-    ``wake_start``, ``wake_end``
-        07:00-22:00, the end exclusive: people answer less at night, and so does a bot (Kooti et al., WWW
-        2015, arXiv 1504.00704, for the direction; the hours are ours). Midnight ends the local day.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    daily_inbound_cap: int = Field(default=40, ge=1, le=200)
-    daily_reply_cap: int = Field(default=20, ge=0, le=200)
-    new_bot_cap: int = Field(default=5, ge=1, le=200)
-    cap_step_per_day: int = Field(default=2, ge=0, le=50)
-    cooldown_s: int = Field(default=900, ge=0, le=_DAY_S)
-    wake_start: time = time(7, 0)
-    wake_end: time = time(22, 0)
-
-    @model_validator(mode="after")
-    def _waking_hours_do_not_wrap(self) -> Self:
-        if self.wake_end != MIDNIGHT and self.wake_start >= self.wake_end:
-            raise ValueError(f"the waking hours {self.wake_start}-{self.wake_end} must end after they start")
-        return self
 
 
 def inbound_cap(policy: BotPolicy, age_days: pd.Series[int]) -> pd.Series[int]:

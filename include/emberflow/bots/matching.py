@@ -18,9 +18,10 @@ from emberflow.bots.eligibility import GROUPS
 from emberflow.bots.evidence import NullTrace
 from emberflow.bots.history import History
 from emberflow.bots.ordering import Floats, Integers, Mask, any_of, by_group, order_of_whole, pair_keys, rank_within
+from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.rotation import WEIGHT_TERMS
 from emberflow.bots.seat_order import SeatOrder
-from emberflow.bots.tiers import TIERS, Contacts, SelectionPolicy, virgin_share
+from emberflow.bots.tiers import TIERS, Contacts, virgin_share
 from emberflow.clock import require_utc
 from emberflow.randomness import state, uniforms
 

@@ -13,23 +13,8 @@ some mail at every provider: without it there would be no evidence that placemen
 from __future__ import annotations
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
 
-
-class PlacementPolicy(BaseModel):
-    """How far placement moves the shares of providers.
-
-    ``pseudo_placements``
-        The weight of the common rate, in mails: 20, as in the placement component of the sender score (our rule).
-    ``least_factor``, ``greatest_factor``
-        0.5 and 1.5 (our rule): a provider loses or gains at most half of its share, before shares are made to sum to 1.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pseudo_placements: float = Field(default=20, gt=0, le=10_000)
-    least_factor: float = Field(default=0.5, gt=0, le=1)
-    greatest_factor: float = Field(default=1.5, ge=1, le=10)
+from emberflow.bots.policy import PlacementPolicy
 
 
 def placement_factors(placements: pd.DataFrame, policy: PlacementPolicy) -> pd.Series[float]:

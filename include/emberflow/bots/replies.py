@@ -9,14 +9,14 @@ within a day). The model spreads load and makes measurements realistic; it claim
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from emberflow.bots.limits import seconds_of_day
+from emberflow.bots.policy import ReplyPolicy
 from emberflow.clock import clock_of
 from emberflow.randomness import state, uniforms
 
@@ -29,40 +29,6 @@ _HOUR_S = 3600
 Floats = npt.NDArray[np.float64]
 _STANDARD_NORMAL = NormalDist()
 _quantile = np.frompyfunc(_STANDARD_NORMAL.inv_cdf, 1, 1)
-
-
-class ReplyPolicy(BaseModel):
-    """How often and how late a warm-up mail is answered.
-
-    ``rate``, ``continue_rate``, ``maximum_turns``
-        30 % of first mails (published default of Instantly and Smartlead), half of the later ones (thread
-        depth is geometric with stop probability 0.5), and no thread longer than 5 turns (B-F7).
-    ``floor_s``, ``ceiling_s``
-        2 min and 72 h. Delays are drawn from the distribution *given* these bounds: clipping would pile up
-        replies at both ends.
-    ``fast_share``, ``fast_median_s``, ``fast_sigma``, ``slow_median_s``, ``slow_sigma``
-        0.5 x LN(median 8.6 min, sigma 1.21) + 0.5 x LN(median 387 min, sigma 1.50): unbounded it has its mode
-        at 2 min, its median at 47 min and 90.5 % within 24 h.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rate: float = Field(default=0.30, ge=0, le=1)
-    continue_rate: float = Field(default=0.5, ge=0, le=1)
-    maximum_turns: int = Field(default=5, ge=1, le=20)
-    floor_s: float = Field(default=120, gt=0)
-    ceiling_s: float = Field(default=72 * _HOUR_S, le=7 * 24 * _HOUR_S)
-    fast_share: float = Field(default=0.5, ge=0, le=1)
-    fast_median_s: float = Field(default=516, gt=0)
-    fast_sigma: float = Field(default=1.21, gt=0, le=5)
-    slow_median_s: float = Field(default=23_220, gt=0)
-    slow_sigma: float = Field(default=1.50, gt=0, le=5)
-
-    @model_validator(mode="after")
-    def _medians_lie_within_the_bounds(self) -> Self:
-        if not self.floor_s < self.fast_median_s <= self.slow_median_s < self.ceiling_s:
-            raise ValueError("reply delays need floor_s < fast_median_s <= slow_median_s < ceiling_s")
-        return self
 
 
 def decide_replies(received: pd.DataFrame, policy: ReplyPolicy, seed: int) -> pd.DataFrame:

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from emberflow.bots.limits import BotPolicy, seconds_east, seconds_of_day, unix_seconds
+from emberflow.bots.limits import seconds_east, seconds_of_day, unix_seconds
+from emberflow.bots.policy import BotPolicy
 
 SHARPNESS: Final = 2
 WEIGHT_TERMS: Final = ("capacity", "rest")

@@ -43,8 +43,9 @@ from emberflow.bots.evidence import Evidence, Trace
 from emberflow.bots.history import History
 from emberflow.bots.matching import Matching
 from emberflow.bots.ordering import Integers
+from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.rotation import WEIGHT_TERMS
-from emberflow.bots.tiers import PROBABILISTIC, TIERS, VIRGIN, SelectionPolicy
+from emberflow.bots.tiers import PROBABILISTIC, TIERS, VIRGIN
 
 UNFILLED: Final = ("no_seat", "no_eligible_bot")
 

@@ -1,4 +1,4 @@
-"""Tiers: what a sender and a bot may do by what they had to do with each other, and the policy that says so (B-F3).
+"""Tiers: what a sender and a bot may do by what they had to do with each other (B-F3).
 
 ``virgin``          this sender and this bot never had contact;
 ``probabilistic``   they had, and the pair's cooldown is over;
@@ -7,60 +7,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from emberflow.bots.ordering import Integers, Mask
+from emberflow.bots.policy import SAME_DAY_H, SelectionPolicy
 
 TIERS: Final = ("virgin", "probabilistic", "active")
 VIRGIN, PROBABILISTIC, ACTIVE = TIERS
-SAME_DAY_H = 24
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class SelectionPolicy(BaseModel):
-    """Exploration, pair limits, small pools, and how much evidence is shown.
-
-    ``virgin_share_floor``, ``virgin_days``
-        A sender explores new partners with the share ``max(floor, 1 - day / virgin_days)``: at first nearly
-        always, from day 12 on one slot in five (our rule).
-    ``pair_cooldown_h``, ``pair_weekly_maximum``
-        72 h and 3 contacts in 7 days (B-F3), as in Warmbly's partner choice (internal/tasks/email_task.go).
-        The cooldown yields when no other bot is left, the weekly maximum never does. Not more than 3, because the
-        pair table remembers the last three mails.
-    ``provider_shares``, ``domain_shares``
-        Which share of a sender's partners is at which provider and at which domain of bots, by name (B-F4). What is not
-        named shares the rest as its free seats do.
-    ``minimum_bots``
-        A sender that fewer bots may serve than this gets its quota times bots / minimum (B-F9): 8, the size at which
-        a pair's cooldown of 72 h still leaves a few mails a day.
-    ``runners_up``
-        How many bots behind the chosen one an explanation names.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    virgin_share_floor: float = Field(default=0.2, ge=0, le=1)
-    virgin_days: int = Field(default=14, ge=1, le=365)
-    pair_cooldown_h: int = Field(default=72, ge=SAME_DAY_H, le=24 * 90)
-    pair_weekly_maximum: int = Field(default=3, ge=1, le=3)
-    provider_shares: Mapping[str, Share] = Field(default_factory=dict)
-    domain_shares: Mapping[str, Share] = Field(default_factory=dict)
-    minimum_bots: int = Field(default=8, ge=1, le=1000)
-    runners_up: int = Field(default=3, ge=0, le=20)
-
-    @field_validator("provider_shares", "domain_shares")
-    @classmethod
-    def _shares_leave_nothing_negative(cls, shares: Mapping[str, float]) -> Mapping[str, float]:
-        if sum(shares.values()) > 1 + 1e-9:
-            raise ValueError(f"the shares add up to {sum(shares.values()):g}; they are parts of 1")
-        return shares
 
 
 def virgin_share(policy: SelectionPolicy, ramp_day: pd.Series[int]) -> pd.Series[float]:

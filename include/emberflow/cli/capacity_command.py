@@ -11,7 +11,7 @@ def capacity(at: At = None, as_json: AsJson = False) -> None:
     from emberflow.cli.report import show_capacity
     from emberflow.clock import SystemClock
     from emberflow.database.engine import open_engine
-    from emberflow.policy.document import in_force
+    from emberflow.policy.versions import in_force
     from emberflow.reporting import capacity as of_plan
 
     hour, now = parse_hour(at), SystemClock().now()

@@ -162,11 +162,11 @@ def apply_policy(
     """Put a policy in force from now on; slots that are planned keep the one they were planned under."""
     from emberflow.console import console
     from emberflow.database.engine import open_engine
-    from emberflow.policy import document
+    from emberflow.policy import document, versions
 
     policy = document.load(Path(name)) if name.endswith((".yaml", ".yml")) else document.shipped(name)
     with open_engine().begin() as connection:
-        policy_id = document.put_in_force(connection, policy)
+        policy_id = versions.put_in_force(connection, policy)
     console.print(f"policy {policy.name} ({policy.label}) is in force as version {policy_id}")
 
 
@@ -175,7 +175,7 @@ def show_policy() -> None:
     """Print the policy in force, every number of it with its meaning; `policy apply` takes the text back."""
     from emberflow.database.engine import open_engine
     from emberflow.policy import text
-    from emberflow.policy.document import in_force
+    from emberflow.policy.versions import in_force
 
     with open_engine().connect() as connection:
         force = in_force(connection)
@@ -211,7 +211,8 @@ def migrate_database() -> None:
     from emberflow.console import console
     from emberflow.database.engine import open_engine
     from emberflow.database.migrate import upgrade
-    from emberflow.policy.document import ensure_in_force, shipped
+    from emberflow.policy.document import shipped
+    from emberflow.policy.versions import ensure_in_force
 
     upgrade(open_engine())
     with open_engine().begin() as connection:
@@ -336,7 +337,7 @@ def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool)
     from emberflow.clock import HOUR, SystemClock
     from emberflow.console import console, print_json, records, show
     from emberflow.database.engine import open_engine
-    from emberflow.policy.document import in_force
+    from emberflow.policy.versions import in_force
     from emberflow.queue_manager.planning.planner import FURTHEST_AHEAD, is_settled
     from emberflow.reporting.capacity import bot_names
     from emberflow.reporting.why_not import run_of

@@ -37,7 +37,7 @@ def list_queue(
     from emberflow.console import Section, show
     from emberflow.database import server_clock
     from emberflow.database.engine import open_engine
-    from emberflow.policy.document import in_force
+    from emberflow.policy.versions import in_force
     from emberflow.reporting import queue
 
     statuses = status or [SlotStatus.UNCERTAIN, SlotStatus.PARKED]
@@ -112,7 +112,7 @@ def settle_slot(
     from emberflow.console import console
     from emberflow.database import server_clock
     from emberflow.database.engine import open_engine
-    from emberflow.policy.document import in_force
+    from emberflow.policy.versions import in_force
     from emberflow.queue_manager.receiving import reconcile
 
     with open_engine().begin() as connection:

@@ -15,14 +15,16 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from emberflow.bots.limits import BotPolicy, cap_today, next_waking
+from emberflow.bots.limits import cap_today, next_waking
+from emberflow.bots.policy import BotPolicy
 from emberflow.clock import clock_of, known_zones, local_day, require_utc
 from emberflow.delivery.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.delivery.retries import RetryPolicy
 from emberflow.domain.slot import Slot
 from emberflow.loopback import is_loopback
-from emberflow.senders.pacing import PacingPolicy, next_opening
-from emberflow.senders.quota import QuotaPolicy, reserved_for_warmup
+from emberflow.senders.pacing import next_opening
+from emberflow.senders.policy import PacingPolicy, QuotaPolicy
+from emberflow.senders.quota import reserved_for_warmup
 
 _OPENINGS_TRIED = 60  # a day has one or two, and a weekend must pass
 _SUBMISSION_PORTS: Final = frozenset({25, 465, 587, 2525})

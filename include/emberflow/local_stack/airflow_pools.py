@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from emberflow.database.engine import open_engine
 from emberflow.errors import EmberflowError
 from emberflow.local_stack.postgres import EmbeddedPostgres
-from emberflow.policy.document import in_force
+from emberflow.policy.versions import in_force
 from emberflow.reporting.doctor import Finding
 from emberflow.settings import PROJECT_ROOT, Settings, home
 

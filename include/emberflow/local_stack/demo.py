@@ -23,7 +23,7 @@ from emberflow.local_stack.airflow_client import AirflowClient
 from emberflow.local_stack.proof import Proof, count, prove, show
 from emberflow.local_stack.sandbox_accounts import write_accounts
 from emberflow.local_stack.stack import STEPS, Stack
-from emberflow.policy.document import in_force
+from emberflow.policy.versions import in_force
 from emberflow.sandbox import create_accounts
 from emberflow.sandbox.rules import Rules, write_rules
 from emberflow.settings import Settings, home

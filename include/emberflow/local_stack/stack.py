@@ -351,7 +351,8 @@ class Stack:
         from sqlalchemy import create_engine
 
         from emberflow.database.migrate import upgrade
-        from emberflow.policy.document import ensure_in_force, shipped
+        from emberflow.policy.document import shipped
+        from emberflow.policy.versions import ensure_in_force
 
         engine = create_engine(self.database_url)
         try:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from emberflow.policy.document import Policy
-from emberflow.senders.pacing import WEEKDAYS
+from emberflow.senders.policy import WEEKDAYS
 
 _WIDTH = 100
 _NAMES = re.compile(r"(``\w+``(, )?)+")

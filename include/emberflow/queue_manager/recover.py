@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from emberflow.policy.queue import QueuePolicy
 from emberflow.queue_manager import event_log, slot_store
-from emberflow.queue_manager.slot_store import QueuePolicy
 
 
 @dataclass(frozen=True)

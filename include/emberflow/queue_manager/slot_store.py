@@ -23,7 +23,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.dialects.postgresql import insert
 
@@ -31,35 +30,10 @@ from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.database.tables import scheduled_tasks
 from emberflow.domain.slot import COLUMNS, Move, Priority, Slot, SlotStatus, changes, sources
+from emberflow.policy.queue import QueuePolicy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-
-class QueuePolicy(BaseModel):
-    """Who goes first, what is too late, and what becomes of a slot that kills its workers.
-
-    ``warmup_share``
-        The share of every claim that warm-up gets at least, if it has so much due (Q-B2): 0.2, our rule.
-    ``aging_s``
-        A cold mail that has waited so long moves up one class, and again after as long (Q-F9): a day, so that a
-        first touch stands beside replies after two.
-    ``overdue_s``
-        After so long a warm-up mail is given up, because the next plan makes up for it, and other mail gets a new
-        target time, because mail that waited together must not leave together (Q-B8).
-    ``spread_s``
-        The new target times of overdue mail lie within so many seconds, further apart than the mailbox's gaps.
-    ``maximum_lapses``
-        A slot whose lease ran out so often before DATA is parked: it may be what kills its workers.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    warmup_share: float = Field(default=0.2, ge=0, le=1)
-    aging_s: int = Field(default=86_400, ge=60)
-    overdue_s: int = Field(default=3600, ge=60)
-    spread_s: int = Field(default=1800, ge=1)
-    maximum_lapses: int = Field(default=3, ge=1, le=20)
 
 
 EndStatus = Literal["sent", "failed", "uncertain", "cancelled", "planned"]

@@ -18,7 +18,7 @@ from emberflow.clock import HOUR, Clock, SystemClock, floor_hour
 from emberflow.database import server_clock
 from emberflow.database.engine import open_engine
 from emberflow.errors import WorkerRefusedError
-from emberflow.policy.document import in_force
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.receiving import reconcile, sweep
 from emberflow.queue_manager.sending import dispatcher

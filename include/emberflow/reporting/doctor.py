@@ -20,7 +20,7 @@ from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.errors import EmberflowError
-from emberflow.policy.document import in_force
+from emberflow.policy.versions import in_force
 from emberflow.reporting import mail_servers, queue
 from emberflow.settings import Settings
 

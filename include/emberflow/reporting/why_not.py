@@ -23,7 +23,8 @@ from emberflow.clock import HOUR, clock_of, known_zones
 from emberflow.database import restores
 from emberflow.email_ops.addresses import normalise
 from emberflow.errors import EmberflowError
-from emberflow.policy.document import Policy, in_force
+from emberflow.policy.document import Policy
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.planning.hour_plan import Plan
 from emberflow.reporting.capacity import account, expected_slots

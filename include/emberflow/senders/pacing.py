@@ -12,24 +12,20 @@ in Python only in zones.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Any, Final, Self
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from emberflow.clock import clock_of, local_day, require_utc
 from emberflow.randomness import state, uniforms
+from emberflow.senders.policy import MIDNIGHT, PacingPolicy
 
-MIDNIGHT = time(0)
 INSTANT: Final = "datetime64[us, UTC]"
-WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_FULL_NAMES: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-_SHORTEST_PRODUCTION_GAP_S = 20
 _DAYS_AHEAD = 15  # a weekly window that a clock change swallows opens again two weeks later
 _DAY_S = 86_400
 _NO_LUNCH_S = 6 * 3600  # a workday that is not longer has none
@@ -37,82 +33,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BOUNDS = ("opens_at", "lunch_at", "lunch_ends_at", "closes_at")
 
 Integers = npt.NDArray[np.int64]
-
-
-def _weekday(value: Any) -> Any:
-    """Return the number of a weekday that is named: ``mon`` or ``Monday`` is 0; numbers stay."""
-    if not isinstance(value, str) or value.strip().isdigit():
-        return value
-    name = value.strip().lower()
-    for number, (short, full) in enumerate(zip(WEEKDAYS, _FULL_NAMES, strict=True)):
-        if name in (short, full):
-            return number
-    raise ValueError(f"{value!r} is no weekday: they are {', '.join(WEEKDAYS)}, or 0 for Monday to 6 for Sunday")
-
-
-Weekday = Annotated[int, BeforeValidator(_weekday), Field(ge=0, le=6)]
-
-
-class PacingPolicy(BaseModel):
-    """When a sender may send, and how far apart.
-
-    ``window_start``, ``window_end``, ``weekdays``
-        Local wall-clock times, the end exclusive; midnight as the end means the end of the local day. Days are
-        mon, tue, ... or 0 (Monday) to 6. Sending-window defaults of outreach tools are Mon-Fri 09:00-17:00 (Smartlead
-        campaign setup); half an hour is added at both ends because 50 mails at 600 s need 8 h 20 min.
-    ``gap_minimum_s``, ``gap_jitter_s``
-        600 s plus 0-300 s seeded (S-B6): "less than 10 minutes between mails" is a published reason for
-        disconnected mailboxes (helpcenter.smartlead.ai, article 65); Warmbly's mailbox guide agrees.
-    ``workday_start_spread_s``, ``workday_end_spread_s``
-        A workday starts up to so long after the window opens and ends up to so long before it closes, evenly drawn:
-        45 min each (our rule; Warmbly draws within 24 and 38 min). Of a short window, neither takes more than a
-        quarter.
-    ``lunch_from``, ``lunch_until``, ``lunch_minimum_s``, ``lunch_maximum_s``
-        A pause of 30-60 min (Warmbly), evenly drawn, anywhere between 11:30 and 13:30 local time (our rule); 0: none.
-        A workday of six hours or less has none (Directive 2003/88/EC, article 4), so a short window stays open.
-        With all of it at its longest 6 h 30 min are left. A full ramp of 30 then ends at 27 to 30 mails on a day, and
-        50 mails need both the ranges and the jitter at 0 (docs/planning.md).
-    ``spread_s``
-        None: a run plans the rest of its hour. A number is for labelled demonstration policies only: all that
-        is left today is planned at once over so many seconds, and only then may gaps be under 20 s.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    window_start: time = time(8, 30)
-    window_end: time = time(17, 30)
-    weekdays: tuple[Weekday, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
-    gap_minimum_s: int = Field(default=600, ge=1, le=86_400)
-    gap_jitter_s: int = Field(default=300, ge=0, le=86_400)
-    workday_start_spread_s: int = Field(default=2700, ge=0, le=14_400)
-    workday_end_spread_s: int = Field(default=2700, ge=0, le=14_400)
-    lunch_from: time = time(11, 30)
-    lunch_until: time = time(13, 30)
-    lunch_minimum_s: int = Field(default=1800, ge=0, le=7200)
-    lunch_maximum_s: int = Field(default=3600, ge=0, le=7200)
-    spread_s: int | None = Field(default=None, ge=1, le=86_400)
-
-    @model_validator(mode="after")
-    def _lunch_fits_its_hours(self) -> Self:
-        room_s = _seconds_between(self.lunch_from, self.lunch_until)
-        if not self.lunch_minimum_s <= self.lunch_maximum_s <= room_s:
-            raise ValueError(
-                f"a lunch of {self.lunch_minimum_s}-{self.lunch_maximum_s} s does not fit between "
-                f"{self.lunch_from} and {self.lunch_until}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _window_does_not_wrap(self) -> Self:
-        if self.window_end != MIDNIGHT and self.window_start >= self.window_end:
-            raise ValueError(f"the window {self.window_start}-{self.window_end} must end after it starts")
-        return self
-
-    @model_validator(mode="after")
-    def _short_gaps_are_for_demonstrations(self) -> Self:
-        if self.spread_s is None and self.gap_minimum_s < _SHORTEST_PRODUCTION_GAP_S:
-            raise ValueError(f"gaps under {_SHORTEST_PRODUCTION_GAP_S} s need a demonstration policy (spread_s)")
-        return self
 
 
 def open_windows(senders: pd.DataFrame, at: datetime, policy: PacingPolicy, seed: int) -> pd.DataFrame:
@@ -373,7 +293,7 @@ def _drawn(
     starts = opens + up_to(np.minimum(policy.workday_start_spread_s, quarter), "start")
     ends = closes - up_to(np.minimum(policy.workday_end_spread_s, quarter), "end")
     lunch_s = policy.lunch_minimum_s + up_to(policy.lunch_maximum_s - policy.lunch_minimum_s, "lunch_s")
-    lunch = lunch_from + up_to(_seconds_between(policy.lunch_from, policy.lunch_until) - lunch_s, "lunch")
+    lunch = lunch_from + up_to(policy.lunch_span_s - lunch_s, "lunch")
     lunch_s = np.where(ends - starts > _NO_LUNCH_S, lunch_s, 0)
     return starts, np.clip(lunch, starts, ends), np.clip(lunch + lunch_s, starts, ends), ends
 
@@ -381,10 +301,6 @@ def _drawn(
 def _up_to(most: Integers | int, draw: npt.NDArray[np.float64]) -> Integers:
     """Turn draws into whole numbers from 0 to ``most``, each as likely."""
     return np.minimum((draw * (most + 1)).astype(np.int64), most)
-
-
-def _seconds_between(first: time, last: time) -> int:
-    return (last.hour - first.hour) * 3600 + (last.minute - first.minute) * 60 + last.second - first.second
 
 
 def _second(instant: datetime) -> int:

@@ -13,107 +13,18 @@ is submitted, because only there is it known what was really sent.
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Annotated, Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from emberflow.randomness import state, uniforms
-from emberflow.senders.ramp import Floats, Integers, RampPolicy, ramp_today
-
-Score = Annotated[float, Field(ge=0, le=100)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Mails = Annotated[int, Field(ge=0, le=200)]
+from emberflow.senders.policy import ColdPolicy, QuotaPolicy, RampPolicy
+from emberflow.senders.ramp import Floats, Integers, ramp_today
 
 _NEXT_PLACE: Final = 1 - 1e-9
 COLD_GATES: Final = ("open", "no_campaign", "too_few_sending_days", "too_few_placements", "placement_too_low")
-
-
-class ColdPolicy(BaseModel):
-    """When a sender graduates to cold mail, and how much of it goes with how much warm-up mail (S-F6).
-
-    ``sending_days``, ``sending_days_of_new_domain``, ``new_domain_days``
-        14 sending days, and 28 while the domain is younger than 90 days or its age is unknown. Smartlead calls a
-        mailbox ready after 14 days, on a new domain after 21-30 (guides/email-warmup.mdx); 90 is our rule: with 28
-        sending days of a five-day week a domain must not grow old during its own warm-up. A ramp that starts again
-        after a long silence counts its days anew: what providers have forgotten is no graduation.
-    ``placement``, ``keep_placement``, ``placements``
-        Share of warm-up mail that reached the inbox from which a sender graduates: 0.9 (Smartlead and Instantly:
-        above 90 %), out of at least 20 (Warmbly's floor, internal/app/warmup/service.go). One that sends cold mail
-        keeps it down to 0.8, at which Warmbly quarantines: a single threshold flips by noise alone, 8 times per
-        healthy sender in 90 days of our simulation.
-    ``daily_step``, ``cap``
-        At most 5 more than on the best day of the last 30, and at most 30 a day (Smartlead's schedule: 0, 5, 15, 30).
-    ``mix``
-        (warm-up mails, cold mails) of a day: the schedule of Smartlead's guide, by which cold mail never runs ahead
-        of the warm-up mail that carries it. Between two rows the lower one holds.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sending_days: int = Field(default=14, ge=7, le=60)
-    sending_days_of_new_domain: int = Field(default=28, ge=7, le=60)
-    new_domain_days: int = Field(default=90, ge=0, le=365)
-    placement: Share = 0.9
-    keep_placement: Share = 0.8
-    placements: int = Field(default=20, ge=1)
-    daily_step: int = Field(default=5, ge=1, le=10)
-    cap: int = Field(default=30, ge=0, le=100)
-    mix: tuple[tuple[Mails, Mails], ...] = ((10, 5), (15, 15), (20, 30))
-
-    @model_validator(mode="after")
-    def _thresholds_are_in_order(self) -> Self:
-        if self.keep_placement > self.placement:
-            raise ValueError("keep_placement must not be above placement: who just graduated would lose it at once")
-        if any(upper[0] <= lower[0] or upper[1] < lower[1] for lower, upper in pairwise(self.mix)):
-            raise ValueError("the rows of mix rise in warm-up mail and do not fall in cold mail")
-        return self
-
-
-class QuotaPolicy(BaseModel):
-    """How health and chance shrink a ramp volume, and the cap over everything a sender sends in a day.
-
-    ``daily_factor_low``, ``daily_factor_high``, ``quiet_day_share``, ``quiet_day_factor``
-        A day's factor is drawn evenly between 0.75 and 1.10; 15 % of the days are quiet, at 0.60. It only ever
-        lowers: above 1 it counts as 1, which leaves about a quarter of the days whole. The numbers, and that they
-        only lower, are Warmbly's (internal/scheduler/warmup_scheduler.go). Low 1 and share 0 switch it off.
-    ``total_daily_cap``
-        Warm-up, cold mail and replies together (S-B5). 50 is Smartlead's published reason for disconnected
-        mailboxes: "more than 50 mails, warm-up plus outbound" (helpcenter.smartlead.ai, article 65).
-    ``health``
-        (lowest score, multiplier) bands, best first. 80 is the score from which a ramp may advance; 0.5 and
-        0.25 are the shares at which a throttled and a paused sender re-enter; 0.75 lies between (our rule).
-    ``unscored_multiplier``
-        A sender without enough evidence has no score (S-B7); its ramp is young and small, so it stays whole. One that
-        had a score keeps the multiplier of its last day if that is lower: an unknown score never lifts a throttle.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    daily_factor_low: float = Field(default=0.75, ge=0.5, le=1)
-    daily_factor_high: float = Field(default=1.1, ge=1, le=2)
-    quiet_day_share: Share = 0.15
-    quiet_day_factor: float = Field(default=0.6, ge=0.5, le=1)
-    total_daily_cap: int = Field(default=50, ge=1, le=200)
-    warmup_reserve: float = Field(
-        default=0.2,
-        ge=0,
-        le=0.5,
-        description="share of a day that stays for warm-up once a sender has graduated to cold mail",
-    )
-    health: tuple[tuple[Score, Share], ...] = ((80, 1.0), (60, 0.75), (40, 0.5), (0, 0.25))
-    unscored_multiplier: Share = 1.0
-    cold: ColdPolicy = ColdPolicy()
-
-    @model_validator(mode="after")
-    def _bands_descend_to_zero(self) -> Self:
-        descending = all(upper[0] > lower[0] and upper[1] >= lower[1] for upper, lower in pairwise(self.health))
-        if not self.health or self.health[-1][0] != 0 or not descending:
-            raise ValueError("health bands go from the best score down to 0, and no worse band sends more")
-        return self
 
 
 def daily_quota(senders: pd.DataFrame, ramp: RampPolicy, policy: QuotaPolicy, seed: int) -> pd.DataFrame:

@@ -14,15 +14,25 @@ from __future__ import annotations
 
 import csv
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-PUBLISHED = Path(__file__).resolve().parent / "published_ramps"
+from emberflow.senders.policy import (
+    PUBLISHED,
+    EngagementRamp,
+    GeometricRamp,
+    LinearRamp,
+    LogisticRamp,
+    Ramp,
+    RampPolicy,
+    StepRamp,
+    TableRamp,
+    published_ramps,
+)
+
 MOVES: Final = ("starts", "advances", "holds", "score_steps_back", "idle_steps_back", "idle_restarts")
 
 _LONGEST = 1500  # rows: more than the slowest allowed ramp needs (a step of 1 every 30 days, from 1 to 50)
@@ -32,163 +42,6 @@ _FORGOTTEN_DAYS = 30
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
-
-
-class _Ramp(BaseModel):
-    """What every ramp has, in mails per sending day.
-
-    Sources: ``start`` 5 is Smartlead's published minimum (api.smartlead.ai/core/email-accounts); ``maximum`` 30 is
-    the middle of the 20-40 of its warm-up guide. The ranges span what mailbox warm-up products accept (start 1-20,
-    at most 50). ``max_daily_growth`` must stay below 2: Google names "immediately doubling previous volumes" as a
-    trigger of rate limits (support.google.com/a/answer/81126); 1.3, and the exemption of steps of up to 5 mails,
-    are our rule.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    start: int = Field(default=5, ge=1, le=20, description="mails on the first sending day")
-    maximum: int = Field(default=30, ge=1, le=50, description="mails a day that the ramp ends at")
-    max_daily_growth: float = Field(
-        default=1.3,
-        gt=1,
-        lt=2,
-        description="no day has more than so many times the mails of the day before; steps of up to 5 mails are exempt",
-    )
-
-    @model_validator(mode="after")
-    def _starts_below_its_maximum(self) -> Self:
-        if self.start > self.maximum:
-            raise ValueError(f"the ramp starts at {self.start}, above its maximum {self.maximum}")
-        return self
-
-
-class LinearRamp(_Ramp):
-    """Row n asks for ``start + step * (n - 1)``. ``step`` 2 is Smartlead's ``daily_rampup``; products accept 0-10."""
-
-    shape: Literal["linear"] = Field(
-        default="linear",
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them",
-    )
-    step: int = Field(default=2, ge=0, le=10, description="mails more on every sending day")
-
-
-class StepRamp(_Ramp):
-    """Stays ``hold_days`` sending days on a level, then rises by ``step``. 5 after a working week is our rule."""
-
-    shape: Literal["step"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
-    )
-    step: int = Field(default=5, ge=0, le=10, description="mails more at every rise")
-    hold_days: int = Field(default=5, ge=1, le=30, description="sending days between two rises")
-
-
-class GeometricRamp(_Ramp):
-    """Row n asks for ``start * growth ** (n - 1)``, rounded.
-
-    1.17 is the growth of Amazon SES's automatic warm-up, from 50 to 50,000 mails a day in 45 days (AWS, What's New,
-    2017-03-09).
-    """
-
-    shape: Literal["geometric"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
-    )
-    growth: float = Field(
-        default=1.17, ge=1.01, le=1.5, description="each day has so many times the mails of the day before"
-    )
-
-
-class LogisticRamp(_Ramp):
-    """Grows by ``growth`` a day at first and ever more slowly towards ``maximum`` (Verhulst's curve), rounded.
-
-    1.4 is the growth of SendGrid's automated warm-up (published_ramps/sendgrid_automated.csv).
-    """
-
-    shape: Literal["logistic"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
-    )
-    growth: float = Field(
-        default=1.4, ge=1.01, le=1.5, description="the growth of the first days; it shrinks towards the maximum"
-    )
-
-
-class EngagementRamp(_Ramp):
-    """The rows of a linear ramp, walked by evidence: so never faster than that ramp.
-
-    A score from ``advance_from`` on advances one row, a score below ``step_back_below`` goes one row back, and a
-    score between them, or none, holds. The band between the two is the hysteresis: one noisy day cannot turn an
-    advance into a retreat. 80 is "high" and below 60 is "low" in LeadConnector's score (help.leadconnectorhq.com
-    155000006328); that the volume follows engagement from day to day is WarmySender's published algorithm.
-    """
-
-    shape: Literal["engagement"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
-    )
-    step: int = Field(default=2, ge=0, le=10, description="mails between two rows")
-    advance_from: float = Field(default=80, ge=0, le=100, description="a score from here on advances one row")
-    step_back_below: float = Field(default=60, ge=0, le=100, description="a score below goes one row back")
-
-    @model_validator(mode="after")
-    def _bands_do_not_overlap(self) -> Self:
-        if self.step_back_below >= self.advance_from:
-            raise ValueError("step_back_below must be less than advance_from: the scores between them hold the ramp")
-        return self
-
-
-class TableRamp(_Ramp):
-    """Follows the operator's own ``rows`` (one volume per sending day) or the published ``table`` of that name.
-
-    Published tables ship in ``published_ramps/``, described in its ``sources.csv``. Most are for an IP address or a
-    domain and far above what a mailbox may send: they are cut to ``start``, growth bound and ``maximum`` like any
-    shape. After its last row a table stays there.
-    """
-
-    shape: Literal["table"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
-    )
-    rows: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        default=None, min_length=1, max_length=365, description="own volumes, one per sending day"
-    )
-    table: str | None = Field(default=None, description="a published table by name")
-
-    @field_validator("table")
-    @classmethod
-    def _table_is_published(cls, name: str | None) -> str | None:
-        if name is not None and name not in _sources():
-            raise ValueError(f"no published table is called {name!r}; there are {', '.join(sorted(_sources()))}")
-        return name
-
-    @model_validator(mode="after")
-    def _one_table_that_rises(self) -> Self:
-        if (self.rows is None) == (self.table is None):
-            raise ValueError("give either rows or the name of a published table")
-        if self.rows is not None:
-            if list(self.rows) != sorted(self.rows):
-                raise ValueError("the rows of a ramp must not fall")
-            if self.rows[0] > self.start:
-                raise ValueError(
-                    f"the first row {self.rows[0]} is above start {self.start}: raise start, or lower the row"
-                )
-        return self
-
-
-def _shape(value: Any) -> str | None:
-    """Tell the shape of an unvalidated ramp; documents from before there was a choice name none."""
-    return value.get("shape", "linear") if isinstance(value, dict) else getattr(value, "shape", None)
-
-
-RampPolicy: TypeAlias = Annotated[
-    Annotated[LinearRamp, Tag("linear")]
-    | Annotated[StepRamp, Tag("step")]
-    | Annotated[GeometricRamp, Tag("geometric")]
-    | Annotated[LogisticRamp, Tag("logistic")]
-    | Annotated[EngagementRamp, Tag("engagement")]
-    | Annotated[TableRamp, Tag("table")],
-    Discriminator(
-        _shape,
-        custom_error_type="ramp_shape",
-        custom_error_message="the shape of a ramp is linear, step, geometric, logistic, engagement or table",
-    ),
-]
 
 
 def ramp_rows(policy: RampPolicy) -> Integers:
@@ -224,7 +77,7 @@ def published_table(name: str) -> Integers:
     """
     with (PUBLISHED / f"{name}.csv").open(newline="") as lines:
         rows = [(int(row["position"]), int(row["volume"])) for row in csv.DictReader(lines)]
-    source = _sources()[name]
+    source = published_ramps()[name]
     days_each, first = {"day": (1, 1), "week": (7, 1), "age_in_days": (1, 0)}[source["position_unit"]]
     hours = {"mails_per_day": 1, "mails_per_hour": 24}[source["volume_unit"]]
     begins = np.array([(position - first) * days_each for position, _ in rows])
@@ -290,12 +143,6 @@ def ramp_today(policy: RampPolicy, senders: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _most_after(volume: Any, policy: _Ramp) -> Any:
+def _most_after(volume: Any, policy: Ramp) -> Any:
     """Return the most that may follow ``volume`` on the next sending day."""
     return np.maximum(np.floor(volume * policy.max_daily_growth), volume + _SMALL_STEP)
-
-
-@cache
-def _sources() -> dict[str, dict[str, str]]:
-    with (PUBLISHED / "sources.csv").open(newline="") as lines:
-        return {row["name"]: row for row in csv.DictReader(lines)}

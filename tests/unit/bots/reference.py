@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from emberflow.bots.eligibility import GROUPS
-from emberflow.bots.tiers import SelectionPolicy
+from emberflow.bots.policy import SelectionPolicy
 
 Row = dict[str, Any]
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from emberflow.bots.limits import BotPolicy, available_seats, cap_today, inbound_cap, next_waking, waking_span
+from emberflow.bots.limits import available_seats, cap_today, inbound_cap, next_waking, waking_span
+from emberflow.bots.policy import BotPolicy
 from tests.builders import MONDAY_NOON, a_bot, frame
 
 STANDARD = BotPolicy(cooldown_s=0)

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from emberflow.bots.history import PairsInMemory
 from emberflow.bots.mix import ANY_DOMAIN, Mix, partner_mix
+from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.selection import select_bots
-from emberflow.bots.tiers import SelectionPolicy
 from tests.builders import MONDAY_NOON, Row, a_bot, a_pair, a_slot, frame
 
 NOT_SET = float("nan")

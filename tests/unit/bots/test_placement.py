@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from emberflow.bots.history import PairsInMemory
 from emberflow.bots.mix import partner_mix
-from emberflow.bots.placement import PlacementPolicy, placement_factors
+from emberflow.bots.placement import placement_factors
+from emberflow.bots.policy import PlacementPolicy, SelectionPolicy
 from emberflow.bots.selection import select_bots
-from emberflow.bots.tiers import SelectionPolicy
 from tests.builders import MONDAY_NOON, a_bot, a_pair, a_slot, frame
 
 STANDARD = PlacementPolicy()

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from emberflow.bots.replies import ReplyPolicy, decide_replies
+from emberflow.bots.policy import ReplyPolicy
+from emberflow.bots.replies import decide_replies
 from tests.builders import MONDAY_NOON, Row, a_received_mail, frame
 
 STANDARD = ReplyPolicy()

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from emberflow.bots.history import PairsInMemory
-from emberflow.bots.limits import BotPolicy, available_seats
+from emberflow.bots.limits import available_seats
 from emberflow.bots.mix import partner_mix
+from emberflow.bots.policy import BotPolicy, SelectionPolicy
 from emberflow.bots.rotation import turn_terms
 from emberflow.bots.selection import select_bots
-from emberflow.bots.tiers import SelectionPolicy
 from tests.builders import MONDAY_NOON, a_bot, a_pair, a_slot, frame
 
 POLICY = BotPolicy(daily_inbound_cap=40, cooldown_s=900)

@@ -10,7 +10,7 @@ import yaml
 
 from emberflow.errors import ConfigurationError
 from emberflow.policy.document import Policy, load, shipped
-from emberflow.senders.ramp import LinearRamp
+from emberflow.senders.policy import LinearRamp
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from emberflow.delivery.reply_codes import ReplyRule
 from emberflow.policy import document
 from emberflow.policy.document import Policy
 from emberflow.policy.text import as_text, meanings
-from emberflow.senders.pacing import PacingPolicy
+from emberflow.senders.policy import PacingPolicy
 from tests.worlds import a_policy
 
 

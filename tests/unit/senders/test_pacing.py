@@ -16,14 +16,8 @@ from pydantic import ValidationError
 
 from emberflow.clock import local_day
 from emberflow.policy.document import shipped
-from emberflow.senders.pacing import (
-    PacingPolicy,
-    first_opening,
-    next_opening,
-    open_windows,
-    pace,
-    planning_span,
-)
+from emberflow.senders.pacing import first_opening, next_opening, open_windows, pace, planning_span
+from emberflow.senders.policy import PacingPolicy
 from tests.builders import MONDAY_NOON, a_sender, a_span, a_workday, frame
 
 NOTHING_DRAWN: dict[str, Any] = dict.fromkeys(

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from emberflow.senders.quota import COLD_GATES, ColdPolicy, QuotaPolicy, daily_quota, slots_for_hour
-from emberflow.senders.ramp import LinearRamp, RampPolicy
+from emberflow.senders.policy import ColdPolicy, LinearRamp, QuotaPolicy, RampPolicy
+from emberflow.senders.quota import COLD_GATES, daily_quota, slots_for_hour
 from tests.builders import a_grown_sender, a_sender, a_sender_day, frame
 
 EVERY_DAY_WHOLE = {"daily_factor_low": 1, "quiet_day_share": 0}

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from emberflow.senders.ramp import (
+from emberflow.senders.policy import (
     PUBLISHED,
     EngagementRamp,
     GeometricRamp,
@@ -23,10 +23,8 @@ from emberflow.senders.ramp import (
     RampPolicy,
     StepRamp,
     TableRamp,
-    published_table,
-    ramp_rows,
-    ramp_today,
 )
+from emberflow.senders.ramp import published_table, ramp_rows, ramp_today
 from tests.builders import a_sender, frame
 
 TABLES = sorted(file.stem for file in PUBLISHED.glob("*.csv") if file.stem != "sources")

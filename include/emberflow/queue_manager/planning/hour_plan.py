@@ -20,9 +20,9 @@ from emberflow.bots.limits import available_seats
 from emberflow.bots.matching import LONGEST_IDLE_DAYS
 from emberflow.bots.mix import partner_mix
 from emberflow.bots.placement import placement_factors
+from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.rotation import turn_terms
 from emberflow.bots.selection import Selection, select_bots
-from emberflow.bots.tiers import SelectionPolicy
 from emberflow.clock import HOUR
 from emberflow.queue_manager.planning.inputs import PlanInputs, sha256
 from emberflow.senders.pacing import open_windows, pace, planning_span

@@ -34,7 +34,8 @@ from emberflow.domain.slot import Priority
 from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.message import message_ids_for
 from emberflow.errors import EmberflowError
-from emberflow.policy.document import Policy, PolicyInForce, in_force
+from emberflow.policy.document import Policy
+from emberflow.policy.versions import PolicyInForce, in_force
 from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.planning.hour_plan import Plan, choose, compute, quotas
 from emberflow.queue_manager.planning.inputs import PlanInputs, digest, pack, read, unpack

@@ -43,7 +43,8 @@ from emberflow.database import restores
 from emberflow.database.engine import is_away
 from emberflow.database.server_clock import shared
 from emberflow.errors import EmberflowError, WorkerRefusedError
-from emberflow.policy.document import Policy, in_force
+from emberflow.policy.document import Policy
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager import event_log, pre_send, slot_store
 from emberflow.queue_manager.event_log import Sent
 from emberflow.queue_manager.receiving.mail_search import Finding, MailSearch, Uncertain, searchable_mailboxes

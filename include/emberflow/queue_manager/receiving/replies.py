@@ -19,7 +19,7 @@ from emberflow.domain.slot import Priority
 from emberflow.email_ops.addresses import domain_of
 from emberflow.email_ops.content import Scripts
 from emberflow.email_ops.message import message_id_for
-from emberflow.policy.document import PolicyInForce
+from emberflow.policy.versions import PolicyInForce
 from emberflow.queue_manager import event_log, slot_store
 from emberflow.queue_manager.receiving.arrivals import Arrival
 from emberflow.randomness import state

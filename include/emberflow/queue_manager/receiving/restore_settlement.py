@@ -42,7 +42,7 @@ from emberflow.email_ops.message import message_id_for
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.errors import EmberflowError
-from emberflow.policy.document import PolicyInForce, in_force
+from emberflow.policy.versions import PolicyInForce, in_force
 from emberflow.queue_manager import pre_send, slot_store
 from emberflow.queue_manager.receiving import message_faults
 from emberflow.queue_manager.receiving.mail_search import Uncertain

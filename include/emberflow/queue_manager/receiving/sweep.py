@@ -39,7 +39,7 @@ from emberflow.email_ops.imap import Cursor, ImapError, ImapReader, Unread
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.session_budget import SessionLimits
 from emberflow.errors import EmberflowError, WorkerRefusedError
-from emberflow.policy.document import PolicyInForce, in_force
+from emberflow.policy.versions import PolicyInForce, in_force
 from emberflow.queue_manager import recover
 from emberflow.queue_manager.receiving import mailbox_readings, message_faults
 from emberflow.queue_manager.receiving.arrivals import Arrival, Finder, Placement, StillBeingSentError

@@ -43,7 +43,7 @@ from emberflow.email_ops.dialogues import Dialogues, Ended
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.errors import ConfigurationError, EgressRefusedError
-from emberflow.policy.document import in_force
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager import egress_logins, host_breakers, pre_send, slot_store
 from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import slot_message
