@@ -44,6 +44,9 @@ _HEADINGS = {
 }  # fmt: skip
 _ROWS_PER_STEP = 1000
 _SAMPLE = 4096
+_LONGEST_HEADING = 40
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_WORKBOOKS = {b"PK\x03\x04": "a workbook (XLSX or ODS)", b"\xd0\xcf\x11\xe0": "an Excel workbook (XLS)"}
 _LINE_ENDS = "\u2028\u2029"
 # RFC 8314 3.3 and 7.3 (TLS from the first byte), RFC 6409 and RFC 9051 (STARTTLS).
 TLS_OF_PORT: Mapping[int, TlsMode] = {
@@ -182,7 +185,13 @@ def read_sheet(file: Path, encoding: str | None = None) -> Sheet:
         raw = file.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror or 'cannot be read'}; nothing was imported") from error
+    for start, what in _WORKBOOKS.items():
+        if raw.startswith(start):
+            reason = f"is {what}, not text: save the sheet as CSV in UTF-8"
+            raise ImportRejectedError(str(file), [RowProblem(1, "-", reason)])
     content = _decoded(file, raw, encoding)
+    if not content.strip():
+        raise ImportRejectedError(str(file), [RowProblem(1, "-", "the file is empty")])
     blank = len(content) - len(content.lstrip("\r\n"))
     skipped = len(content[:blank].splitlines())
     content = content[blank:]
@@ -278,18 +287,18 @@ def _decoded(file: Path, raw: bytes, encoding: str | None) -> str:
         raise ConfigurationError(f"{encoding!r} is not an encoding; try utf-8, utf-16 or cp1252") from None
     except UnicodeDecodeError as error:
         # Latin-1 gives every byte a letter, so that lines and fields can be counted.
-        before = raw[: error.start].decode("latin-1")
-        lines = before.splitlines() or [""]
-        if before.endswith(("\n", "\r")):
-            lines.append("")
-        header = raw.decode("latin-1").lstrip("\r\n").partition("\n")[0]
+        lines = _LINE_END.split(raw[: error.start].decode("latin-1"))
+        header = next(line for line in _LINE_END.split(raw.decode("latin-1") + "\n\0") if line)
         delimiter = max(_DELIMITERS, key=header.count)
-        columns = next(csv.reader([header.strip()], delimiter=delimiter), [])
-        place = len(next(csv.reader([lines[-1]], delimiter=delimiter), [""])) - 1
+        try:
+            columns = next(csv.reader([header], delimiter=delimiter), [])
+            place = len(next(csv.reader([lines[-1]], delimiter=delimiter), [""])) - 1
+        except csv.Error:  # not even the text that it looked like so far
+            columns, place = [], 0
         column = _heading(columns[place]) if place < len(columns) else "-"
         shown = raw[error.start : error.start + 1].hex()
         reason = (
-            f"is not {named.upper()} (byte 0x{shown}); save it as UTF-8, or name its encoding, "
+            f"is not {named.upper().removesuffix('-SIG')} (byte 0x{shown}); save it as UTF-8, or name its encoding, "
             "for instance --encoding cp1252"
         )
         raise ImportRejectedError(str(file), [RowProblem(len(lines), column or "-", reason)]) from error
@@ -336,6 +345,10 @@ def _require_printable(value: str) -> None:
 def _header_problems(columns: Sequence[str], model: type[MailboxRow]) -> list[RowProblem]:
     fields = model.model_fields
     required = {name for name, field in fields.items() if field.is_required()}
+    # What stands there instead may be anybody's password: it is not repeated.
+    if any("@" in name for name in columns) or not required & set(columns):
+        reason = f"is no header; a header names the columns: {', '.join(sorted(required))}, and others"
+        return [RowProblem(1, "-", reason)]
     problems = [RowProblem(1, name, "the column is missing") for name in sorted(required - set(columns))]
     problems += [
         RowProblem(1, name, "the column is there more than once")
@@ -344,7 +357,7 @@ def _header_problems(columns: Sequence[str], model: type[MailboxRow]) -> list[Ro
     ]
     known = ", ".join(fields)
     problems += [
-        RowProblem(1, name or "-", f"is not a known column; known are {known}")
+        RowProblem(1, name[:_LONGEST_HEADING] or "-", f"is not a known column; known are {known}")
         for name in columns
         if name not in fields
     ]

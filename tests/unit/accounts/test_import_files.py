@@ -116,6 +116,54 @@ def test_a_file_in_another_encoding_is_named_with_row_and_column_and_read_when_i
         read(content, encoding="klingon")
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            b"PK\x03\x04\x14\x00\x06\x00\x08\x00\r\xff\n",
+            "is a workbook (XLSX or ODS), not text: save the sheet as CSV in UTF-8",
+        ),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Excel workbook (XLS), not text: save the sheet as CSV in UTF-8"),
+        (b"", "the file is empty"),
+        (b"\n \r\n", "the file is empty"),
+    ],
+)
+def test_what_is_no_table_of_text_is_named(read: Reader, content: bytes, reason: str) -> None:
+    assert problems(read, content) == [f"row 1, column -: {reason}"]
+
+
+def test_a_file_in_another_encoding_with_line_ends_of_its_own_is_named_with_row_and_column(read: Reader) -> None:
+    """As Excel for Macintosh writes it."""
+    content = f"{HEADER},display_name\r{ROW},Ann\r{ROW},Andr\x8e\r".encode("latin-1")
+
+    (problem,) = problems(read, content)
+
+    assert problem.startswith("row 3, column display_name: is not UTF-8 (byte 0x8e)")
+
+
+def test_bytes_of_no_encoding_are_refused(read: Reader) -> None:
+    (problem,) = problems(read, b'\r"\x00\xfe\xff\r,\n"' * 50)
+
+    assert "is not UTF-8" in problem
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{ROW.replace(',x,', ',4nv1S5eetkR,')}\n{ROW}\n",
+        f"{HEADER}\n{ROW.replace(',x,', ',4nv1S5eetkR,')}\n".encode().decode("utf-16-le", "replace"),
+        "Ann;4nv1S5eetkR;smtp.north.test\n",
+    ],
+)
+def test_cells_where_a_header_should_be_are_not_repeated(read: Reader, content: str) -> None:
+    """S-B2: they may be passwords."""
+    (problem,) = problems(read, content)
+
+    assert "is no header; a header names the columns: address, imap_host, password, smtp_host" in problem
+    assert "5eetk" not in problem
+    assert len(problem) < 200
+
+
 def test_a_file_that_is_not_there_is_a_wrong_path_and_no_wrong_row(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere\.csv: No such file.*nothing was imported") as caught:
         read_rows(tmp_path / "nowhere.csv", SenderRow)
