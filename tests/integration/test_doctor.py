@@ -124,8 +124,8 @@ def test_a_mail_server_that_does_not_answer_is_named_with_its_mailboxes(world: W
     world.change("update ops.mailboxes set imap_port = 1 where id = :id", id=world.bots[0].mailbox_id)
     silent = found(world.settings)["mail servers"]
 
-    assert (answering.result, answering.remedy) == ("2 of 2 answer", None)
-    assert silent.result.startswith("2 of 3 answer; IMAP localhost:1 of 1 mailboxes: ")
+    assert (answering.result, answering.remedy) == ("2 of 2 accept connections", None)
+    assert silent.result.startswith("2 of 3 accept connections; IMAP localhost:1 of 1 mailboxes: ")
     assert "refused" in silent.result
     assert "the server" in (silent.remedy or "")
 
@@ -134,7 +134,7 @@ def test_servers_elsewhere_are_left_alone_in_sandbox_mode_and_before_live_mode_i
     """E-B10"""
     world.change("update ops.mailboxes set smtp_host = '192.0.2.1'")
     assert found(world.settings)["mail servers"] == Finding(
-        "mail servers", "1 of 1 answer; 1 are not on this machine: not looked at in sandbox mode"
+        "mail servers", "1 of 1 accept connections; 1 are not on this machine: not looked at in sandbox mode"
     )
     live = world.settings.model_copy(update={"mail_mode": "live"})
     assert "not looked at" in found(live)["mail servers"].result

@@ -400,7 +400,8 @@ def test_a_planned_hour_is_taken_back_and_stays_taken_back(run: Command, world: 
 
     assert done.exit_code == 0, done.exception
     assert f"{SATURDAY}: {planned - 1} slots cancelled, 1 had left already" in done.output
-    assert "nothing changed" in again.output
+    assert f"{planned - 1} of them are cancelled; a planned hour is not planned again" in again.output
+    assert json.loads(run("plan", "show", "--json").output)["hours"][0]["cancelled"] == planned - 1
     assert (once_more["cancelled"], once_more["left"]) == (0, 1)
     assert once_more["others"] == {"cancelled": planned - 1}
     told = json.loads(run("plan", "show", "--hour", SATURDAY, "--json").output)["slots"]

@@ -91,6 +91,7 @@ def run_plan(
     from emberflow.console import console, print_json
     from emberflow.database.engine import open_engine
     from emberflow.queue_manager import tasks
+    from emberflow.reporting.slot import cancelled_slots
 
     if dry_run:
         _preview(parse_hour(at), picture, limit, as_json=as_json)
@@ -101,10 +102,13 @@ def run_plan(
     planned = datetime.fromisoformat(report["hour"])
     with open_engine().connect() as connection:
         why = None if report["slots"] else _why_empty(connection, planned)
+        cancelled = cancelled_slots(connection, planned) if report["was_planned_before"] else 0
     if as_json:
-        print_json(report | {"why": why})
+        print_json(report | {"cancelled": cancelled, "why": why})
         return
     before = " (it was planned before; nothing changed)" if report["was_planned_before"] else ""
+    if cancelled:
+        before = f" (it was planned before, {cancelled} of them are cancelled; a planned hour is not planned again)"
     console.print(
         f"{report['hour']}: {report['slots']} of {report['wanted']} wanted slots, {report['outcome']}{before}"
     )

@@ -47,10 +47,10 @@ def hours_section(hours: Sequence[RowMapping]) -> Section:
     """Return the planned hours, newest first."""
     rows = [
         (run["hour"], run["outcome"], run["senders"], run["bots"], run["wanted"], run["slots"],
-         run["policy_name"], run["plan_sha256"][:12])
+         run["cancelled"], run["policy_name"], run["plan_sha256"][:12])
         for run in hours
     ]  # fmt: skip
-    columns = ("hour (UTC)", "outcome", "senders", "bots free", "wanted", "slots", "policy", "plan sha256")
+    columns = ("hour (UTC)", "outcome", "senders", "bots free", "wanted", "slots", "cancelled", "policy", "plan sha256")
     return Section("hours", "Planned hours", columns, rows, least=("plan sha256", "policy", "bots free"))
 
 

@@ -23,9 +23,11 @@ def write_accounts(
     domain. ``more`` are further columns with one value for all rows.
 
     Raises:
-        ConfigurationError: a domain is not one of those reserved for tests (RFC 2606); or the file or one of the
-            accounts is there, whose passwords would be lost. Nothing was changed.
+        ConfigurationError: a domain is not one of those reserved for tests (RFC 2606); the file's directory is not
+            there; or the file or one of the accounts is, whose passwords would be lost. Nothing was changed.
     """
+    if not file.parent.is_dir():
+        raise ConfigurationError(f"{file.parent} is no directory: {file.name} cannot be written there")
     if file.exists():
         raise ConfigurationError(f"{file} exists, and may hold passwords: choose another name; nothing was changed")
     servers = vars(stack.sandbox_servers())

@@ -233,7 +233,7 @@ def _mail_servers(connection: Connection, settings: Settings) -> Finding:
     outside = sum(server.is_outside for server in servers)
     silent = mail_servers.silent(servers)
     tried = len(servers) - outside
-    notes = [f"{tried - len(silent)} of {tried} answer"]
+    notes = [f"{tried - len(silent)} of {tried} accept connections"]
     if outside:
         notes.append(f"{outside} are not on this machine: not looked at in sandbox mode")
     notes += [

@@ -38,9 +38,12 @@ _EVENTS = text("""
 """)
 
 _HOURS = text("""
-    select plan_runs.*, policies.name as policy_name
+    select plan_runs.*, policies.name as policy_name, cancelled.slots as cancelled
     from ops.plan_runs
     inner join ops.policies on policies.id = plan_runs.policy_id
+    cross join lateral (
+        select count(*) as slots from ops.slots where slots.plan_run_id = plan_runs.id and slots.status = 'cancelled'
+    ) as cancelled
     order by hour desc
     limit :limit
 """)
@@ -123,8 +126,13 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
 
 
 def planned_hours(connection: Connection, limit: int = 24) -> Sequence[RowMapping]:
-    """Return the latest planned hours, newest first."""
+    """Return the latest planned hours, newest first; ``cancelled`` is how many of its slots are."""
     return connection.execute(_HOURS, {"limit": limit}).mappings().all()
+
+
+def cancelled_slots(connection: Connection, hour: datetime) -> int:
+    """Return how many slots of a planned hour are cancelled."""
+    return sum(slot["status"] == "cancelled" for slot in slots_of_hour(connection, hour))
 
 
 def slots_of_hour(connection: Connection, hour: datetime) -> Sequence[RowMapping]:

@@ -49,6 +49,12 @@ def test_run_twice_it_refuses_and_no_password_has_changed(stack: Any, tmp_path: 
     assert not accounts.exists("sender01@birch.test")
 
 
+def test_a_directory_that_is_not_there_is_named_and_no_account_made(stack: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nowhere is no directory"):
+        write_accounts(stack, tmp_path / "nowhere" / "senders.csv", ["alder.test"], 1, ["UTC"])
+    assert not Accounts(stack.sandbox_directory).exists("sender01@alder.test")
+
+
 def test_other_accounts_can_be_added(stack: Any, tmp_path: Path) -> None:
     write_accounts(stack, tmp_path / "senders.csv", ["alder.test"], 1, ["UTC"])
     write_accounts(stack, tmp_path / "more.csv", ["alder.test"], 1, ["UTC"])
