@@ -6,8 +6,12 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from emberflow.domain.events import EventType
 from emberflow.queue_manager import event_log
 from tests.worlds import NOON, Sandbox, World, a_world
+
+KEY = "token_rejected:1:INBOX:1:1"
+FIRST = {"reason": "forged", "uid": "INBOX:1:1", "from": "ann@one.test"}
 
 
 @pytest.fixture
@@ -15,7 +19,7 @@ def world(database: Engine, sandbox: Sandbox) -> World:
     world = a_world(database, sandbox, senders=1, bots=2, checks=False)
     with database.begin() as connection:
         assert event_log.record_event(
-            connection, "replied", "key-1", occurred_at=NOON, mailbox_id=1, details={"said": "first"}
+            connection, EventType.TOKEN_REJECTED, KEY, occurred_at=NOON, mailbox_id=1, details=FIRST
         )
     return world
 
@@ -24,7 +28,7 @@ def world(database: Engine, sandbox: Sandbox) -> World:
     "change",
     [
         "update ops.mail_events set details = '{}'",
-        "update ops.mail_events set occurred_at = now() where natural_key = 'key-1'",
+        "update ops.mail_events set occurred_at = now() where natural_key = 'token_rejected:1:INBOX:1:1'",
         "delete from ops.mail_events",
         "truncate ops.mail_events",
         "truncate ops.mail_events restart identity cascade",
@@ -34,21 +38,26 @@ def test_a_recorded_event_cannot_be_changed_or_removed(world: World, change: str
     """D-B1, case 40: what was recorded stays."""
     with pytest.raises(DBAPIError, match="mail_events is append-only: write a correcting row"):
         world.change(change)
-    assert world.row("select * from ops.mail_events")["details"] == {"said": "first"}
+    assert world.row("select * from ops.mail_events")["details"] == FIRST
 
 
 def test_a_natural_key_exists_once(world: World) -> None:
     """D-B1"""
     with world.engine.begin() as connection:
         is_new = event_log.record_event(
-            connection, "replied", "key-1", occurred_at=NOON, mailbox_id=2, details={"said": "again"}
+            connection,
+            EventType.TOKEN_REJECTED,
+            KEY,
+            occurred_at=NOON,
+            mailbox_id=2,
+            details=FIRST | {"reason": "reused"},
         )
     assert is_new is False
-    assert world.row("select * from ops.mail_events")["details"] == {"said": "first"}
+    assert world.row("select * from ops.mail_events")["details"] == FIRST
     with pytest.raises(IntegrityError, match="uq_mail_events_natural_key"):
         world.change(
             "insert into ops.mail_events (occurred_at, event_type, natural_key, mailbox_id) "
-            "values (now(), 'sent', 'key-1', 1)"
+            "values (now(), 'sent', 'token_rejected:1:INBOX:1:1', 1)"
         )
 
 
@@ -59,6 +68,16 @@ def test_an_event_of_an_unknown_kind_is_refused(world: World) -> None:
             "insert into ops.mail_events (occurred_at, event_type, natural_key, mailbox_id) "
             "values (now(), 'opened', 'key-2', 1)"
         )
+
+
+def test_an_event_that_the_catalogue_does_not_allow_is_not_written(world: World) -> None:
+    """D-B1"""
+    with world.engine.begin() as connection, pytest.raises(ValueError, match="'said' is no detail of it"):
+        event_log.record_event(
+            connection, EventType.TOKEN_REJECTED, f"{KEY}0", occurred_at=NOON, mailbox_id=1,
+            details=FIRST | {"said": "more"},
+        )  # fmt: skip
+    assert world.value("select count(*) from ops.mail_events") == 1
 
 
 def test_a_second_sent_for_one_idempotency_key_is_impossible(world: World) -> None:

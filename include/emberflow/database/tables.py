@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from emberflow.domain.events import EventType
 from emberflow.domain.slot import SlotStatus
 
 SCHEMA = "ops"
@@ -57,10 +58,7 @@ TASK_TYPES = ("warmup", "reply", "cold_first_touch", "cold_follow_up")
 TIERS = ("virgin", "probabilistic", "active")
 TLS_MODES = ("starttls", "implicit")
 THREAD_STATUSES = ("awaiting_reply", "reply_scheduled", "closed")
-EVENT_TYPES = (
-    "attempt", "sent", "placed_inbox", "placed_junk", "rescued", "replied", "token_rejected",
-    "fenced", "parked", "reconciled",
-)  # fmt: skip
+EVENT_TYPES = tuple(EventType)
 AUTH_METHODS = ("password", "xoauth2")
 SUPPRESSION_KINDS = ("address", "domain")
 EGRESS_STATES = ("active", "held")

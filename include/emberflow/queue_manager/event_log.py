@@ -1,7 +1,7 @@
 """What happened: the append-only events, and the pair and conversation rows that follow from them.
 
-An event has a natural key. Telling it twice, by a retry or a second reading of the same mailbox, is one event;
-counters follow only from the first telling.
+Only what ``domain.events`` allows is written. An event has a natural key. Telling it twice, by a retry or a second
+reading of the same mailbox, is one event; counters follow only from the first telling.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery.reply_codes import Disposition
 from emberflow.domain.attempt import Attempt
+from emberflow.domain.events import EventType, check
 from emberflow.domain.slot import Slot
 
 _APPEND = text("""
@@ -158,7 +159,7 @@ class Sent:
 
 def record_event(
     connection: Connection,
-    event_type: str,
+    event_type: EventType,
     natural_key: str,
     *,
     occurred_at: datetime,
@@ -167,7 +168,11 @@ def record_event(
     message_id: str | None = None,
     details: dict[str, Any] | None = None,
 ) -> bool:
-    """Append one event; return False if this natural key was already recorded."""
+    """Append one event; return False if this natural key was already recorded.
+
+    Raises:
+        ValueError: the catalogue of events does not allow it.
+    """
     new_keys = _append(
         connection,
         [_event(event_type, natural_key, occurred_at, mailbox_id, slot=slot, message_id=message_id, details=details)],
@@ -181,7 +186,7 @@ def record_parked(connection: Connection, rows: Sequence[Mapping[str, Any]], occ
         connection,
         [
             {
-                "event_type": "parked",
+                "event_type": EventType.PARKED,
                 "natural_key": f"parked:{row['idempotency_key']}:{row['id']}:{occurred_at.isoformat()}",
                 "occurred_at": occurred_at,
                 "mailbox_id": row["from_mailbox_id"],
@@ -224,7 +229,7 @@ def record(
             *map(_attempt, tried),
             *(
                 _event(
-                    "fenced",
+                    EventType.FENCED,
                     f"fenced:{late.slot.idempotency_key}:{late.slot.lease_token}",
                     late.ended_at,
                     late.slot.from_mailbox_id,
@@ -234,7 +239,7 @@ def record(
             ),
             *(
                 _event(
-                    "sent",
+                    EventType.SENT,
                     key,
                     mail.sent_at,
                     mail.slot.from_mailbox_id,
@@ -270,7 +275,7 @@ def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, 
     """Append that a junked mail was seen back in the inbox; return False for another copy of the same mail."""
     is_new = record_event(
         connection,
-        "rescued",
+        EventType.RESCUED,
         f"rescued:{slot.idempotency_key}",
         occurred_at=occurred_at,
         mailbox_id=mailbox_id,
@@ -286,6 +291,8 @@ def _append(connection: Connection, events: Sequence[Mapping[str, Any]]) -> set[
     """Append events and return the natural keys of those that were new."""
     if not events:
         return set()
+    for event in events:
+        check(event["event_type"], event["natural_key"], event["details"], has_slot=event["slot_id"] is not None)
     return {
         row.natural_key
         for row in prepared.rows_of(connection, "append_events", _APPEND, {"events": rows_as_json(events)})
@@ -293,7 +300,7 @@ def _append(connection: Connection, events: Sequence[Mapping[str, Any]]) -> set[
 
 
 def _event(
-    event_type: str,
+    event_type: EventType,
     natural_key: str,
     occurred_at: datetime,
     mailbox_id: int,
@@ -318,7 +325,7 @@ def _event(
 def _attempt(tried: Tried) -> dict[str, Any]:
     slot, attempt = tried.slot, tried.attempt
     return _event(
-        "attempt",
+        EventType.ATTEMPT,
         f"attempt:{slot.idempotency_key}:{slot.lease_token}",
         tried.ended_at,
         slot.from_mailbox_id,

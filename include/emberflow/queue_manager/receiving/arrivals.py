@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from emberflow.accounts.mailboxes import Mailbox
 from emberflow.clock import Clock
 from emberflow.database import restores
+from emberflow.domain.events import EventType
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.received import ReceivedMessage
@@ -82,7 +83,7 @@ class Finder:
         received_at = _arrived_at(message.internal_date, genuine.submitted_at, seen_at)
         is_new = event_log.record_event(
             connection,
-            f"placed_{placement}",
+            EventType.PLACED_JUNK if placement == "junk" else EventType.PLACED_INBOX,
             f"placed:{slot.idempotency_key}",
             occurred_at=received_at,
             mailbox_id=mailbox_id,
@@ -182,7 +183,7 @@ class Finder:
     ) -> None:
         is_new = event_log.record_event(
             connection,
-            "token_rejected",
+            EventType.TOKEN_REJECTED,
             f"token_rejected:{mailbox_id}:{uid}",
             occurred_at=seen_at,
             mailbox_id=mailbox_id,

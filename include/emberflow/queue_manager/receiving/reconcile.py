@@ -42,6 +42,7 @@ from emberflow.clock import Clock
 from emberflow.database import restores
 from emberflow.database.engine import is_away
 from emberflow.database.server_clock import shared
+from emberflow.domain.events import EventType
 from emberflow.errors import EmberflowError, WorkerRefusedError
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
@@ -341,7 +342,7 @@ def _record(
 ) -> bool:
     return event_log.record_event(
         connection,
-        "reconciled",
+        EventType.RECONCILED,
         # A slot is uncertain at most once for each attempt, and unresolved at most once before that is over.
         f"{kind}:{mail.slot.idempotency_key}:{mail.slot.attempts}",
         occurred_at=at,

@@ -15,6 +15,7 @@ from emberflow.accounts.mailboxes import Mailbox
 from emberflow.bots.replies import decide_replies
 from emberflow.clock import Clock, local_day
 from emberflow.database import restores
+from emberflow.domain.events import EventType
 from emberflow.domain.slot import Priority
 from emberflow.email_ops.addresses import domain_of
 from emberflow.email_ops.content import Scripts
@@ -130,7 +131,7 @@ class Answerer:
         connection.execute(_SCHEDULED, {"id": parent.conversation_id, "reply_at": reply_at})
         event_log.record_event(
             connection,
-            "replied",
+            EventType.REPLIED,
             f"replied:{parent.idempotency_key}",
             occurred_at=self.clock.now(),
             mailbox_id=mailbox.access.mailbox_id,
