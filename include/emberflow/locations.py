@@ -18,7 +18,7 @@ def home() -> Path:
     data lie (XDG Base Directory Specification).
     """
     if named := os.environ.get("EMBERFLOW_HOME"):
-        return Path(named)
+        return Path(named).absolute()  # processes that stay are told it, whatever their directory is
     if IS_INSTALLED:
         return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "emberflow"
     return PROJECT_ROOT / ".emberflow"

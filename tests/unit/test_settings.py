@@ -150,6 +150,8 @@ def test_the_home_is_named_by_the_environment_or_lies_in_the_project(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert home() == own_home
+    monkeypatch.setenv("EMBERFLOW_HOME", "state")
+    assert home() == Path.cwd() / "state"
     monkeypatch.delenv("EMBERFLOW_HOME")
     assert home() == PROJECT_ROOT / ".emberflow"
     monkeypatch.setenv("EMBERFLOW_HOME", "")

@@ -45,4 +45,12 @@ def examine_stack(stack: Stack) -> list[Finding]:
         remedy = "wait a minute: the supervisor starts it again" if SUPERVISOR not in down else "run `./emberflow up`"
     if any(known["gave_up"] for known in recorded.values()):
         remedy = "its log in `<home>/run` says why it dies; then run `./emberflow up`"
-    return [Finding("local stack", result, remedy)]
+    return [Finding("local stack", result, remedy), _same_settings(stack)]
+
+
+def _same_settings(stack: Stack) -> Finding:
+    others = stack.with_other_settings(stack.recorded_settings())
+    if not others:
+        return Finding("settings of the processes", "those of `stack.env` and `keys.env`")
+    told = "; ".join(f"{process} runs with another {', '.join(names)}" for process, names in others.items())
+    return Finding("settings of the processes", told, "run `./emberflow down`, then `up`")

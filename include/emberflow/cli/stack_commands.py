@@ -18,6 +18,7 @@ def up(*, foreground: bool) -> None:
     _require_good_settings()
     stack = Stack(home(), attached=False)
     with stack.alone(_say_who_is_waited_for):
+        stack.require_same_settings()
         was_running = stack.is_running()
         try:
             with progress("starting", len(STEPS)) as advance:

@@ -8,6 +8,8 @@ gives the id of a session to no new process while the session has a member (fork
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -45,6 +47,10 @@ class Service:
     def _pid_file(self) -> Path:
         return self.directory / f"{self.name}.pid"
 
+    @property
+    def _settings_file(self) -> Path:
+        return self.directory / f"{self.name}.settings.json"
+
     def start(self, command: Sequence[str], environment: Mapping[str, str], *, die_with_parent: bool) -> None:
         """Start the process in the background; with ``die_with_parent`` the kernel ends it after this one.
 
@@ -63,15 +69,32 @@ class Service:
                 start_new_session=True,
                 umask=private_files.UMASK,
             )
-        self.remember(child.pid)
+        self.remember(child.pid, environment)
 
-    def remember(self, pid: int) -> None:
-        """Take a process that runs already for this one."""
+    def remember(self, pid: int, environment: Mapping[str, str]) -> None:
+        """Take a process that runs already for this one; ``environment`` is what it was started with."""
+        private_files.write_text(self._settings_file, json.dumps(_fingerprints(environment)))
         private_files.write_text(self._pid_file, f"{pid} {psutil.Process(pid).create_time()}")
 
     def forget(self) -> None:
         """Forget the process that was remembered; it is not stopped."""
         self._pid_file.unlink(missing_ok=True)
+        self._settings_file.unlink(missing_ok=True)
+
+    def other_settings(self, environment: Mapping[str, str]) -> list[str]:
+        """Return the names of the settings with which the running process was started otherwise than ``environment``.
+
+        What it was started with is recorded as fingerprints, because Airflow's processes overwrite the place where the
+        kernel keeps their environment (setproctitle).
+        """
+        if self.process() is None:
+            return []
+        try:
+            had: dict[str, str] = json.loads(self._settings_file.read_text())
+        except (OSError, ValueError):
+            return []  # started by a version that recorded none
+        wanted = _fingerprints(environment)
+        return sorted(name for name in had.keys() | wanted.keys() if had.get(name) != wanted.get(name))
 
     def process(self) -> psutil.Process | None:
         """Return the running process, or None."""
@@ -152,3 +175,12 @@ class Service:
             psutil.wait_procs(members, timeout=0.2)
             if time.monotonic() > deadline:
                 raise StackError(f"{self.name}: {len(members)} process(es) cannot be ended: {members}")
+
+
+def _fingerprints(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return a digest of each of our settings, by name."""
+    return {
+        name: hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
+        for name, value in environment.items()
+        if name.startswith("EMBERFLOW_")
+    }

@@ -194,7 +194,32 @@ class Stack:
 
     def running_environment(self) -> dict[str, str]:
         """Return the variables that the processes of the running stack got when ``up`` started them."""
-        return self.environment() | _read_variables(self.home / "stack.env")
+        others = {name: value for name, value in self.environment().items() if not name.startswith("EMBERFLOW_")}
+        return others | self.recorded_settings()
+
+    def recorded_settings(self) -> dict[str, str]:
+        """Return the settings of the running stack as its files state them, whatever the present shell says."""
+        keys = {name: value for name, value in self._keys().items() if name.startswith("EMBERFLOW_")}
+        return keys | _read_variables(self.home / "stack.env") | self._variables
+
+    def with_other_settings(self, environment: Mapping[str, str]) -> dict[str, list[str]]:
+        """Return by process which settings it was started with otherwise than ``environment`` has them."""
+        services = [self._sandbox, *self._airflow, self._supervisor]
+        return {service.name: names for service in services if (names := service.other_settings(environment))}
+
+    def require_same_settings(self) -> None:
+        """Refuse to start anything beside processes that run with other settings.
+
+        Raises:
+            StackError: there are such processes. The text names the settings and shows no value.
+        """
+        others = self.with_other_settings(self.environment())
+        if others:
+            told = "; ".join(f"{process} ({', '.join(names)})" for process, names in others.items())
+            raise StackError(
+                f"these run with other settings: {told}. Nothing was changed: run `./emberflow down` first, "
+                "or set the variables as they were at the last `up`"
+            )
 
     @contextmanager
     def alone(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:

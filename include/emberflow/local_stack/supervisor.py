@@ -173,7 +173,7 @@ def in_the_foreground(stack: Stack) -> None:
     stop = stop_on_signals()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     myself = Service(SUPERVISOR, stack.home / "run")
-    myself.remember(os.getpid())
+    myself.remember(os.getpid(), stack.environment())
     try:
         supervise(stack, stop)
     finally:

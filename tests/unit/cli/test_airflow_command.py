@@ -56,6 +56,7 @@ def test_it_gets_the_environment_of_the_running_stack_and_its_arguments_untouche
     variables = stack.environment() | {"EMBERFLOW_SEED": "7"}
     (tmp_path / "stack.env").write_text(f"EMBERFLOW_SEED='{variables['EMBERFLOW_SEED']}'\n")
     monkeypatch.setattr(Stack, "is_running", lambda _: True)
+    monkeypatch.setenv("EMBERFLOW_MAIL_MODE", "live")
 
     assert run().exception is None
 
@@ -65,6 +66,7 @@ def test_it_gets_the_environment_of_the_running_stack_and_its_arguments_untouche
     assert environment["AIRFLOW_HOME"] == str(tmp_path / "airflow")
     assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == variables["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     assert environment["EMBERFLOW_SEED"] == "7"
+    assert "EMBERFLOW_MAIL_MODE" not in environment
 
 
 def test_where_airflow_is_configured_already_its_own_configuration_stays(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 from emberflow.cli.doctor_command import examine_stack
 from emberflow.local_stack.airflow_health import examine
+from emberflow.local_stack.processes import Service
 from emberflow.local_stack.stack import Stack
 
 
@@ -27,10 +31,38 @@ def test_processes_that_are_down_or_given_up_are_named_with_what_to_do(tmp_path:
     history = {"restarts": 2, "last": None, "gave_up": False}
     (tmp_path / "run" / "supervisor.json").write_text(json.dumps({"airflow-scheduler": history}))
 
-    (down,) = examine_stack(Stack(tmp_path, attached=False))
+    down, _ = examine_stack(Stack(tmp_path, attached=False))
     (tmp_path / "run" / "supervisor.json").write_text(json.dumps({"airflow-scheduler": history | {"gave_up": True}}))
-    (given_up,) = examine_stack(Stack(tmp_path, attached=False))
+    given_up, _ = examine_stack(Stack(tmp_path, attached=False))
 
     assert down.result.startswith("0 of 7 processes run; started again: airflow-scheduler 2; down: postgresql, ")
     assert down.remedy == "run `./emberflow up`"
     assert "its log" in (given_up.remedy or "")
+
+
+def write_stack_env(home: Path, environment: Mapping[str, str]) -> None:
+    settings = {name: value for name, value in environment.items() if name.startswith("EMBERFLOW_")}
+    (home / "stack.env").write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
+
+
+def test_a_process_that_runs_with_other_settings_than_the_stacks_files_state_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E-B10: it may be in live mode while every command says sandbox."""
+    stack = Stack(tmp_path, attached=False)
+    monkeypatch.setenv("EMBERFLOW_MAIL_MODE", "live")
+    before = Stack(tmp_path, attached=False).environment()
+    monkeypatch.delenv("EMBERFLOW_MAIL_MODE")
+    write_stack_env(tmp_path, before)
+    scheduler = Service("airflow-scheduler", tmp_path / "run")
+    scheduler.start(["sleep", "60"], before, die_with_parent=True)
+    try:
+        _, same = examine_stack(stack)
+        write_stack_env(tmp_path, stack.environment())
+        _, other = examine_stack(stack)
+    finally:
+        scheduler.stop()
+
+    assert same.remedy is None
+    assert other.result == "airflow-scheduler runs with another EMBERFLOW_MAIL_MODE"
+    assert other.remedy == "run `./emberflow down`, then `up`"

@@ -16,6 +16,7 @@ import pytest
 from emberflow.cli import stack_commands
 from emberflow.errors import EmberflowError, StackError
 from emberflow.local_stack import supervisor
+from emberflow.local_stack.processes import Service
 from emberflow.local_stack.stack import Stack
 
 
@@ -82,6 +83,33 @@ def test_a_home_that_cannot_be_made_is_one_line(place: str) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"emberflow: EMBERFLOW_HOME: {place} cannot be used (")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("then", "now"), [("live", None), (None, "live"), ("live", "sandbox")])
+def test_up_refuses_to_start_beside_processes_that_run_with_other_settings(
+    calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str | None, now: str | None
+) -> None:
+    """E-B10: half a stack in live mode is none that an operator asked for."""
+
+    def choose(mode: str | None) -> None:
+        monkeypatch.delenv("EMBERFLOW_MAIL_MODE", raising=False)
+        if mode is not None:
+            monkeypatch.setenv("EMBERFLOW_MAIL_MODE", mode)
+
+    choose(then)
+    scheduler = Service("airflow-scheduler", tmp_path / "run")
+    scheduler.start(["sleep", "60"], Stack(tmp_path, attached=False).environment(), die_with_parent=True)
+    try:
+        choose(now)
+        with pytest.raises(StackError, match=r"airflow-scheduler \(EMBERFLOW_MAIL_MODE\).*`\./emberflow down` first"):
+            stack_commands.up(foreground=False)
+        assert calls == []
+
+        choose(then)
+        stack_commands.up(foreground=False)
+        assert calls == ["start", "supervise_in_background"]
+    finally:
+        scheduler.stop()
 
 
 def test_a_start_that_fails_is_undone(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

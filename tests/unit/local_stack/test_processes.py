@@ -89,7 +89,7 @@ def test_a_process_of_somebody_else_is_never_ended(tmp_path: Path) -> None:
     service = Service("old", tmp_path)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True) as other:
         try:
-            service.remember(other.pid)
+            service.remember(other.pid, {})
             pid, created = (tmp_path / "old.pid").read_text().split()
             (tmp_path / "old.pid").write_text(f"{pid} {float(created) - 3600}")
 
