@@ -12,12 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Protocol
 from zoneinfo import ZoneInfo, available_timezones, reset_tzpath
 
 HOUR = timedelta(hours=1)
 _STEP = timedelta(days=9)
+_SECOND = timedelta(seconds=1)
 
 reset_tzpath(())
 ZoneInfo.clear_cache()  # what was read from the machine's files before this module was
@@ -102,19 +104,26 @@ def offsets_of(zone: str, since: datetime, until: datetime) -> Iterator[tuple[da
     No zone has moved its clocks twice within ``_STEP``, so a change is where two looks differ.
     """
     clock = clock_of(zone)
+    looks = _looks(require_utc(since), until)
+    offsets = [look.astimezone(clock).utcoffset() for look in looks]
+    yield looks[0], _seconds(offsets[0])
+    for place, (offset, other) in enumerate(pairwise(offsets)):
+        if offset == other:
+            continue
+        before, after = 0, _STEP // _SECOND
+        while after - before > 1:
+            middle = (before + after) // 2
+            is_before = (looks[place] + middle * _SECOND).astimezone(clock).utcoffset() == offset
+            before, after = (middle, after) if is_before else (before, middle)
+        changed_at = looks[place] + after * _SECOND
+        yield changed_at, _seconds(changed_at.astimezone(clock).utcoffset())
 
-    def offset_s(moment: datetime) -> int:
-        return int((moment.astimezone(clock).utcoffset() or timedelta()).total_seconds())
 
-    moment, offset = require_utc(since), offset_s(since)
-    yield moment, offset
-    while moment < until:
-        later = moment + _STEP
-        if offset_s(later) != offset:
-            before, after = moment, later
-            while after - before > timedelta(seconds=1):
-                middle = before + timedelta(seconds=(after - before) // timedelta(seconds=2))
-                before, after = (middle, after) if offset_s(middle) == offset else (before, middle)
-            offset = offset_s(after)
-            yield after, offset
-        moment = later
+@lru_cache(maxsize=1)
+def _looks(since: datetime, until: datetime) -> list[datetime]:
+    """Return instants from ``since`` to ``until`` or a little later; the same for all zones that are looked at."""
+    return [since + number * _STEP for number in range(-(-(until - since) // _STEP) + 1)]
+
+
+def _seconds(offset: timedelta | None) -> int:
+    return int((offset or timedelta()).total_seconds())
