@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, RowMapping, insert, text
 from typer.testing import Result
 
-from emberflow.accounts import registry
+from emberflow.accounts import mailboxes as known_mailboxes
 from emberflow.accounts.mailboxes import open_mailboxes
 from emberflow.clock import ManualClock, floor_hour, local_day
 from emberflow.database import tables
@@ -39,18 +39,23 @@ from emberflow.email_ops.message import message_id_for
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.errors import SecretError
+from emberflow.operations import mailboxes
+from emberflow.operations.actor import Actor
 from emberflow.policy.document import Policy, shipped
 from emberflow.policy.versions import in_force, put_in_force
 from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.receiving import sweep
 from emberflow.queue_manager.sending import dispatcher
+from emberflow.reporting import bots as shown_as_bots
+from emberflow.reporting import senders as shown_as_senders
 from emberflow.sandbox import Delivery, SandboxAddress, create_accounts, read_deliveries
 from emberflow.sandbox.rules import Rules, write_rules
 from emberflow.settings import Settings
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 PASSWORD = "Never-To-Be-Shown-17"
+OPERATOR = Actor("an operator")
 Command = Callable[..., Result]
 _worlds = count(1)
 
@@ -63,10 +68,10 @@ class Sandbox:
     directory: Path
     junk_percent: dict[str, int] = field(default_factory=dict)
 
-    def servers(self) -> registry.Servers:
+    def servers(self) -> mailboxes.Servers:
         """The sandbox as mailboxes refer to it."""
         at = self.address
-        return registry.Servers(at.host, at.smtp_port, "starttls", at.host, at.imaps_port, "implicit")
+        return mailboxes.Servers(at.host, at.smtp_port, "starttls", at.host, at.imaps_port, "implicit")
 
     def file_to_junk(self, sender_domain: str, percent: int) -> None:
         """From now on so many of 100 mails of this domain go to Junk."""
@@ -152,6 +157,24 @@ def a_file(directory: Path, rows: Sequence[dict[str, Any]], *, delimiter: str = 
     return file
 
 
+def shown_senders(engine: Engine) -> Sequence[RowMapping]:
+    """What `emberflow senders list` tells."""
+    with engine.connect() as connection:
+        return shown_as_senders.listed(connection)
+
+
+def shown_bots(engine: Engine) -> Sequence[RowMapping]:
+    """What `emberflow bots list` tells."""
+    with engine.connect() as connection:
+        return shown_as_bots.listed(connection)
+
+
+def ids_of(engine: Engine, addresses: Sequence[str]) -> list[int]:
+    """The mailboxes with these addresses."""
+    with engine.connect() as connection:
+        return known_mailboxes.ids_of(connection, addresses)
+
+
 def a_world(
     engine: Engine,
     sandbox: Sandbox,
@@ -192,12 +215,14 @@ def a_world(
             continue
         file = a_file(sandbox.directory, rows)
         if kind == "senders":
-            ids += registry.import_senders(engine, file, settings)
+            ids += mailboxes.import_senders(engine, OPERATOR, file, settings, reason="a test")
         else:
-            attestation = registry.Attestation("an operator", "accounts of the local mail sandbox")
-            ids += registry.import_bots(engine, file, attestation, settings)
+            attestation = mailboxes.Attestation("an operator", "accounts of the local mail sandbox")
+            ids += mailboxes.import_bots(engine, OPERATOR, file, attestation, settings, reason="a test")
     if checks:
-        failed = [result for result in registry.check_mailboxes(engine, settings, ids=ids) if result.stage]
+        failed = [
+            result for result in mailboxes.check(engine, OPERATOR, settings, ids=ids, reason="a test") if result.stage
+        ]
         assert failed == []
     else:
         _take_as_checked(engine)

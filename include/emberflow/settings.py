@@ -139,6 +139,9 @@ class Settings(BaseSettings):
     scripts_dir: Path | None = Field(
         default=None, description="Directory of conversation scripts to use instead of the built-in ones."
     )
+    actor: str | None = Field(
+        default=None, description="Your name in the audit log where no --by says it; default: your user name."
+    )
     seed: int = Field(default=1, description="A whole number: the seed of every random stream of the planner.")
     dbt_dir: Path = Field(default=PROJECT_ROOT / "dbt", description="Directory of the dbt project.")
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from email.message import EmailMessage
+from functools import partial
 from pathlib import Path
 from signal import SIGCONT
 from typing import Any
@@ -24,12 +25,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from emberflow import crash_points
-from emberflow.accounts import egress, registry, suppressions, switches
+from emberflow.accounts import egress, suppressions, switches
 from emberflow.clock import SystemClock
 from emberflow.crash_points import CrashPoint
 from emberflow.domain.slot import Priority
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.tokens import verify
+from emberflow.operations import mailboxes
 from emberflow.policy.document import Policy
 from emberflow.queue_manager import suppression
 from emberflow.queue_manager.receiving import reconcile
@@ -38,7 +40,16 @@ from emberflow.reporting import queue
 from emberflow.reporting.queue import Waiting
 from tests.faults.kit.processes import Crew, cut_off
 from tests.faults.kit.tcp_proxy import FaultyProxy, Weather, Wire
-from tests.worlds import NOON, Member, Sandbox, World, a_policy, a_real_policy, a_world
+from tests.worlds import (
+    NOON,
+    OPERATOR,
+    Member,
+    Sandbox,
+    World,
+    a_policy,
+    a_real_policy,
+    a_world,
+)
 
 SILENT = {"replies": {"rate": 0.0}}
 HOUR = timedelta(hours=1)
@@ -320,7 +331,7 @@ def test_a_batch_of_which_nothing_may_leave_does_not_end_the_run(
     if forbidden == "held for later":
         world.change("update ops.mailboxes set next_send_at = :at where id = :id", at=NOON + HOUR, id=barred.mailbox_id)
     else:
-        registry.pause_sender(database, barred.address, "a test")
+        mailboxes.pause(database, OPERATOR, "sender", barred.address, reason="a test")
 
     assert world.dispatch() == {"sent": 1, {"refused for good": "refused", "held for later": "held"}[forbidden]: 40}
     assert [slot.id for slot in shown(world, "sent")] == [last]
@@ -420,7 +431,7 @@ def test_what_queued_mail_needs_cannot_be_deleted(database: Engine, sandbox: San
     """case 18: no slot can point to a mailbox, a sender, a bot or an egress address that is gone."""
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT), checks=False)
     with database.begin() as connection:
-        egress.add(connection, "127.0.0.4")
+        egress.add(connection, "127.0.0.4", actor="a test")
         egress.assign(connection, "127.0.0.4", [world.senders[0].address])
     world.slot()
     for table, refusal in (
@@ -444,7 +455,7 @@ def test_mail_whose_egress_address_this_machine_has_lost_says_so_and_leaves_when
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT), checks=False)
     sender = world.senders[0].address
     with database.begin() as connection:
-        egress.add(connection, "192.0.2.77")
+        egress.add(connection, "192.0.2.77", actor="a test")
         egress.assign(connection, "192.0.2.77", [sender])
     world.slot()
     assert world.dispatch() == {"retry": 1}
@@ -474,10 +485,14 @@ def test_what_is_planned_for_later_is_not_fired_by_an_activation(
             assert world.dispatch() == {}
             kill_switch(world, on=False)
         else:
-            close = registry.pause_sender if activation == "pause and resume" else registry.stop_sender
-            close(database, sender, "a test")
+            close = (
+                partial(mailboxes.pause, database, OPERATOR, "sender")
+                if activation == "pause and resume"
+                else partial(mailboxes.stop_sender, database, OPERATOR)
+            )
+            close(sender, reason="a test")
             assert world.dispatch() == {}
-            registry.resume_sender(database, sender)
+            mailboxes.resume(database, OPERATOR, "sender", sender, reason="a test")
         assert world.dispatch() == {}
     assert world.deliveries() == []
 

@@ -10,15 +10,23 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from emberflow.accounts import keys_in_force, registry
+from emberflow.accounts import keys_in_force
 from emberflow.database.secrets import SecretBox, generate_key
 from emberflow.errors import ConfigurationError, WorkerRefusedError
+from emberflow.operations import mailboxes
 from emberflow.queue_manager.receiving import reconcile, sweep
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.queue_manager.sending.worker import SendingReport
 from emberflow.reporting.doctor import Finding, examine
 from emberflow.settings import Settings
-from tests.worlds import Command, Sandbox, World, a_policy, a_world
+from tests.worlds import (
+    OPERATOR,
+    Command,
+    Sandbox,
+    World,
+    a_policy,
+    a_world,
+)
 
 SILENT = a_policy(replies={"rate": 0.0})
 OTHERS: dict[str, dict[str, Any]] = {
@@ -67,7 +75,7 @@ def test_a_machine_with_other_keys_puts_off_nobodys_mail(world: World, other: di
     for act in (
         lambda: sweep.read_shard(world.engine, 0, clock=world.clock, settings=stranger),
         lambda: reconcile.run(world.engine, clock=world.clock, settings=stranger),
-        lambda: registry.check_mailboxes(world.engine, stranger),
+        lambda: mailboxes.check(world.engine, OPERATOR, stranger, reason="a test"),
     ):
         with pytest.raises(WorkerRefusedError, match="this machine has other keys"):
             act()
@@ -148,7 +156,9 @@ def test_a_machine_with_other_keys_stores_no_password(world: World) -> None:
     """The machines that work could not read it."""
     stranger = like(world, secret_keys={"first": SecretStr(generate_key())})
     with pytest.raises(ConfigurationError, match="this machine has other keys"):
-        registry.set_password(world.engine, world.senders[0].address, SecretStr("new"), stranger)
+        mailboxes.set_password(
+            world.engine, OPERATOR, world.senders[0].address, SecretStr("new"), stranger, reason="a test"
+        )
     assert world.dispatch() == {"sent": 2}
 
 

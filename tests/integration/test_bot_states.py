@@ -5,9 +5,20 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.accounts import registry
 from emberflow.errors import EmberflowError
-from tests.worlds import Command, Sandbox, World, a_file, a_policy, a_row, a_world, some_settings
+from emberflow.operations import mailboxes
+from tests.worlds import (
+    OPERATOR,
+    Command,
+    Sandbox,
+    World,
+    a_file,
+    a_policy,
+    a_row,
+    a_world,
+    shown_bots,
+    some_settings,
+)
 
 
 @pytest.fixture
@@ -19,7 +30,7 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 
 def the_bot(world: World) -> tuple[str, str | None, str | None]:
-    (row,) = registry.list_bots(world.engine)
+    (row,) = shown_bots(world.engine)
     return row["status"], row["status_reason"], row["status_remedy"]
 
 
@@ -28,7 +39,7 @@ def test_a_paused_bot_says_why_since_when_and_what_to_do(database: Engine, sandb
     since = "select status_changed_at from ops.bots"
     before = world.value(since)
 
-    registry.pause_bot(database, world.bots[0].address, "its owner is on leave")
+    mailboxes.pause(database, OPERATOR, "bot", world.bots[0].address, reason="its owner is on leave")
 
     status, reason, remedy = the_bot(world)
     assert (status, reason) == ("paused", "its owner is on leave")
@@ -36,19 +47,19 @@ def test_a_paused_bot_says_why_since_when_and_what_to_do(database: Engine, sandb
     assert world.value(since) > before
     assert world.plan().slots == 0
 
-    registry.resume_bot(database, world.bots[0].address)
+    mailboxes.resume(database, OPERATOR, "bot", world.bots[0].address, reason="a test")
     assert the_bot(world) == ("active", None, None)
 
 
 def test_what_is_planned_for_a_paused_bot_leaves_if_it_is_resumed_before(database: Engine, world: World) -> None:
-    registry.pause_bot(database, world.bots[0].address, "why")
+    mailboxes.pause(database, OPERATOR, "bot", world.bots[0].address, reason="why")
     assert world.statuses() == {"planned": 1}
-    registry.resume_bot(database, world.bots[0].address)
+    mailboxes.resume(database, OPERATOR, "bot", world.bots[0].address, reason="a test")
     assert world.dispatch() == {"sent": 1}
 
 
 def test_what_comes_due_while_a_bot_is_paused_is_cancelled_with_that_reason(database: Engine, world: World) -> None:
-    registry.pause_bot(database, world.bots[0].address, "why")
+    mailboxes.pause(database, OPERATOR, "bot", world.bots[0].address, reason="why")
     assert world.dispatch() == {"refused": 1}
     slot = world.row("select status, reason from ops.slots")
     assert (slot["status"], slot["reason"]) == ("cancelled", "bot_paused")
@@ -67,7 +78,7 @@ def test_a_bot_that_is_retired_has_its_mail_cancelled_at_once_and_its_conversati
     world.slot(world.senders[0], bot)
     world.slot(world.senders[0], other)
 
-    assert registry.retire_bot(database, bot.address, "the contract ended") == 2
+    assert mailboxes.retire_bot(database, OPERATOR, bot.address, reason="the contract ended") == 2
 
     assert world.statuses() == {"sent": 1, "cancelled": 2, "planned": 1}
     reasons = world.rows("select distinct reason from ops.slots where status = 'cancelled'")
@@ -78,37 +89,41 @@ def test_a_bot_that_is_retired_has_its_mail_cancelled_at_once_and_its_conversati
 
 def test_a_retired_bot_comes_back_by_the_command_that_its_remedy_names(database: Engine, sandbox: Sandbox) -> None:
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)
-    registry.retire_bot(database, world.bots[0].address, "why")
+    mailboxes.retire_bot(database, OPERATOR, world.bots[0].address, reason="why")
     status, _, remedy = the_bot(world)
     assert status == "retired"
     assert f"emberflow bots resume {world.bots[0].address}" in (remedy or "")
     assert world.plan().slots == 0
 
-    registry.resume_bot(database, world.bots[0].address)
+    mailboxes.resume(database, OPERATOR, "bot", world.bots[0].address, reason="a test")
     assert the_bot(world) == ("active", None, None)
 
 
 def test_resuming_a_bot_does_not_go_around_its_connection_check(database: Engine, sandbox: Sandbox) -> None:
     settings = some_settings(database, sandbox)
     file = a_file(sandbox.directory, [a_row("bot@none.test", sandbox)])
-    registry.import_bots(database, file, registry.Attestation("an operator", "our own domain"), settings)
-    (row,) = registry.list_bots(database)
+    mailboxes.import_bots(
+        database, OPERATOR, file, mailboxes.Attestation("an operator", "our own domain"), settings, reason="a test"
+    )
+    (row,) = shown_bots(database)
     assert "emberflow bots check" in row["status_remedy"]
-    registry.pause_bot(database, "bot@none.test", "not yet")
+    mailboxes.pause(database, OPERATOR, "bot", "bot@none.test", reason="not yet")
     for _ in range(2):
         with pytest.raises(EmberflowError, match=r"run `emberflow bots check bot@none\.test` first"):
-            registry.resume_bot(database, "bot@none.test")
-        registry.check_mailboxes(database, settings)
-    (row,) = registry.list_bots(database)
+            mailboxes.resume(database, OPERATOR, "bot", "bot@none.test", reason="a test")
+        mailboxes.check(database, OPERATOR, settings, reason="a test")
+    (row,) = shown_bots(database)
     assert row["status"] == "paused"
 
 
 def test_a_bot_whose_check_fails_says_how_to_mend_it(database: Engine, sandbox: Sandbox) -> None:
     settings = some_settings(database, sandbox)
     file = a_file(sandbox.directory, [a_row("bot@none.test", sandbox)])
-    registry.import_bots(database, file, registry.Attestation("an operator", "our own domain"), settings)
-    registry.check_mailboxes(database, settings)
-    (row,) = registry.list_bots(database)
+    mailboxes.import_bots(
+        database, OPERATOR, file, mailboxes.Attestation("an operator", "our own domain"), settings, reason="a test"
+    )
+    mailboxes.check(database, OPERATOR, settings, reason="a test")
+    (row,) = shown_bots(database)
     assert row["status_reason"].startswith("connection check failed at smtp_auth: ")
     assert "emberflow bots check" in row["status_remedy"]
 
@@ -116,11 +131,12 @@ def test_a_bot_whose_check_fails_says_how_to_mend_it(database: Engine, sandbox: 
 def test_a_sender_is_no_bot_and_an_unknown_address_is_named(database: Engine, sandbox: Sandbox) -> None:
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)
     for address in (world.senders[0].address, "nobody@north.test"):
-        for change in (registry.pause_bot, registry.retire_bot):
-            with pytest.raises(EmberflowError, match=f"there is no bot {address}"):
-                change(database, address, "why")
         with pytest.raises(EmberflowError, match=f"there is no bot {address}"):
-            registry.resume_bot(database, address)
+            mailboxes.pause(database, OPERATOR, "bot", address, reason="why")
+        with pytest.raises(EmberflowError, match=f"there is no bot {address}"):
+            mailboxes.retire_bot(database, OPERATOR, address, reason="why")
+        with pytest.raises(EmberflowError, match=f"there is no bot {address}"):
+            mailboxes.resume(database, OPERATOR, "bot", address, reason="a test")
 
 
 def test_bots_are_paused_retired_and_resumed_from_the_command_line(run: Command, world: World) -> None:

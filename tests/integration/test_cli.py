@@ -119,7 +119,7 @@ def test_a_stopped_sender_starts_its_ramp_again_and_a_paused_one_goes_on(run: Co
         "from ops.senders, generate_series(0, 6) as n"
     )
     for command, sender in (("pause", paused), ("stop", stopped)):
-        assert run("senders", command, sender.address).exit_code == 0
+        assert run("senders", command, sender.address, "--reason", "a test").exit_code == 0
         assert run("senders", "resume", sender.address).exit_code == 0
 
     world.plan()

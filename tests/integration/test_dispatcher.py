@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from emberflow.accounts import registry, switches
+from emberflow.accounts import switches
 from emberflow.clock import ManualClock
 from emberflow.database.secrets import SecretBox
 from emberflow.domain.attempt import Attempt
@@ -29,11 +29,20 @@ from emberflow.email_ops.message import WARMUP_LABEL
 from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.email_ops.smtp_session import Steps
 from emberflow.email_ops.tokens import WarmupToken, verify
+from emberflow.operations import mailboxes
 from emberflow.queue_manager import event_log, pre_send, recover
 from emberflow.queue_manager.receiving import sweep
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.queue_manager.sending.worker import SendingReport
-from tests.worlds import NOON, Sandbox, World, a_policy, a_world, dying_with
+from tests.worlds import (
+    NOON,
+    OPERATOR,
+    Sandbox,
+    World,
+    a_policy,
+    a_world,
+    dying_with,
+)
 
 SILENT = {"replies": {"rate": 0.0}}
 
@@ -497,7 +506,7 @@ def test_workers_on_all_shards_at_once_send_everything_once(database: Engine, sa
 
 
 def pause_the_sender(world: World) -> None:
-    registry.pause_sender(world.engine, world.senders[0].address, "why")
+    mailboxes.pause(world.engine, OPERATOR, "sender", world.senders[0].address, reason="why")
 
 
 def retire_the_bot(world: World) -> None:
@@ -634,7 +643,9 @@ def test_a_mailbox_whose_secret_cannot_be_read_stops_no_other_one(database: Engi
     assert report.found["inbox"] == 1
     (unreadable,) = report.unreadable
     assert "emberflow secrets set" in unreadable
-    failed = [result for result in registry.check_mailboxes(world.engine, world.settings) if result.stage]
+    failed = [
+        result for result in mailboxes.check(world.engine, OPERATOR, world.settings, reason="a test") if result.stage
+    ]
     assert [(result.mailbox_id, result.stage) for result in failed] == [(world.senders[0].mailbox_id, "secret")]
 
 

@@ -12,6 +12,7 @@ from emberflow.accounts import egress
 from emberflow.delivery.guard import Refusal
 from emberflow.errors import ConfigurationError
 from emberflow.queue_manager.egress_logins import may_log_in
+from emberflow.reporting import egress as shown
 from tests.worlds import Command, Sandbox, World, a_world
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
@@ -25,7 +26,7 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 def an_address(engine: Engine, address: str = FIRST, *, logins: int | None = None) -> int:
     with engine.begin() as connection:
-        return egress.add(connection, address, logins_per_hour=logins)
+        return egress.add(connection, address, logins_per_hour=logins, actor="a test")
 
 
 def log_in(engine: Engine, egress_id: int, now: datetime = NOON) -> Refusal | None:
@@ -70,7 +71,7 @@ def test_a_mailbox_cannot_be_moved_away_from_an_address_that_is_held(world: Worl
     first, second = (sender.address for sender in world.senders)
     with world.engine.begin() as connection:
         egress.assign(connection, FIRST, [first])
-        egress.hold(connection, FIRST, "listed at Spamhaus CSS")
+        egress.hold(connection, FIRST, "listed at Spamhaus CSS", "a test")
     for target in (SECOND, None):
         with (
             pytest.raises(ConfigurationError, match=rf"keeps its mailboxes: {first}"),
@@ -82,7 +83,7 @@ def test_a_mailbox_cannot_be_moved_away_from_an_address_that_is_held(world: Worl
     assert _assigned(world) == {first: FIRST}
 
     with world.engine.begin() as connection:
-        egress.activate(connection, FIRST)
+        egress.activate(connection, FIRST, "a test")
         egress.assign(connection, SECOND, [first, second])
     assert _assigned(world) == {first: SECOND, second: SECOND}
     with world.engine.begin() as connection:
@@ -110,7 +111,7 @@ def test_an_address_is_registered_once_and_in_one_spelling(database: Engine) -> 
     first = an_address(database, "2001:db8:0::1", logins=5)
     assert an_address(database, " 2001:DB8::1 ", logins=6) == first
     with database.connect() as connection:
-        (row,) = egress.listed(connection)
+        (row,) = shown.listed(connection)
     assert (row["address"], row["logins_per_hour"], row["mailboxes"]) == ("2001:db8::1", 6, 0)
 
 

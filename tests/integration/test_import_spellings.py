@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.accounts import registry, suppressions
+from emberflow.accounts import suppressions
 from emberflow.errors import ImportRejectedError
+from emberflow.operations import mailboxes
 from emberflow.queue_manager import suppression
-from tests.worlds import Sandbox, World, a_world
+from tests.worlds import OPERATOR, Sandbox, World, a_world
 
 ADDRESSES = [f"person{number}@customer.test" for number in range(1, 131)]
 COLUMNS = {"mailboxes": ["address", "password", "smtp_host", "imap_host", "provider"],
@@ -25,7 +26,7 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 def import_file(world: World, kind: str, file: Path) -> None:
     if kind == "mailboxes":
-        registry.import_senders(world.engine, file, world.settings)
+        mailboxes.import_senders(world.engine, OPERATOR, file, world.settings, reason="a test")
         return
     with world.engine.begin() as connection:
         suppression.suppress(connection, suppressions.read_file(file, "imported"), by="a test")

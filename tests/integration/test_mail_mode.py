@@ -11,11 +11,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.accounts import registry, switches
+from emberflow.accounts import switches
 from emberflow.email_ops import egress
 from emberflow.errors import ConfigurationError, EmberflowError
+from emberflow.operations import mailboxes
 from emberflow.queue_manager.receiving.sweep import InboxUnreadableError
-from tests.worlds import Sandbox, World, a_world
+from tests.worlds import (
+    OPERATOR,
+    Sandbox,
+    World,
+    a_world,
+)
 
 # TEST-NET-1 (RFC 5737): belongs to nobody and is routed nowhere.
 OUTSIDE = "192.0.2.1"
@@ -41,7 +47,7 @@ def in_mode(world: World, mode: str) -> World:
 STEPS: dict[str, Callable[[World], Any]] = {
     "dispatch": lambda world: world.dispatch(),
     "inbox": lambda world: world.read(),
-    "check": lambda world: registry.check_mailboxes(world.engine, world.settings),
+    "check": lambda world: mailboxes.check(world.engine, OPERATOR, world.settings, reason="a test"),
 }
 
 
@@ -85,7 +91,7 @@ def test_in_sandbox_mode_no_step_connects_to_a_host_that_is_not_loopback(
 def test_a_check_that_the_mode_forbids_takes_no_mailbox_out_of_use(world: World, outside: list[str]) -> None:
     """E-B10: it says nothing about the mailbox, which has passed its check in live mode."""
     world.change("update ops.mailboxes set smtp_host = :host, imap_host = :host", host=OUTSIDE)
-    results = registry.check_mailboxes(world.engine, world.settings)
+    results = mailboxes.check(world.engine, OPERATOR, world.settings, reason="a test")
     assert {result.stage for result in results} == {"egress"}
     assert world.value("select count(*) from ops.senders where state = 'active'") == 1
     assert world.value("select count(*) from ops.mailboxes where check_passed") == 2
@@ -98,7 +104,8 @@ from datetime import datetime
 from emberflow.clock import ManualClock
 from emberflow.database.engine import open_engine
 from emberflow.errors import EgressRefusedError
-from emberflow.accounts import registry
+from emberflow.operations import mailboxes
+from emberflow.operations.actor import Actor
 from emberflow.queue_manager.receiving import reconcile, sweep
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.settings import settings
@@ -111,7 +118,7 @@ elif step == "inbox":
 elif step == "reconcile":
     reconcile.run(open_engine(), clock=clock, settings=settings())
 elif step == "check":
-    registry.check_mailboxes(open_engine(), settings())
+    mailboxes.check(open_engine(), Actor("an operator"), settings(), reason="a test")
 
 
 def stop_here(event, arguments):

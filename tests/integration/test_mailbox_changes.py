@@ -9,13 +9,27 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.accounts import mailbox_changes, registry
 from emberflow.clock import local_day
 from emberflow.database.migrate import downgrade, upgrade
 from emberflow.errors import ConfigurationError, EmberflowError
+from emberflow.operations import mailboxes
 from emberflow.queue_manager.receiving import sweep
 from emberflow.reporting import why_not
-from tests.worlds import NOON, Command, Member, Sandbox, World, a_file, a_policy, a_row, a_world
+from tests.worlds import (
+    NOON,
+    OPERATOR,
+    Command,
+    Member,
+    Sandbox,
+    World,
+    a_file,
+    a_policy,
+    a_row,
+    a_world,
+    ids_of,
+    shown_bots,
+    shown_senders,
+)
 
 
 @pytest.fixture
@@ -28,7 +42,7 @@ def mailbox(world: World, mailbox_id: int) -> Any:
 
 
 def state(world: World, address: str) -> Any:
-    return next(row for row in registry.list_senders(world.engine) if row["address"] == address)
+    return next(row for row in shown_senders(world.engine) if row["address"] == address)
 
 
 # Set
@@ -36,11 +50,13 @@ def state(world: World, address: str) -> Any:
 
 def test_names_and_owners_change_without_a_check(world: World) -> None:
     sender = world.senders[0]
-    changed = mailbox_changes.change(
+    changed = mailboxes.change(
         world.engine,
+        OPERATOR,
         "sender",
         sender.address.upper(),
         {"display_name": "Ann Example", "owner": "Acme", "provider": "P"},
+        reason="a test",
     )
     assert (set(changed.columns), changed.check_is_due) == ({"display_name", "owner", "provider"}, False)
     row = mailbox(world, sender.mailbox_id)
@@ -48,7 +64,7 @@ def test_names_and_owners_change_without_a_check(world: World) -> None:
     assert state(world, sender.address)["state"] == "active"
     assert mailbox(world, world.senders[1].mailbox_id)["owner"] is None
 
-    mailbox_changes.change(world.engine, "sender", sender.address, {"owner": "", "provider": " "})
+    mailboxes.change(world.engine, OPERATOR, "sender", sender.address, {"owner": "", "provider": " "}, reason="a test")
     row = mailbox(world, sender.mailbox_id)
     assert (row["owner"], row["provider"]) == (None, sender.address.partition("@")[2])
 
@@ -70,14 +86,16 @@ def test_a_value_that_an_import_would_refuse_changes_nothing(world: World, value
     sender = world.senders[0]
     before = mailbox(world, sender.mailbox_id)
     with pytest.raises(ConfigurationError, match=f"{sender.address}: nothing was changed: {column}: "):
-        mailbox_changes.change(world.engine, "sender", sender.address, {"display_name": "Other"} | values)
+        mailboxes.change(
+            world.engine, OPERATOR, "sender", sender.address, {"display_name": "Other"} | values, reason="a test"
+        )
     assert mailbox(world, sender.mailbox_id) == before
 
 
 def test_another_server_is_used_only_when_it_has_passed_its_check(world: World) -> None:
     sender = world.senders[0]
     right = mailbox(world, sender.mailbox_id)["smtp_port"]
-    changed = mailbox_changes.change(world.engine, "sender", sender.address, {"smtp_port": 1})
+    changed = mailboxes.change(world.engine, OPERATOR, "sender", sender.address, {"smtp_port": 1}, reason="a test")
     assert changed.check_is_due
     assert mailbox(world, sender.mailbox_id)["check_passed"] is None
     row = state(world, sender.address)
@@ -87,38 +105,45 @@ def test_another_server_is_used_only_when_it_has_passed_its_check(world: World) 
     )
     assert f"emberflow senders check {sender.address}" in row["state_remedy"]
 
-    mailbox_changes.change(world.engine, "sender", sender.address, {"smtp_port": right})
-    registry.check_mailboxes(world.engine, world.settings, ids=[sender.mailbox_id])
+    mailboxes.change(world.engine, OPERATOR, "sender", sender.address, {"smtp_port": right}, reason="a test")
+    mailboxes.check(world.engine, OPERATOR, world.settings, ids=[sender.mailbox_id], reason="a test")
     assert state(world, sender.address)["state"] == "active"
 
 
 def test_a_paused_mailbox_stays_paused_and_is_resumed_only_after_its_check(world: World) -> None:
     bot = world.bots[0]
-    registry.pause_bot(world.engine, bot.address, "why")
-    mailbox_changes.change(world.engine, "bot", bot.address, {"username": "somebody"})
+    mailboxes.pause(world.engine, OPERATOR, "bot", bot.address, reason="why")
+    mailboxes.change(world.engine, OPERATOR, "bot", bot.address, {"username": "somebody"}, reason="a test")
     assert world.value("select status from ops.bots where id = :id", id=bot.id) == "paused"
     with pytest.raises(EmberflowError, match="has not passed its last connection check"):
-        registry.resume_bot(world.engine, bot.address)
+        mailboxes.resume(world.engine, OPERATOR, "bot", bot.address, reason="a test")
 
 
 def test_the_tls_mode_follows_a_new_port(world: World) -> None:
     sender = world.senders[0]
-    mailbox_changes.change(world.engine, "sender", sender.address, {"smtp_port": "465", "imap_port": "143"})
+    mailboxes.change(
+        world.engine, OPERATOR, "sender", sender.address, {"smtp_port": "465", "imap_port": "143"}, reason="a test"
+    )
     row = mailbox(world, sender.mailbox_id)
     assert (row["smtp_tls"], row["imap_tls"]) == ("implicit", "starttls")
-    mailbox_changes.change(world.engine, "sender", sender.address, {"smtp_port": "2465"})
+    mailboxes.change(world.engine, OPERATOR, "sender", sender.address, {"smtp_port": "2465"}, reason="a test")
     assert mailbox(world, sender.mailbox_id)["smtp_tls"] == "implicit"
 
 
 def test_a_bots_limits_and_age_change(world: World) -> None:
     bot = world.bots[0]
-    changed = mailbox_changes.change(
-        world.engine, "bot", bot.address, {"interaction_limits": "3", "born_at": "2020-01-01T00:00:00Z"}
+    changed = mailboxes.change(
+        world.engine,
+        OPERATOR,
+        "bot",
+        bot.address,
+        {"interaction_limits": "3", "born_at": "2020-01-01T00:00:00Z"},
+        reason="a test",
     )
     assert set(changed.columns) == {"interaction_limits", "born_at"}
     row = world.row("select interaction_limits, born_at from ops.bots where id = :id", id=bot.id)
     assert (row["interaction_limits"], row["born_at"]) == (3, datetime(2020, 1, 1, tzinfo=UTC))
-    mailbox_changes.change(world.engine, "bot", bot.address, {"interaction_limits": ""})
+    mailboxes.change(world.engine, OPERATOR, "bot", bot.address, {"interaction_limits": ""}, reason="a test")
     assert world.value("select interaction_limits from ops.bots where id = :id", id=bot.id) is None
 
 
@@ -128,7 +153,7 @@ def test_a_bots_limits_and_age_change(world: World) -> None:
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"])
 def test_a_sender_whose_zone_changes_waits_until_both_zones_have_a_new_day(world: World, zone: str) -> None:
     sender = world.senders[0]
-    changed = mailbox_changes.change(world.engine, "sender", sender.address, {"zone": zone})
+    changed = mailboxes.change(world.engine, OPERATOR, "sender", sender.address, {"zone": zone}, reason="a test")
     now = world.value("select clock_timestamp()")
     until = changed.waits_until
     assert until is not None
@@ -143,7 +168,9 @@ def test_a_sender_whose_zone_changes_waits_until_both_zones_have_a_new_day(world
 
 def test_mail_of_a_sender_whose_zone_has_changed_does_not_leave_before(world: World) -> None:
     slot = world.slot(world.senders[0], world.bots[0])
-    mailbox_changes.change(world.engine, "sender", world.senders[0].address, {"zone": "Europe/Berlin"})
+    mailboxes.change(
+        world.engine, OPERATOR, "sender", world.senders[0].address, {"zone": "Europe/Berlin"}, reason="a test"
+    )
     world.change("update ops.mailboxes set next_send_at = :until", until=NOON + timedelta(hours=12))
     assert world.dispatch() == {"held": 1}
     assert world.value("select reason from ops.slots where id = :id", id=slot) == "gap"
@@ -159,7 +186,7 @@ def test_the_present_day_of_a_bot_in_its_new_zone_holds_what_it_did_in_the_old_o
             "insert into ops.bot_days (bot_id, local_day, inbound_sent, reply_sent) values (:id, :day, :inbound, 1)",
             id=bot.id, day=today - timedelta(days=days), inbound=inbound,
         )  # fmt: skip
-    mailbox_changes.change(world.engine, "bot", bot.address, {"zone": zone})
+    mailboxes.change(world.engine, OPERATOR, "bot", bot.address, {"zone": zone}, reason="a test")
     used = world.value(
         "select inbound_sent from ops.bot_days where bot_id = :id and local_day = :day",
         id=bot.id,
@@ -179,9 +206,9 @@ def test_a_removed_sender_is_nowhere_any_more_and_its_log_stays(world: World) ->
     world.slot(sender, world.bots[1])
     sent = len(world.events("sent"))
 
-    assert mailbox_changes.remove(world.engine, "sender", sender.address, "the client left") == 2
+    assert mailboxes.remove(world.engine, OPERATOR, "sender", sender.address, reason="the client left") == 2
 
-    assert [row["address"] for row in registry.list_senders(world.engine)] == [other.address]
+    assert [row["address"] for row in shown_senders(world.engine)] == [other.address]
     assert world.value("select count(*) from ops.mailbox_secrets where mailbox_id = :id", id=sender.mailbox_id) == 0
     assert len(world.events("sent")) == sent == 1
     assert world.statuses() == {"sent": 1, "cancelled": 2}
@@ -192,7 +219,7 @@ def test_a_removed_sender_is_nowhere_any_more_and_its_log_stays(world: World) ->
     assert {row["sender_id"] for row in world.rows("select sender_id from ops.slots where status = 'planned'")} == {
         other.id
     }
-    checked = {result.mailbox_id for result in registry.check_mailboxes(world.engine, world.settings)}
+    checked = {result.mailbox_id for result in mailboxes.check(world.engine, OPERATOR, world.settings, reason="a test")}
     assert checked == {member.mailbox_id for member in (other, *world.bots)}
     for shard in range(2):
         assert sweep.read_shard(world.engine, shard, clock=world.clock, settings=world.settings).unreadable == []
@@ -204,8 +231,8 @@ def test_a_removed_bot_gets_and_answers_nothing(world: World) -> None:
     bot, other = world.bots
     world.slot(world.senders[0], bot)
     world.slot(world.senders[0], other)
-    assert mailbox_changes.remove(world.engine, "bot", bot.address, "sold") == 1
-    assert [row["address"] for row in registry.list_bots(world.engine)] == [other.address]
+    assert mailboxes.remove(world.engine, OPERATOR, "bot", bot.address, reason="sold") == 1
+    assert [row["address"] for row in shown_bots(world.engine)] == [other.address]
     assert world.dispatch() == {"sent": 1}
 
 
@@ -213,19 +240,19 @@ def imported_again(world: World, member: Member, kind: str, **columns: Any) -> i
     """Import the address of a removed mailbox and check it; return the number of the mailbox."""
     file = a_file(world.sandbox.directory, [a_row(member.address, world.sandbox, **columns)])
     if kind == "sender":
-        (mailbox_id,) = registry.import_senders(world.engine, file, world.settings)
+        (mailbox_id,) = mailboxes.import_senders(world.engine, OPERATOR, file, world.settings, reason="a test")
     else:
-        owned = registry.Attestation("Ann", "by hand")
-        (mailbox_id,) = registry.import_bots(world.engine, file, owned, world.settings)
-    registry.check_mailboxes(world.engine, world.settings, ids=[mailbox_id])
+        owned = mailboxes.Attestation("Ann", "by hand")
+        (mailbox_id,) = mailboxes.import_bots(world.engine, OPERATOR, file, owned, world.settings, reason="a test")
+    mailboxes.check(world.engine, OPERATOR, world.settings, ids=[mailbox_id], reason="a test")
     return mailbox_id
 
 
 def test_an_import_takes_up_a_removed_sender_whose_ramp_starts_over(world: World) -> None:
     """S-B10"""
     sender = world.senders[0]
-    mailbox_changes.change(world.engine, "sender", sender.address, {"owner": "Acme"})
-    mailbox_changes.remove(world.engine, "sender", sender.address, "a mistake")
+    mailboxes.change(world.engine, OPERATOR, "sender", sender.address, {"owner": "Acme"}, reason="a test")
+    mailboxes.remove(world.engine, OPERATOR, "sender", sender.address, reason="a mistake")
     before = world.value("select clock_timestamp()")
 
     assert imported_again(world, sender, "sender", display_name="Ann Example") == sender.mailbox_id
@@ -234,7 +261,7 @@ def test_an_import_takes_up_a_removed_sender_whose_ramp_starts_over(world: World
     assert (row["display_name"], row["owner"], row["removed_at"]) == ("Ann Example", None, None)
     assert state(world, sender.address)["state"] == "active"
     assert world.value("select ramp_since from ops.senders where id = :id", id=sender.id) > before
-    assert registry.mailbox_ids(world.engine, [sender.address]) == [sender.mailbox_id]
+    assert ids_of(world.engine, [sender.address]) == [sender.mailbox_id]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +282,7 @@ def test_what_a_sender_has_sent_today_counts_although_it_was_removed_and_importe
     if used is not None:
         world.change(used)
 
-    mailbox_changes.remove(world.engine, "sender", sender.address, "to begin anew")
+    mailboxes.remove(world.engine, OPERATOR, "sender", sender.address, reason="to begin anew")
     imported_again(world, sender, "sender")
 
     slot = world.slot(sender, world.bots[1])
@@ -271,14 +298,14 @@ def test_what_a_bot_has_received_today_counts_although_it_was_removed_and_import
     rested = "select cooldown_until, (select count(*) from ops.bot_sender_interactions where bot_id = bots.id) as pairs"
     before = world.row(f"{rested} from ops.bots where id = :id", id=bot.id)
 
-    mailbox_changes.remove(world.engine, "bot", bot.address, "to begin anew")
+    mailboxes.remove(world.engine, OPERATOR, "bot", bot.address, reason="to begin anew")
     assert imported_again(world, bot, "bot", interaction_limits=1, born_at="2020-01-01T00:00:00Z") == bot.mailbox_id
 
     assert world.row(f"{rested} from ops.bots where id = :id", id=bot.id) == before
     slot = world.slot(sender, bot)
     assert world.dispatch() == {"refused": 1}
     assert world.value("select reason from ops.slots where id = :id", id=slot) == "bot_daily_inbound_cap"
-    (row,) = [row for row in registry.list_bots(world.engine) if row["address"] == bot.address]
+    (row,) = [row for row in shown_bots(world.engine) if row["address"] == bot.address]
     assert (row["status"], row["attested_by"], row["born_at"].year) == ("active", "Ann", 2020)
 
 
@@ -293,7 +320,7 @@ def test_another_zone_opens_no_cap_anew_for_a_mailbox_that_is_imported_again(wor
         day=local_day(now, "UTC"),
     )
     for kind, member in (("sender", sender), ("bot", bot)):
-        mailbox_changes.remove(world.engine, kind, member.address, "moved")  # type: ignore[arg-type]
+        mailboxes.remove(world.engine, OPERATOR, kind, member.address, reason="moved")  # type: ignore[arg-type]
         imported_again(world, member, kind, zone="Pacific/Kiritimati")
 
     until = mailbox(world, sender.mailbox_id)["next_send_at"]
@@ -310,14 +337,14 @@ def test_a_mailbox_that_comes_back_as_the_other_kind_sends_nothing_for_a_day(wor
     assert world.dispatch() == {"sent": 1}
     sent_at = world.value("select max(sent_at) from ops.slots")
     for one in (sender, unused):
-        mailbox_changes.remove(world.engine, "sender", one.address, "the wrong file")
+        mailboxes.remove(world.engine, OPERATOR, "sender", one.address, reason="the wrong file")
 
     as_bot = imported_again(world, sender, "bot")
     assert as_bot != sender.mailbox_id
     assert mailbox(world, as_bot)["next_send_at"] >= sent_at + timedelta(hours=25)
     assert mailbox(world, imported_again(world, unused, "bot"))["next_send_at"] is None
 
-    mailbox_changes.remove(world.engine, "bot", sender.address, "it was the right one")
+    mailboxes.remove(world.engine, OPERATOR, "bot", sender.address, reason="it was the right one")
     assert imported_again(world, sender, "sender") == sender.mailbox_id
     assert mailbox(world, sender.mailbox_id)["next_send_at"] < sent_at + timedelta(hours=1)
     assert world.value("select status from ops.bots where mailbox_id = :id", id=as_bot) == "retired"
@@ -336,7 +363,7 @@ def test_a_mailbox_that_is_imported_again_is_read_from_the_beginning(world: Worl
     tables = ("imap_cursors", "mailbox_readings")
     counts = [f"select count(*) from ops.{table} where mailbox_id = :id" for table in tables]  # noqa: S608
     assert all(world.value(count, id=bot.mailbox_id) for count in counts)
-    mailbox_changes.remove(world.engine, "bot", bot.address, "moved")
+    mailboxes.remove(world.engine, OPERATOR, "bot", bot.address, reason="moved")
     imported_again(world, bot, "bot")
     assert [world.value(count, id=bot.mailbox_id) for count in counts] == [0, 0]
     assert world.read() == {}
@@ -345,13 +372,13 @@ def test_a_mailbox_that_is_imported_again_is_read_from_the_beginning(world: Worl
 @pytest.mark.parametrize("change", ["set", "remove", "pause", "resume", "password"])
 def test_nothing_can_be_done_to_a_removed_mailbox(world: World, change: str) -> None:
     address = world.senders[0].address
-    mailbox_changes.remove(world.engine, "sender", address, "gone")
+    mailboxes.remove(world.engine, OPERATOR, "sender", address, reason="gone")
     steps: dict[str, Callable[[], object]] = {
-        "set": lambda: mailbox_changes.change(world.engine, "sender", address, {"owner": "x"}),
-        "remove": lambda: mailbox_changes.remove(world.engine, "sender", address, "again"),
-        "pause": lambda: registry.pause_sender(world.engine, address, "why"),
-        "resume": lambda: registry.resume_sender(world.engine, address),
-        "password": lambda: registry.mailbox_ids(world.engine, [address]),
+        "set": lambda: mailboxes.change(world.engine, OPERATOR, "sender", address, {"owner": "x"}, reason="a test"),
+        "remove": lambda: mailboxes.remove(world.engine, OPERATOR, "sender", address, reason="again"),
+        "pause": lambda: mailboxes.pause(world.engine, OPERATOR, "sender", address, reason="why"),
+        "resume": lambda: mailboxes.resume(world.engine, OPERATOR, "sender", address, reason="a test"),
+        "password": lambda: ids_of(world.engine, [address]),
     }
     with pytest.raises(EmberflowError, match=r"there is no sender|not registered"):
         steps[change]()
@@ -373,4 +400,4 @@ def test_mailboxes_are_corrected_and_removed_from_the_command_line(run: Command,
     assert run("senders", "set", sender).exit_code != 0
     assert "0 planned mails" in run("bots", "remove", bot, "--reason", "sold").output
     assert bot not in run("bots", "list").output
-    assert "is removed" in run("senders", "remove", sender).output
+    assert "is removed" in run("senders", "remove", sender, "--reason", "gone").output

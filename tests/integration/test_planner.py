@@ -13,12 +13,21 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.accounts import registry
 from emberflow.clock import HOUR, floor_hour
 from emberflow.errors import ConfigurationError, EmberflowError
+from emberflow.operations import mailboxes
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager.planning import planner
-from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world, some_settings
+from tests.worlds import (
+    NOON,
+    OPERATOR,
+    Sandbox,
+    World,
+    a_policy,
+    a_real_policy,
+    a_world,
+    some_settings,
+)
 
 DAY = timedelta(days=1)
 MIDNIGHT = NOON.replace(hour=0)
@@ -58,9 +67,9 @@ def test_the_volume_delivered_on_day_n_follows_the_ramp(database: Engine, sandbo
     volumes = []
     for day in range(6):
         if day == 2:
-            registry.pause_sender(database, sender, "a holiday")
+            mailboxes.pause(database, OPERATOR, "sender", sender, reason="a holiday")
         if day == 3:
-            registry.resume_sender(database, sender)
+            mailboxes.resume(database, OPERATOR, "sender", sender, reason="a test")
         before = len(world.deliveries())
         world.plan()
         world.dispatch()
@@ -241,12 +250,12 @@ def test_without_an_active_sender_nothing_is_written_and_the_hour_stays_open(
 ) -> None:
     world = a_world(database, sandbox, senders=2, bots=4, checks=False)
     for sender in world.senders:
-        registry.pause_sender(database, sender.address, "not today")
+        mailboxes.pause(database, OPERATOR, "sender", sender.address, reason="not today")
     report = world.plan()
     assert (report.outcome, report.plan_run_id, report.slots) == ("idle", None, 0)
     assert [world.value(f"select count(*) from ops.{table}") for table in PLANNED] == [0, 0, 0, 0]  # noqa: S608
 
-    registry.resume_sender(database, world.senders[0].address)
+    mailboxes.resume(database, OPERATOR, "sender", world.senders[0].address, reason="a test")
     report = world.plan()
     assert (report.outcome, report.senders) == ("planned", 1)
     assert report.slots > 0

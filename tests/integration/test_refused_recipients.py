@@ -17,13 +17,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, RowMapping
 
-from emberflow.accounts import registry
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Said
 from emberflow.domain.slot import Priority
+from emberflow.operations import mailboxes
 from emberflow.queue_manager.sending import consequences, refused_recipients
 from tests.unit.email_ops.fake_mail_servers import Authority, FaultySmtpServer
-from tests.worlds import NOON, Member, Sandbox, World, a_policy, a_world
+from tests.worlds import (
+    NOON,
+    OPERATOR,
+    Member,
+    Sandbox,
+    World,
+    a_policy,
+    a_world,
+)
 
 UNKNOWN = "550 5.1.1 No such user here"
 POLICY = RefusalPolicy()
@@ -119,7 +127,7 @@ def test_a_sender_that_was_stopped_goes_on_when_its_server_is_mended(
     assert state(world, sender)[0] == "paused"
 
     serve(world, sender, None)
-    registry.resume_sender(database, sender.address)
+    mailboxes.resume(database, OPERATOR, "sender", sender.address, reason="a test")
 
     assert send(world, sender, *world.bots) == {"sent": 6}
     assert state(world, sender)[0] == "active"
@@ -151,7 +159,7 @@ def test_two_servers_that_say_so_pause_the_bot_and_a_command_brings_it_back(
     assert world.value("select reason from ops.slots where status = 'cancelled'") == "bot_paused"
     assert send(world, third, there) == {"sent": 1}
 
-    registry.resume_bot(database, gone.address)
+    mailboxes.resume(database, OPERATOR, "bot", gone.address, reason="a test")
     assert send(world, third, gone) == {"sent": 1}
     assert send(world, first, gone) == {"failed": 1}
     assert statuses_of_bots(world) == {"active": 2}

@@ -17,19 +17,35 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
-from emberflow.accounts import registry
+from emberflow.accounts import checks, imports
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.check import check_mailbox
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.provisioning import ProvisioningError
 from emberflow.errors import ConfigurationError, EmberflowError, ImportRejectedError, MailboxCheckError, RowProblem
+from emberflow.operations import mailboxes
 from emberflow.policy.versions import put_in_force
 from emberflow.sandbox import create_accounts
 from emberflow.sandbox.certificates import ensure_certificates
 from emberflow.settings import Settings
-from tests.worlds import NOON, PASSWORD, Command, Sandbox, World, a_file, a_policy, a_row, a_world, some_settings
+from tests.worlds import (
+    NOON,
+    OPERATOR,
+    PASSWORD,
+    Command,
+    Sandbox,
+    World,
+    a_file,
+    a_policy,
+    a_row,
+    a_world,
+    ids_of,
+    shown_bots,
+    shown_senders,
+    some_settings,
+)
 
-OWNED = registry.Attestation("an operator", "our own domain")
+OWNED = mailboxes.Attestation("an operator", "our own domain")
 
 
 @pytest.fixture
@@ -60,41 +76,43 @@ HEADER = "address,password,smtp_host,imap_host"
 def problems_of(database: Engine, file: Path, settings: Settings) -> list[str]:
     """Import a file that must be refused; return its problems, having seen that nothing was written."""
     with pytest.raises(ImportRejectedError, match="nothing was imported") as caught:
-        registry.import_senders(database, file, settings)
-    assert registry.list_senders(database) == []
+        mailboxes.import_senders(database, OPERATOR, file, settings, reason="a test")
+    assert shown_senders(database) == []
     return [str(problem) for problem in caught.value.problems]
 
 
 # Checks
 
 
-def checked(world: World, **changes: Any) -> registry.CheckResult:
+def checked(world: World, **changes: Any) -> mailboxes.CheckResult:
     """Import one more sender whose row is changed, check it, and return the outcome."""
     domain = world.senders[0].address.partition("@")[2]
     create_accounts(world.sandbox.directory, {f"more@{domain}": PASSWORD})
     file = a_file(world.sandbox.directory, [a_row(f"more@{domain}", world.sandbox, **changes)])
-    ids = registry.import_senders(world.engine, file, world.settings)
-    (result,) = registry.check_mailboxes(world.engine, world.settings, ids=ids)
+    ids = mailboxes.import_senders(world.engine, OPERATOR, file, world.settings, reason="a test")
+    (result,) = mailboxes.check(world.engine, OPERATOR, world.settings, ids=ids, reason="a test")
     return result
 
 
-def shown(world: World, result: registry.CheckResult) -> Any:
-    return next(row for row in registry.list_senders(world.engine) if row["address"] == result.address)
+def shown(world: World, result: mailboxes.CheckResult) -> Any:
+    return next(row for row in shown_senders(world.engine) if row["address"] == result.address)
 
 
 def test_a_sender_becomes_active_only_when_its_check_has_passed(database: Engine, sandbox: Sandbox) -> None:
     """S-B1"""
     settings = some_settings(database, sandbox)
     create_accounts(sandbox.directory, {"ann@check.test": PASSWORD})
-    ids = registry.import_senders(database, a_file(sandbox.directory, [a_row("ann@check.test", sandbox)]), settings)
-    (before,) = registry.list_senders(database)
+    ids = mailboxes.import_senders(
+        database, OPERATOR, a_file(sandbox.directory, [a_row("ann@check.test", sandbox)]), settings, reason="a test"
+    )
+    (before,) = shown_senders(database)
     assert (before["state"], before["state_reason"]) == ("unverified", "connection not checked yet")
     assert "senders check" in before["state_remedy"]
 
-    (result,) = registry.check_mailboxes(database, settings, ids=ids)
+    (result,) = mailboxes.check(database, OPERATOR, settings, ids=ids, reason="a test")
 
     assert (result.stage, result.text) == (None, None)
-    (after,) = registry.list_senders(database)
+    (after,) = shown_senders(database)
     assert (after["state"], after["state_reason"], after["state_remedy"]) == ("active", None, None)
 
 
@@ -163,13 +181,13 @@ def test_an_active_sender_that_fails_a_later_check_stops_being_active(database: 
     world = a_world(database, sandbox, senders=1, bots=1)
     sender = world.senders[0]
     create_accounts(sandbox.directory, {sender.address: "changed at the server"})
-    registry.check_mailboxes(database, world.settings, ids=[sender.mailbox_id])
-    (row,) = registry.list_senders(database)
+    mailboxes.check(database, OPERATOR, world.settings, ids=[sender.mailbox_id], reason="a test")
+    (row,) = shown_senders(database)
     assert (row["state"], row["check_stage"]) == ("unverified", "smtp_auth")
 
     create_accounts(sandbox.directory, {sender.address: PASSWORD})
-    registry.check_mailboxes(database, world.settings)
-    (row,) = registry.list_senders(database)
+    mailboxes.check(database, OPERATOR, world.settings, reason="a test")
+    (row,) = shown_senders(database)
     assert (row["state"], row["state_reason"], row["check_stage"], row["check_text"]) == ("active", None, None, None)
 
 
@@ -184,10 +202,10 @@ def test_a_failure_that_passes_leaves_an_active_sender_and_bot_in_use_and_is_sho
     set_ports = "update ops.mailboxes set smtp_port = :smtp_port, imap_port = :imap_port"
     slot = world.slot()
     world.change(set_ports, **(ports | changes))
-    results = registry.check_mailboxes(database, world.settings)
+    results = mailboxes.check(database, OPERATOR, world.settings, reason="a test")
     assert [(result.stage, result.transient) for result in results] == [(stage, True)] * 2
 
-    (sender,) = registry.list_senders(database)
+    (sender,) = shown_senders(database)
     assert (sender["state"], sender["check_stage"]) == ("active", stage)
     assert sender["check_text"].startswith("transient, tried twice: ConnectionRefusedError")
     assert world.value("select status from ops.bots where id = :id", id=world.bots[0].id) == "active"
@@ -209,8 +227,10 @@ def test_a_failure_that_passes_is_tried_once_more_in_the_same_check(
         if len(asked) == 1:
             raise MailboxCheckError("smtp_connect", "421 busy", transient=True)
 
-    monkeypatch.setattr(registry, "check_mailbox", busy_once)
-    (result,) = registry.check_mailboxes(world.engine, world.settings, ids=[world.senders[0].mailbox_id])
+    monkeypatch.setattr(checks, "check_mailbox", busy_once)
+    (result,) = mailboxes.check(
+        world.engine, OPERATOR, world.settings, ids=[world.senders[0].mailbox_id], reason="a test"
+    )
     assert (result.stage, len(asked)) == (None, 2)
 
 
@@ -240,15 +260,17 @@ def test_a_check_that_fails_in_an_unexpected_way_is_that_mailboxs_result_only(
             raise LookupError("unknown encoding")
         check_mailbox(access, *rest)
 
-    monkeypatch.setattr(registry, "check_mailbox", stumble)
-    results = {result.address: result for result in registry.check_mailboxes(database, world.settings)}
+    monkeypatch.setattr(checks, "check_mailbox", stumble)
+    results = {
+        result.address: result for result in mailboxes.check(database, OPERATOR, world.settings, reason="a test")
+    }
     assert {address: (result.stage, result.transient) for address, result in results.items()} == {
         odd.address: ("smtp_connect", False),
         world.senders[1].address: (None, False),
         other.address: ("check", True),
     }
     assert results[other.address].text == "LookupError: unknown encoding"
-    states = {row["address"]: row["state"] for row in registry.list_senders(database)}
+    states = {row["address"]: row["state"] for row in shown_senders(database)}
     assert states == {odd.address: "unverified", world.senders[1].address: "active"}
 
 
@@ -270,15 +292,15 @@ def test_a_paused_sender_keeps_its_ramp_and_shows_one_reason_and_its_remedy(data
         world.change("update ops.sender_days set warmup_sent = 1, ramp_day = :day where warmup_sent = 0", day=day)
         world.clock.sleep(86_400)
 
-    registry.pause_sender(database, sender.address, "the owner is on leave")
-    registry.pause_sender(database, sender.address, "the domain is being moved")
-    (row,) = registry.list_senders(database)
+    mailboxes.pause(database, OPERATOR, "sender", sender.address, reason="the owner is on leave")
+    mailboxes.pause(database, OPERATOR, "sender", sender.address, reason="the domain is being moved")
+    (row,) = shown_senders(database)
     assert (row["state"], row["state_reason"]) == ("paused", "the domain is being moved")
     assert f"emberflow senders resume {sender.address}" in row["state_remedy"]
     assert world.plan().outcome == "idle"
 
-    registry.resume_sender(database, sender.address)
-    (row,) = registry.list_senders(database)
+    mailboxes.resume(database, OPERATOR, "sender", sender.address, reason="a test")
+    (row,) = shown_senders(database)
     assert (row["state"], row["state_reason"], row["state_remedy"]) == ("active", None, None)
     world.plan()
     assert world.value("select max(ramp_day) from ops.sender_days") == 4
@@ -297,23 +319,25 @@ def test_a_sender_without_a_reason_cannot_be_paused_and_an_active_one_has_none(
 def test_resuming_does_not_go_around_the_connection_check(database: Engine, sandbox: Sandbox) -> None:
     """S-B1, S-B10: neither when the check failed nor when there never was one."""
     settings = some_settings(database, sandbox)
-    ids = registry.import_senders(database, a_file(sandbox.directory, [a_row("ann@none.test", sandbox)]), settings)
-    registry.pause_sender(database, "ann@none.test", "not yet")
+    ids = mailboxes.import_senders(
+        database, OPERATOR, a_file(sandbox.directory, [a_row("ann@none.test", sandbox)]), settings, reason="a test"
+    )
+    mailboxes.pause(database, OPERATOR, "sender", "ann@none.test", reason="not yet")
     with pytest.raises(EmberflowError, match=r"run `emberflow senders check ann@none\.test` first"):
-        registry.resume_sender(database, "ann@none.test")
-    registry.check_mailboxes(database, settings, ids=ids)
+        mailboxes.resume(database, OPERATOR, "sender", "ann@none.test", reason="a test")
+    mailboxes.check(database, OPERATOR, settings, ids=ids, reason="a test")
     with pytest.raises(EmberflowError, match=r"run `emberflow senders check ann@none\.test` first"):
-        registry.resume_sender(database, "ann@none.test")
-    (row,) = registry.list_senders(database)
+        mailboxes.resume(database, OPERATOR, "sender", "ann@none.test", reason="a test")
+    (row,) = shown_senders(database)
     assert row["state"] == "paused"
 
 
 @pytest.mark.parametrize("address", ["nobody@north.test", "not an address"])
 def test_an_unknown_sender_is_an_error_that_an_operator_can_read(database: Engine, address: str) -> None:
     changes: list[Callable[[], object]] = [
-        lambda: registry.pause_sender(database, address, "why"),
-        lambda: registry.resume_sender(database, address),
-        lambda: registry.mailbox_ids(database, [address]),
+        lambda: mailboxes.pause(database, OPERATOR, "sender", address, reason="why"),
+        lambda: mailboxes.resume(database, OPERATOR, "sender", address, reason="a test"),
+        lambda: ids_of(database, [address]),
     ]
     for change in changes:
         with pytest.raises(EmberflowError, match=address):
@@ -323,9 +347,9 @@ def test_an_unknown_sender_is_an_error_that_an_operator_can_read(database: Engin
 def test_addresses_are_found_however_they_are_spelt(database: Engine, sandbox: Sandbox) -> None:
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)
     spelt = world.senders[0].address.upper()
-    assert registry.mailbox_ids(database, [f" {spelt} "]) == [world.senders[0].mailbox_id]
-    registry.pause_sender(database, spelt, "why")
-    assert registry.list_senders(database)[0]["state"] == "paused"
+    assert ids_of(database, [f" {spelt} "]) == [world.senders[0].mailbox_id]
+    mailboxes.pause(database, OPERATOR, "sender", spelt, reason="why")
+    assert shown_senders(database)[0]["state"] == "paused"
 
 
 # Files
@@ -381,7 +405,7 @@ def test_a_spreadsheets_spelling_of_a_file_is_understood(
         a_row("b@north.test", sandbox),
     ]
     file = a_file(sandbox.directory, rows, delimiter=delimiter, encoding=encoding)
-    assert len(registry.import_senders(database, file, settings)) == 2
+    assert len(mailboxes.import_senders(database, OPERATOR, file, settings, reason="a test")) == 2
     with database.connect() as connection:
         names: Sequence[str] = connection.execute(text("select display_name from ops.mailboxes")).scalars().all()
     assert set(names) == {"Jörg, der Erste", "B"}
@@ -392,7 +416,7 @@ def test_columns_are_recognised_by_name_in_any_order_and_case(
 ) -> None:
     """S-B1: and a column that is left out or left empty takes its default."""
     file = write(" SMTP_HOST,Password,imap_host,ADDRESS,zone\r\nlocalhost,secret,localhost, Ann@North.TEST ,\r\n")
-    registry.import_senders(database, file, settings)
+    mailboxes.import_senders(database, OPERATOR, file, settings, reason="a test")
     with database.connect() as connection:
         row = connection.execute(text("select * from ops.mailboxes")).one()
     assert row.address == row.username == "ann@north.test"
@@ -406,8 +430,8 @@ def test_thousands_of_rows_come_in_each_with_its_own_password(
     """S-B1: rows are written many at a time, and none is mixed up with another."""
     rows = "".join(f"a{number}@b.test,pw{number},h,h\n" for number in range(4500))
     seen: list[tuple[int, int]] = []
-    reading = registry.Reading(progress=lambda done, total: seen.append((done, total)))
-    ids = registry.import_senders(database, write(f"{HEADER}\n{rows}"), settings, reading)
+    reading = mailboxes.Reading(progress=lambda done, total: seen.append((done, total)))
+    ids = mailboxes.import_senders(database, OPERATOR, write(f"{HEADER}\n{rows}"), settings, reading, reason="a test")
     assert seen[-1] == (4500, 4500)
     with database.connect() as connection:
         secrets = SecretBox(settings.secret_keys).read_all(connection, ids)
@@ -421,10 +445,12 @@ def test_a_sender_and_a_bot_of_one_owner_as_imported_never_meet(database: Engine
     """Of two owners they do."""
     world = a_world(database, sandbox, 0, 0, checks=False)
     senders = [a_row(f"{name}@north.test", sandbox, owner=owner) for name, owner in (("ann", "Acme"), ("bob", "Bolt"))]
-    registry.import_senders(database, a_file(sandbox.directory, senders), world.settings)
+    mailboxes.import_senders(database, OPERATOR, a_file(sandbox.directory, senders), world.settings, reason="a test")
     bots = [a_row("bot@south.test", sandbox, owner=" Acme ", born_at=(NOON - timedelta(days=99)).isoformat())]
-    attestation = registry.Attestation("an operator", "by contract")
-    registry.import_bots(database, a_file(sandbox.directory, bots), attestation, world.settings)
+    attestation = mailboxes.Attestation("an operator", "by contract")
+    mailboxes.import_bots(
+        database, OPERATOR, a_file(sandbox.directory, bots), attestation, world.settings, reason="a test"
+    )
     world.change("update ops.mailboxes set check_passed = true, checked_at = clock_timestamp()")
     world.change("update ops.senders set state = 'active', state_reason = null, state_remedy = null")
     world.change("update ops.bots set status = 'active', status_reason = null")
@@ -446,26 +472,30 @@ def test_an_address_that_is_registered_already_is_refused_with_the_whole_file(
     database: Engine, sandbox: Sandbox, settings: Settings
 ) -> None:
     """S-B1: also as the other kind of mailbox."""
-    registry.import_senders(database, a_file(sandbox.directory, [a_row("ann@north.test", sandbox)]), settings)
+    mailboxes.import_senders(
+        database, OPERATOR, a_file(sandbox.directory, [a_row("ann@north.test", sandbox)]), settings, reason="a test"
+    )
     again = a_file(sandbox.directory, [a_row("new@north.test", sandbox), a_row("ann@north.test", sandbox)])
     importers: list[Callable[[], list[int]]] = [
-        lambda: registry.import_senders(database, again, settings),
-        lambda: registry.import_bots(database, again, OWNED, settings),
+        lambda: mailboxes.import_senders(database, OPERATOR, again, settings, reason="a test"),
+        lambda: mailboxes.import_bots(database, OPERATOR, again, OWNED, settings, reason="a test"),
     ]
     for importer in importers:
         with pytest.raises(ImportRejectedError) as caught:
             importer()
         assert caught.value.problems == (RowProblem(3, "address", "ann@north.test is already registered"),)
-    assert len(registry.list_senders(database)) == 1
-    assert registry.list_bots(database) == []
+    assert len(shown_senders(database)) == 1
+    assert shown_bots(database) == []
 
 
 def test_of_two_imports_of_one_address_at_the_same_moment_the_second_is_refused(
     database: Engine, sandbox: Sandbox, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.import_senders(database, a_file(sandbox.directory, [a_row("first@north.test", sandbox)]), settings)
+    mailboxes.import_senders(
+        database, OPERATOR, a_file(sandbox.directory, [a_row("first@north.test", sandbox)]), settings, reason="a test"
+    )
     file = a_file(sandbox.directory, [a_row("ann@north.test", sandbox)])
-    both_have_looked, look = Barrier(2), registry._registered
+    both_have_looked, look = Barrier(2), imports._registered
 
     def looks_and_waits(*given: Any) -> list[RowProblem]:
         found = look(*given)
@@ -475,11 +505,11 @@ def test_of_two_imports_of_one_address_at_the_same_moment_the_second_is_refused(
 
     def imported(_: int) -> str:
         try:
-            return f"{len(registry.import_senders(database, file, settings))} imported"
+            return f"{len(mailboxes.import_senders(database, OPERATOR, file, settings, reason='a test'))} imported"
         except ImportRejectedError as refused:
             return str(refused.problems[0])
 
-    monkeypatch.setattr(registry, "_registered", looks_and_waits)
+    monkeypatch.setattr(imports, "_registered", looks_and_waits)
     with ThreadPoolExecutor(2) as pool:
         ends = sorted(pool.map(imported, range(2)))
     assert ends == ["1 imported", "row 2, column address: ann@north.test is already registered"]
@@ -537,7 +567,7 @@ def test_a_file_that_is_not_utf_8_is_refused(database: Engine, settings: Setting
 def test_a_file_that_is_not_there_is_refused(database: Engine, settings: Settings, tmp_path: Path) -> None:
     """S-B1"""
     with pytest.raises(ConfigurationError, match=r"missing\.csv: No such file or directory; nothing was imported"):
-        registry.import_senders(database, tmp_path / "missing.csv", settings)
+        mailboxes.import_senders(database, OPERATOR, tmp_path / "missing.csv", settings, reason="a test")
 
 
 def test_a_field_beyond_all_measure_is_refused_like_any_other_bad_row(
@@ -551,15 +581,15 @@ def test_a_field_beyond_all_measure_is_refused_like_any_other_bad_row(
 # Bots
 
 
-@pytest.mark.parametrize("attestation", [registry.Attestation("", "our domain"), registry.Attestation("me", "  ")])
+@pytest.mark.parametrize("attestation", [mailboxes.Attestation("", "our domain"), mailboxes.Attestation("me", "  ")])
 def test_bots_are_not_imported_without_somebody_who_attests_to_own_them(
-    database: Engine, sandbox: Sandbox, settings: Settings, attestation: registry.Attestation
+    database: Engine, sandbox: Sandbox, settings: Settings, attestation: mailboxes.Attestation
 ) -> None:
     """B-B1"""
     file = a_file(sandbox.directory, [a_row("bot@north.test", sandbox)])
     with pytest.raises(ConfigurationError, match="bots must be mailboxes that you own"):
-        registry.import_bots(database, file, attestation, settings)
-    assert registry.list_bots(database) == []
+        mailboxes.import_bots(database, OPERATOR, file, attestation, settings, reason="a test")
+    assert shown_bots(database) == []
 
 
 def test_an_imported_bot_says_who_attests_it_and_since_when_it_exists(
@@ -567,8 +597,8 @@ def test_an_imported_bot_says_who_attests_it_and_since_when_it_exists(
 ) -> None:
     """B-B1, B-B2"""
     row = a_row("bot@north.test", sandbox, born_at="2026-01-15T08:00:00+01:00", interaction_limits=7)
-    registry.import_bots(database, a_file(sandbox.directory, [row]), OWNED, settings)
-    (bot,) = registry.list_bots(database)
+    mailboxes.import_bots(database, OPERATOR, a_file(sandbox.directory, [row]), OWNED, settings, reason="a test")
+    (bot,) = shown_bots(database)
     assert (bot["source"], bot["attested_by"], bot["status"]) == ("imported", "an operator", "unverified")
     assert bot["interaction_limits"] == 7
     assert bot["born_at"].isoformat() == "2026-01-15T07:00:00+00:00"
@@ -597,11 +627,13 @@ def test_created_bots_exist_on_the_operators_own_server_and_pass_their_check(
         create_accounts(sandbox.directory, {address: password})
 
     for _ in range(2):
-        ids = registry.create_bots(
-            database, "created.test", 3, sandbox.servers(), who="an operator", settings=settings, create=create
+        ids = mailboxes.create_bots(
+            database, OPERATOR, "created.test", 3, sandbox.servers(), settings=settings, create=create, reason="a test"
         )
-        assert [result.stage for result in registry.check_mailboxes(database, settings, ids=ids)] == [None] * 3
-    bots = registry.list_bots(database)
+        assert [result.stage for result in mailboxes.check(database, OPERATOR, settings, ids=ids, reason="a test")] == [
+            None
+        ] * 3
+    bots = shown_bots(database)
     assert {bot["address"] for bot in bots} == set(made)
     assert len(made) == len(set(made.values())) == 6
     assert {(bot["source"], bot["attested_by"], bot["status"]) for bot in bots} == {
@@ -619,13 +651,15 @@ def test_bots_are_created_by_the_operators_command_and_by_nothing_else(
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
 
     def create(settings: Settings) -> list[int]:
-        return registry.create_bots(database, "own.test", 2, sandbox.servers(), who="an operator", settings=settings)
+        return mailboxes.create_bots(
+            database, OPERATOR, "own.test", 2, sandbox.servers(), settings=settings, reason="a test"
+        )
 
     with pytest.raises(ConfigurationError, match="on your own mail server only: set EMBERFLOW_PROVISION_COMMAND"):
         create(settings)
-    assert registry.list_bots(database) == []
+    assert shown_bots(database) == []
     assert len(create(settings.model_copy(update={"provision_command": f"{script} {{address}}"}))) == 2
-    assert log.read_text().split() == [bot["address"] for bot in registry.list_bots(database)]
+    assert log.read_text().split() == [bot["address"] for bot in shown_bots(database)]
 
 
 def test_mailboxes_created_before_the_command_failed_stay_registered(
@@ -640,7 +674,7 @@ def test_mailboxes_created_before_the_command_failed_stay_registered(
         made.append(address)
 
     with pytest.raises(ProvisioningError, match="the disk is full"):
-        registry.create_bots(
-            database, "own.test", 5, sandbox.servers(), who="an operator", settings=settings, create=create
+        mailboxes.create_bots(
+            database, OPERATOR, "own.test", 5, sandbox.servers(), settings=settings, create=create, reason="a test"
         )
-    assert [bot["address"] for bot in registry.list_bots(database)] == sorted(made)
+    assert [bot["address"] for bot in shown_bots(database)] == sorted(made)

@@ -11,12 +11,23 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
-from emberflow.accounts import registry
 from emberflow.accounts.mailboxes import open_mailboxes
 from emberflow.database.secrets import SecretBox, generate_key
 from emberflow.email_ops.check import check_mailbox
 from emberflow.errors import ConfigurationError, ImportRejectedError, MailboxCheckError, SecretError
-from tests.worlds import PASSWORD, Sandbox, World, a_file, a_row, a_world, some_settings
+from emberflow.operations import mailboxes
+from tests.worlds import (
+    OPERATOR,
+    PASSWORD,
+    Sandbox,
+    World,
+    a_file,
+    a_row,
+    a_world,
+    shown_bots,
+    shown_senders,
+    some_settings,
+)
 
 OLD, NEW = SecretStr(generate_key()), SecretStr(generate_key())
 
@@ -60,15 +71,15 @@ def test_no_table_view_log_or_representation_shows_a_password(
     file = a_file(
         sandbox.directory, [a_row(f"wrong@{world.senders[0].address.partition('@')[2]}", sandbox, password=wrong)]
     )
-    (bad_id,) = registry.import_senders(database, file, world.settings)
-    (failed,) = registry.check_mailboxes(database, world.settings, ids=[bad_id])
+    (bad_id,) = mailboxes.import_senders(database, OPERATOR, file, world.settings, reason="a test")
+    (failed,) = mailboxes.check(database, OPERATOR, world.settings, ids=[bad_id], reason="a test")
     world.plan()
     world.talk(2)
     with database.connect() as connection:
         boxes = open_mailboxes(connection, world.settings, [bad_id]).boxes
     box = SecretBox(world.settings.secret_keys)
     shown = [repr(world.settings), str(world.settings), world.settings.model_dump_json(), repr(boxes), repr(box)]
-    shown += [str(failed), str(registry.list_senders(database)), str(registry.list_bots(database))]
+    shown += [str(failed), str(shown_senders(database)), str(shown_bots(database))]
 
     assert failed.stage == "smtp_auth"
     assert len(world.deliveries()) > 0
@@ -81,7 +92,9 @@ def test_a_refused_file_does_not_repeat_the_passwords_in_it(database: Engine, sa
     """S-B2"""
     rows = [a_row("not-an-address", sandbox), a_row("ann@north.test", sandbox, smtp_port=PASSWORD)]
     with pytest.raises(ImportRejectedError) as caught:
-        registry.import_senders(database, a_file(sandbox.directory, rows), some_settings(database, sandbox))
+        mailboxes.import_senders(
+            database, OPERATOR, a_file(sandbox.directory, rows), some_settings(database, sandbox), reason="a test"
+        )
     assert len(caught.value.problems) == 2
     assert PASSWORD not in str(caught.value)
 
@@ -167,7 +180,7 @@ def test_without_a_key_nothing_is_imported_or_sent(world: World, sandbox: Sandbo
     keyless = some_settings(world.engine, sandbox, secret_keys={})
     file = a_file(sandbox.directory, [a_row("new@north.test", sandbox)])
     with pytest.raises(ConfigurationError, match="no key for mailbox passwords: set EMBERFLOW_SECRET_KEYS"):
-        registry.import_senders(world.engine, file, keyless)
+        mailboxes.import_senders(world.engine, OPERATOR, file, keyless, reason="a test")
     assert world.value("select count(*) from ops.mailboxes") == 3
 
     world.slot()

@@ -14,12 +14,21 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.accounts import registry, suppressions, switches
+from emberflow.accounts import suppressions, switches
 from emberflow.delivery.guard import Refusal, server_of
 from emberflow.domain.slot import Priority, Slot
+from emberflow.operations import mailboxes
 from emberflow.queue_manager import pre_send, recover, slot_store, suppression
 from emberflow.queue_manager.slot_store import End
-from tests.worlds import NOON, Sandbox, World, a_policy, a_real_policy, a_world
+from tests.worlds import (
+    NOON,
+    OPERATOR,
+    Sandbox,
+    World,
+    a_policy,
+    a_real_policy,
+    a_world,
+)
 
 
 @pytest.fixture
@@ -263,7 +272,7 @@ RETRY = timedelta(seconds=30)  # of the demonstration policy
 REFUSALS: dict[str, tuple[Callable[[World], Any], Refusal]] = {
     "kill switch": (stop_sending, Refusal("stop_sending_is_on", NOON + RETRY)),
     "paused sender": (
-        lambda world: registry.pause_sender(world.engine, world.senders[0].address, "why"),
+        lambda world: mailboxes.pause(world.engine, OPERATOR, "sender", world.senders[0].address, reason="why"),
         Refusal("sender_paused"),
     ),
     "unverified sender": (

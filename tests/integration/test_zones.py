@@ -8,13 +8,14 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from emberflow.accounts import registry
 from emberflow.clock import known_zones, local_day
 from emberflow.errors import ImportRejectedError
+from emberflow.operations import mailboxes
 from emberflow.queue_manager.receiving import sweep
 from emberflow.reporting import doctor, why_not
 from tests.worlds import (
     NOON,
+    OPERATOR,
     WHOLE_WINDOWS,
     Command,
     Sandbox,
@@ -24,6 +25,8 @@ from tests.worlds import (
     a_real_policy,
     a_row,
     a_world,
+    shown_bots,
+    shown_senders,
     some_settings,
 )  # fmt: skip
 
@@ -119,10 +122,10 @@ def test_the_other_mailboxes_are_read_when_the_zone_of_one_is_lost(world: World)
 def test_a_lost_zone_is_shown_wherever_the_mailbox_is(run: Command, world: World) -> None:
     for lost in (world.senders[0], world.bots[0]):
         lose_the_zone(world, lost.mailbox_id)
-    senders = {row["address"]: row["state_reason"] for row in registry.list_senders(world.engine)}
+    senders = {row["address"]: row["state_reason"] for row in shown_senders(world.engine)}
     assert "time zone is not known" in senders[world.senders[0].address]
     assert senders[world.senders[1].address] is None
-    bots = {row["address"]: row["status_reason"] for row in registry.list_bots(world.engine)}
+    bots = {row["address"]: row["status_reason"] for row in shown_bots(world.engine)}
     assert "time zone is not known" in bots[world.bots[0].address]
     (finding,) = [finding for finding in doctor.examine(world.settings) if finding.check == "time zones"]
     assert NOWHERE in finding.result
@@ -130,7 +133,9 @@ def test_a_lost_zone_is_shown_wherever_the_mailbox_is(run: Command, world: World
     with world.engine.connect() as connection:
         found = why_not.why_not(connection, world.senders[0].address, NOON, now=NOON, settings=world.settings)
     assert NOWHERE in found.answer
-    (result,) = registry.check_mailboxes(world.engine, world.settings, ids=[world.senders[0].mailbox_id])
+    (result,) = mailboxes.check(
+        world.engine, OPERATOR, world.settings, ids=[world.senders[0].mailbox_id], reason="a test"
+    )
     assert (result.stage, NOWHERE in (result.text or "")) == ("zone", True)
 
 
@@ -140,7 +145,13 @@ def test_a_zone_that_the_database_does_not_know_yet_is_refused_on_import(databas
         connection.execute(text("delete from ops.zones where name = 'Europe/Kyiv'"))
     rows = [a_row("ann@north.test", sandbox), a_row("bob@north.test", sandbox, zone="Europe/Kyiv")]
     with pytest.raises(ImportRejectedError) as caught:
-        registry.import_senders(database, a_file(sandbox.directory, rows), some_settings(database, sandbox))
+        mailboxes.import_senders(
+            database,
+            OPERATOR,
+            a_file(sandbox.directory, rows),
+            some_settings(database, sandbox),
+            reason="a test",
+        )
     (problem,) = caught.value.problems
     assert (problem.row, problem.column) == (3, "zone")
     assert "emberflow database migrate" in problem.reason

@@ -12,44 +12,56 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, bindparam, select, text, update
 
+from emberflow.accounts import lifecycle
 from emberflow.database.tables import egress_ips, mailboxes
 from emberflow.email_ops.addresses import normalise
 from emberflow.errors import ConfigurationError
 
+# Of two that register the same address the second one finds it registered.
+_ONE_AT_A_TIME = text("select pg_advisory_xact_lock(hashtext('emberflow.egress'))")
+
 
 def add(
-    connection: Connection, address: str, *, logins_per_hour: int | None = None, sends_per_hour: int | None = None
+    connection: Connection,
+    address: str,
+    *,
+    logins_per_hour: int | None = None,
+    sends_per_hour: int | None = None,
+    actor: str,
 ) -> int:
     """Register a source address of this machine, or change its caps (None: no cap); return its id.
 
     Raises:
         ConfigurationError: it is not an IP address.
     """
+    connection.execute(_ONE_AT_A_TIME)
     caps = {"logins_per_hour": logins_per_hour, "sends_per_hour": sends_per_hour}
-    statement = insert(egress_ips).values(address=_canonical(address), **caps)
-    statement = statement.on_conflict_do_update(index_elements=["address"], set_=caps)
-    return int(connection.execute(statement.returning(egress_ips.c.id)).scalar_one())
+    canonical = _canonical(address)
+    known = update(egress_ips).where(egress_ips.c.address == canonical).values(caps).returning(egress_ips.c.id)
+    egress_id: int | None = connection.execute(known).scalar_one_or_none()
+    return lifecycle.admit_egress(connection, canonical, caps, actor) if egress_id is None else egress_id
 
 
-def hold(connection: Connection, address: str, reason: str) -> None:
+def hold(connection: Connection, address: str, reason: str, actor: str) -> None:
     """Send nothing from this address until it is activated; its queue waits.
 
     Raises:
         ConfigurationError: there is no such address.
     """
-    _set_state(connection, address, "held", reason)
+    if not lifecycle.hold_egress(connection, _canonical(address), reason, actor):
+        raise _unknown(address)
 
 
-def activate(connection: Connection, address: str) -> None:
+def activate(connection: Connection, address: str, actor: str) -> None:
     """Allow an address to send again.
 
     Raises:
         ConfigurationError: there is no such address.
     """
-    _set_state(connection, address, "active", None)
+    if not lifecycle.activate_egress(connection, _canonical(address), actor):
+        raise _unknown(address)
 
 
 def assign(connection: Connection, address: str | None, mailbox_addresses: Sequence[str]) -> None:
@@ -92,18 +104,6 @@ def assign(connection: Connection, address: str | None, mailbox_addresses: Seque
     )
 
 
-def listed(connection: Connection) -> Sequence[RowMapping]:
-    """Return every address with its state, its caps, and how many mailboxes it has."""
-    assigned = select(mailboxes.c.egress_ip_id, func.count().label("mailboxes")).group_by(mailboxes.c.egress_ip_id)
-    numbers = assigned.subquery()
-    query = (
-        select(egress_ips, func.coalesce(numbers.c.mailboxes, 0).label("mailboxes"))
-        .outerjoin(numbers, numbers.c.egress_ip_id == egress_ips.c.id)
-        .order_by(egress_ips.c.id)
-    )
-    return connection.execute(query).mappings().all()
-
-
 def is_of_this_machine(address: str) -> bool:
     """Return whether a socket can be bound to ``address`` here; if not, nothing can be sent from it here."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -113,12 +113,6 @@ def is_of_this_machine(address: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _set_state(connection: Connection, address: str, state: str, reason: str | None) -> None:
-    statement = update(egress_ips).where(egress_ips.c.address == _canonical(address))
-    if connection.execute(statement.values(state=state, state_reason=reason)).rowcount == 0:
-        raise _unknown(address)
 
 
 def _canonical(address: str) -> str:

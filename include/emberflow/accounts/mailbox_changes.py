@@ -12,21 +12,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, RowMapping, func, select, text, update
+from sqlalchemy import Connection, RowMapping, func, select, text, update
 
-from emberflow.accounts import zone_moves
+from emberflow.accounts import lifecycle, zone_moves
 from emberflow.accounts.import_files import TLS_OF_PORT, BotRow, SenderRow, complaints
-from emberflow.accounts.registry import columns_of
+from emberflow.accounts.imports import columns_of
 from emberflow.database import zones
 from emberflow.database.tables import bots, mailboxes, senders
 from emberflow.email_ops.addresses import normalise
 from emberflow.errors import ConfigurationError, EmberflowError
-from emberflow.queue_manager import event_log, slot_store
 
-Kind = Literal["sender", "bot"]
+Kind = lifecycle.MailboxKind
 
 _MODELS: Mapping[Kind, type[SenderRow] | type[BotRow]] = {"sender": SenderRow, "bot": BotRow}
 _OF_BOTS = ("interaction_limits", "born_at")
@@ -45,54 +44,48 @@ class Changed:
     waits_until: datetime | None
 
 
-def change(engine: Engine, kind: Kind, address: str, values: Mapping[str, Any]) -> Changed:
+def change(connection: Connection, kind: Kind, address: str, values: Mapping[str, Any], actor: str) -> Changed:
     """Give a mailbox new values of import columns; an empty text stands for the column's default.
 
     A TLS mode that is not named follows a new port whose mode is a standard. Where the connection check has become due,
-    an active mailbox is unverified until it has passed.
+    an active mailbox is unverified until it has passed. The days of what is planned in another zone are the caller's.
 
     Raises:
         EmberflowError: there is no such sender or bot.
         ConfigurationError: a value is not what an import would take; nothing was changed.
     """
-    with engine.begin() as connection:
-        before = _locked(connection, kind, address)
-        row = _validated(connection, kind, before, values)
-        wanted = columns_of(row) | {name: getattr(row, name) for name in _OF_BOTS if kind == "bot"}
-        changed = {name: value for name, value in wanted.items() if value != before[name]}
-        of_bot = {name: changed.pop(name) for name in _OF_BOTS if name in changed}
-        if of_bot:
-            connection.execute(update(bots).where(bots.c.mailbox_id == before["id"]).values(of_bot))
-        check_is_due = bool(changed.keys() & _CHECKED)
-        waits_until = None
-        if "zone" in changed:
-            waits_until = zone_moves.keep_caps(connection, kind, before["id"], before["zone"], row.zone)
-        if changed:
-            connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(changed))
-        if "zone" in changed:
-            slot_store.move_days(connection, [before["id"]])
-        if check_is_due:
-            _require_check(connection, kind, before)
-        return Changed(before["id"], (*changed, *of_bot), check_is_due, waits_until)
+    before = _locked(connection, kind, address)
+    row = _validated(connection, kind, before, values)
+    wanted = columns_of(row) | {name: getattr(row, name) for name in _OF_BOTS if kind == "bot"}
+    changed = {name: value for name, value in wanted.items() if value != before[name]}
+    of_bot = {name: changed.pop(name) for name in _OF_BOTS if name in changed}
+    if of_bot:
+        connection.execute(update(bots).where(bots.c.mailbox_id == before["id"]).values(of_bot))
+    check_is_due = bool(changed.keys() & _CHECKED)
+    waits_until = None
+    if "zone" in changed:
+        waits_until = zone_moves.keep_caps(connection, kind, before["id"], before["zone"], row.zone)
+    if changed:
+        connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(changed))
+    if check_is_due:
+        unchecked = {"check_passed": None, "check_stage": None, "check_text": None, "checked_at": None}
+        connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(unchecked))
+        lifecycle.require_check(connection, kind, before["id"], actor)
+    return Changed(before["id"], (*changed, *of_bot), check_is_due, waits_until)
 
 
-def remove(engine: Engine, kind: Kind, address: str, reason: str) -> int:
-    """Take a mailbox out of use for good; return how many planned mails from it or to it were cancelled.
+def remove(connection: Connection, kind: Kind, address: str, reason: str, actor: str) -> int:
+    """Take a mailbox out of use for good; return its id. What is planned from it or to it is the caller's to cancel.
 
     Raises:
         EmberflowError: there is no such sender or bot.
     """
-    with engine.begin() as connection:
-        mailbox_id = _locked(connection, kind, address)["id"]
-        gone = {"removed_at": func.clock_timestamp(), "check_passed": None, "egress_ip_id": None}
-        connection.execute(update(mailboxes).where(mailboxes.c.id == mailbox_id).values(gone))
-        connection.execute(text("delete from ops.mailbox_secrets where mailbox_id = :id"), {"id": mailbox_id})
-        state = "stopped" if kind == "sender" else "retired"
-        _set_state(connection, kind, mailbox_id, state, f"removed: {reason}", "import the address anew")
-        cancelled = slot_store.cancel_planned(connection, mailbox_id, f"{kind}_removed")
-        for slot in cancelled:
-            event_log.close_conversation(connection, slot)
-    return len(cancelled)
+    mailbox_id: int = _locked(connection, kind, address)["id"]
+    lifecycle.remove(connection, kind, address, reason, actor)
+    gone = {"removed_at": func.clock_timestamp(), "check_passed": None, "egress_ip_id": None}
+    connection.execute(update(mailboxes).where(mailboxes.c.id == mailbox_id).values(gone))
+    connection.execute(text("delete from ops.mailbox_secrets where mailbox_id = :id"), {"id": mailbox_id})
+    return mailbox_id
 
 
 def _locked(connection: Connection, kind: Kind, address: str) -> RowMapping:
@@ -126,36 +119,3 @@ def _validated(connection: Connection, kind: Kind, before: RowMapping, values: M
     if zones.unknown(connection, [row.zone]):
         raise ConfigurationError(f"the database does not know {row.zone}: run `emberflow database migrate`")
     return row
-
-
-def _require_check(connection: Connection, kind: Kind, before: RowMapping) -> None:
-    unchecked = {"check_passed": None, "check_stage": None, "check_text": None, "checked_at": None}
-    connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(unchecked))
-    reason = "its servers or login were changed, and not checked since"
-    remedy = f"run `emberflow {kind}s check {before['address']}`"
-    _set_state(connection, kind, before["id"], "unverified", reason, remedy, only_if="active")
-
-
-def _set_state(
-    connection: Connection,
-    kind: Kind,
-    mailbox_id: int,
-    state: str,
-    reason: str,
-    remedy: str,
-    only_if: str | None = None,
-) -> None:
-    table, name = (senders, "state") if kind == "sender" else (bots, "status")
-    statement = update(table).where(table.c.mailbox_id == mailbox_id)
-    if only_if is not None:
-        statement = statement.where(table.c[name] == only_if)
-    connection.execute(
-        statement.values(
-            {
-                name: state,
-                f"{name}_reason": reason,
-                f"{name}_remedy": remedy,
-                f"{name}_changed_at": func.clock_timestamp(),
-            }
-        )
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
@@ -10,9 +10,10 @@ from sqlalchemy import Connection, select
 from emberflow.clock import known_zones
 from emberflow.database.secrets import SecretBox
 from emberflow.database.tables import egress_ips, mailbox_secrets, mailboxes
+from emberflow.email_ops.addresses import normalise
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.oauth import replaced_refresh_tokens
-from emberflow.errors import SecretError
+from emberflow.errors import EmberflowError, SecretError
 from emberflow.settings import Settings
 
 
@@ -97,3 +98,22 @@ def keep_replaced_refresh_tokens(connection: Connection, settings: Settings) -> 
         known = connection.execute(row.with_for_update(of=mailbox_secrets)).one_or_none() is not None
         if known and box.read(connection, replaced.mailbox_id) in replaced.earlier:
             box.store(connection, replaced.mailbox_id, replaced.newest)
+
+
+def ids_of(connection: Connection, addresses: Sequence[str]) -> list[int]:
+    """Return the mailbox ids of these addresses.
+
+    Raises:
+        EmberflowError: one of them is not an address or not registered.
+    """
+    wanted = [normalise(address) for address in addresses]
+    rows = connection.execute(
+        select(mailboxes.c.address, mailboxes.c.id).where(
+            mailboxes.c.address.in_(wanted), mailboxes.c.removed_at.is_(None)
+        )
+    )
+    found = {row.address: row.id for row in rows}
+    unknown = [address for address in wanted if address not in found]
+    if unknown:
+        raise EmberflowError(f"not registered: {', '.join(unknown)}")
+    return [found[address] for address in wanted]

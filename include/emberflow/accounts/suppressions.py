@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from emberflow.accounts.import_files import read_sheet
 from emberflow.database import prepared
@@ -57,10 +57,6 @@ _ADD = text("""
 """)
 
 _REMOVE = text("delete from ops.suppressions where kind = :kind and value = :value")
-
-_LIST = text("""
-    select kind, value, reason, added_by, added_at from ops.suppressions order by added_at desc, id desc limit :limit
-""")
 
 
 def parse_target(written: str) -> Target:
@@ -127,11 +123,6 @@ def remove(connection: Connection, target: Target) -> None:
     """
     if not connection.execute(_REMOVE, target._asdict()).rowcount:
         raise EmberflowError(f"{target} is not suppressed itself; `emberflow suppressions list` shows the entries")
-
-
-def entries(connection: Connection, limit: int) -> Sequence[RowMapping]:
-    """Return kind, value, reason, added_by and added_at of the newest entries."""
-    return connection.execute(_LIST, {"limit": limit}).mappings().all()
 
 
 def read_file(file: Path, reason: str) -> list[tuple[Target, str]]:

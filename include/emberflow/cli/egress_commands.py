@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emberflow.cli.options import AsJson
+from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
 
 egress = typer.Typer(help="The source addresses that mail leaves from.", no_args_is_help=True)
 
@@ -18,23 +18,28 @@ def add_address(
     address: Annotated[str, typer.Argument(help="An IP address of this machine.")],
     logins_per_hour: Cap = None,
     sends_per_hour: Cap = None,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
 ) -> None:
     """Register an address, or change its caps; SMTP and IMAP logins count together."""
-    from emberflow.accounts import egress as addresses
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import egress as operations
+    from emberflow.operations.actor import acting
 
-    with open_engine().begin() as connection:
-        addresses.add(connection, address, logins_per_hour=logins_per_hour, sends_per_hour=sends_per_hour)
+    operations.add(
+        open_engine(), acting(by), address,
+        logins_per_hour=logins_per_hour, sends_per_hour=sends_per_hour, reason=reason,
+    )  # fmt: skip
     console.print(f"{address} is registered; give it mailboxes with `emberflow egress assign {address} MAILBOX...`")
 
 
 @egress.command("list")
 def list_addresses(as_json: AsJson = False) -> None:
     """List the addresses with their state, caps and mailboxes."""
-    from emberflow.accounts import egress as addresses
     from emberflow.console import Section, show
     from emberflow.database.engine import open_engine
+    from emberflow.reporting import egress as addresses
 
     with open_engine().connect() as connection:
         rows = addresses.listed(connection)
@@ -53,27 +58,28 @@ def list_addresses(as_json: AsJson = False) -> None:
 @egress.command("hold")
 def hold_address(
     address: str,
-    reason: Annotated[str, typer.Option(help="Shown wherever the address is.")] = "held by the operator",
+    reason: Annotated[str, typer.Option(help="Why; it is shown wherever the address is.")],
+    by: By = None,
 ) -> None:
     """Send nothing from an address until it is activated; its queue waits and is not routed around it."""
-    from emberflow.accounts import egress as addresses
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import egress as operations
+    from emberflow.operations.actor import acting
 
-    with open_engine().begin() as connection:
-        addresses.hold(connection, address, reason)
+    operations.hold(open_engine(), acting(by), address, reason=reason)
     console.print(f"{address} is held: {reason}", markup=False)
 
 
 @egress.command("activate")
-def activate_address(address: str) -> None:
+def activate_address(address: str, reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Let a held address send again."""
-    from emberflow.accounts import egress as addresses
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import egress as operations
+    from emberflow.operations.actor import acting
 
-    with open_engine().begin() as connection:
-        addresses.activate(connection, address)
+    operations.activate(open_engine(), acting(by), address, reason=reason)
     console.print(f"{address} is active")
 
 
@@ -81,12 +87,15 @@ def activate_address(address: str) -> None:
 def assign_address(
     address: Annotated[str, typer.Argument(help="A registered address, or `none`.")],
     mailboxes: Annotated[list[str], typer.Argument(help="Addresses of senders or bots.")],
+    reason: Reason = BY_COMMAND,
+    by: By = None,
 ) -> None:
     """Make mailboxes send from an address: all of them or none. A held address keeps the mailboxes that it has."""
-    from emberflow.accounts import egress as addresses
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import egress as operations
+    from emberflow.operations.actor import acting
 
-    with open_engine().begin() as connection:
-        addresses.assign(connection, None if address == "none" else address, mailboxes)
+    wanted = None if address == "none" else address
+    operations.assign(open_engine(), acting(by), wanted, mailboxes, reason=reason)
     console.print(f"{len(mailboxes)} mailboxes send from {address}")

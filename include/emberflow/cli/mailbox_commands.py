@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emberflow.cli.options import AsJson
+from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
 from emberflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
-    from emberflow.accounts import registry
-    from emberflow.accounts.mailbox_changes import Kind
     from emberflow.local_stack.stack import Stack
+    from emberflow.operations.actor import Actor
+    from emberflow.operations.mailboxes import MailboxKind, Reading
 
 senders = typer.Typer(help="Mailboxes that send.", no_args_is_help=True)
 bots = typer.Typer(help="Mailboxes that you own, which receive and reply.", no_args_is_help=True)
@@ -27,6 +27,7 @@ secrets = typer.Typer(help="The keys that protect passwords and tokens.", no_arg
 sandbox = typer.Typer(help="The mail sandbox of the local stack.", no_args_is_help=True)
 
 
+Shown = Annotated[str, typer.Option("--reason", help="Why; it is shown wherever the mailbox is.")]
 Text = Annotated[str | None, typer.Option(show_default=False)]
 Number = Annotated[int | None, typer.Option(show_default=False)]
 Tls = Annotated[str | None, typer.Option(help="starttls or implicit; default: follows a new port.", show_default=False)]
@@ -38,85 +39,89 @@ def import_senders(
     file: Annotated[Path, typer.Argument(help="CSV with a header; see `docs/operations.md` for the columns.")],
     check: Annotated[bool, typer.Option(help="Run the connection checks right away.")] = True,
     encoding: Annotated[str | None, typer.Option(help="Default: UTF-8 or UTF-16, as the file says.")] = None,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
 ) -> None:
     """Import senders from a CSV file: all rows or none."""
-    from emberflow.accounts import registry
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
+    actor = acting(by)
     with _reading(encoding) as reading:
-        ids = registry.import_senders(open_engine(), file, settings(), reading)
-    _imported("sender", ids, check=check)
+        ids = mailboxes.import_senders(open_engine(), actor, file, settings(), reading, reason=reason)
+    _imported("sender", ids, actor, check=check)
 
 
 @senders.command("list")
 def list_senders(as_json: AsJson = False) -> None:
     """List the senders with today's quota, what was sent, and their reputation."""
-    from emberflow.accounts import registry
     from emberflow.console import Section, show
     from emberflow.database.engine import open_engine
+    from emberflow.reporting.senders import listed
 
+    with open_engine().connect() as connection:
+        found = listed(connection)
     columns = ("address", "state", "day", "quota", "sent", "replies", "score", "reason", "what to do")
     rows = [
         (
             row["address"], row["state"], row["ramp_day"], row["daily_quota"], row["current_count"],
             row["reply_count"], row["reputation_score"], _reason(row), row["state_remedy"],
         )
-        for row in registry.list_senders(open_engine())
+        for row in found
     ]  # fmt: skip
     least = ("day", "replies", "quota", "sent", "score")
     show(Section("senders", f"{len(rows)} senders", columns, rows, least=least), as_json=as_json)
 
 
 @senders.command("pause")
-def pause_sender(
-    address: str,
-    reason: Annotated[str, typer.Option(help="Shown wherever the sender is.")] = "paused by the operator",
-) -> None:
+def pause_sender(address: str, reason: Shown, by: By = None) -> None:
     """Pause a sender; its ramp position stays."""
-    from emberflow.accounts import registry
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
 
-    registry.pause_sender(open_engine(), address, reason)
+    mailboxes.pause(open_engine(), acting(by), "sender", address, reason=reason)
     console.print(f"{address} is paused: {reason}", markup=False)
 
 
 @senders.command("stop")
-def stop_sender(
-    address: str,
-    reason: Annotated[str, typer.Option(help="Shown wherever the sender is.")] = "stopped by the operator",
-) -> None:
+def stop_sender(address: str, reason: Shown, by: By = None) -> None:
     """Stop a sender; when it is resumed, its ramp starts over."""
-    from emberflow.accounts import registry
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
 
-    registry.stop_sender(open_engine(), address, reason)
+    mailboxes.stop_sender(open_engine(), acting(by), address, reason=reason)
     console.print(f"{address} is stopped: {reason}", markup=False)
 
 
 @senders.command("resume")
-def resume_sender(address: str) -> None:
+def resume_sender(address: str, reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Make a paused or stopped sender active again."""
-    from emberflow.accounts import registry
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
 
-    registry.resume_sender(open_engine(), address)
+    mailboxes.resume(open_engine(), acting(by), "sender", address, reason=reason)
     console.print(f"{address} is active")
 
 
 @senders.command("check")
 def check_senders(
     addresses: Annotated[list[str] | None, typer.Argument(help="Default: every mailbox, bots included.")] = None,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
     as_json: AsJson = False,
 ) -> None:
     """Check SMTP login, IMAP login and INBOX of mailboxes; exit with 1 if one fails."""
-    from emberflow.accounts import registry
-    from emberflow.database.engine import open_engine
+    from emberflow.operations.actor import acting
 
-    _check(registry.mailbox_ids(open_engine(), addresses) if addresses else None, as_json=as_json)
+    _check(acting(by), reason, addresses=addresses, as_json=as_json)
 
 
 @senders.command("set")
@@ -135,6 +140,8 @@ def set_sender(
     owner: Text = None,
     zone: Text = None,
     check: Check = True,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
 ) -> None:
     """Change what an import file says of a sender; an empty text takes the default. New servers are checked."""
     values = {
@@ -143,16 +150,17 @@ def set_sender(
         "username": username, "auth_method": auth_method, "display_name": display_name,
         "provider": provider, "owner": owner, "zone": zone,
     }  # fmt: skip
-    _set("sender", address, values, check=check)
+    _set("sender", address, values, reason, by, check=check)
 
 
 @senders.command("remove")
 def remove_sender(
     address: str,
-    reason: Annotated[str, typer.Option(help="Kept with the mailbox's row.")] = "removed by the operator",
+    reason: Annotated[str, typer.Option(help="Kept with the mailbox's row, and in the audit log.")],
+    by: By = None,
 ) -> None:
     """Take a sender out of use for good: its password is deleted, its planned mail cancelled, its history kept."""
-    _remove("sender", address, reason)
+    _remove("sender", address, reason, by)
 
 
 @bots.command("import")
@@ -162,16 +170,20 @@ def import_bots(
     how: Annotated[str, typer.Option(help="How ownership is known, for instance 'our own domain and server'.")],
     check: Annotated[bool, typer.Option(help="Run the connection checks right away.")] = True,
     encoding: Annotated[str | None, typer.Option(help="Default: UTF-8 or UTF-16, as the file says.")] = None,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
 ) -> None:
     """Import mailboxes that you own as bots: all rows or none."""
-    from emberflow.accounts import registry
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    attestation = registry.Attestation(attested_by, how)
+    actor = acting(by)
+    attestation = mailboxes.Attestation(attested_by, how)
     with _reading(encoding) as reading:
-        ids = registry.import_bots(open_engine(), file, attestation, settings(), reading)
-    _imported("bot", ids, check=check)
+        ids = mailboxes.import_bots(open_engine(), actor, file, attestation, settings(), reading, reason=reason)
+    _imported("bot", ids, actor, check=check)
 
 
 @bots.command("create")
@@ -183,39 +195,40 @@ def create_bots(
     smtp_port: int = 587,
     imap_host: str | None = None,
     imap_port: int = 993,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
 ) -> None:
     """Create mailboxes on your own mail server (or in the sandbox) and register them as bots."""
-    from emberflow.accounts import registry
     from emberflow.console import console, progress
     from emberflow.database.engine import open_engine
-    from emberflow.sandbox import create_accounts
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    create = None
+    actor, create = acting(by), None
     if smtp_host is None:
         stack = _running_stack()
-        servers = stack.sandbox_servers()
-
-        def create(address: str, password: str) -> None:
-            create_accounts(stack.sandbox_directory, {address: password})
+        servers, create = stack.sandbox_servers(), stack.create_sandbox_account
     else:
-        servers = registry.Servers(smtp_host, smtp_port, "starttls", imap_host or smtp_host, imap_port, "implicit")
+        servers = mailboxes.Servers(smtp_host, smtp_port, "starttls", imap_host or smtp_host, imap_port, "implicit")
     with progress("creating", count) as advance:
-        ids = registry.create_bots(
-            open_engine(), domain, count, servers,
-            who=getpass.getuser(), settings=settings(), create=create, zone=zone, progress=advance,
+        ids = mailboxes.create_bots(
+            open_engine(), actor, domain, count, servers,
+            reason=reason, settings=settings(), create=create, zone=zone, progress=advance,
         )  # fmt: skip
     console.print(f"{len(ids)} mailboxes created")
-    _check(ids)
+    _check(actor, "they were created", ids=ids)
 
 
 @bots.command("list")
 def list_bots(as_json: AsJson = False) -> None:
     """List the bots with what they received and answered today."""
-    from emberflow.accounts import registry
     from emberflow.console import Section, show
     from emberflow.database.engine import open_engine
+    from emberflow.reporting.bots import listed
 
+    with open_engine().connect() as connection:
+        found = listed(connection)
     columns = (
         "address",
         "provider",
@@ -234,7 +247,7 @@ def list_bots(as_json: AsJson = False) -> None:
             f"{row['born_at']:%Y-%m-%d}", row["inbound_today"], row["replies_today"], _reason(row),
             row["status_remedy"],
         )
-        for row in registry.list_bots(open_engine())
+        for row in found
     ]  # fmt: skip
     least = ("source", "attested by", "born", "provider", "replies", "received")
     show(Section("bots", f"{len(rows)} bots", columns, rows, least=least), as_json=as_json)
@@ -243,48 +256,47 @@ def list_bots(as_json: AsJson = False) -> None:
 @bots.command("check")
 def check_bots(
     addresses: Annotated[list[str] | None, typer.Argument(help="Default: every mailbox, senders included.")] = None,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
     as_json: AsJson = False,
 ) -> None:
     """Check SMTP login, IMAP login and INBOX of mailboxes; exit with 1 if one fails."""
-    check_senders(addresses, as_json)
+    check_senders(addresses, reason, by, as_json)
 
 
 @bots.command("pause")
-def pause_bot(
-    address: str,
-    reason: Annotated[str, typer.Option(help="Shown wherever the bot is.")] = "paused by the operator",
-) -> None:
+def pause_bot(address: str, reason: Shown, by: By = None) -> None:
     """Pause a bot: it is still read; what is planned for it is cancelled when it comes due before `resume`."""
-    from emberflow.accounts import registry
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
 
-    registry.pause_bot(open_engine(), address, reason)
+    mailboxes.pause(open_engine(), acting(by), "bot", address, reason=reason)
     console.print(f"{address} is paused: {reason}", markup=False)
 
 
 @bots.command("retire")
-def retire_bot(
-    address: str,
-    reason: Annotated[str, typer.Option(help="Shown wherever the bot is.")] = "retired by the operator",
-) -> None:
+def retire_bot(address: str, reason: Shown, by: By = None) -> None:
     """Take a bot out of service: it is not read any more, and what is planned for it is cancelled at once."""
-    from emberflow.accounts import registry
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
 
-    cancelled = registry.retire_bot(open_engine(), address, reason)
+    cancelled = mailboxes.retire_bot(open_engine(), acting(by), address, reason=reason)
     console.print(f"{address} is retired: {reason}; {cancelled} planned mails were cancelled", markup=False)
 
 
 @bots.command("resume")
-def resume_bot(address: str) -> None:
+def resume_bot(address: str, reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Make a paused or retired bot active again, if it has passed its last connection check."""
-    from emberflow.accounts import registry
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
 
-    registry.resume_bot(open_engine(), address)
+    mailboxes.resume(open_engine(), acting(by), "bot", address, reason=reason)
     console.print(f"{address} is active")
 
 
@@ -308,6 +320,8 @@ def set_bot(
     ] = None,
     born_at: Annotated[str | None, typer.Option(help="ISO 8601; its age counts from here.", show_default=False)] = None,
     check: Check = True,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
 ) -> None:
     """Change what an import file says of a bot; an empty text takes the default. New servers are checked."""
     values = {
@@ -317,16 +331,17 @@ def set_bot(
         "provider": provider, "owner": owner, "zone": zone,
         "interaction_limits": interaction_limits, "born_at": born_at,
     }  # fmt: skip
-    _set("bot", address, values, check=check)
+    _set("bot", address, values, reason, by, check=check)
 
 
 @bots.command("remove")
 def remove_bot(
     address: str,
-    reason: Annotated[str, typer.Option(help="Kept with the mailbox's row.")] = "removed by the operator",
+    reason: Annotated[str, typer.Option(help="Kept with the mailbox's row, and in the audit log.")],
+    by: By = None,
 ) -> None:
     """Take a bot out of use for good: its password is deleted, its planned mail cancelled, its history kept."""
-    _remove("bot", address, reason)
+    _remove("bot", address, reason, by)
 
 
 @secrets.command("generate")
@@ -339,45 +354,46 @@ def generate_secrets() -> None:
 
 
 @secrets.command("set")
-def set_secret(address: str) -> None:
+def set_secret(address: str, reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Store a new password for a registered mailbox (asked for, or read from standard input) and check it."""
     from pydantic import SecretStr
 
-    from emberflow.accounts import registry
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
     password = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
     if not password:
         raise ConfigurationError("no password was given; nothing was changed")
-    _check([registry.set_password(open_engine(), address, SecretStr(password), settings())])
+    actor = acting(by)
+    ids = [mailboxes.set_password(open_engine(), actor, address, SecretStr(password), settings(), reason=reason)]
+    _check(actor, f"after {reason!r}", ids=ids)
 
 
 @secrets.command("rotate")
-def rotate_secrets() -> None:
+def rotate_secrets(reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Encrypt every stored password with the first key of EMBERFLOW_SECRET_KEYS; then the older keys may go."""
-    from emberflow.accounts import keys_in_force
     from emberflow.console import console
     from emberflow.database.engine import open_engine
-    from emberflow.database.secrets import SecretBox
+    from emberflow.operations import keys
+    from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    with open_engine().begin() as connection:
-        keys_in_force.require(connection, settings())
-        rotated = SecretBox(settings().secret_keys).rotate(connection)
+    rotated = keys.rotate(open_engine(), acting(by), settings(), reason=reason)
     console.print(f"{rotated} passwords re-encrypted")
 
 
 @secrets.command("adopt")
-def adopt_keys() -> None:
+def adopt_keys(reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Put this machine's keys in force because the earlier ones are lost; machines with other keys are refused then."""
-    from emberflow.accounts import keys_in_force
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import keys
+    from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    with open_engine().begin() as connection:
-        keys_in_force.adopt(connection, settings())
+    keys.adopt(open_engine(), acting(by), settings(), reason=reason)
     console.print("the keys of this machine are in force; store passwords anew with `emberflow secrets set`")
 
 
@@ -409,48 +425,53 @@ def _running_stack() -> Stack:
     return Stack(home(), attached=False)
 
 
-def _set(kind: Kind, address: str, given: Mapping[str, Any], *, check: bool) -> None:
-    from emberflow.accounts import mailbox_changes
+def _set(
+    kind: MailboxKind, address: str, given: Mapping[str, Any], reason: str, by: str | None, *, check: bool
+) -> None:
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
 
     values = {name: value for name, value in given.items() if value is not None}
     if not values:
         raise ConfigurationError(f"nothing was given to change; see `emberflow {kind}s set --help`")
-    changed = mailbox_changes.change(open_engine(), kind, address, values)
+    actor = acting(by)
+    changed = mailboxes.change(open_engine(), actor, kind, address, values, reason=reason)
     console.print(f"{address}: changed {', '.join(changed.columns) or 'nothing'}", markup=False)
     if changed.waits_until is not None:
         console.print(f"it sends again from {changed.waits_until:%Y-%m-%d %H:%M} UTC, when both zones have a new day")
     if changed.check_is_due and check:
-        _check([changed.mailbox_id])
+        _check(actor, "its servers or login were changed", ids=[changed.mailbox_id])
     elif changed.check_is_due:
         console.print(f"not checked since: run `emberflow {kind}s check {address}`", markup=False)
 
 
-def _remove(kind: Kind, address: str, reason: str) -> None:
-    from emberflow.accounts import mailbox_changes
+def _remove(kind: MailboxKind, address: str, reason: str, by: str | None) -> None:
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
 
-    cancelled = mailbox_changes.remove(open_engine(), kind, address, reason)
+    cancelled = mailboxes.remove(open_engine(), acting(by), kind, address, reason=reason)
     console.print(f"{address} is removed: {reason}; {cancelled} planned mails were cancelled", markup=False)
 
 
 @contextmanager
-def _reading(encoding: str | None) -> Iterator[registry.Reading]:
+def _reading(encoding: str | None) -> Iterator[Reading]:
     """Show on a terminal how far the import is; say what was left out, and after Ctrl-C that nothing came in."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from emberflow.accounts import registry
     from emberflow.console import console
+    from emberflow.operations.mailboxes import Reading
 
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     try:
         with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
             task = bar.add_task("importing", total=None)
-            yield registry.Reading(
+            yield Reading(
                 encoding,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
                 tell=lambda what: console.print(what, markup=False),
@@ -460,29 +481,38 @@ def _reading(encoding: str | None) -> Iterator[registry.Reading]:
         raise typer.Exit(130) from None
 
 
-def _imported(kind: str, ids: list[int], *, check: bool) -> None:
+def _imported(kind: str, ids: list[int], actor: Actor, *, check: bool) -> None:
     from emberflow.console import console
 
     console.print(f"{len(ids)} {kind}s imported")
     if check:
-        _check(ids)
+        _check(actor, "they were imported", ids=ids)
 
 
-def _check(ids: list[int] | None, *, as_json: bool = False) -> None:
-    from emberflow.accounts import registry
+def _check(
+    actor: Actor,
+    reason: str,
+    *,
+    ids: list[int] | None = None,
+    addresses: list[str] | None = None,
+    as_json: bool = False,
+) -> None:
     from emberflow.console import console, print_json, progress, table
     from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
     from emberflow.settings import settings
 
+    wanted: dict[str, Any] = {"reason": reason, "ids": ids, "addresses": addresses}
     if as_json:
-        results = registry.check_mailboxes(open_engine(), settings(), ids=ids)
+        results = mailboxes.check(open_engine(), actor, settings(), **wanted)
         columns = ("address", "stage", "transient", "text")
         print_json([{name: getattr(result, name) for name in columns} for result in results])
         if any(result.stage for result in results):
             raise typer.Exit(1)
         return
-    with progress("checking", len(ids) if ids is not None else None) as advance:
-        results = registry.check_mailboxes(open_engine(), settings(), ids=ids, progress=lambda _: advance())
+    asked = ids or addresses
+    with progress("checking", len(asked) if asked is not None else None) as advance:
+        results = mailboxes.check(open_engine(), actor, settings(), **wanted, progress=lambda _: advance())
     failed = [
         (result.address, result.stage, "stays as it was: check it again later" if result.transient else "not used",
          result.text)

@@ -12,6 +12,7 @@ import typer
 
 from emberflow.cli import (
     airflow_command,
+    audit_commands,
     bench_command,
     capacity_command,
     chaos_command,
@@ -39,6 +40,7 @@ app.add_typer(plan_commands.database, name="database")
 app.add_typer(queue_commands.queue, name="queue")
 app.add_typer(queue_commands.suppressions, name="suppressions")
 app.add_typer(egress_commands.egress, name="egress")
+app.add_typer(audit_commands.audit, name="audit")
 app.add_typer(script_commands.scripts, name="scripts")
 app.command()(plan_commands.explain)
 app.command()(capacity_command.capacity)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emberflow.cli.options import AsJson
+from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
 from emberflow.errors import ConfigurationError, EmberflowError
 
 if TYPE_CHECKING:
@@ -84,13 +83,16 @@ def run_plan(
     picture: Picture = None,
     limit: Annotated[int, typer.Option(min=1, help="With --dry-run: list the first so many slots.")] = 40,
     force: Annotated[bool, typer.Option("--force", help="Plan an hour that is more than three days ahead.")] = False,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan an hour now, as the DAG `warmup_hourly` does; an hour that is planned stays as it is."""
     from emberflow.cli.report import show_why_empty
     from emberflow.console import console, print_json
     from emberflow.database.engine import open_engine
-    from emberflow.queue_manager import tasks
+    from emberflow.operations import plans
+    from emberflow.operations.actor import acting
     from emberflow.reporting.slot import cancelled_slots
 
     if dry_run:
@@ -98,7 +100,8 @@ def run_plan(
         return
     if picture is not None:
         raise ConfigurationError("--picture needs --dry-run; `emberflow plan show --picture FILE` draws a planned hour")
-    report = tasks.plan_hour(parse_hour(at).isoformat() if at else None, far_ahead=force)
+    wanted = parse_hour(at) if at else None
+    report = plans.run(open_engine(), acting(by), wanted, far_ahead=force, reason=reason)
     planned = datetime.fromisoformat(report["hour"])
     with open_engine().connect() as connection:
         why = None if report["slots"] else _why_empty(connection, planned)
@@ -119,7 +122,7 @@ def run_plan(
 def cancel_plan(
     hour: Annotated[str, typer.Argument(help="The planned UTC hour, like 2026-01-31T09.")],
     reason: Annotated[str, typer.Option(help="Why; it is stored with each slot.")],
-    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+    by: By = None,
     as_json: AsJson = False,
 ) -> None:
     """Take the plan of an hour back: cancel what has not left. The hour is not planned again."""
@@ -127,10 +130,10 @@ def cancel_plan(
 
     from emberflow.console import console, print_json
     from emberflow.database.engine import open_engine
-    from emberflow.queue_manager.planning.cancellation import cancel_hour
+    from emberflow.operations import plans
+    from emberflow.operations.actor import acting
 
-    with open_engine().begin() as connection:
-        done = cancel_hour(connection, parse_hour(hour), by=by or getpass.getuser(), reason=reason)
+    done = plans.cancel(open_engine(), acting(by), parse_hour(hour), reason=reason)
     if as_json:
         print_json(asdict(done))
         return
@@ -162,16 +165,17 @@ def explain_missing_slots(
 @policy.command("apply")
 def apply_policy(
     name: Annotated[str, typer.Argument(help="A YAML file, or `standard` or `demo`.")],
+    reason: Reason = BY_COMMAND,
+    by: By = None,
 ) -> None:
     """Put a policy in force from now on; slots that are planned keep the one they were planned under."""
     from emberflow.console import console
     from emberflow.database.engine import open_engine
-    from emberflow.policy import document, versions
+    from emberflow.operations import policies
+    from emberflow.operations.actor import acting
 
-    policy = document.load(Path(name)) if name.endswith((".yaml", ".yml")) else document.shipped(name)
-    with open_engine().begin() as connection:
-        policy_id = versions.put_in_force(connection, policy)
-    console.print(f"policy {policy.name} ({policy.label}) is in force as version {policy_id}")
+    applied = policies.apply(open_engine(), acting(by), name, reason=reason)
+    console.print(f"policy {applied.name} ({applied.label}) is in force as version {applied.policy_id}")
 
 
 @policy.command("show")
@@ -191,36 +195,43 @@ def show_policy() -> None:
 def live_mail(
     position: Annotated[str, typer.Argument(help="on or off")],
     reason: Annotated[str, typer.Option(help="Why; it is stored with your name.")],
+    by: By = None,
 ) -> None:
     """The database's switch for real mail. The other one is EMBERFLOW_MAIL_MODE=live; both are needed."""
-    from emberflow.accounts.switches import LIVE_MAIL
+    from emberflow.console import console
+    from emberflow.database.engine import open_engine
+    from emberflow.operations import switches
+    from emberflow.operations.actor import acting
 
-    _switch(LIVE_MAIL, position, reason)
+    switches.live_mail(open_engine(), acting(by), on=_is_on("live_mail", position), reason=reason)
+    console.print(f"live_mail is {position}")
 
 
 @mail.command("stop")
 def stop_mail(
     position: Annotated[str, typer.Argument(help="on or off")],
     reason: Annotated[str, typer.Option(help="Why; it is stored with your name.")],
+    by: By = None,
 ) -> None:
     """The kill switch: while it is on, no message enters DATA."""
-    from emberflow.accounts.switches import STOP_SENDING
+    from emberflow.console import console
+    from emberflow.database.engine import open_engine
+    from emberflow.operations import switches
+    from emberflow.operations.actor import acting
 
-    _switch(STOP_SENDING, position, reason)
+    switches.stop_sending(open_engine(), acting(by), on=_is_on("stop_sending", position), reason=reason)
+    console.print(f"stop_sending is {position}")
 
 
 @database.command("migrate")
-def migrate_database() -> None:
+def migrate_database(reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Bring EMBERFLOW_DATABASE_URL to the schema of this version; put the standard policy in force if there is none."""
     from emberflow.console import console
     from emberflow.database.engine import open_engine
-    from emberflow.database.migrate import upgrade
-    from emberflow.policy.document import shipped
-    from emberflow.policy.versions import ensure_in_force
+    from emberflow.operations import database as operations
+    from emberflow.operations.actor import acting
 
-    upgrade(open_engine())
-    with open_engine().begin() as connection:
-        ensure_in_force(connection, shipped("standard"))
+    operations.migrate(open_engine(), acting(by), reason=reason)
     console.print("the database is up to date")
 
 
@@ -256,26 +267,27 @@ def settle_restore(
         str | None,
         typer.Option(help="When the backup was made (UTC), like 2026-01-31T09:30; default: as the database tells."),
     ] = None,
-    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+    reason: Reason = BY_COMMAND,
+    by: By = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for mail that left after the backup from which the database was restored; then let mail go on."""
     from dataclasses import asdict
 
-    from emberflow.clock import SystemClock
     from emberflow.console import console, print_json
     from emberflow.database.engine import open_engine
-    from emberflow.queue_manager.receiving import restore_settlement
+    from emberflow.operations import database as operations
+    from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    settled = restore_settlement.settle(
+    settled = operations.restored(
         open_engine(),
-        clock=SystemClock(),
-        settings=settings(),
-        by=by or getpass.getuser(),
+        acting(by),
+        settings(),
         declare=declare,
         despite_unread=despite_unread,
         since=None if since is None else _instant(since, "an instant like 2026-01-31T09:30"),
+        reason=reason,
     )
     if as_json:
         print_json(asdict(settled))
@@ -286,16 +298,10 @@ def settle_restore(
     )
 
 
-def _switch(name: str, position: str, reason: str) -> None:
-    from emberflow.accounts.switches import turn
-    from emberflow.console import console
-    from emberflow.database.engine import open_engine
-
+def _is_on(name: str, position: str) -> bool:
     if position not in ("on", "off"):
         raise ConfigurationError(f"{name} is either on or off, not {position!r}")
-    with open_engine().begin() as connection:
-        turn(connection, name, on=position == "on", who=getpass.getuser(), reason=reason)
-    console.print(f"{name} is {position}")
+    return position == "on"
 
 
 def parse_hour(value: str | None) -> datetime:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from emberflow.cli.options import AsJson
+from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
 from emberflow.domain.slot import SlotStatus
 
 queue = typer.Typer(help="What waits in the queue, and what only a person can decide.", no_args_is_help=True)
@@ -82,15 +81,15 @@ def show_shape(
 
 
 @queue.command("reconcile")
-def reconcile_now(as_json: AsJson = False) -> None:
+def reconcile_now(reason: Reason = BY_COMMAND, by: By = None, as_json: AsJson = False) -> None:
     """Look for every uncertain mail in its mailboxes now, however old it is, and settle what can be settled."""
-    from emberflow.clock import SystemClock
     from emberflow.console import Section, console, print_json, records, show
     from emberflow.database.engine import open_engine
-    from emberflow.queue_manager.receiving import reconcile
+    from emberflow.operations import queue as operations
+    from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    report = reconcile.run(open_engine(), clock=SystemClock(), settings=settings(), is_asked_for=True)
+    report = operations.reconcile(open_engine(), acting(by), settings(), reason=reason)
     waiting = Section("waiting", "Waiting", ("slot", "why"), list(report.waiting.items()))
     if as_json:
         print_json({"ends": dict(report.ends)} | records(waiting))
@@ -105,23 +104,16 @@ def reconcile_now(as_json: AsJson = False) -> None:
 def settle_slot(
     slots: Annotated[list[int], typer.Argument(help="Numbers of slots, see `emberflow queue list`.")],
     sent: Annotated[bool, typer.Option("--sent/--not-sent", help="What you found out about this mail.")],
-    why: Annotated[str, typer.Option(help="How you know; it is stored with your name.")],
-    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+    why: Annotated[str, typer.Option("--why", "--reason", help="How you know; it is stored with your name.")],
+    by: By = None,
 ) -> None:
     """Settle uncertain slots by a person's decision, all or none. A mail that was not sent may be sent again."""
     from emberflow.console import console
-    from emberflow.database import server_clock
     from emberflow.database.engine import open_engine
-    from emberflow.policy.versions import in_force
-    from emberflow.queue_manager.receiving import reconcile
+    from emberflow.operations import queue as operations
+    from emberflow.operations.actor import acting
 
-    with open_engine().begin() as connection:
-        policy, now = in_force(connection).policy, server_clock.now(connection)
-        decision: dict[str, Any] = {"is_sent": sent, "by": by or getpass.getuser(), "why": why}
-        ends = {
-            slot: reconcile.settle(connection, slot, **decision, now=now, policy=policy)
-            for slot in dict.fromkeys(slots)
-        }
+    ends = operations.settle(open_engine(), acting(by), slots, is_sent=sent, reason=why)
     for slot, status in ends.items():
         console.print(f"slot {slot} is {status}")
 
@@ -129,15 +121,16 @@ def settle_slot(
 @queue.command("release")
 def release_slot(
     slot: Annotated[int, typer.Argument(help="The slot's number, see `emberflow queue list --status parked`.")],
+    reason: Reason = BY_COMMAND,
+    by: By = None,
 ) -> None:
     """Plan a parked slot again: its cause is mended."""
     from emberflow.console import console
-    from emberflow.database import server_clock
     from emberflow.database.engine import open_engine
-    from emberflow.reporting import queue
+    from emberflow.operations import queue as operations
+    from emberflow.operations.actor import acting
 
-    with open_engine().begin() as connection:
-        queue.release(connection, slot, by=getpass.getuser(), now=server_clock.now(connection))
+    operations.release(open_engine(), acting(by), slot, reason=reason)
     console.print(f"slot {slot} is planned")
 
 
@@ -145,17 +138,15 @@ def release_slot(
 def add_suppression(
     target: Target,
     reason: Annotated[str, typer.Option(help="Why; it is shown wherever mail is refused because of it.")],
-    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+    by: By = None,
 ) -> None:
     """Send nothing to an address or a domain any more; planned mail to it is cancelled."""
-    from emberflow.accounts import suppressions as store
     from emberflow.console import console
     from emberflow.database.engine import open_engine
-    from emberflow.queue_manager.suppression import suppress
+    from emberflow.operations import suppressions as operations
+    from emberflow.operations.actor import acting
 
-    parsed = store.parse_target(target)
-    with open_engine().begin() as connection:
-        added = suppress(connection, [(parsed, reason)], by=by or getpass.getuser())
+    parsed, added = operations.add(open_engine(), acting(by), target, reason=reason)
     if added.entries:
         console.print(f"{parsed} is suppressed; {added.cancelled} planned mails cancelled", markup=False)
     else:
@@ -168,29 +159,26 @@ def list_suppressions(
     as_json: AsJson = False,
 ) -> None:
     """List who gets no mail, why, and who decided it."""
-    from emberflow.accounts import suppressions as store
     from emberflow.console import Section, show
     from emberflow.database.engine import open_engine
+    from emberflow.reporting.suppressions import listed
 
     with open_engine().connect() as connection:
-        rows = [
-            (store.Target(row["kind"], row["value"]), row["reason"], row["added_by"], row["added_at"])
-            for row in store.entries(connection, limit)
-        ]
+        found = listed(connection, limit)
+    rows = [tuple(row[name] for name in ("target", "reason", "added_by", "added_at")) for row in found]
     columns = ("address or domain", "reason", "added by", "added at (UTC)")
     show(Section("suppressions", f"{len(rows)} suppressions", columns, rows), as_json=as_json)
 
 
 @suppressions.command("remove")
-def remove_suppression(target: Target) -> None:
+def remove_suppression(target: Target, reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Allow mail to an address or a domain again; what was cancelled stays cancelled."""
-    from emberflow.accounts import suppressions as store
     from emberflow.console import console
     from emberflow.database.engine import open_engine
+    from emberflow.operations import suppressions as operations
+    from emberflow.operations.actor import acting
 
-    parsed = store.parse_target(target)
-    with open_engine().begin() as connection:
-        store.remove(connection, parsed)
+    parsed = operations.remove(open_engine(), acting(by), target, reason=reason)
     console.print(f"{parsed} may get mail again", markup=False)
 
 
@@ -198,15 +186,13 @@ def remove_suppression(target: Target) -> None:
 def import_suppressions(
     file: Annotated[Path, typer.Argument(help="CSV with the column address (or @domain), and perhaps reason.")],
     reason: Annotated[str, typer.Option(help="For rows without a reason of their own.")] = "imported",
-    by: Annotated[str | None, typer.Option(help="Who decided; default: your user name.")] = None,
+    by: By = None,
 ) -> None:
     """Suppress every address and domain of a file: all rows or none."""
-    from emberflow.accounts import suppressions as store
     from emberflow.console import console
     from emberflow.database.engine import open_engine
-    from emberflow.queue_manager.suppression import suppress
+    from emberflow.operations import suppressions as operations
+    from emberflow.operations.actor import acting
 
-    pairs = store.read_file(file, reason)
-    with open_engine().begin() as connection:
-        added = suppress(connection, pairs, by=by or getpass.getuser())
-    console.print(f"{added.entries} of {len(pairs)} entries were new; {added.cancelled} planned mails cancelled")
+    rows, added = operations.import_file(open_engine(), acting(by), file, reason=reason)
+    console.print(f"{added.entries} of {rows} entries were new; {added.cancelled} planned mails cancelled")

@@ -62,6 +62,7 @@ EVENT_TYPES = tuple(EventType)
 AUTH_METHODS = ("password", "xoauth2")
 SUPPRESSION_KINDS = ("address", "domain")
 EGRESS_STATES = ("active", "held")
+ENTITY_KINDS = ("sender", "bot", "egress")
 
 
 def _id() -> Column[Any]:
@@ -288,6 +289,39 @@ policies = Table(
         unique=True,
         postgresql_where=text("valid_to is null"),
     ),
+)
+
+state_changes = Table(
+    "state_changes",
+    metadata,
+    _id(),
+    Column("entity_kind", Text, nullable=False),
+    Column("entity_id", BigInteger, nullable=False, comment="senders.id, bots.id or egress_ips.id"),
+    Column("from_state", Text, comment="null: it is new"),
+    Column("to_state", Text, nullable=False, comment="the same as from_state where only the reason is another"),
+    Column("reason", Text, comment="null: it is active"),
+    Column("metric", Text, comment="the figure that decided; null: none did"),
+    Column("n", Double, comment="its value"),
+    Column("threshold", Double, comment="the value from which it decides"),
+    Column("actor", Text, nullable=False, comment="who changed it: a person, or the part that did it by itself"),
+    _instant("at", default_now=True),
+    _one_of("entity_kind", ENTITY_KINDS),
+    Index("ix_state_changes_entity", "entity_kind", "entity_id"),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    _id(),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("actor", Text, nullable=False, comment="the name of who did it"),
+    Column("role", Text, nullable=False),
+    Column("action", Text, nullable=False, comment="what was done, like senders.pause"),
+    Column("subject", Text, nullable=False, comment="to what: an address, an hour, slots, a file"),
+    Column("reason", Text, nullable=False),
+    Column("details", JSONB, nullable=False, comment="what was given, and what it came to"),
+    Column("previous_hash", Text, nullable=False, unique=True, comment="of the row before it: the chain has no fork"),
+    Column("hash", Text, nullable=False, comment="SHA-256 over the row and the hash before it"),
 )
 
 plan_runs = Table(

@@ -93,6 +93,7 @@ class Findings:
     unknown: dict[str, list[str]] = field(default_factory=dict)
     outliers: list[Outlier] = field(default_factory=list)
     cleared: list[int] = field(default_factory=list)
+    policy: RefusalPolicy = field(default_factory=RefusalPolicy, compare=False)  # whose numbers decided
 
 
 class Refused(NamedTuple):

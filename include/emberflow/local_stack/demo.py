@@ -14,7 +14,6 @@ from tempfile import mkdtemp
 from sqlalchemy import Engine, text
 
 from emberflow import private_files
-from emberflow.accounts import registry
 from emberflow.clock import HOUR, Clock, SystemClock, floor_hour, local_day
 from emberflow.console import console, progress, table
 from emberflow.database.engine import open_engine
@@ -23,8 +22,9 @@ from emberflow.local_stack.airflow_client import AirflowClient
 from emberflow.local_stack.proof import Proof, count, prove, show
 from emberflow.local_stack.sandbox_accounts import write_accounts
 from emberflow.local_stack.stack import STEPS, Stack
+from emberflow.operations import mailboxes
+from emberflow.operations.actor import Actor
 from emberflow.policy.versions import in_force
-from emberflow.sandbox import create_accounts
 from emberflow.sandbox.rules import Rules, write_rules
 from emberflow.settings import Settings, home
 
@@ -121,21 +121,23 @@ def populate(
     bot_file = write_accounts(
         stack, stack.home / "bots.csv", BOT_DOMAINS[:2], bots_per_domain, zones, born_at="2026-01-15T00:00:00Z"
     )
-    ids = registry.import_senders(engine, sender_file, settings)
-    attestation = registry.Attestation("demo operator", "accounts of the local mail sandbox")
-    ids += registry.import_bots(engine, bot_file, attestation, settings)
+    actor, reason = Actor("demo operator"), "the demo needs them"
+    ids = mailboxes.import_senders(engine, actor, sender_file, settings, reason=reason)
+    attestation = mailboxes.Attestation(actor.name, "accounts of the local mail sandbox")
+    ids += mailboxes.import_bots(engine, actor, bot_file, attestation, settings, reason=reason)
     for domain in BOT_DOMAINS[2:]:
-        ids += registry.create_bots(
+        ids += mailboxes.create_bots(
             engine,
+            actor,
             domain,
             bots_per_domain,
             stack.sandbox_servers(),
-            who="demo operator",
+            reason=reason,
             settings=settings,
             zone=zones[0],
-            create=lambda address, password: create_accounts(stack.sandbox_directory, {address: password}),
+            create=stack.create_sandbox_account,
         )
-    results = registry.check_mailboxes(engine, settings, ids=ids)
+    results = mailboxes.check(engine, actor, settings, ids=ids, reason=reason)
     failed = [result for result in results if result.stage is not None]
     if failed:
         raise StackError(f"{failed[0].address} did not pass its check at {failed[0].stage}: {failed[0].text}")

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from emberflow.accounts.registry import person
+from emberflow.accounts.provisioning import person
 from emberflow.errors import ConfigurationError
 from emberflow.local_stack.stack import Stack
 from emberflow.sandbox import create_accounts

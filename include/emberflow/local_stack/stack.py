@@ -30,8 +30,8 @@ from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.local_stack.processes import Service
 
 if TYPE_CHECKING:
-    from emberflow.accounts.registry import Servers
     from emberflow.local_stack.airflow_client import AirflowClient
+    from emberflow.operations.mailboxes import Servers
     from emberflow.sandbox import SandboxAddress
     from emberflow.settings import Settings
 
@@ -128,10 +128,16 @@ class Stack:
 
     def sandbox_servers(self) -> Servers:
         """Return the sandbox as mailboxes refer to it."""
-        from emberflow.accounts.registry import Servers
+        from emberflow.operations.mailboxes import Servers
 
         address = self.sandbox_address()
         return Servers(address.host, address.smtp_port, "starttls", address.host, address.imaps_port, "implicit")
+
+    def create_sandbox_account(self, address: str, password: str) -> None:
+        """Create a mailbox on the sandbox."""
+        from emberflow.sandbox import create_accounts
+
+        create_accounts(self.sandbox_directory, {address: password})
 
     def airflow_client(self) -> AirflowClient:
         """Return a REST client that is logged in as the administrator."""

@@ -121,8 +121,8 @@ def _whole_second(moment: datetime) -> datetime:
 def _dbt_build(as_of: datetime) -> list[Any]:
     """Run ``dbt build`` without unit tests and return its results, all of them good."""
     # dbt takes two seconds to import, and most processes only ask whether a build is due.
-    from dbt.adapters.factory import reset_adapters  # noqa: PLC0415
-    from dbt.cli.main import dbtRunner  # noqa: PLC0415
+    from dbt.adapters.factory import reset_adapters
+    from dbt.cli.main import dbtRunner
 
     project = str(settings().dbt_dir)
     artefacts = home() / "dbt"

@@ -1,4 +1,4 @@
-"""What waits in the queue, for how long, and for whom: the operator's views, and the way back for parked slots."""
+"""What waits in the queue, for how long, and for whom."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, text
 
-from emberflow.errors import EmberflowError
 from emberflow.policy.document import Policy
-from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.receiving.reconcile import settle_time
 
 # Minutes, each column twice the one before it, as in Postfix's qshape (QSHAPE_README); the last one has no end.
@@ -157,16 +155,6 @@ def shape(connection: Connection, end: End, *, now: datetime) -> dict[str, list[
         by_domain["TOTAL"][row.age] += row.slots
     ordered = sorted(by_domain.items(), key=lambda item: (item[0] != "TOTAL", -sum(item[1]), item[0]))
     return dict(ordered)
-
-
-def release(connection: Connection, slot_id: int, *, by: str, now: datetime) -> None:
-    """Plan a parked slot again, to be sent now, with its lapses forgotten.
-
-    Raises:
-        EmberflowError: the slot is not ``parked``.
-    """
-    if not slot_store.release(connection, slot_id, reason=f"released by {by}", now=now):
-        raise EmberflowError(f"slot {slot_id} is not parked; see `emberflow queue list --status parked`")
 
 
 def _remedy(slot: Row[Any], now: datetime, policy: Policy) -> str | None:

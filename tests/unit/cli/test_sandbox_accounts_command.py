@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from emberflow.accounts.import_files import SenderRow, read_rows
-from emberflow.accounts.registry import Servers
 from emberflow.errors import ConfigurationError
 from emberflow.local_stack.sandbox_accounts import write_accounts
+from emberflow.operations.mailboxes import Servers
 from emberflow.sandbox.accounts import Accounts
 
 

@@ -13,7 +13,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from emberflow.accounts import suppressions
+from emberflow.accounts import lifecycle, suppressions
+from emberflow.accounts.lifecycle import Cause
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Said
 from emberflow.delivery.guard import Route
@@ -25,49 +26,11 @@ from emberflow.queue_manager.sending import refused_recipients
 
 log = logging.getLogger(__name__)
 
-# `{address}` and `{kind}` (senders, bots) in a remedy are those of the mailbox.
-_PAUSE_SENDER = text("""
-    update ops.senders
-    set state = 'paused', state_reason = :reason, state_changed_at = clock_timestamp(),
-        state_remedy = replace(replace(:remedy, '{address}', mailboxes.address), '{kind}', 'senders')
-    from ops.mailboxes
-    where senders.mailbox_id = :mailbox_id and mailboxes.id = senders.mailbox_id and state = 'active'
-""")
-
-_PAUSE_BOT = text("""
-    update ops.bots
-    set status = 'paused', status_reason = :reason, status_changed_at = clock_timestamp(),
-        status_remedy = replace(replace(:remedy, '{address}', mailboxes.address), '{kind}', 'bots')
-    from ops.mailboxes
-    where bots.mailbox_id = :mailbox_id and mailboxes.id = bots.mailbox_id and status = 'active'
-""")
-
-_RESUME_SENDER = text("""
-    update ops.senders
-    set state = case when check_passed then 'active' else 'unverified' end,
-        state_reason = case when check_passed then null else :unchecked end,
-        state_remedy = case when check_passed then null else 'run `emberflow senders check ' || address || '`' end,
-        state_changed_at = clock_timestamp()
-    from ops.mailboxes
-    where mailbox_id = :mailbox_id and mailboxes.id = mailbox_id
-        and state = 'paused' and starts_with(state_reason, :reason)
-""")
-
-_RESUME_BOT = text("""
-    update ops.bots
-    set status = case when check_passed then 'active' else 'unverified' end,
-        status_reason = case when check_passed then null else :unchecked end,
-        status_remedy = case when check_passed then null else 'run `emberflow bots check ' || address || '`' end,
-        status_changed_at = clock_timestamp()
-    from ops.mailboxes
-    where mailbox_id = :mailbox_id and mailboxes.id = mailbox_id
-        and status = 'paused' and starts_with(status_reason, :reason)
-""")
-
 _ADDRESS = text("select address from ops.mailboxes where id = :mailbox_id")
 
 _DOUBTED = "its server is doubted: "
-_UNCHECKED = "it has not passed its last connection check"
+_ACTOR = "dispatch"
+# `{address}` and `{kind}` (senders, bots) in a remedy are those of the mailbox.
 _AGAIN = "then `emberflow {kind} check {address}` and `emberflow {kind} resume {address}`"
 _AT_THE_PROVIDER = "mend it at the provider"
 
@@ -118,14 +81,15 @@ def draw(
     )
     stopped: set[int] = set()
     for mailbox_id in findings.cleared:
-        _resume(connection, mailbox_id)
+        lifecycle.take_back(connection, mailbox_id, _DOUBTED, Cause("server", _ACTOR))
     for answer in answers:
         slot, disposition = answer.slot, answer.disposition
         if disposition is None:
             continue
         if disposition.action == "pause_mailbox":
             remedy = f"{disposition.remedy or _AT_THE_PROVIDER}; {_AGAIN}"
-            _pause(connection, slot.from_mailbox_id, f"its server refused it: {disposition.meaning}", remedy)
+            reason = f"its server refused it: {disposition.meaning}"
+            lifecycle.pause_because(connection, slot.from_mailbox_id, reason, remedy, Cause("server", _ACTOR))
             stopped.add(slot.from_mailbox_id)
         elif disposition.action == "suppress":
             stopped |= _recipient_refused(connection, answer, disposition, findings)
@@ -133,7 +97,7 @@ def draw(
             remedy = f"; {disposition.remedy}" if disposition.remedy else ""
             log.error("slot %s: %s (%s)%s", slot.id, disposition.meaning, disposition.rule, remedy)
     for outlier in findings.outliers:
-        _stop(connection, outlier)
+        _stop(connection, outlier, findings.policy)
         stopped.add(outlier.mailbox_id)
     return frozenset(stopped)
 
@@ -162,13 +126,15 @@ def _recipient_refused(
         return set()
     reason = f"mail to it is refused by {', '.join(hosts)}: {disposition.meaning}"
     if slot.to_mailbox_id is None:
-        suppression.suppress(connection, [(suppressions.parse_target(recipient), reason)], by="dispatch")
+        suppression.suppress(connection, [(suppressions.parse_target(recipient), reason)], by=_ACTOR)
         return set()
-    _pause(connection, slot.to_mailbox_id, reason, f"see at the provider that it exists and takes mail; {_AGAIN}")
+    remedy = f"see at the provider that it exists and takes mail; {_AGAIN}"
+    cause = Cause("server", _ACTOR, "servers_that_refuse_it", len(hosts), findings.policy.servers)
+    lifecycle.pause_because(connection, slot.to_mailbox_id, reason, remedy, cause)
     return {slot.to_mailbox_id}
 
 
-def _stop(connection: Connection, outlier: Outlier) -> None:
+def _stop(connection: Connection, outlier: Outlier, policy: RefusalPolicy) -> None:
     reason = (
         f"{_DOUBTED}{outlier.smtp_host} says of {outlier.recipients} recipients that they do not exist, "
         "and no other server says so"
@@ -179,15 +145,5 @@ def _stop(connection: Connection, outlier: Outlier) -> None:
     )  # fmt: skip
     address: str = connection.execute(_ADDRESS, {"mailbox_id": outlier.mailbox_id}).scalar_one()
     log.error("%s is paused: %s", address, reason)
-    _pause(connection, outlier.mailbox_id, reason, remedy)
-
-
-def _pause(connection: Connection, mailbox_id: int, reason: str, remedy: str) -> None:
-    for pause in (_PAUSE_SENDER, _PAUSE_BOT):
-        connection.execute(pause, {"mailbox_id": mailbox_id, "reason": reason, "remedy": remedy})
-
-
-def _resume(connection: Connection, mailbox_id: int) -> None:
-    """Take back what :func:`_stop` did: others say the same by now. Without a passed check it stays out of use."""
-    for resume in (_RESUME_SENDER, _RESUME_BOT):
-        connection.execute(resume, {"mailbox_id": mailbox_id, "reason": _DOUBTED, "unchecked": _UNCHECKED})
+    cause = Cause("server", _ACTOR, "recipients_refused_in_a_row", outlier.recipients, policy.outlier_recipients)
+    lifecycle.pause_because(connection, outlier.mailbox_id, reason, remedy, cause)

@@ -221,6 +221,7 @@ def weigh(connection: Connection, said: Sequence[Said], *, now: datetime, policy
         unknown=gone,
         outliers=[Outlier(row.from_mailbox_id, row.smtp_host, row.recipients) for row in outliers],
         cleared=[mailbox_id for mailbox_id in doubted if mailbox_id not in still],
+        policy=policy,
     )
 
 

@@ -1,0 +1,34 @@
+"""What people decide about the keys that protect passwords and tokens."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine
+
+from emberflow.accounts import keys_in_force
+from emberflow.database.secrets import SecretBox
+from emberflow.operations.actor import Actor
+from emberflow.operations.audit import doing
+from emberflow.settings import Settings
+
+
+def rotate(engine: Engine, actor: Actor, settings: Settings, *, reason: str) -> int:
+    """Encrypt every stored password with the first key; return how many were under another one.
+
+    Raises:
+        WorkerRefusedError: this machine has other keys than those in force.
+    """
+    with doing(engine, actor, "secrets.rotate", "stored passwords", reason) as deed:
+        keys_in_force.require(deed.connection, settings)
+        rotated = SecretBox(settings.secret_keys).rotate(deed.connection)
+        deed.details["rotated"] = rotated
+    return rotated
+
+
+def adopt(engine: Engine, actor: Actor, settings: Settings, *, reason: str) -> None:
+    """Put this machine's keys in force because the earlier ones are lost; machines with others are refused then.
+
+    Raises:
+        ConfigurationError: there are no keys, or one is malformed.
+    """
+    with doing(engine, actor, "secrets.adopt", "keys in force", reason) as deed:
+        keys_in_force.adopt(deed.connection, settings)
