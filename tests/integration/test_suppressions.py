@@ -15,6 +15,7 @@ from emberflow.email_ops.addresses import AddressError
 from emberflow.errors import EmberflowError, ImportRejectedError
 from emberflow.queue_manager import pre_send, slot_store, suppression
 from emberflow.queue_manager.suppression import Added
+from emberflow.reporting import doctor
 from tests.worlds import Sandbox, World, a_world
 
 
@@ -149,6 +150,30 @@ def test_a_cancelled_reply_closes_its_conversation(world: World) -> None:
     assert world.value("select thread_status from ops.conversations") == "closed"
 
 
+def test_a_suppressed_bot_is_planned_no_mail(world: World) -> None:
+    """It would be chosen, and each of its mails refused before DATA."""
+    suppressed_bot, other = world.bots
+    suppress(world, suppressed_bot.address)
+    world.plan()
+
+    assert {row["to_mailbox_id"] for row in world.rows("select to_mailbox_id from ops.slots")} == {other.mailbox_id}
+
+
+def test_suppressed_bots_are_named_to_the_operator(world: World) -> None:
+    suppress(world, world.bots[0].address)
+    with world.engine.connect() as connection:
+        found = doctor._suppressed(connection)
+
+    assert found.result == "1 bots of this installation are suppressed"
+    assert world.bots[0].address in (found.remedy or "")
+
+
+def test_bots_below_a_suppressed_domain_are_planned_no_mail(world: World) -> None:
+    suppress(world, f"@{world.bots[0].address.rpartition('.')[2]}")
+
+    assert world.plan().slots == 0
+
+
 @pytest.mark.parametrize("written", ["ann@one.example", "@one.example"])
 def test_an_entry_that_comes_after_the_claim_still_wins(world: World, written: str) -> None:
     """I4, towards C-B9, case 24: until DATA."""
@@ -212,7 +237,7 @@ def test_a_file_with_one_column_needs_no_delimiter(tmp_path: Path) -> None:
         ("address\nann@one.example\nnobody\n", "row 3, column address: 'nobody'"),
         ("person\nann@one.example\n", "the columns are address and reason, not person"),
         ("address\n", "the file has a header and no rows"),
-        ("", "the columns are address and reason, not missing"),
+        ("", "the file is empty"),
         ("address,reason\nann@one.example,a,b\n", "row 2, column -: has more fields than the header's 2"),
     ],
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -45,6 +45,39 @@ _SUPPRESSED = text("""
     ) as entry
     order by covering.address, covering.distance
 """)
+
+# Mailbox ids of active bots that get no mail. An entry for a domain covers its subdomains; bots have few domains, so
+# each is asked about once.
+SUPPRESSED_BOTS: Final = """
+    with domains as materialized (
+        select domain
+        from (
+            select distinct split_part(mailboxes.address, '@', 2) as domain
+            from ops.bots
+            inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
+            where bots.status = 'active'
+        ) as of_bots
+        where exists (
+            select from generate_series(1, cardinality(string_to_array(domain, '.'))) as first
+            inner join ops.suppressions
+                on suppressions.kind = 'domain'
+                and suppressions.value = array_to_string((string_to_array(domain, '.'))[first:], '.')
+        )
+    )
+
+    select bots.mailbox_id
+    from ops.bots
+    inner join ops.mailboxes on mailboxes.id = bots.mailbox_id
+    where
+        bots.status = 'active'
+        and (
+            split_part(mailboxes.address, '@', 2) in (select domain from domains)
+            or exists (
+                select from ops.suppressions
+                where suppressions.kind = 'address' and suppressions.value = mailboxes.address
+            )
+        )
+"""
 
 _ADD = text("""
     insert into ops.suppressions (kind, value, reason, added_by)
@@ -136,7 +169,7 @@ def read_file(file: Path, reason: str) -> list[tuple[Target, str]]:
     sheet = read_sheet(file)
     columns, records = sheet.columns, sheet.records
     if "address" not in columns or set(columns) - {"address", "reason"}:
-        problem = RowProblem(1, "-", f"the columns are address and reason, not {', '.join(columns) or 'missing'}")
+        problem = RowProblem(1, "-", f"the columns are address and reason, not {', '.join(columns)}")
         raise ImportRejectedError(str(file), [problem])
     if len(columns) != len(set(columns)):
         raise ImportRejectedError(str(file), [RowProblem(1, "-", "a column is there more than once")])

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from emberflow.accounts import keys_in_force
+from emberflow.accounts.suppressions import SUPPRESSED_BOTS
 from emberflow.accounts.switches import LIVE_MAIL, STOP_SENDING, is_on
 from emberflow.clock import SystemClock
 from emberflow.database import restores, server_clock, zones
@@ -31,6 +32,10 @@ _CLOCK_TOLERANCE_S = 2.0
 _OPEN_TOO_LONG_S = 600
 _NAMED = 3
 # Vacuum keeps what died since the oldest of them began; a role without pg_read_all_stats sees its own sessions only.
+_SUPPRESSED_BOTS = text(f"""
+    select mailboxes.address from ops.mailboxes where mailboxes.id in ({SUPPRESSED_BOTS}) order by mailboxes.address
+""")  # noqa: S608 - a constant
+
 _OLDEST_TRANSACTION = text("""
     select
         pid, usename, application_name,
@@ -124,6 +129,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     yield _guarded("policy", lambda: in_force(connection).policy.label)
     yield _mode(connection, settings)
     yield _mailboxes(connection)
+    yield _suppressed(connection)
     yield _mail_servers(connection, settings)
     yield from _reading(connection)
     yield _zones(connection)
@@ -188,6 +194,14 @@ def _mailboxes(connection: Connection) -> Finding:
     elif row.total == 0:
         remedy = "import senders and bots: `emberflow senders import`, `emberflow bots import`"
     return Finding("mailboxes", f"{row.passed} of {row.total} passed their check", remedy)
+
+
+def _suppressed(connection: Connection) -> Finding:
+    rows = connection.execute(_SUPPRESSED_BOTS).all()
+    named = ", ".join(row.address for row in rows[:_NAMED])
+    result = f"{len(rows)} bots of this installation are suppressed" if rows else "no bot of this installation"
+    remedy = f"nothing is planned for them, for instance {named}: `emberflow suppressions list` says why"
+    return Finding("suppressions", result, remedy if rows else None)
 
 
 def _reading(connection: Connection) -> Iterator[Finding]:

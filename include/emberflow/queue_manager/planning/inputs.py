@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, func, select, text
 
+from emberflow.accounts.suppressions import SUPPRESSED_BOTS
 from emberflow.clock import clock_of, known_zones
 from emberflow.database.bulk import read_numbers
 from emberflow.database.sessions import Sessions
@@ -138,7 +139,7 @@ _BOTS: Final = f"""
         where days.bot_id = bots.id and days.local_day = here.local_day
         offset 0
     ) as today on true
-    where bots.status = 'active'
+    where bots.status = 'active' and bots.mailbox_id not in ({SUPPRESSED_BOTS})
     order by bots.id
 """  # noqa: S608 - constants of this module
 
