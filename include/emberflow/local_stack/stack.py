@@ -264,6 +264,8 @@ class Stack:
         return _answers(self._ports()["airflow"])
 
     def _start_component(self, service: Service) -> None:
+        if service.name == airflow.API_SERVER:
+            self._free_port_of(service)
         command = [airflow_program(), *airflow.COMPONENTS[service.name]]
         service.start(command, self.environment(), die_with_parent=self._attached)
 
@@ -284,6 +286,9 @@ class Stack:
         """
         private_files.make_directory(self.home)
         self._supervisor.stop()  # it would start the same parts
+        for service in self._airflow:
+            if service.name == airflow.API_SERVER and service.process() is None:
+                self._free_port_of(service)
         report("PostgreSQL")
         self._postgres.start(die_with_parent=self._attached)
         for database in ("emberflow", "airflow"):
@@ -362,6 +367,8 @@ class Stack:
     def _start_sandbox(self) -> None:
         if self._sandbox.process() is not None:
             return
+        self._sandbox.end_session()
+        self._require_free("smtp", "smtps", "imap", "imaps")
         ports = self._ports()
         command = [sys.executable, "-m", "emberflow.sandbox", str(self.sandbox_directory)]
         for name in ("smtp", "smtps", "imap", "imaps"):
@@ -374,6 +381,21 @@ class Stack:
             if time.monotonic() > deadline:
                 raise StackError(f"the mail sandbox does not answer:\n{self._sandbox.log_tail()}")
             time.sleep(0.05)
+
+    def _free_port_of(self, api_server: Service) -> None:
+        api_server.end_session()  # a worker that outlived it may still listen
+        self._require_free("airflow")
+
+    def _require_free(self, *names: str) -> None:
+        """Raise a StackError if another program listens where a part that does not run is about to."""
+        ports = self._ports()
+        taken = [f"127.0.0.1:{ports[name]}" for name in names if _answers(ports[name])]
+        if taken:
+            raise StackError(
+                f"{', '.join(taken)} is used by another program: stop it, and then run `./emberflow up`. "
+                f"The ports of this stack are in {self.home / 'ports.json'}; `airflow` may be changed there, "
+                "but mailboxes remember the others"
+            )
 
     def _sandbox_ca(self) -> Path:
         return self.sandbox_directory / "tls" / "ca.pem"
