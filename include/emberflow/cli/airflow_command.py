@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from emberflow.errors import ConfigurationError
 
+_NO_GRAPHS = "ignore:Could not import graphviz:UserWarning"
 _DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 
 
@@ -34,11 +35,18 @@ def airflow(context: typer.Context) -> None:
     environment = dict(os.environ)
     if _DATABASE not in environment:
         stack = Stack(home(), attached=False)
+        if stack.was_started() and not stack.is_running():
+            raise ConfigurationError(
+                f"the database of the stack in {home()} is down, and with it Airflow's: run `./emberflow up`; "
+                f"{home() / 'postgres' / 'postgres.log'} says why it ended"
+            )
         if not stack.is_running():
             raise ConfigurationError(
                 f"no Airflow is known here: nothing is running in {home()} and {_DATABASE} is not set. "
                 "Start the local stack with `./emberflow up`, or set the variables of your own Airflow."
             )
         environment = stack.running_environment()
+    # Airflow says at each start that it can draw no graphs.
+    environment["PYTHONWARNINGS"] = ",".join(filter(None, (environment.get("PYTHONWARNINGS"), _NO_GRAPHS)))
     program = airflow_program()
     os.execve(program, [program, *context.args], environment)

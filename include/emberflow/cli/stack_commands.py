@@ -9,7 +9,7 @@ import typer
 
 from emberflow.console import Section, console, print_json, progress, records, show
 from emberflow.errors import ConfigurationError
-from emberflow.local_stack.stack import STEPS, Stack
+from emberflow.local_stack.stack import STEPS, ServiceState, Stack
 from emberflow.locations import home
 
 
@@ -85,13 +85,13 @@ def status(*, as_json: bool) -> None:
     states = stack.status()
     recorded = histories(stack.home) if any(part.pid for part in states) else {}
     rows = [
-        (part.name, _state(part.pid, recorded.get(part.name, {})), part.pid,
+        (part.name, _state(part, recorded.get(part.name, {})), part.pid,
          recorded.get(part.name, {}).get("restarts"), part.address if part.pid else None)
         for part in states
     ]  # fmt: skip
     columns = ("part", "state", "pid", "restarts", "address")
     section = Section("parts", f"Local stack in {stack.home}", columns, rows)
-    is_whole = all(part.pid is not None for part in states)
+    is_whole = all(part.pid is not None and not part.is_suspended for part in states)
     login = dict(zip(("address", "user", "password"), stack.airflow_login(), strict=True)) if is_whole else None
     if as_json:
         print_json({"home": str(stack.home), "airflow": login} | records(section))
@@ -103,8 +103,10 @@ def status(*, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _state(pid: int | None, history: Mapping[str, Any]) -> str:
-    if pid is not None:
+def _state(part: ServiceState, history: Mapping[str, Any]) -> str:
+    if part.is_suspended:
+        return "suspended"
+    if part.pid is not None:
         return "up"
     return "given up" if history.get("gave_up") else "down"
 

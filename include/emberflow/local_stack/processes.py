@@ -177,6 +177,14 @@ class Service:
                 raise StackError(f"{self.name}: {len(members)} process(es) cannot be ended: {members}")
 
 
+def is_suspended(pid: int) -> bool:
+    """Return whether a signal holds a process (SIGSTOP) until another one lets it go on."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _fingerprints(environment: Mapping[str, str]) -> dict[str, str]:
     """Return a digest of each of our settings, by name."""
     return {

@@ -27,7 +27,7 @@ from emberflow import private_files
 from emberflow.errors import StackError
 from emberflow.local_stack import airflow
 from emberflow.local_stack.postgres import EmbeddedPostgres
-from emberflow.local_stack.processes import Service
+from emberflow.local_stack.processes import Service, is_suspended
 
 if TYPE_CHECKING:
     from emberflow.local_stack.airflow_client import AirflowClient
@@ -57,6 +57,11 @@ class ServiceState:
     name: str
     pid: int | None
     address: str
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether a signal holds the process (SIGSTOP): it is there and does nothing."""
+        return self.pid is not None and is_suspended(self.pid)
 
 
 @dataclass(frozen=True)

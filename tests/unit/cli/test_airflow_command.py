@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,4 +80,38 @@ def test_where_airflow_is_configured_already_its_own_configuration_stays(
     run()
 
     ((_, _, environment),) = started
-    assert environment == dict(os.environ)
+    assert {name: environment[name] for name in os.environ} == dict(os.environ)
+
+
+def test_of_a_stack_whose_database_is_down_it_says_so_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[Started]
+) -> None:
+    monkeypatch.setenv("EMBERFLOW_HOME", str(tmp_path))
+    (tmp_path / "stack.env").write_text("")
+
+    result = run()
+
+    assert isinstance(result.exception, ConfigurationError)
+    assert "is down" in str(result.exception)
+    assert "run `./emberflow up`" in str(result.exception)
+    assert started == []
+
+
+def test_airflow_does_not_say_at_each_command_that_it_draws_no_graphs(
+    monkeypatch: pytest.MonkeyPatch, started: list[Started]
+) -> None:
+    """Other warnings stay, and so does what the caller chose."""
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql+psycopg2://elsewhere/airflow")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore::ResourceWarning")
+    run()
+    ((_, _, environment),) = started
+    code = (
+        "import warnings; warnings.warn('Could not import graphviz. Rendering ...', UserWarning);"
+        "warnings.warn('something else', UserWarning)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+
+    assert "graphviz" not in done.stderr
+    assert "something else" in done.stderr
+    assert environment["PYTHONWARNINGS"].startswith("ignore::ResourceWarning,")

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from emberflow.cli.doctor_command import examine_stack
+from emberflow.cli.doctor_command import examine_airflow, examine_stack
+from emberflow.cli.main import app
 from emberflow.local_stack.airflow_health import examine
 from emberflow.local_stack.processes import Service
 from emberflow.local_stack.stack import Stack
@@ -66,3 +68,35 @@ def test_a_process_that_runs_with_other_settings_than_the_stacks_files_state_is_
     assert same.remedy is None
     assert other.result == "airflow-scheduler runs with another EMBERFLOW_MAIL_MODE"
     assert other.remedy == "run `./emberflow down`, then `up`"
+
+
+def test_a_supervisor_that_a_signal_holds_is_not_at_work(tmp_path: Path) -> None:
+    (tmp_path / "stack.env").write_text("")
+    supervisor = Service("supervisor", tmp_path / "run")
+    supervisor.start(["sleep", "60"], {}, die_with_parent=True)
+    try:
+        process = supervisor.process()
+        assert process is not None
+        process.suspend()
+        found, _ = examine_stack(Stack(tmp_path, attached=False))
+        shown = CliRunner().invoke(app, ["status", "--json"], env={"EMBERFLOW_HOME": str(tmp_path)})
+    finally:
+        supervisor.stop()
+
+    assert found.result.startswith("0 of 7 processes run")
+    assert f"suspended: supervisor (kill -CONT {process.pid})" in found.result
+    assert "./emberflow down" in (found.remedy or "")
+    states = {part["part"]: part["state"] for part in json.loads(shown.output)["parts"]}
+    assert (shown.exit_code, states["supervisor"]) == (1, "suspended")
+
+
+def test_of_a_stack_whose_database_is_down_airflow_is_not_called_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBERFLOW_HOME", str(tmp_path))
+    (tmp_path / "stack.env").write_text("")
+
+    (finding,) = examine_airflow(Stack(tmp_path, attached=False))
+
+    assert finding.result == "not looked at: the database of the local stack is down"
+    assert "run `./emberflow up`" in (finding.remedy or "")
