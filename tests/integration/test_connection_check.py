@@ -82,3 +82,11 @@ def test_an_unknown_authority_fails_at_tls(access: MailboxAccess) -> None:
     """E-B7"""
     with pytest.raises(MailboxCheckError, match="smtp_tls"):
         check_mailbox(access, "sandbox", {})
+
+
+def test_a_ca_file_that_this_machine_does_not_have_says_nothing_of_the_mailbox(
+    access: MailboxAccess, sandbox: SandboxAddress, tmp_path: Path
+) -> None:
+    with pytest.raises(MailboxCheckError, match=r"the CA file .* cannot be used") as caught:
+        check_mailbox(access, "sandbox", {sandbox.host: tmp_path / "nowhere.pem"})
+    assert caught.value.transient

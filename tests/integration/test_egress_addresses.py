@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from emberflow.accounts import egress
+from emberflow.accounts import checks, egress
 from emberflow.delivery.guard import Refusal
 from emberflow.errors import ConfigurationError
 from emberflow.queue_manager.egress_logins import may_log_in
@@ -55,6 +55,19 @@ def test_the_next_hour_has_logins_of_its_own_and_so_has_another_address(database
     with database.connect() as connection:
         row = connection.execute(text("select hour, per_hour from ops.send_counters where key = :key"), {"key": FIRST})
         assert [(found.hour, found.per_hour[-2:]) for found in row] == [(NOON + timedelta(hours=1), [1, 1])]
+
+
+def test_a_mailbox_whose_address_another_machine_has_is_not_judged_by_a_check_here(world: World) -> None:
+    sender = world.senders[0]
+    an_address(world.engine, "192.0.2.1")
+    with world.engine.begin() as connection:
+        egress.assign(connection, "192.0.2.1", [sender.address])
+    (result,) = checks.run(world.engine, world.settings, ids=[sender.mailbox_id])
+    with world.engine.begin() as connection:
+        checks.store(connection, [result], world.settings, "a test")
+
+    assert (result.stage, "192.0.2.1 is not this machine's" in (result.text or "")) == ("egress", True)
+    assert world.value("select state from ops.senders where id = :id", id=sender.id) == "active"
 
 
 def test_an_address_without_a_cap_is_not_counted_and_an_unknown_one_is_an_error(database: Engine) -> None:

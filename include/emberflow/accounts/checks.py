@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, select, update
 
 from emberflow.accounts import lifecycle
+from emberflow.accounts.egress import is_of_this_machine
 from emberflow.accounts.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.accounts.switches import enter_mail_mode
 from emberflow.clock import known_zones
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 _CHECKS_AT_ONCE = 8
 _TRY_AGAIN_S = 3.0
 _PASSES = "transient, tried twice"
-_NOT_TRIED = "egress"  # the stage of a check that the mail mode forbids
+_NOT_TRIED = "egress"  # the stage of a check that this machine cannot or may not make
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class CheckResult:
     """The outcome of one connection check; ``stage`` and ``text`` are None when it passed.
 
     Besides the stages of ``MailboxCheckError`` there are ``secret`` (the password cannot be decrypted), ``zone`` (its
-    time zone is not known), ``egress`` (the mail mode forbids to connect) and ``check`` (the check itself failed).
+    time zone is not known), ``egress`` (the mail mode forbids to connect, or its egress address is another machine's)
+    and ``check`` (the check itself failed).
     ``transient`` means that the failure proves nothing about the mailbox: it was tried twice, and the mailbox keeps its
     state.
     """
@@ -102,6 +104,9 @@ def store(connection: Connection, results: Sequence[CheckResult], settings: Sett
 
 def _check(mailbox: Mailbox, mode: Mode, settings: Settings) -> CheckResult:
     access = mailbox.access
+    if access.source_address is not None and not is_of_this_machine(access.source_address):
+        text = f"its egress address {access.source_address} is not this machine's: check it on the machine that has it"
+        return CheckResult(access.mailbox_id, access.address, _NOT_TRIED, text)
     try:
         check_mailbox(access, mode, settings.ca_files)
     except MailboxCheckError as error:

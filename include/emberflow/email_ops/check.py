@@ -24,7 +24,8 @@ def check_mailbox(
     """Log in over SMTP and over IMAP, and select INBOX; no mail is sent and nothing is changed.
 
     Raises:
-        MailboxCheckError: with the first step that failed, what the server said, and whether that passes.
+        MailboxCheckError: with the first step that failed, what the server said, and whether that passes. What is
+            wrong with this machine's own configuration says nothing of the mailbox, so it counts as what passes.
         EgressRefusedError: the mode forbids to connect to one of the hosts.
     """
     timeouts = Timeouts(connect=timeout, greeting=timeout, command=timeout, login=2 * timeout)
@@ -32,7 +33,7 @@ def check_mailbox(
         with SmtpConnection(access, mode, ca_files, timeouts) as smtp:
             failed = smtp.open()
     except ConfigurationError as error:
-        raise MailboxCheckError("smtp_connect", access.public_text(str(error))) from None
+        raise MailboxCheckError("smtp_connect", access.public_text(str(error)), transient=True) from None
     if failed is not None:
         code = "" if failed.reply_code is None else f"{failed.reply_code} "
         stage = _SMTP_STAGES.get(failed.stage, "smtp_connect")
@@ -45,7 +46,7 @@ def check_mailbox(
         said = _silence("imap", access.imap_tls, access.imap_port, error.server_text, timeout)
         raise MailboxCheckError(error.stage, said, transient=error.transient) from None
     except ConfigurationError as error:
-        raise MailboxCheckError("imap_connect", access.public_text(str(error))) from None
+        raise MailboxCheckError("imap_connect", access.public_text(str(error)), transient=True) from None
 
 
 def _silence(protocol: str, tls: str, port: int, server_text: str, timeout: float) -> str:
