@@ -21,6 +21,7 @@ from sqlalchemy import Engine, text
 from benchmarks.measure import Figure, Report, Result, Target
 from benchmarks.planner_world import forget_plan, load, partitions
 from benchmarks.servers import emberflow_database, postgres_server, run_worker, scratch_directory
+from benchmarks.world import some_settings
 from emberflow.errors import ConfigurationError, EmberflowError
 from emberflow.policy.document import Policy, shipped
 from emberflow.policy.versions import put_in_force
@@ -171,7 +172,7 @@ def measure(report: Report, size: str) -> Result:
     ):
         report(f"making the {size} world")
         with engine.begin() as connection:
-            put_in_force(connection, policy)
+            put_in_force(connection, policy, settings=some_settings(engine, seed=world.seed))
         counts = load(engine, world)
         bench = Bench(engine, world, policy, server.url("emberflow"))
         rounds = []

@@ -76,7 +76,7 @@ _PICK = """
 
 def emberflow(engine: Engine, world: World, _: int) -> dict[str, Any]:
     """Plan the hour: wall, the selection without its look-ups of pairs, phases, and memory beyond the imports'."""
-    settings = sending_world.some_settings(engine, seed=world.seed)
+    settings = sending_world.some_settings(engine)
     phases: dict[str, float] = {}
     chosen = SelectionTime(select_bots)
     setattr(hour_plan, "select_bots", chosen.choose)  # noqa: B010 - the planner's own name for it

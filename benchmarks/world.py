@@ -98,7 +98,7 @@ def populate(
     """Write active senders and bots whose mail goes to ``localhost:smtp_port``, and two days of quota."""
     box = SecretBox(settings.secret_keys)
     with engine.begin() as connection:
-        put_in_force(connection, policy)
+        put_in_force(connection, policy, settings=settings)
         sender_mailboxes = _mailboxes(connection, box, "sender", "senders.test", senders, smtp_port)
         bot_mailboxes = _mailboxes(connection, box, "bot", "bots.test", bots, smtp_port)
         rows = [{"mailbox_id": mailbox_id, "state": "active"} for mailbox_id in sender_mailboxes]

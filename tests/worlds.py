@@ -54,6 +54,7 @@ from emberflow.sandbox.rules import Rules, write_rules
 from emberflow.settings import Settings
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
+SEED = 1
 PASSWORD = "Never-To-Be-Shown-17"
 OPERATOR = Actor("an operator")
 Command = Callable[..., Result]
@@ -131,6 +132,7 @@ def some_settings(engine: Engine, sandbox: Sandbox, **changes: Any) -> Settings:
         "ca_files": {sandbox.address.host: sandbox.address.ca_file},
         "secret_keys": {"first": SecretStr(generate_key())},
         "token_keys": (SecretStr("a key that signs tokens"),),
+        "seed": SEED,
     }
     return Settings(**(values | changes))
 
@@ -198,7 +200,7 @@ def a_world(
     settings = some_settings(engine, sandbox)
     policy = policy or a_policy()
     with engine.begin() as connection:
-        put_in_force(connection, policy)
+        put_in_force(connection, policy, settings=settings)
     groups = {
         "senders": (_local_parts("sender", senders), f"senders{number}.test", zones, {}),
         "bots": (_local_parts("bot", bots), f"bots{number}.test", bot_zones, {"born_at": born_at.isoformat()}),

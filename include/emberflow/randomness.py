@@ -11,37 +11,20 @@ OOPSLA 2014), vectorised over uint64; the stream's name is hashed into its start
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from datetime import date, datetime
 
 import numpy as np
 import numpy.typing as npt
+
+from emberflow.stream_names import Name, integer, joined
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-Name = str | int | date | datetime
-
 
 def state(seed: int, *names: Name) -> np.uint64:
     """Return the 64-bit starting state of the stream called ``names`` under ``seed``."""
-    return np.uint64(_integer(hashlib.sha256(_joined([seed, *names]))))
-
-
-def states(seed: int, *names: Name) -> Callable[..., int]:
-    """Return a function of more names that returns ``int(state(seed, *names, *more))``.
-
-    What the streams' names have in common is spelled and hashed once: for an entity that draws many times.
-    """
-    begun = hashlib.sha256(_joined([seed, *names, ""]))
-
-    def of(*more: Name) -> int:
-        stream = begun.copy()
-        stream.update(_joined(more))
-        return _integer(stream)
-
-    return of
+    return np.uint64(integer(hashlib.sha256(joined([seed, *names]))))
 
 
 def uniforms(start: np.uint64, *entities: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -60,18 +43,6 @@ def uniforms(start: np.uint64, *entities: npt.ArrayLike) -> npt.NDArray[np.float
 def generator(seed: int, *names: Name) -> np.random.Generator:
     """Return a NumPy generator for the stream called ``names``, for draws that have no row to name them."""
     return np.random.Generator(np.random.PCG64(int(state(seed, *names))))
-
-
-def _joined(names: Sequence[Name]) -> bytes:
-    return "\x1f".join(map(_spell, names)).encode()
-
-
-def _integer(stream: hashlib._Hash) -> int:
-    return int.from_bytes(stream.digest()[:8], "big")
-
-
-def _spell(name: Name) -> str:
-    return name.isoformat() if isinstance(name, date) else str(name)
 
 
 def _splitmix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -137,12 +137,20 @@ class Settings(BaseSettings):
         "the password arrives on standard input.",
     )
     scripts_dir: Path | None = Field(
-        default=None, description="Directory of conversation scripts to use instead of the built-in ones."
+        default=None,
+        description="Directory of conversation scripts that a new database begins with, instead of the built-in ones. "
+        "Later ones come into force by `emberflow scripts apply`.",
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="A whole number: the seed of every random stream, which a new database begins with and keeps. "
+        "Default: one is drawn.",
     )
     actor: str | None = Field(
         default=None, description="Your name in the audit log where no --by says it; default: your user name."
     )
-    seed: int = Field(default=1, description="A whole number: the seed of every random stream of the planner.")
     dbt_dir: Path = Field(default=PROJECT_ROOT / "dbt", description="Directory of the dbt project.")
 
     @classmethod

@@ -18,7 +18,7 @@ from emberflow.email_ops.tokens import sign
 from emberflow.queue_manager import pre_send, slot_store, tasks
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.queue_manager.slot_store import End
-from tests.worlds import Sandbox, World, a_policy, a_world
+from tests.worlds import SEED, Sandbox, World, a_policy, a_world
 
 SILENT = {"replies": {"rate": 0.0}}
 
@@ -33,7 +33,7 @@ def an_accepted_mail(world: World) -> tuple[Slot, bytes]:
     world.slot(gap_s=0)
     (slot,) = world.claim()
     with world.engine.begin() as connection:
-        pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
+        pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=SEED)
         assert slot_store.finish(connection, [End(slot, "uncertain", "eod connection lost")]) == {slot.id}
     assert slot.bot_id is not None
     held = build(

@@ -26,7 +26,7 @@ from emberflow.email_ops.message import WARMUP_LABEL
 from emberflow.queue_manager import event_log, pre_send, slot_store
 from emberflow.queue_manager.receiving import reconcile, sweep
 from emberflow.queue_manager.slot_store import End
-from tests.worlds import NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world
+from tests.worlds import NOON, PASSWORD, SEED, Member, Sandbox, World, a_policy, a_world
 
 SILENT = {"replies": {"rate": 0.0}}
 
@@ -192,7 +192,7 @@ def test_an_automatic_note_about_a_mail_in_doubt_is_no_bounce_of_it(
     world.slot(**cold, bot_id=None, to_mailbox_id=None, to_address="lead@customer.test")
     (slot,) = world.claim()
     with database.begin() as connection:
-        pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
+        pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=SEED)
         assert slot_store.finish(connection, [End(slot, "uncertain", "no answer")]) == {slot.id}
     written = [line.replace("{id}", slot.message_id) for line in OUT_OF_OFFICE[kind]]
     heads = ("From: lead@customer.test", "Auto-Submitted: auto-replied", f"In-Reply-To: {slot.message_id}")

@@ -1,9 +1,11 @@
-"""A second machine on the same database whose keys are not those of the first."""
+"""A second machine on the same database whose keys, seed or scripts are not those of the first."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,20 +13,28 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from emberflow.accounts import keys_in_force
+from emberflow.clock import ManualClock
 from emberflow.database.secrets import SecretBox, generate_key
+from emberflow.email_ops.content import load_scripts
 from emberflow.errors import ConfigurationError, WorkerRefusedError
 from emberflow.operations import mailboxes
+from emberflow.policy.versions import put_in_force
 from emberflow.queue_manager.receiving import reconcile, sweep
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.queue_manager.sending.worker import SendingReport
 from emberflow.reporting.doctor import Finding, examine
+from emberflow.senders.pacing import next_opening
 from emberflow.settings import Settings
 from tests.worlds import (
+    NOON,
     OPERATOR,
+    SEED,
+    WHOLE_WINDOWS,
     Command,
     Sandbox,
     World,
     a_policy,
+    a_real_policy,
     a_world,
 )
 
@@ -178,3 +188,59 @@ def test_a_fingerprint_says_nothing_of_the_key(world: World) -> None:
     stored = str(world.rows("select * from ops.keys_in_force"))
     for key in (*world.settings.secret_keys.values(), *world.settings.token_keys):
         assert key.get_secret_value() not in stored
+
+
+@pytest.fixture
+def other_scripts(tmp_path: Path) -> Path:
+    """A folder with one script, called like a built-in one, with other words and fewer turns."""
+    (tmp_path / "soup-recipe.yaml").write_text(
+        "id: soup-recipe\ntopic: soup\nsubjects: [Other soup]\nturns:\n  - ['Soup?']\n  - ['Yes, soup.']\n"
+    )
+    return tmp_path
+
+
+def test_a_machine_with_another_seed_and_other_scripts_changes_nothing_and_cancels_nothing(
+    database: Engine, sandbox: Sandbox, other_scripts: Path
+) -> None:
+    """I1: it sends at the moments and in the words that are in force, as the first machine does."""
+    pacing = {"workday_start_spread_s": 4 * 3600, "window_start": "10:00", "window_end": "20:00"}
+    policy = a_real_policy(pacing=WHOLE_WINDOWS | pacing)
+    world = a_world(database, sandbox, senders=1, bots=1, policy=policy, checks=False)
+    own, other = (
+        next_opening("UTC", NOON.replace(hour=5), policy.pacing, seed=drawn, sender_id=world.senders[0].id)
+        for drawn in (SEED, 99)
+    )
+    assert own < other, "by the stranger's seed the window would still be closed"
+    world.clock = ManualClock(own)
+    world.slot()
+
+    world.settings = like(world, seed=99, scripts_dir=other_scripts)
+
+    assert world.dispatch() == {"sent": 1}
+
+    (mail,) = world.raw_mailbox(world.bots[0])
+    thread = world.value("select payload ->> 'thread' from ops.slots")
+    subject, _ = load_scripts().render("soup-recipe", 1, seed=SEED, key=(thread,), from_name="", to_name="")
+    assert mail["Subject"] == subject
+
+
+def test_a_conversation_is_written_to_its_end_with_the_scripts_that_it_was_planned_with(
+    database: Engine, sandbox: Sandbox, other_scripts: Path
+) -> None:
+    """I1: an operator may put others in force at any time; what is planned then is written with these."""
+    world = a_world(database, sandbox, senders=1, bots=1)
+    planned = world.plan()
+    with database.begin() as connection:
+        put_in_force(connection, world.policy, scripts=load_scripts(other_scripts))
+    world.talk(6)
+    names = {row["payload"]["script"] for row in world.rows("select payload from ops.slots")}
+    turns = load_scripts().turns(names.pop())
+    assert planned.slots == 1
+    assert (names, world.statuses()) == (set(), {"sent": turns})
+    assert all("ther soup" not in mail["Subject"] for box in world.bots for mail in world.raw_mailbox(box))
+    world.clock = ManualClock(NOON + timedelta(days=7))
+    assert world.plan().slots == 1
+    newest = world.row("select payload from ops.slots order by id desc limit 1")["payload"]
+    assert newest["script"] == "soup-recipe"
+    world.talk(4)
+    assert any(mail["Subject"] == "Re: Other soup" for mail in world.raw_mailbox(world.senders[0]))

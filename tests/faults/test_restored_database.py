@@ -451,7 +451,7 @@ def test_an_hour_that_was_planned_without_slots_and_had_begun_is_closed(
 
     assert (again.plan_run_id, again.outcome, again.slots) == (empty.plan_run_id, "past", 0)
     with world.engine.connect() as connection:
-        why = why_empty(connection, hour, now=hour, settings=world.settings)
+        why = why_empty(connection, hour, now=hour)
     assert "the hour had begun when a restore of the database was settled" in (why or "")
 
 

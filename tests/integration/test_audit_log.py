@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from emberflow.email_ops.content import BUILT_IN
 from emberflow.errors import ConfigurationError, EmberflowError
 from emberflow.operations import egress, keys, mailboxes, plans, policies, queue, suppressions, switches
 from emberflow.operations.actor import Actor, acting
@@ -77,7 +78,8 @@ ACTIONS: dict[str, Callable[[World], object]] = {
     "mailboxes.set_password": lambda world: mailboxes.set_password(
         world.engine, EVA, world.bots[0].address, SecretStr("new"), world.settings, reason="a test"
     ),
-    "policy.apply": lambda world: policies.apply(world.engine, EVA, "demo", reason="a test"),
+    "policy.apply": lambda world: policies.apply(world.engine, EVA, world.settings, "demo", reason="a test"),
+    "scripts.apply": lambda world: policies.apply_scripts(world.engine, EVA, BUILT_IN, reason="a test"),
     "plan.cancel": lambda world: plans.cancel(world.engine, EVA, world.plan().hour, reason="a test"),
     "mail.live_mail": lambda world: switches.live_mail(world.engine, EVA, on=True, reason="a test"),
     "mail.stop_sending": lambda world: switches.stop_sending(world.engine, EVA, on=True, reason="a test"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy import Engine, text
 from emberflow.accounts import switches
 from emberflow.clock import SystemClock
 from emberflow.database.migrate import downgrade
+from emberflow.email_ops.content import BUILT_IN
 from emberflow.reporting import doctor
 from emberflow.reporting.doctor import Finding, examine
 from emberflow.settings import Settings
@@ -79,9 +81,14 @@ def test_a_schema_that_is_not_up_to_date_is_a_finding(world: World) -> None:
 
 
 def test_missing_keys_and_scripts_are_findings(world: World, tmp_path: Path) -> None:
-    findings = found(world.settings.model_copy(update={"secret_keys": {}, "scripts_dir": tmp_path}))
+    findings = found(world.settings.model_copy(update={"secret_keys": {}, "scripts_dir": tmp_path, "seed": 2}))
     assert "EMBERFLOW_SECRET_KEYS" in (findings["keys"].remedy or "")
+    assert "EMBERFLOW_SEED=2 changes nothing" in (findings["policy"].remedy or "")
     assert "holds no conversation script" in (findings["conversation scripts"].remedy or "")
+    shutil.copy(BUILT_IN / "book-club.yaml", tmp_path)
+    findings = found(world.settings.model_copy(update={"scripts_dir": tmp_path}))
+    assert "`emberflow scripts apply`" in (findings["conversation scripts"].remedy or "")
+    assert findings["policy"].remedy is None
     findings = found(world.settings.model_copy(update={"token_keys": ()}))
     assert "EMBERFLOW_TOKEN_KEYS" in (findings["keys"].remedy or "")
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from emberflow.email_ops.header_fields import WARMUP_HEADER
 from emberflow.email_ops.imap import ImapError, ImapReader
@@ -422,16 +422,18 @@ def test_every_mailbox_belongs_to_one_shard(database: Engine, sandbox: Sandbox) 
     assert sum(report.mailboxes for report in reports) == 8
 
 
-def test_a_conversation_whose_script_is_gone_ends_and_the_others_go_on(world: World, tmp_path: Any) -> None:
-    """An operator may exchange the scripts at any time."""
-    other = world.slot(bot=world.bots[1], payload={"script": "short", "thread": "t", "tier": "virgin"})
-    (tmp_path / "short.yaml").write_text(
-        "id: short\ntopic: soup\nsubjects: [Soup]\nturns:\n  - ['Soup?']\n  - ['Yes, soup.']\n"
-    )
-    world.settings = world.settings.model_copy(update={"scripts_dir": tmp_path})
+def test_a_conversation_whose_script_is_gone_ends_and_the_others_go_on(world: World) -> None:
+    """A mail that was written anew after a restore may name no script at all."""
+    other = world.slot(bot=world.bots[1])
     world.dispatch()
+    with world.engine.begin() as connection:
+        connection.execute(text("set local session_replication_role = replica"))  # a slot's plan never changes
+        connection.execute(
+            text("update ops.scheduled_tasks set payload = jsonb_set(payload, '{script}', '\"gone\"') where id <> :id"),
+            {"id": other},
+        )
     assert world.read() == {"inbox": 2, "replies": 1}
     (reply,) = replies(world)
     assert reply["parent_slot_id"] == other
-    statuses = {row["script_id"]: row["thread_status"] for row in world.rows("select * from ops.conversations")}
-    assert statuses == {"soup-recipe": "closed", "short": "reply_scheduled"}
+    conversations = world.rows("select * from ops.conversations order by id")
+    assert [row["thread_status"] for row in conversations] == ["closed", "reply_scheduled"]

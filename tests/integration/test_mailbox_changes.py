@@ -224,7 +224,7 @@ def test_a_removed_sender_is_nowhere_any_more_and_its_log_stays(world: World) ->
     for shard in range(2):
         assert sweep.read_shard(world.engine, shard, clock=world.clock, settings=world.settings).unreadable == []
     with world.engine.connect() as connection, pytest.raises(EmberflowError, match="there is no sender"):
-        why_not.why_not(connection, sender.address, NOON, now=NOON, settings=world.settings)
+        why_not.why_not(connection, sender.address, NOON, now=NOON)
 
 
 def test_a_removed_bot_gets_and_answers_nothing(world: World) -> None:

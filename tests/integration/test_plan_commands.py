@@ -17,7 +17,7 @@ from emberflow.queue_manager.planning import planner
 from emberflow.reporting.capacity import Capacity, capacity
 from emberflow.reporting.why_not import WhyNot, why_empty, why_not
 from emberflow.senders.pacing import next_opening
-from tests.worlds import NOON, Command, Sandbox, World, a_policy, a_real_policy, a_world
+from tests.worlds import NOON, SEED, Command, Sandbox, World, a_policy, a_real_policy, a_world
 
 WRITTEN = ("plan_runs", "plan_inputs", "scheduled_tasks", "sender_days")
 
@@ -30,16 +30,14 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 def asked(world: World, hour: datetime | None = None, sender: int = 0) -> WhyNot:
     now = world.clock.now()
     with world.engine.connect() as connection:
-        return why_not(
-            connection, world.senders[sender].address, hour or floor_hour(now), now=now, settings=world.settings
-        )
+        return why_not(connection, world.senders[sender].address, hour or floor_hour(now), now=now)
 
 
 def examined(world: World, hour: datetime | None = None) -> Capacity:
     now = world.clock.now()
     hour = hour or floor_hour(now)
     with world.engine.connect() as connection:
-        plan = planner.preview(connection, hour, now=now, settings=world.settings)
+        plan = planner.preview(connection, hour, now=now)
         return capacity(connection, hour, plan, in_force(connection).policy, now)
 
 
@@ -245,7 +243,7 @@ def test_young_bots_and_caps_that_are_used_up_are_warned_of(world: World) -> Non
                  hour=NOON, old=NOON - timedelta(hours=26))  # fmt: skip
     now = world.clock.now()
     with world.engine.connect() as connection:
-        plan = planner.preview(connection, NOON, now=now, settings=world.settings)
+        plan = planner.preview(connection, NOON, now=now)
         found = capacity(connection, NOON, plan, policy, now)
 
     told = "\n".join(found.warnings)
@@ -296,10 +294,7 @@ def test_a_plan_of_a_closed_day_says_so_and_when_the_next_window_opens(run: Comm
     opening, address = again["why"].removesuffix(")").rpartition(" opens ")[2].split(" UTC (")
     sender = next(one for one in world.senders if one.address == address)
     at, pacing = datetime(2099, 1, 31, 9, tzinfo=UTC), shipped("standard").pacing
-    openings = {
-        one.address: next_opening("UTC", at, pacing, seed=world.settings.seed, sender_id=one.id)
-        for one in world.senders
-    }
+    openings = {one.address: next_opening("UTC", at, pacing, seed=SEED, sender_id=one.id) for one in world.senders}
     assert openings[sender.address] == min(openings.values())
     assert opening == f"{openings[sender.address]:%a %Y-%m-%d %H:%M}"
 
@@ -341,7 +336,7 @@ def test_a_used_up_day_names_the_first_window_of_the_next(run: Command, world: W
     world.erase("scheduled_tasks", "slot_states")
 
     with world.engine.connect() as connection:
-        why = why_empty(connection, NOON + HOUR, now=NOON + HOUR, settings=world.settings)
+        why = why_empty(connection, NOON + HOUR, now=NOON + HOUR)
 
     assert why is not None
     assert why.startswith(
@@ -354,7 +349,7 @@ def test_an_hour_whose_gaps_leave_no_room_says_so(world: World) -> None:
     world.change("update ops.mailboxes set next_send_at = :until", until=NOON + HOUR)
 
     with world.engine.connect() as connection:
-        why = why_empty(connection, NOON, now=NOON, settings=world.settings)
+        why = why_empty(connection, NOON, now=NOON)
 
     assert why == (
         "no mail fits between the gap and the end of the window; the next hour is planned at Mon 2025-06-02 13:00 UTC"
@@ -368,7 +363,7 @@ def test_an_hour_whose_share_is_rounded_to_nothing_says_so(database: Engine, san
     now = world.clock.now()
 
     with world.engine.connect() as connection:
-        why = why_empty(connection, now, now=now, settings=world.settings)
+        why = why_empty(connection, now, now=now)
 
     assert why == (
         "the hour's share of what is left was rounded to no mail, and later hours make up for it; "

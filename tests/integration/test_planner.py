@@ -331,9 +331,7 @@ def test_a_change_of_model_lifts_no_throttle(database: Engine, sandbox: Sandbox)
 
     def multipliers() -> list[float]:
         with database.connect() as connection:
-            plan = planner.preview(
-                connection, floor_hour(world.clock.now()), now=world.clock.now(), settings=world.settings
-            )
+            plan = planner.preview(connection, floor_hour(world.clock.now()), now=world.clock.now())
         return [float(value) for value in plan.day.sort_values("sender_id")["health_multiplier"]]
 
     assert multipliers() == [0.25, 1]
@@ -395,7 +393,7 @@ def test_equal_state_gives_an_equal_plan_whatever_the_physical_order_of_rows(
     assert order != sorted(order)
     assert planned() == first
 
-    world.settings = world.settings.model_copy(update={"seed": 99})
+    world.change("update ops.policies set seed = 99")
     assert planned() != first
 
 
@@ -403,7 +401,7 @@ def test_computing_a_plan_writes_nothing(database: Engine, sandbox: Sandbox) -> 
     """Towards Q-F3"""
     world = a_world(database, sandbox, checks=False)
     with database.begin() as connection:
-        plan = planner.preview(connection, NOON, now=NOON, settings=world.settings)
+        plan = planner.preview(connection, NOON, now=NOON)
     assert len(plan.slots) > 0
     assert [world.value(f"select count(*) from ops.{table}") for table in PLANNED] == [0, 0, 0, 0]  # noqa: S608
     world.plan()

@@ -22,7 +22,7 @@ WORLD = World(1, Sizes(40, 120, 900), bench.HOUR)
 def loaded(database: Engine) -> Engine:
     """A database with the small world and the benchmark's policy."""
     with database.begin() as connection:
-        put_in_force(connection, bench.a_policy())
+        put_in_force(connection, bench.a_policy(), settings=some_settings(database, seed=WORLD.seed))
     load(database, WORLD)
     return database
 
@@ -34,7 +34,7 @@ def read(engine: Engine, query: str) -> pd.DataFrame:
 
 def plan(engine: Engine) -> str:
     """Plan the hour and return the plan's hash."""
-    plan_hour(engine, bench.HOUR, clock=ManualClock(bench.HOUR), settings=some_settings(engine, seed=WORLD.seed))
+    plan_hour(engine, bench.HOUR, clock=ManualClock(bench.HOUR), settings=some_settings(engine))
     return str(read(engine, "select plan_sha256 from ops.plan_runs")["plan_sha256"].item())
 
 

@@ -32,7 +32,7 @@ from emberflow.queue_manager.receiving.mail_search import Finding, MailSearch
 from emberflow.queue_manager.receiving.reconcile import ReconcileReport
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.sandbox import create_accounts
-from tests.worlds import PASSWORD, Member, Sandbox, World, a_policy, a_world
+from tests.worlds import PASSWORD, SEED, Member, Sandbox, World, a_policy, a_world
 
 Counted = tuple[int, int, int]
 
@@ -75,7 +75,7 @@ def an_uncertain(world: World, sender: Member | None = None, bot: Member | None 
     slot_id = world.slot(sender, bot, gap_s=0, **changes)
     (slot,) = (slot for slot in world.claim() if slot.id == slot_id)
     with world.engine.begin() as connection:
-        said = pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
+        said = pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=SEED)
     assert said[slot.id].refusal is None
     world.change(
         "update ops.slot_states set status = 'uncertain', lease_token = null, lease_until = null where slot_id = :id",

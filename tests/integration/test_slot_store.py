@@ -23,6 +23,7 @@ from emberflow.queue_manager.slot_store import End
 from tests.worlds import (
     NOON,
     OPERATOR,
+    SEED,
     Sandbox,
     World,
     a_policy,
@@ -45,7 +46,7 @@ def submit(world: World, slot: Slot) -> Refusal | None:
 def submit_all(world: World, slots: Sequence[Slot]) -> dict[int, Refusal | None]:
     """Submit slots in one transaction, as dialogues do that share a commit."""
     with world.engine.begin() as connection:
-        said = pre_send.submit(connection, slots, now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
+        said = pre_send.submit(connection, slots, now=world.clock.now(), policy=world.policy, seed=SEED)
     return {slot: answer.refusal for slot, answer in said.items()}
 
 
@@ -398,7 +399,7 @@ def test_nobody_logs_in_for_a_bot_that_rests(world: World) -> None:
     over = NOON + timedelta(seconds=7)
     rest_until(world, over)
     with world.engine.begin() as connection:
-        said = pre_send.unfit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
+        said = pre_send.unfit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=SEED)
     assert said == {slot.id: Refusal("bot_cooldown", over)}
 
 

@@ -16,7 +16,7 @@ from emberflow.errors import EmberflowError, ImportRejectedError
 from emberflow.queue_manager import pre_send, slot_store, suppression
 from emberflow.queue_manager.suppression import Added
 from emberflow.reporting import doctor
-from tests.worlds import Sandbox, World, a_world
+from tests.worlds import SEED, Sandbox, World, a_world
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_an_entry_that_comes_after_the_claim_still_wins(world: World, written: s
 
     assert suppress(world, written) == Added(entries=1, cancelled=0)
     with world.engine.begin() as connection:
-        said = pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=world.settings.seed)
+        said = pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=SEED)
 
     refusal = said[slot_id].refusal
     assert refusal is not None

@@ -131,7 +131,7 @@ def test_a_lost_zone_is_shown_wherever_the_mailbox_is(run: Command, world: World
     assert NOWHERE in finding.result
     assert "--zone" in (finding.remedy or "")
     with world.engine.connect() as connection:
-        found = why_not.why_not(connection, world.senders[0].address, NOON, now=NOON, settings=world.settings)
+        found = why_not.why_not(connection, world.senders[0].address, NOON, now=NOON)
     assert NOWHERE in found.answer
     (result,) = mailboxes.check(
         world.engine, OPERATOR, world.settings, ids=[world.senders[0].mailbox_id], reason="a test"

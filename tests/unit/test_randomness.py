@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.randomness import generator, state, states, uniforms
+from emberflow.randomness import generator, state, uniforms
+from emberflow.stream_names import states
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ids = st.lists(st.integers(min_value=-(2**62), max_value=2**62), min_size=1, max_size=50)

@@ -155,10 +155,9 @@ def explain_missing_slots(
     from emberflow.clock import SystemClock
     from emberflow.database.engine import open_engine
     from emberflow.reporting.why_not import why_not
-    from emberflow.settings import settings
 
     with open_engine().connect() as connection:
-        explanation = why_not(connection, sender, parse_hour(at), now=SystemClock().now(), settings=settings())
+        explanation = why_not(connection, sender, parse_hour(at), now=SystemClock().now())
     show_why_not(explanation, as_json=as_json)
 
 
@@ -168,13 +167,17 @@ def apply_policy(
     reason: Reason = BY_COMMAND,
     by: By = None,
 ) -> None:
-    """Put a policy in force from now on; slots that are planned keep the one they were planned under."""
+    """Put a policy in force from now on; slots that are planned keep the one they were planned under.
+
+    The seed and the conversation scripts in force stay as they are (`emberflow scripts apply`).
+    """
     from emberflow.console import console
     from emberflow.database.engine import open_engine
     from emberflow.operations import policies
     from emberflow.operations.actor import acting
+    from emberflow.settings import settings
 
-    applied = policies.apply(open_engine(), acting(by), name, reason=reason)
+    applied = policies.apply(open_engine(), acting(by), settings(), name, reason=reason)
     console.print(f"policy {applied.name} ({applied.label}) is in force as version {applied.policy_id}")
 
 
@@ -187,7 +190,7 @@ def show_policy() -> None:
 
     with open_engine().connect() as connection:
         force = in_force(connection)
-    typer.echo(f"# version {force.policy_id}")
+    typer.echo(f"# version {force.policy_id}, seed {force.seed}, scripts {force.script_set_id}")
     typer.echo(text.as_text(force.policy), nl=False)
 
 
@@ -230,8 +233,9 @@ def migrate_database(reason: Reason = BY_COMMAND, by: By = None) -> None:
     from emberflow.database.engine import open_engine
     from emberflow.operations import database as operations
     from emberflow.operations.actor import acting
+    from emberflow.settings import settings
 
-    operations.migrate(open_engine(), acting(by), reason=reason)
+    operations.migrate(open_engine(), acting(by), settings(), reason=reason)
     console.print("the database is up to date")
 
 
@@ -329,17 +333,15 @@ def compute_hour(connection: Connection, hour: datetime, now: datetime) -> Plan:
     """Return the plan that would be made of ``hour`` at ``now``, or of all of it if it is over by then."""
     from emberflow.clock import HOUR
     from emberflow.queue_manager.planning.planner import preview
-    from emberflow.settings import settings
 
-    return preview(connection, hour, now=now if now < hour + HOUR else hour, settings=settings())
+    return preview(connection, hour, now=now if now < hour + HOUR else hour)
 
 
 def _why_empty(connection: Connection, hour: datetime) -> str | None:
     from emberflow.clock import SystemClock
     from emberflow.reporting.why_not import why_empty
-    from emberflow.settings import settings
 
-    return why_empty(connection, hour, now=SystemClock().now(), settings=settings())
+    return why_empty(connection, hour, now=SystemClock().now())
 
 
 def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool) -> None:
@@ -351,7 +353,6 @@ def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool)
     from emberflow.queue_manager.planning.planner import FURTHEST_AHEAD, is_settled
     from emberflow.reporting.capacity import bot_names
     from emberflow.reporting.why_not import run_of
-    from emberflow.settings import settings
 
     now = SystemClock().now()
     with open_engine().connect() as connection:
@@ -367,7 +368,7 @@ def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool)
         remark = "the hour is over and a run plans nothing; this is what the present state would have given"
     elif hour > now + FURTHEST_AHEAD:
         remark = "a run would write this with --force only, so far ahead is the hour"
-    origin = f"policy {force.policy.label} (version {force.policy_id}), seed {settings().seed}"
+    origin = f"policy {force.policy.label} (version {force.policy_id}), seed {force.seed}"
     section, summary = preview_section(hour, plan, first, names), summary_of(plan)
     if as_json:
         print_json({"hour": hour, "summary": summary, "origin": origin, "remark": remark} | records(section))

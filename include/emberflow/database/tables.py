@@ -274,6 +274,15 @@ bot_sender_interactions = Table(
     postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_insert_scale_factor": "0.02"},
 )
 
+script_sets = Table(
+    "script_sets",
+    metadata,
+    _id(),
+    Column("content", JSONB, nullable=False, comment="the conversation scripts of warm-up mail, by id"),
+    Column("sha256", Text, nullable=False, unique=True, comment="of the content: equal scripts are one row"),
+    _instant("created_at", default_now=True),
+)
+
 policies = Table(
     "policies",
     metadata,
@@ -281,6 +290,13 @@ policies = Table(
     Column("name", Text, nullable=False),
     Column("document", JSONB, nullable=False),
     Column("sha256", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False, comment="of every random stream; all versions have the same"),
+    Column(
+        "script_set_id",
+        BigInteger,
+        ForeignKey(script_sets.c.id),
+        comment="what plans choose scripts from; null: from before sets were stored, until the next migrate",
+    ),
     _instant("valid_from", default_now=True),
     _instant("valid_to", nullable=True),
     Index(

@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 
 from emberflow import yaml_files
 from emberflow.errors import ConfigurationError
-from emberflow.randomness import Name, states
+from emberflow.stream_names import Name, states
 from emberflow.yaml_files import Location
 
 BUILT_IN = Path(__file__).with_name("scripts")
@@ -120,6 +120,15 @@ class Scripts:
     """A checked set of scripts."""
 
     by_id: Mapping[str, Script]
+
+    @classmethod
+    def of(cls, document: Mapping[str, object]) -> Scripts:
+        """Return the scripts of a document that :meth:`document` made."""
+        return cls({name: Script.model_validate(content) for name, content in sorted(document.items())})
+
+    def document(self) -> dict[str, object]:
+        """Return the scripts by id as plain data, complete with what their files leave to defaults."""
+        return {name: script.model_dump(mode="json") for name, script in sorted(self.by_id.items())}
 
     def turns(self, script_id: str) -> int:
         """Return how many turns a script has (turn 1 is the sender's first mail); 0 if there is no such script."""

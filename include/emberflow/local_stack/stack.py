@@ -41,6 +41,7 @@ _PREFERRED_AIRFLOW_PORT = 8080
 _FIRST_PORT = 20_000
 _PORT_RANGE = 12_000
 _AIRFLOW_TIMEOUT_S = 180.0
+_DEMO_SEED = 1
 _SANDBOX_TIMEOUT_S = 20.0
 
 Report = Callable[[str], None]
@@ -416,9 +417,15 @@ class Stack:
         try:
             upgrade(engine)
             with engine.begin() as connection:
-                ensure_in_force(connection, shipped(self._policy))
+                ensure_in_force(connection, shipped(self._policy), self._beginning())
         finally:
             engine.dispose()
+
+    def _beginning(self) -> Settings:
+        """Return what a new database takes its seed and scripts from; those of a demonstration are always the same."""
+        from emberflow.settings import Settings
+
+        return self.settings().model_copy(update={"seed": _DEMO_SEED}) if self._attached else Settings()
 
     def _addresses(self) -> dict[str, str]:
         """Return the settings that a later command finds in ``stack.env``."""

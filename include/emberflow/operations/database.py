@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from emberflow.queue_manager.receiving.restore_settlement import Settlement
 
 
-def migrate(engine: Engine, actor: Actor, *, policy: str = "standard", reason: str) -> None:
+def migrate(engine: Engine, actor: Actor, settings: Settings, *, policy: str = "standard", reason: str) -> None:
     """Bring the database to the schema of this version; put a policy in force if there is none.
+
+    A database without a policy takes its seed and its conversation scripts from ``settings``.
 
     Its row is written afterwards: a database that is new has no audit log before.
     """
@@ -27,7 +29,7 @@ def migrate(engine: Engine, actor: Actor, *, policy: str = "standard", reason: s
 
     upgrade(engine)
     with doing(engine, actor, "database.migrate", "schema", reason) as deed:
-        ensure_in_force(deed.connection, shipped(policy))
+        ensure_in_force(deed.connection, shipped(policy), settings)
 
 
 def restored(

@@ -1,61 +1,122 @@
-"""Which policy is in force: a row of ``ops.policies`` for each version, of which the last has no end."""
+"""Which policy is in force: a row of ``ops.policies`` for each version, of which the last has no end.
+
+A version is the document, the seed and the set of conversation scripts: what every worker takes from the database, so
+that machines whose settings differ decide alike.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select, text, update
 
 from emberflow.database.tables import policies
+from emberflow.email_ops.content import Scripts
 from emberflow.errors import ConfigurationError
+from emberflow.policy import script_sets
 from emberflow.policy.document import Policy
+from emberflow.settings import Settings
+
+_ONE_AT_A_TIME = text("lock table ops.policies in share row exclusive mode")  # readers, and plans, go on
 
 
 @dataclass(frozen=True)
 class PolicyInForce:
-    """A policy and the row that gave it force."""
+    """A policy and the row that gave it force.
+
+    ``seed`` is that of every random stream, the same for all versions of one database. ``script_set_id`` names the
+    conversation scripts that a plan made now chooses from (``script_sets``).
+    """
 
     policy_id: int
     policy: Policy
+    seed: int
+    script_set_id: int
 
 
-def put_in_force(connection: Connection, policy: Policy) -> int:
-    """Make ``policy`` the one in force from now on and return its row's id; unchanged, it keeps its row."""
+def put_in_force(
+    connection: Connection, policy: Policy, *, scripts: Scripts | None = None, settings: Settings | None = None
+) -> int:
+    """Make ``policy`` the one in force from now on and return its row's id; unchanged, it keeps its row.
+
+    Without ``scripts`` those in force stay. The first version of a database takes its seed and its scripts from
+    ``settings``: what these say later changes nothing, so that machines whose settings differ decide alike. Where they
+    say no seed, one is drawn; without settings it begins with the built-in scripts.
+    """
+    connection.execute(_ONE_AT_A_TIME)
     document = policy.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     current = connection.execute(
-        select(policies.c.id, policies.c.sha256).where(policies.c.valid_to.is_(None)).with_for_update()
+        select(policies.c.id, policies.c.sha256, policies.c.seed, policies.c.script_set_id).where(
+            policies.c.valid_to.is_(None)
+        )
     ).one_or_none()
-    if current is not None and current.sha256 == digest:
+    script_set_id = None if current is None else current.script_set_id
+    if scripts is not None or script_set_id is None:
+        script_set_id = script_sets.store(connection, scripts or script_sets.configured(settings))
+    if current is not None and (current.sha256, current.script_set_id) == (digest, script_set_id):
         return int(current.id)
     moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     connection.execute(update(policies).where(policies.c.valid_to.is_(None)).values(valid_to=moment))
     inserted = connection.execute(
         policies.insert()
-        .values(name=policy.name, document=document, sha256=digest, valid_from=moment)
+        .values(
+            name=policy.name,
+            document=document,
+            sha256=digest,
+            seed=_first_seed(settings) if current is None else current.seed,
+            script_set_id=script_set_id,
+            valid_from=moment,
+        )
         .returning(policies.c.id)
     )
     return int(inserted.scalar_one())
 
 
-def ensure_in_force(connection: Connection, policy: Policy) -> None:
-    """Put ``policy`` in force in a database that has none yet; the operator's choice stays."""
+def change_scripts(connection: Connection, scripts: Scripts) -> PolicyInForce:
+    """Put ``scripts`` in force from now on, with the policy in force, and return what is in force then.
+
+    Raises:
+        ConfigurationError: as in :func:`in_force`.
+    """
+    connection.execute(_ONE_AT_A_TIME)
+    put_in_force(connection, in_force(connection).policy, scripts=scripts)
+    return in_force(connection)
+
+
+def ensure_in_force(connection: Connection, policy: Policy, settings: Settings) -> None:
+    """Put ``policy`` in force in a database that has none yet; the operator's choice stays.
+
+    Versions from before scripts were stored get those that this machine is configured with.
+    """
     if connection.execute(select(policies.c.id).where(policies.c.valid_to.is_(None))).one_or_none() is None:
-        put_in_force(connection, policy)
+        put_in_force(connection, policy, settings=settings)
+    if connection.execute(select(policies.c.id).where(policies.c.script_set_id.is_(None)).limit(1)).first():
+        adopted = script_sets.store(connection, script_sets.configured(settings))
+        connection.execute(update(policies).where(policies.c.script_set_id.is_(None)).values(script_set_id=adopted))
 
 
 def in_force(connection: Connection) -> PolicyInForce:
     """Return the policy in force.
 
     Raises:
-        ConfigurationError: no policy was ever put in force in this database.
+        ConfigurationError: no policy was ever put in force in this database, or its scripts are not stored yet.
     """
     row = connection.execute(
-        select(policies.c.id, policies.c.document).where(policies.c.valid_to.is_(None))
+        select(policies.c.id, policies.c.document, policies.c.seed, policies.c.script_set_id).where(
+            policies.c.valid_to.is_(None)
+        )
     ).one_or_none()
     if row is None:
         raise ConfigurationError("no policy is in force: run `emberflow policy apply standard`")
-    return PolicyInForce(row.id, Policy.model_validate(row.document))
+    if row.script_set_id is None:
+        raise ConfigurationError("no conversation scripts are in force: run `emberflow database migrate`")
+    return PolicyInForce(row.id, Policy.model_validate(row.document), row.seed, row.script_set_id)
+
+
+def _first_seed(settings: Settings | None) -> int:
+    return secrets.randbelow(2**31) if settings is None or settings.seed is None else settings.seed

@@ -19,8 +19,8 @@ from emberflow.database import restores, server_clock, zones
 from emberflow.database.engine import open_engine
 from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
-from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.errors import EmberflowError
+from emberflow.policy import script_sets
 from emberflow.policy.versions import in_force
 from emberflow.reporting import mail_servers, queue
 from emberflow.settings import Settings
@@ -85,10 +85,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Run every check; one that cannot run is a finding, not an exception."""
-    findings = [
-        _guarded("keys", lambda: _keys(settings)),
-        _guarded("conversation scripts", lambda: _scripts(settings)),
-    ]
+    findings = [_guarded("keys", lambda: _keys(settings))]
     try:
         with open_engine(settings.require_database_url()).connect() as connection:
             findings += _database(connection, settings)
@@ -111,10 +108,6 @@ def _keys(settings: Settings) -> str:
     return f"{len(settings.secret_keys)} for passwords, {len(settings.token_keys)} for tokens"
 
 
-def _scripts(settings: Settings) -> str:
-    return f"{len(load_scripts(settings.scripts_dir or BUILT_IN).by_id)} scripts"
-
-
 def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     present = context.get_current_revision()
@@ -126,7 +119,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     yield _clocks(connection)
     yield _keys_in_force(connection, settings)
     yield _restored(connection)
-    yield _guarded("policy", lambda: in_force(connection).policy.label)
+    yield from _policy(connection, settings)
     yield _mode(connection, settings)
     yield _mailboxes(connection)
     yield _suppressed(connection)
@@ -164,6 +157,30 @@ def _restored(connection: Connection) -> Finding:
     if why is None:
         return Finding("restored database", "no")
     return Finding("restored database", f"yes, all mail is held: {why}", restores.REMEDY)
+
+
+def _policy(connection: Connection, settings: Settings) -> Iterator[Finding]:
+    """Yield what is in force, and where this machine's settings say something else, which changes nothing."""
+    try:
+        force = in_force(connection)
+    except EmberflowError as error:
+        yield Finding("policy", "missing or wrong", str(error))
+        return
+    remedy = None
+    if settings.seed not in (None, force.seed):
+        remedy = f"EMBERFLOW_SEED={settings.seed} changes nothing, only a new database begins with it: unset it"
+    yield Finding("policy", f"{force.policy.label}, version {force.policy_id}, seed {force.seed}", remedy)
+    stored = script_sets.load(connection, force.script_set_id).scripts
+    remedy = None
+    try:
+        if settings.scripts_dir is not None and script_sets.configured(settings) != stored:
+            remedy = (
+                f"{settings.scripts_dir} holds others, which changes nothing: `emberflow scripts apply` puts them in "
+                "force on all machines, or unset EMBERFLOW_SCRIPTS_DIR"
+            )
+    except EmberflowError as error:
+        remedy = str(error)
+    yield Finding("conversation scripts", f"{len(stored.by_id)}, set {force.script_set_id}", remedy)
 
 
 def _mode(connection: Connection, settings: Settings) -> Finding:

@@ -29,7 +29,6 @@ from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.planning.hour_plan import Plan
 from emberflow.reporting.capacity import account, expected_slots
 from emberflow.senders.pacing import first_opening, next_opening
-from emberflow.settings import Settings
 
 _SENDER = text("""
     select senders.id, senders.state, senders.state_reason, senders.state_remedy, mailboxes.address, mailboxes.zone
@@ -88,7 +87,7 @@ class WhyNot:
     slots: Sequence[RowMapping]
 
 
-def why_not(connection: Connection, address: str, hour: datetime, *, now: datetime, settings: Settings) -> WhyNot:
+def why_not(connection: Connection, address: str, hour: datetime, *, now: datetime) -> WhyNot:
     """Return why the sender has no slot, or fewer than expected, in the UTC hour that starts at ``hour``.
 
     Raises:
@@ -114,12 +113,12 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     if run is not None and run["outcome"] == "past":
         return answered(_why_past(connection, hour))
 
-    start, plan, policy = _computed(connection, hour, run, now=now, settings=settings)
+    start, plan, policy, seed = _computed(connection, hour, run, now=now)
     day = plan.day[plan.day["sender_id"] == sender["id"]]
     if day.empty and run is not None:
         return answered("the sender was not active when the hour was planned")
     if day.empty or not day["open_s_now"].item() > 0:
-        opens_at = next_opening(sender["zone"], start, policy.pacing, seed=settings.seed, sender_id=sender["id"])
+        opens_at = next_opening(sender["zone"], start, policy.pacing, seed=seed, sender_id=sender["id"])
         local = opens_at.astimezone(clock_of(sender["zone"]))
         return answered(
             f"its sending window is closed in this hour; it opens next on {local:%A, %Y-%m-%d at %H:%M} "
@@ -137,7 +136,7 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     return answered(prefix + reason(facts, unfilled_because, ended), steps_of(facts, clock_of(sender["zone"])))
 
 
-def why_empty(connection: Connection, hour: datetime, *, now: datetime, settings: Settings) -> str | None:
+def why_empty(connection: Connection, hour: datetime, *, now: datetime) -> str | None:
     """Return why nobody has a slot in the UTC hour, and when the next ones may come; None if its plan has slots.
 
     A planned hour without slots stays open until it is over, so until then the present state answers.
@@ -161,7 +160,7 @@ def why_empty(connection: Connection, hour: datetime, *, now: datetime, settings
         return "there is no sender: `emberflow senders import FILE` registers some"
     if "active" not in states:
         return "no sender is active: `emberflow senders list` says why"
-    start, plan, policy = _computed(connection, hour, run if is_over else None, now=now, settings=settings)
+    start, plan, policy, seed = _computed(connection, hour, run if is_over else None, now=now)
     if len(plan.slots):
         return f"it is not planned, and a plan made now has {_mails(len(plan.slots))}: `emberflow plan run` makes it"
     day = plan.day
@@ -169,7 +168,7 @@ def why_empty(connection: Connection, hour: datetime, *, now: datetime, settings
         return "no active sender can be planned: `emberflow plan why-not ADDRESS` says why"
 
     def next_window(senders: pd.DataFrame) -> str:
-        opening = first_opening(senders, policy.pacing, settings.seed)
+        opening = first_opening(senders, policy.pacing, seed)
         if opening is None:
             return "no window opens within two weeks: `emberflow policy show`, section pacing"
         address: str = connection.execute(_ADDRESS, {"id": opening[1]}).scalar_one()
@@ -193,15 +192,16 @@ def why_empty(connection: Connection, hour: datetime, *, now: datetime, settings
 
 
 def _computed(
-    connection: Connection, hour: datetime, run: RowMapping | None, *, now: datetime, settings: Settings
-) -> tuple[datetime, Plan, Policy]:
-    """Return from when, what and by which policy is planned: by ``run``, or without one by a plan made now."""
+    connection: Connection, hour: datetime, run: RowMapping | None, *, now: datetime
+) -> tuple[datetime, Plan, Policy, int]:
+    """Return from when, what, by which policy and by which seed is planned: by ``run``, or without one as of now."""
     if run is not None:
         again = planner.replay(connection, run["id"])
-        return again.inputs.start, again.plan, again.inputs.policy
+        return again.inputs.start, again.plan, again.inputs.policy, again.inputs.seed
     start = max(now, hour) if now < hour + HOUR else hour
-    plan = planner.preview(connection, hour, now=start, settings=settings)
-    return start, plan, in_force(connection).policy
+    plan = planner.preview(connection, hour, now=start)
+    force = in_force(connection)
+    return start, plan, force.policy, force.seed
 
 
 def run_of(connection: Connection, hour: datetime) -> RowMapping | None:

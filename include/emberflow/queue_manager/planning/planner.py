@@ -31,9 +31,9 @@ from emberflow.database.sessions import Sessions, reading
 from emberflow.database.tables import plan_inputs as packed_inputs
 from emberflow.database.tables import plan_runs
 from emberflow.domain.slot import Priority
-from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.message import message_ids_for
 from emberflow.errors import EmberflowError
+from emberflow.policy import script_sets
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import PolicyInForce, in_force
 from emberflow.queue_manager import slot_store
@@ -184,10 +184,10 @@ def plan_hour(
         force = in_force(connection)
         restored_at = restores.last_settled_at(connection)
         if hour + HOUR <= now or (restored_at is not None and hour <= restored_at):
-            return _write_run(connection, hour, hour, force, settings.seed, again=known is not None)
+            return _write_run(connection, hour, hour, force, again=known is not None)
         with ThreadPoolExecutor(max_workers=1) as aside:
             with reading(engine, _SESSIONS) as sessions:
-                inputs = _read(sessions, hour, now=now, force=force, settings=settings)
+                inputs = _read(sessions, hour, now=now, force=force)
                 if inputs.senders.empty:
                     return PlanReport(None, hour, "idle", 0, len(inputs.bots), 0, 0, was_planned_before=False)
                 ended("read")
@@ -195,14 +195,14 @@ def plan_hour(
                 ended("quota")
                 history = Recorder(PairHistory(sessions, hour, inputs.planned))
                 writing = aside.submit(_write_days, connection, day)
-                naming = aside.submit(_name_slots, connection, int(day["wanted"].sum()), settings)
+                naming = aside.submit(_name_slots, connection, int(day["wanted"].sum()), force, settings)
                 plan = choose(inputs, day, history, on_phase=ended)
                 writing.result()
                 names = naming.result()
             ended("write_days")
-            report = _write_run(connection, hour, inputs.start, force, settings.seed, plan, again=known is not None)
+            report = _write_run(connection, hour, inputs.start, force, plan, again=known is not None)
             sealing = aside.submit(_seal, plan, inputs, history.answers)
-            _write_slots(connection, plan, names, report, force, settings.seed)
+            _write_slots(connection, plan, names, report, force)
             ended("write_slots")
             _keep(connection, report, *sealing.result())
         ended("keep")
@@ -210,7 +210,7 @@ def plan_hour(
     return report
 
 
-def preview(connection: Connection, hour: datetime, *, now: datetime, settings: Settings) -> Plan:
+def preview(connection: Connection, hour: datetime, *, now: datetime) -> Plan:
     """Compute the plan of ``hour`` as it would be at ``now``, or when the hour begins if that is later; write nothing.
 
     An hour that is over is computed as if it were just beginning, from the present state.
@@ -223,7 +223,7 @@ def preview(connection: Connection, hour: datetime, *, now: datetime, settings: 
     force = in_force(connection)
     moment = now if now < hour + HOUR else hour
     alone = Sessions([connection])
-    inputs = _read(alone, hour, now=moment.replace(microsecond=0), force=force, settings=settings)
+    inputs = _read(alone, hour, now=moment.replace(microsecond=0), force=force)
     with connection.begin_nested() as savepoint:
         plan = compute(inputs, PairHistory(alone, hour, inputs.planned))
         savepoint.rollback()
@@ -290,10 +290,8 @@ def _require_hour(hour: datetime) -> None:
         raise ValueError(f"{hour.isoformat()} is not the start of an hour")
 
 
-def _read(sessions: Sessions, hour: datetime, *, now: datetime, force: PolicyInForce, settings: Settings) -> PlanInputs:
-    return read(
-        sessions, hour, start=max(now, hour), policy_id=force.policy_id, policy=force.policy, seed=settings.seed
-    )
+def _read(sessions: Sessions, hour: datetime, *, now: datetime, force: PolicyInForce) -> PlanInputs:
+    return read(sessions, hour, start=max(now, hour), policy_id=force.policy_id, policy=force.policy, seed=force.seed)
 
 
 def _write_run(
@@ -301,13 +299,12 @@ def _write_run(
     hour: datetime,
     start: datetime,
     force: PolicyInForce,
-    seed: int,
     plan: Plan | None = None,
     *,
     again: bool = False,
 ) -> PlanReport:
     row: dict[str, Any] = {
-        "hour": hour, "planned_from": start, "seed": seed, "policy_id": force.policy_id, "outcome": "past",
+        "hour": hour, "planned_from": start, "seed": force.seed, "policy_id": force.policy_id, "outcome": "past",
         "input_sha256": "", "plan_sha256": "", "senders": 0, "bots": 0, "wanted": 0, "slots": 0,
     }  # fmt: skip
     if plan is not None:
@@ -354,18 +351,16 @@ class _Names(NamedTuple):
     signing_key: bytes
 
 
-def _name_slots(connection: Connection, count: int, settings: Settings) -> _Names:
+def _name_slots(connection: Connection, count: int, force: PolicyInForce, settings: Settings) -> _Names:
     return _Names(
         read_numbers(connection, _IDS, count=count)["id"].to_numpy(np.int64),
         {row.code: row.domain for row in connection.execute(_DOMAINS)},
-        sorted(load_scripts(settings.scripts_dir or BUILT_IN).by_id),
+        sorted(script_sets.load(connection, force.script_set_id).scripts.by_id),
         settings.require_token_keys()[0].get_secret_value().encode(),
     )
 
 
-def _write_slots(
-    connection: Connection, plan: Plan, names: _Names, report: PlanReport, force: PolicyInForce, seed: int
-) -> None:
+def _write_slots(connection: Connection, plan: Plan, names: _Names, report: PlanReport, force: PolicyInForce) -> None:
     slots, day, bots = plan.slots, plan.day, plan.bots
     if slots.empty:
         return
@@ -381,7 +376,7 @@ def _write_slots(
         "priority_level": np.full(len(slots), int(Priority.WARMUP), dtype=np.int16),
     }
     own = {"id": ids, "to_mailbox_id": bots["mailbox_id"].to_numpy()[bot], **shared}
-    pieces = _tasks(slots, own, domains, names, report, force, seed)
+    pieces = _tasks(slots, own, domains, names, report, force)
     copy_rows(connection, "ops.scheduled_tasks", pieces)
     states = {"slot_id": ids, "due_since": shared["target_time"], **shared}
     in_time = np.argsort(shared["target_time"], kind="stable")  # as the index of what is planned has them
@@ -395,17 +390,17 @@ def _tasks(
     names: _Names,
     report: PlanReport,
     force: PolicyInForce,
-    seed: int,
 ) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     """Yield the rows of ``scheduled_tasks``, ``own`` columns and the others, a piece at a time."""
     hour = f"{report.hour:%Y-%m-%dT%H}"
-    stream = state(seed, "script", report.hour)
+    stream = state(force.seed, "script", report.hour)
     asked, tier = slots["asked_tier"].cat, slots["tier"].cat
+    stored = f'"{script_sets.PAYLOAD_KEY}": {force.script_set_id}'
     payloads = spelled(
         JSONB.decode(),
         texts(
             [
-                f'{{"script": "{script}", "tier": "{used}", "asked_tier": "{wish}"}}'
+                f'{{"script": "{script}", {stored}, "tier": "{used}", "asked_tier": "{wish}"}}'
                 for wish in asked.categories
                 for used in tier.categories
                 for script in names.scripts

@@ -16,10 +16,10 @@ from emberflow.bots.replies import decide_replies
 from emberflow.clock import Clock, local_day
 from emberflow.database import restores
 from emberflow.domain.events import EventType
-from emberflow.domain.slot import Priority
+from emberflow.domain.slot import Priority, Slot
 from emberflow.email_ops.addresses import domain_of
-from emberflow.email_ops.content import Scripts
 from emberflow.email_ops.message import message_id_for
+from emberflow.policy.script_sets import PAYLOAD_KEY, ScriptLibrary
 from emberflow.policy.versions import PolicyInForce
 from emberflow.queue_manager import event_log, slot_store
 from emberflow.queue_manager.receiving.arrivals import Arrival
@@ -50,24 +50,25 @@ class Answerer:
     settings: Settings
     clock: Clock
     force: PolicyInForce
-    scripts: Scripts
+    scripts: ScriptLibrary
     found: Counter[str]
 
     def answer(self, connection: Connection, mailbox: Mailbox, arrivals: Sequence[Arrival]) -> None:
         """Let the mailbox decide about each mail that it got, and schedule its replies (B-B6, B-B7, B-B8)."""
         by_slot: dict[int, Arrival] = {}
+        self.scripts.fetch(connection, [arrival.slot.payload for arrival in arrivals])
         answered = restores.perhaps_answered(connection, [arrival.slot.id for arrival in arrivals])
         for arrival in arrivals:
             if arrival.slot.id in answered:
                 event_log.close_conversation(connection, arrival.slot)
-            elif arrival.slot.turn < self.scripts.turns(arrival.slot.payload["script"]):
+            elif arrival.slot.turn < self._turns(arrival.slot):
                 by_slot[arrival.slot.id] = arrival
             else:
                 event_log.close_conversation(connection, arrival.slot)
         if not by_slot:
             return
         decided = decide_replies(
-            self._received(connection, mailbox, by_slot), self.force.policy.replies, self.settings.seed
+            self._received(connection, mailbox, by_slot), self.force.policy.replies, self.force.seed
         )
         for slot_id, replies, reply_at in zip(decided["slot_id"], decided["replies"], decided["reply_at"], strict=True):
             arrival = by_slot[int(slot_id)]
@@ -75,6 +76,9 @@ class Answerer:
                 self._schedule(connection, mailbox, arrival, reply_at.to_pydatetime())
             else:
                 event_log.close_conversation(connection, arrival.slot)
+
+    def _turns(self, slot: Slot) -> int:
+        return self.scripts.of(slot.payload).turns(slot.payload["script"])
 
     def _received(self, connection: Connection, mailbox: Mailbox, by_slot: Mapping[int, Arrival]) -> pd.DataFrame:
         bots = self.force.policy.bots
@@ -122,7 +126,7 @@ class Answerer:
             "parent_slot_id": parent.id,
             "turn": parent.turn + 1,
             "local_day": local_day(reply_at, mailbox.zone),
-            "gap_s": int(gaps_s(self.force.policy.pacing, state(self.settings.seed, "reply_gap"), [parent.id])[0]),
+            "gap_s": int(gaps_s(self.force.policy.pacing, state(self.force.seed, "reply_gap"), [parent.id])[0]),
             "message_id": message_id_for(key, domain_of(mailbox.access.address), signing_key),
             "policy_id": self.force.policy_id,
         }
@@ -142,7 +146,7 @@ class Answerer:
 
 
 def _thread_of(arrival: Arrival) -> dict[str, Any]:
-    """Return the payload of a reply: the same script and thread, threaded by RFC 5322 3.6.4.
+    """Return the payload of a reply: the same script, of the same set, and thread, threaded by RFC 5322 3.6.4.
 
     It answers the Message-ID that arrived, as any mail program does. If a relay wrote its own, the other end has ours,
     so both are named.
@@ -153,7 +157,7 @@ def _thread_of(arrival: Arrival) -> dict[str, Any]:
         arrived = parent.message_id
     references = [*parent.payload.get("references", ()), *dict.fromkeys([parent.message_id, arrived])]
     return {
-        "script": parent.payload["script"],
+        **{name: parent.payload[name] for name in ("script", PAYLOAD_KEY) if name in parent.payload},
         "thread": parent.thread,
         "in_reply_to": arrived,
         "references": references,

@@ -42,6 +42,7 @@ from emberflow.email_ops.message import message_id_for
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.errors import EmberflowError
+from emberflow.policy.script_sets import PAYLOAD_KEY
 from emberflow.policy.versions import PolicyInForce, in_force
 from emberflow.queue_manager import pre_send, slot_store
 from emberflow.queue_manager.receiving import message_faults
@@ -347,7 +348,7 @@ class _Settling:
         else:
             key = f"reply:{parent['message_id']}"
             payload = {
-                "script": parent["payload"]["script"],
+                **{name: parent["payload"][name] for name in ("script", PAYLOAD_KEY) if name in parent["payload"]},
                 "thread": parent["payload"].get("thread", parent["idempotency_key"]),
                 "in_reply_to": parent["message_id"],
                 "references": [*parent["payload"].get("references", ()), parent["message_id"]],

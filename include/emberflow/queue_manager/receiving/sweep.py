@@ -32,13 +32,13 @@ from emberflow.database import restores
 from emberflow.database.server_clock import shared
 from emberflow.database.tables import imap_cursors
 from emberflow.email_ops.bounded_parser import BoundedParser, ParserUnavailableError
-from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.imap import Cursor, ImapError, ImapReader, Unread
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.session_budget import SessionLimits
 from emberflow.errors import EmberflowError, WorkerRefusedError
+from emberflow.policy.script_sets import ScriptLibrary
 from emberflow.policy.versions import PolicyInForce, in_force
 from emberflow.queue_manager import recover
 from emberflow.queue_manager.receiving import mailbox_readings, message_faults
@@ -147,8 +147,7 @@ class _Reading:
         self._found = report.found
         self._parser = parser
         self._finder = Finder(settings, clock, force.policy.bots.cooldown_s, report.found)
-        scripts = load_scripts(settings.scripts_dir or BUILT_IN)
-        self._answerer = Answerer(settings, clock, force, scripts, report.found)
+        self._answerer = Answerer(settings, clock, force, ScriptLibrary(), report.found)
 
     def read(self, turn: Turn, mailbox: Mailbox, left_s: float) -> Outcome:
         """Read Junk, then INBOX, and say what could not be read."""

@@ -41,7 +41,9 @@ def route_of(slot: Slot, boxes: Mapping[int, Mailbox]) -> Route:
     )
 
 
-def write(slot: Slot, boxes: Mapping[int, Mailbox], scripts: Scripts, settings: Settings) -> tuple[str, bytes]:
+def write(
+    slot: Slot, boxes: Mapping[int, Mailbox], scripts: Scripts, seed: int, settings: Settings
+) -> tuple[str, bytes]:
     """Return the subject and the whole message of a warm-up slot.
 
     Raises:
@@ -54,7 +56,7 @@ def write(slot: Slot, boxes: Mapping[int, Mailbox], scripts: Scripts, settings: 
     subject, body = scripts.render(
         payload["script"],
         slot.turn,
-        seed=settings.seed,
+        seed=seed,
         key=(slot.thread,),
         from_name=sender.display_name,
         to_name=recipient.display_name,

@@ -38,11 +38,11 @@ from emberflow.delivery.guard import Refusal, Route
 from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import AddressError
-from emberflow.email_ops.content import BUILT_IN, load_scripts
 from emberflow.email_ops.dialogues import Dialogues, Ended
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.smtp import SmtpConnection
 from emberflow.errors import ConfigurationError, EgressRefusedError
+from emberflow.policy.script_sets import ScriptLibrary
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager import egress_logins, host_breakers, pre_send, slot_store
 from emberflow.queue_manager.pre_send import breaker_keys
@@ -140,10 +140,11 @@ class Worker:
         self._report = report
         self._permits = permits
         with engine.begin() as connection:
-            self._policy = in_force(connection).policy
+            force = in_force(connection)
             self._high_water = restores.HighWater(connection, shard)
+        self._policy, self._seed = force.policy, force.seed
         dispatch = self._policy.dispatch
-        self._scripts = load_scripts(settings.scripts_dir or BUILT_IN)
+        self._scripts = ScriptLibrary()
         self._capacity = dispatch.dialogues * _CLAIMED_PER_DIALOGUE
         self._waiting: dict[int, deque[Slot]] = {}  # claimed slots by mailbox; a key is a mailbox that is being served
         self._ready: deque[int] = deque()  # such mailboxes of which no mail is under way
@@ -171,7 +172,7 @@ class Worker:
             GroupCommit(
                 self._engine,
                 f"{name}-records",
-                Recorder(self._clock, self._policy, self._settings.seed).record,
+                Recorder(self._clock, self._policy, self._seed).record,
                 crowd=self._crowd,
                 patience_s=_RECORD_PATIENCE_S,
                 is_durable=False,
@@ -240,9 +241,8 @@ class Worker:
             }
             opened = open_mailboxes(connection, self._settings, ids - self._boxes.keys())
             self._boxes |= opened.boxes
-            refused = pre_send.unfit(
-                connection, slots, now=self._clock.now(), policy=self._policy, seed=self._settings.seed
-            )
+            self._scripts.fetch(connection, [slot.payload for slot in slots])
+            refused = pre_send.unfit(connection, slots, now=self._clock.now(), policy=self._policy, seed=self._seed)
             refused |= {
                 slot.id: self._later("secret_unreadable")
                 for slot in slots
@@ -407,7 +407,8 @@ class Worker:
     def _begin(self, slot: Slot) -> None:
         route = slot_message.route_of(slot, self._boxes)
         try:
-            subject, message = slot_message.write(slot, self._boxes, self._scripts, self._settings)
+            scripts = self._scripts.of(slot.payload)
+            subject, message = slot_message.write(slot, self._boxes, scripts, self._seed, self._settings)
         except slot_message.UNWRITABLE as error:
             self._tell_unbuilt(slot, route, error)
             return
@@ -556,7 +557,7 @@ class Worker:
 
     def _submit(self, connection: Connection, slots: Sequence[Slot]) -> list[tuple[Refusal | None, datetime]]:
         now = self._clock.now()
-        said = pre_send.submit(connection, slots, now=now, policy=self._policy, seed=self._settings.seed)
+        said = pre_send.submit(connection, slots, now=now, policy=self._policy, seed=self._seed)
         return [(said[slot.id].refusal, now) for slot in slots]
 
 
