@@ -234,6 +234,50 @@ def test_a_failure_that_passes_is_tried_once_more_in_the_same_check(
     assert (result.stage, len(asked)) == (None, 2)
 
 
+def test_a_check_that_is_interrupted_keeps_the_results_it_has_and_says_what_is_left(
+    world: World, sandbox: Sandbox, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S-B1"""
+    addresses = [f"late{n}@north.test" for n in range(4)]
+    file = a_file(sandbox.directory, [a_row(address, sandbox) for address in addresses])
+    assert run("senders", "import", file, "--no-check").exit_code == 0
+    asked: list[str] = []
+
+    def interrupted_at_the_third(access: MailboxAccess, *_: object) -> None:
+        asked.append(access.address)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checks, "check_mailbox", interrupted_at_the_third)
+    monkeypatch.setattr(checks, "_CHECKS_AT_ONCE", 1)
+
+    result = run("senders", "check", *addresses)
+
+    assert result.exit_code == 130
+    assert "stopped: 2 mailboxes were checked, which is stored, 2 not yet" in result.stderr
+    assert "run `emberflow senders check`" in result.stderr
+    assert world.value("select count(*) from ops.mailboxes where check_passed and address like 'late%'") == 2
+
+
+def test_an_import_whose_check_is_interrupted_says_how_many_are_imported_and_not_checked(
+    world: World, sandbox: Sandbox, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S-B1"""
+    file = a_file(sandbox.directory, [a_row(f"late{n}@north.test", sandbox) for n in range(2)])
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checks, "check_mailbox", interrupted)
+
+    result = run("senders", "import", str(file))
+
+    assert result.exit_code == 130
+    assert "2 senders imported" in result.stdout
+    assert "0 mailboxes were checked, which is stored, 2 not yet: run `emberflow senders check`" in result.stderr
+    assert world.value("select count(*) from ops.senders where state = 'unverified'") == 2
+
+
 def test_what_was_never_checked_stays_unverified_and_says_why(database: Engine, sandbox: Sandbox) -> None:
     """S-B1: fail closed; a server that is away proves nothing in either direction."""
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)

@@ -61,7 +61,8 @@ def run(
     """Try the connections of the given mailboxes (default: all) and return the outcomes; nothing is stored.
 
     A check that fails for a reason that passes (a busy server, a closed port, a limit, a name server that does not
-    answer) is tried once more after the others. Whatever is wrong with one mailbox is its own result.
+    answer) is tried once more after the others. Whatever is wrong with one mailbox is its own result. ``progress`` is
+    called with each outcome as soon as it stands.
     """
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
@@ -74,6 +75,8 @@ def run(
         CheckResult(id_, rows[id_].address, "secret" if rows[id_].zone in known_zones() else "zone", reason)
         for id_, reason in opened.unreadable.items()
     ]
+    for result in results:
+        progress(result)
     with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
         again = []
         for result in pool.map(lambda mailbox: _check(mailbox, mode, settings), opened.boxes.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from emberflow.local_stack.stack import Stack
     from emberflow.operations.actor import Actor
-    from emberflow.operations.mailboxes import MailboxKind, Reading
+    from emberflow.operations.mailboxes import CheckResult, MailboxKind, Reading
 
 senders = typer.Typer(help="Mailboxes that send.", no_args_is_help=True)
 bots = typer.Typer(help="Mailboxes that you own, which receive and reply.", no_args_is_help=True)
@@ -503,16 +503,25 @@ def _check(
     from emberflow.settings import settings
 
     wanted: dict[str, Any] = {"reason": reason, "ids": ids, "addresses": addresses}
+    asked = ids or addresses
     if as_json:
-        results = mailboxes.check(open_engine(), actor, settings(), **wanted)
+        with _counting_checks(asked) as count:
+            results = mailboxes.check(open_engine(), actor, settings(), **wanted, progress=count)
         columns = ("address", "stage", "transient", "text")
         print_json([{name: getattr(result, name) for name in columns} for result in results])
         if any(result.stage for result in results):
             raise typer.Exit(1)
         return
-    asked = ids or addresses
-    with progress("checking", len(asked) if asked is not None else None) as advance:
-        results = mailboxes.check(open_engine(), actor, settings(), **wanted, progress=lambda _: advance())
+    with (
+        _counting_checks(asked) as count,
+        progress("checking", len(asked) if asked is not None else None) as advance,
+    ):
+
+        def go_on(result: CheckResult) -> None:
+            count(result)
+            advance()
+
+        results = mailboxes.check(open_engine(), actor, settings(), **wanted, progress=go_on)
     failed = [
         (result.address, result.stage, "stays as it was: check it again later" if result.transient else "not used",
          result.text)
@@ -523,6 +532,23 @@ def _check(
     if failed:
         table("Failed", ("address", "stage", "therefore it", "the server said"), failed)
         raise typer.Exit(1)
+
+
+@contextmanager
+def _counting_checks(asked: Sized | None) -> Iterator[Callable[[object], None]]:
+    """Say after Ctrl-C how many of the mailboxes that are ``asked`` for (None: all) were checked and what is left."""
+    from rich.console import Console
+
+    checked: list[object] = []
+    try:
+        yield checked.append
+    except KeyboardInterrupt:
+        left = "the others not yet" if asked is None else f"{len(asked) - len(checked)} not yet"
+        Console(stderr=True).print(
+            f"stopped: {len(checked)} mailboxes were checked, which is stored, {left}: run `emberflow senders check`",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
+        raise typer.Exit(130) from None
 
 
 def _reason(row: RowMapping) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -25,6 +25,13 @@ def up(*, foreground: bool) -> None:
                 stack.start(advance)
             if not foreground:
                 stack.supervise_in_background()
+        except KeyboardInterrupt:
+            if was_running:
+                stack.supervise_in_background()
+                _end("stopped: the stack that ran before is left as it is; `./emberflow status` shows it")
+            _say("stopping what was started")
+            _stop(stack)
+            _end("stopped: nothing of the stack runs")
         except BaseException:
             if was_running:
                 stack.supervise_in_background()
@@ -72,9 +79,30 @@ def _require_good_settings() -> None:
 def down() -> None:
     """Stop every part."""
     stack = Stack(home(), attached=False)
-    with stack.alone(_say_who_is_waited_for):
-        stack.stop()
+    try:
+        with stack.alone(_say_who_is_waited_for):
+            _stop(stack)
+    except KeyboardInterrupt:
+        _end("stopped while waiting: nothing was done")
     console.print("down")
+
+
+def _stop(stack: Stack) -> None:
+    """Stop every part; after Ctrl-C say what still runs."""
+    try:
+        stack.stop()
+    except KeyboardInterrupt:
+        left = [part.name for part in stack.status() if part.pid is not None]
+        _end(f"stopped: still running: {', '.join(left) or 'nothing'}; run `./emberflow down` again")
+
+
+def _end(why: str) -> NoReturn:
+    _say(why)
+    raise typer.Exit(130)
+
+
+def _say(what: str) -> None:
+    typer.echo(what, err=True)
 
 
 def status(*, as_json: bool) -> None:

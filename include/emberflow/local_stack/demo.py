@@ -63,10 +63,23 @@ def run(*, keep: bool) -> int:
         )
         if keep:
             _wait_for_visitor(stack)
+    except KeyboardInterrupt:
+        console.print("stopped before the end: nothing is proven")
+        return 130
+    else:
         return 0 if proven else 1
     finally:
+        _remove(stack)
+
+
+def _remove(stack: Stack) -> None:
+    try:
         with progress("Stopping and removing the stack"):
             stack.remove()
+    except KeyboardInterrupt:
+        console.print(f"stopped: {stack.home} is left; its processes end with this one, the next demo removes it")
+        raise
+    console.print("The demonstration's stack is stopped and removed")
 
 
 def _play(stack: Stack) -> bool:

@@ -145,7 +145,8 @@ def check(
 ) -> list[CheckResult]:
     """Run the connection check of the mailboxes with these ids or addresses (default: all); store and return outcomes.
 
-    A passed check makes an unverified sender or bot active, a failed one makes an active one unverified.
+    A passed check makes an unverified sender or bot active, a failed one makes an active one unverified. One that is
+    interrupted stores the outcomes that it has.
 
     Raises:
         EmberflowError: an address is not registered.
@@ -153,13 +154,30 @@ def check(
     if addresses:
         with engine.connect() as connection:
             ids = mailboxes.ids_of(connection, addresses)
-    results = checks.run(engine, settings, ids=ids, progress=progress)
+    results: list[CheckResult] = []
+
+    def keep(result: CheckResult) -> None:
+        results.append(result)
+        progress(result)
+
+    try:
+        checks.run(engine, settings, ids=ids, progress=keep)
+    except KeyboardInterrupt:
+        if results:
+            _store_checks(engine, actor, settings, results, reason, interrupted=True)
+        raise
+    _store_checks(engine, actor, settings, results, reason)
+    return results
+
+
+def _store_checks(
+    engine: Engine, actor: Actor, settings: Settings, results: Sequence[CheckResult], reason: str, **details: bool
+) -> None:
     subject = results[0].address if len(results) == 1 else f"{len(results)} mailboxes"
-    with doing(engine, actor, "mailboxes.check", subject, reason) as deed:
+    with doing(engine, actor, "mailboxes.check", subject, reason, **details) as deed:
         checks.store(deed.connection, results, settings, actor.name)
         deed.details["passed"] = sum(result.stage is None for result in results)
         deed.details["failed"] = {result.address: result.stage for result in results if result.stage is not None}
-    return results
 
 
 def set_password(

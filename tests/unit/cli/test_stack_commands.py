@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import typer
 
 from emberflow.cli import stack_commands
 from emberflow.errors import EmberflowError, StackError
@@ -173,3 +174,50 @@ def test_what_a_down_stops_is_left_to_it(calls: list[str], tmp_path: Path, monke
 
     thread.join(10)
     assert calls == ["start"]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("was_running", "done", "said"),
+    [
+        (False, ["stop"], "stopped: nothing of the stack runs"),
+        (True, ["supervise_in_background"], "the stack that ran before is left as it is"),
+    ],
+)
+def test_an_up_that_is_interrupted_says_what_it_leaves_behind(
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    was_running: bool,
+    done: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr(Stack, "start", interrupt)
+    monkeypatch.setattr(Stack, "is_running", lambda _: was_running)
+
+    with pytest.raises(typer.Exit) as ended:
+        stack_commands.up(foreground=False)
+
+    assert (calls, ended.value.exit_code) == (done, 130)
+    assert said in capsys.readouterr().err
+
+
+def test_a_down_that_is_interrupted_names_what_still_runs_and_the_next_step(
+    calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Stack, "stop", interrupt)
+    sandbox = Service("mail-sandbox", tmp_path / "run")
+    sandbox.start(["sleep", "60"], {}, die_with_parent=True)
+    try:
+        with pytest.raises(typer.Exit) as ended:
+            stack_commands.down()
+    finally:
+        sandbox.stop()
+
+    assert ended.value.exit_code == 130
+    said = capsys.readouterr()
+    assert said.err == "stopped: still running: mail-sandbox; run `./emberflow down` again\n"
+    assert said.out == ""
