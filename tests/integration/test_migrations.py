@@ -39,10 +39,11 @@ _SHAPE = {
         where relnamespace = 'ops'::regnamespace and relkind = 'r'
     """,
     "comments": """
-        select attrelid::regclass::text, attname, col_description(attrelid, attnum)
-        from pg_attribute
-        inner join pg_class on pg_class.oid = attrelid
-        where relnamespace = 'ops'::regnamespace and relkind = 'r' and col_description(attrelid, attnum) is not null
+        select objoid::regclass::text, attname, description
+        from pg_description
+        inner join pg_class on pg_class.oid = objoid
+        left join pg_attribute on attrelid = objoid and attnum = objsubid and attnum > 0
+        where classoid = 'pg_class'::regclass and relnamespace = 'ops'::regnamespace and relkind = 'r'
     """,
 }
 
@@ -57,6 +58,12 @@ def objects(engine: Engine) -> set[str]:
         select 'column ' || attrelid::regclass || '.' || attname || ' ' || attnotnull from pg_attribute
         inner join pg_class on pg_class.oid = attrelid
         where attnum > 0 and not attisdropped and relname not like '%{VERSION_TABLE}%'
+            and relnamespace not in (select oid from pg_namespace where nspname ~ '^(pg_|information_schema)')
+        union all
+        select 'comment ' || objoid::regclass || ' ' || coalesce(attname, '') || ' ' || description from pg_description
+        inner join pg_class on pg_class.oid = objoid
+        left join pg_attribute on attrelid = objoid and attnum = objsubid and attnum > 0
+        where classoid = 'pg_class'::regclass and relname not like '%{VERSION_TABLE}%'
             and relnamespace not in (select oid from pg_namespace where nspname ~ '^(pg_|information_schema)')
         union all
         select 'function ' || oid::regprocedure from pg_proc

@@ -69,22 +69,24 @@ def _id() -> Column[Any]:
     return Column("id", BigInteger, Identity(always=True), primary_key=True)
 
 
-def _instant(name: str, *, nullable: bool = False, default_now: bool = False) -> Column[Any]:
+def _instant(
+    name: str, *, nullable: bool = False, default_now: bool = False, comment: str | None = None
+) -> Column[Any]:
     default = text("clock_timestamp()") if default_now else None
-    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=default)
+    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=default, comment=comment)
 
 
-def _reference(name: str, target: Table, *, nullable: bool = False, unique: bool = False) -> Column[Any]:
-    return Column(name, BigInteger, ForeignKey(target.c.id), nullable=nullable, unique=unique)
+def _reference(name: str, target: Table, *, nullable: bool = False, unique: bool = False, comment: str) -> Column[Any]:
+    return Column(name, BigInteger, ForeignKey(target.c.id), nullable=nullable, unique=unique, comment=comment)
 
 
-def _names(name: str, table: Table, *, nullable: bool = False) -> Column[Any]:
+def _names(name: str, *, nullable: bool = False, comment: str) -> Column[Any]:
     """An id whose row is known to exist, without a foreign key: for tables that grow by 100,000s of rows an hour.
 
     A foreign key is probed row by row, which takes longer than writing the row. Whoever writes has just read the row
     that is named, and rows that can be named are never deleted: a trigger refuses it.
     """
-    return Column(name, BigInteger, nullable=nullable, comment=f"{table.name}.id")
+    return Column(name, BigInteger, nullable=nullable, comment=comment)
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
@@ -97,13 +99,14 @@ egress_ips = Table(
     metadata,
     _id(),
     Column("address", Text, nullable=False, unique=True, comment="source address of this machine, as text"),
-    Column("state", Text, nullable=False, server_default="active"),
+    Column("state", Text, nullable=False, server_default="active", comment="active or held"),
     Column("state_reason", Text, comment="why it is held: a listing, an operator's decision"),
     Column("logins_per_hour", Integer, comment="SMTP and IMAP logins together; null: no cap (B-F5)"),
     Column("sends_per_hour", Integer, comment="null: no cap"),
     _instant("created_at", default_now=True),
     _one_of("state", EGRESS_STATES),
     CheckConstraint("(state = 'active') = (state_reason is null)", name="reason_unless_active"),
+    comment="A source address of this machine.",
 )
 
 zones = Table(
@@ -113,76 +116,110 @@ zones = Table(
     Column("changes", ARRAY(DateTime(timezone=True)), nullable=False, comment="when an offset begins, ascending"),
     Column("offsets_s", ARRAY(Integer), nullable=False, comment="seconds ahead of UTC from each change on"),
     Column("edition", Text, nullable=False, comment="release of the Python package tzdata that they are from"),
+    comment="One IANA time zone, as the program knows it.",
 )
 
 mailboxes = Table(
     "mailboxes",
     metadata,
     _id(),
-    Column("address", Text, nullable=False, comment="normalised: trimmed, lower case, IDNA domain"),
-    Column("display_name", Text, nullable=False),
+    Column(
+        "address",
+        Text,
+        nullable=False,
+        comment="trimmed, lower case, IDNA domain; unique among mailboxes that are not removed",
+    ),
+    Column("display_name", Text, nullable=False, comment="name in From"),
     Column("provider", Text, nullable=False, comment="who runs the mailbox; the grain of placement figures"),
-    Column("owner", Text, comment="who holds the mailbox: warm-up leaves it. Null: matches nobody"),
+    Column(
+        "owner", Text, comment="who holds the mailbox: a sender and a bot of one owner never meet; null: matches nobody"
+    ),
     Column("zone", Text, nullable=False, comment="IANA time zone; every local_day of this mailbox is its day"),
-    Column("smtp_host", Text, nullable=False),
-    Column("smtp_port", Integer, nullable=False),
-    Column("smtp_tls", Text, nullable=False),
-    Column("imap_host", Text, nullable=False),
-    Column("imap_port", Integer, nullable=False),
-    Column("imap_tls", Text, nullable=False),
-    Column("username", Text, nullable=False),
+    Column("smtp_host", Text, nullable=False, comment="submission server"),
+    Column("smtp_port", Integer, nullable=False, comment="its port"),
+    Column("smtp_tls", Text, nullable=False, comment="starttls or implicit"),
+    Column("imap_host", Text, nullable=False, comment="server that it is read at"),
+    Column("imap_port", Integer, nullable=False, comment="its port"),
+    Column("imap_tls", Text, nullable=False, comment="starttls or implicit"),
+    Column("username", Text, nullable=False, comment="login at both servers"),
     Column(
         "auth_method",
         Text,
         nullable=False,
         server_default="password",
-        comment="xoauth2: the secret is a refresh token",
+        comment="password, or xoauth2: the secret is a refresh token",
     ),
-    _reference("egress_ip_id", egress_ips, nullable=True),
-    Column("check_passed", Boolean, comment="null: never checked"),
+    _reference(
+        "egress_ip_id",
+        egress_ips,
+        nullable=True,
+        comment="source address that it sends from; null: any of the machine's",
+    ),
+    Column(
+        "check_passed",
+        Boolean,
+        comment="last connection check; null: never checked. A transient failure leaves it as it is",
+    ),
     Column("check_stage", Text, comment="the stage at which the last check failed"),
     Column("check_text", Text, comment="what the server said then"),
-    _instant("checked_at", nullable=True),
+    _instant("checked_at", nullable=True, comment="when it was checked the last time"),
     Column(
         "next_send_at",
         DateTime(timezone=True),
-        comment="the pause after this mailbox's last mail ends here",
+        comment="the pause after its last mail ends here, or that of a change of zone or of what the address was",
     ),
     _instant("created_at", default_now=True),
     Column(
         "removed_at",
         DateTime(timezone=True),
-        comment="null: in use. Since then it is kept for the log alone, without a secret",
+        comment="null: in use. Since then kept for the log alone, without a secret, until its address is imported",
     ),
     Index("uq_mailboxes_address", "address", unique=True, postgresql_where=text("removed_at is null")),
     _one_of("smtp_tls", TLS_MODES),
     _one_of("imap_tls", TLS_MODES),
     _one_of("auth_method", AUTH_METHODS),
+    comment="One account, of a sender or a bot.",
 )
 
 mailbox_secrets = Table(
     "mailbox_secrets",
     metadata,
-    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id, ondelete="cascade"), primary_key=True),
-    Column("key_id", Text, nullable=False),
-    Column("nonce", LargeBinary, nullable=False),
+    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id, ondelete="cascade"), primary_key=True, comment="whose"),
+    Column("key_id", Text, nullable=False, comment="key of EMBERFLOW_SECRET_KEYS that it is encrypted with"),
+    Column("nonce", LargeBinary, nullable=False, comment="of AES-GCM, used once"),
     Column("ciphertext", LargeBinary, nullable=False, comment="AES-256-GCM; associated data: the mailbox id"),
-    _instant("updated_at", default_now=True),
+    _instant("updated_at", default_now=True, comment="when it was stored"),
+    comment="The password or refresh token of one mailbox, encrypted.",
 )
 
 senders = Table(
     "senders",
     metadata,
     _id(),
-    _reference("mailbox_id", mailboxes, unique=True),
-    Column("state", Text, nullable=False, server_default="unverified"),
-    Column("state_reason", Text, comment="why it is not active; one open reason at a time"),
+    _reference("mailbox_id", mailboxes, unique=True, comment="its mailbox"),
+    Column(
+        "state",
+        Text,
+        nullable=False,
+        server_default="unverified",
+        comment="unverified, active, paused or stopped (its ramp starts over)",
+    ),
+    Column("state_reason", Text, comment="why it is not active, one open reason at a time; null exactly when active"),
     Column("state_remedy", Text, comment="what the operator can do about it"),
-    _instant("state_changed_at", default_now=True),
-    Column("ramp_since", DateTime(timezone=True), comment="days before this do not count for the ramp; set by stop"),
+    _instant(
+        "state_changed_at",
+        default_now=True,
+        comment="when the state was set, by a command, a check or a server's answer",
+    ),
+    Column(
+        "ramp_since",
+        DateTime(timezone=True),
+        comment="days before this do not count for the ramp; set by stop, and when a removed sender comes back",
+    ),
     _instant("created_at", default_now=True),
     _one_of("state", SENDER_STATES),
     CheckConstraint("(state = 'active') = (state_reason is null)", name="reason_unless_active"),
+    comment="One mailbox that is warmed up.",
 )
 
 sender_days = Table(
@@ -194,54 +231,79 @@ sender_days = Table(
     Column(
         "ramp_row", Integer, nullable=False, server_default="1", comment="row of the ramp that the day is on, from 1"
     ),
-    Column("ramp_volume", Integer, nullable=False),
+    Column("ramp_volume", Integer, nullable=False, comment="what the ramp allows; never below what was sent"),
     Column(
         "score",
         Double,
         comment="reputation score read by the last plan of the day; null: too little evidence",
     ),
-    Column("health_multiplier", Double, nullable=False),
-    Column("daily_factor", Double, nullable=False),
-    Column("warmup_quota", Integer, nullable=False),
+    Column("health_multiplier", Double, nullable=False, comment="part of the quota: what the score allows"),
+    Column("daily_factor", Double, nullable=False, comment="part of the quota: the day's draw"),
+    Column("warmup_quota", Integer, nullable=False, comment="cap for warm-up"),
     Column("cold_quota", Integer, nullable=False, server_default="0", comment="0 until the sender has graduated"),
     Column("total_quota", Integer, nullable=False, comment="cap over warm-up, cold mail and replies together"),
-    Column("warmup_sent", Integer, nullable=False, server_default="0"),
-    Column("reply_sent", Integer, nullable=False, server_default="0"),
-    Column("cold_sent", Integer, nullable=False, server_default="0"),
+    Column(
+        "warmup_sent",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="counted immediately before DATA; taken back when the mail provably did not leave",
+    ),
+    Column("reply_sent", Integer, nullable=False, server_default="0", comment="the same for replies of the sender"),
+    Column("cold_sent", Integer, nullable=False, server_default="0", comment="the same for cold mail"),
     CheckConstraint("warmup_sent <= ramp_volume", name="within_ramp"),
     CheckConstraint("warmup_sent + reply_sent + cold_sent <= total_quota", name="within_total_quota"),
     postgresql_with={"fillfactor": "50"},
+    comment="Quota of one sender on one of its local days, and what is used of it. A new day is a new row.",
 )
 
 bots = Table(
     "bots",
     metadata,
     _id(),
-    _reference("mailbox_id", mailboxes, unique=True),
-    Column("status", Text, nullable=False, server_default="unverified"),
+    _reference("mailbox_id", mailboxes, unique=True, comment="its mailbox"),
+    Column(
+        "status",
+        Text,
+        nullable=False,
+        server_default="unverified",
+        comment="unverified, active, paused (still read, not planned) or retired (neither)",
+    ),
     Column("status_reason", Text, comment="why it is not active; one open reason at a time"),
     Column("status_remedy", Text, comment="what the operator can do about it"),
-    _instant("status_changed_at", default_now=True),
-    _instant("born_at", default_now=True),
+    _instant(
+        "status_changed_at",
+        default_now=True,
+        comment="when the status was set, by a command, a check or a server's answer",
+    ),
+    _instant("born_at", default_now=True, comment="its age counts from here"),
     Column("interaction_limits", Integer, comment="the operator's own daily inbound cap, below the policy's"),
-    _instant("cooldown_until", nullable=True),
+    _instant("cooldown_until", nullable=True, comment="no new mail is planned to it, and none leaves for it, before"),
     Column("source", Text, nullable=False, comment="imported or provisioned; there is no third way"),
     Column("attested_by", Text, nullable=False, comment="who declared that the operator owns this mailbox"),
     Column("attestation", Text, nullable=False, comment="how ownership is known"),
-    _instant("attested_at", default_now=True),
+    _instant("attested_at", default_now=True, comment="when that was declared"),
     _instant("created_at", default_now=True),
     _one_of("status", BOT_STATUSES),
     _one_of("source", ("imported", "provisioned")),
+    comment="One owned mailbox that receives and answers.",
 )
 
 bot_days = Table(
     "bot_days",
     metadata,
-    Column("bot_id", BigInteger, ForeignKey(bots.c.id), primary_key=True),
+    Column("bot_id", BigInteger, ForeignKey(bots.c.id), primary_key=True, comment="the bot"),
     Column("local_day", Date, primary_key=True, comment="day of the bot's own zone"),
-    Column("inbound_sent", Integer, nullable=False, server_default="0"),
-    Column("reply_sent", Integer, nullable=False, server_default="0"),
+    Column(
+        "inbound_sent",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="mails to it, counted immediately before DATA",
+    ),
+    Column("reply_sent", Integer, nullable=False, server_default="0", comment="its replies, counted alike"),
     postgresql_with={"fillfactor": "50"},
+    comment="What one bot received and answered on one of its local days. A new day is a new row.",
 )
 
 # A sender's partners are scattered over the table, a few in each of its pages, but lie side by side in the key. So the
@@ -250,20 +312,25 @@ bot_days = Table(
 bot_sender_interactions = Table(
     "bot_sender_interactions",
     metadata,
-    Column("sender_id", BigInteger, ForeignKey(senders.c.id)),
-    Column("bot_id", BigInteger, ForeignKey(bots.c.id)),
+    Column("sender_id", BigInteger, ForeignKey(senders.c.id), comment="the sender"),
+    Column("bot_id", BigInteger, ForeignKey(bots.c.id), comment="the bot"),
     Column(
         "interaction_type",
         Text,
         nullable=False,
         comment="the latest: warmup_sent, bot_replied, sender_replied or rescued",
     ),
-    Column("tier", Text, nullable=False, comment="tier that chose the bot the last time"),
-    Column("sent_count", Integer, nullable=False, server_default="0"),
-    Column("reply_count", Integer, nullable=False, server_default="0"),
-    Column("rescued_count", Integer, nullable=False, server_default="0"),
-    _instant("first_contact"),
-    _instant("last_contact"),
+    Column(
+        "tier",
+        Text,
+        nullable=False,
+        comment="the tier that chose the bot the last time: virgin, probabilistic or active",
+    ),
+    Column("sent_count", Integer, nullable=False, server_default="0", comment="first mails of conversations"),
+    Column("reply_count", Integer, nullable=False, server_default="0", comment="replies of the bot"),
+    Column("rescued_count", Integer, nullable=False, server_default="0", comment="mails moved out of Junk"),
+    _instant("first_contact", comment="the first mail between them, either way"),
+    _instant("last_contact", comment="the latest mail between them, either way"),
     Column("sent_at_1", DateTime(timezone=True), comment="the pair's latest first mail; a reply is none"),
     Column("sent_at_2", DateTime(timezone=True), comment="the first mail before that"),
     Column("sent_at_3", DateTime(timezone=True), comment="and the one before: no pair has more than three in a week"),
@@ -272,6 +339,7 @@ bot_sender_interactions = Table(
     ),
     _one_of("tier", TIERS),
     postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_insert_scale_factor": "0.02"},
+    comment="A sender and a bot that ever had contact.",
 )
 
 script_sets = Table(
@@ -281,15 +349,16 @@ script_sets = Table(
     Column("content", JSONB, nullable=False, comment="the conversation scripts of warm-up mail, by id"),
     Column("sha256", Text, nullable=False, unique=True, comment="of the content: equal scripts are one row"),
     _instant("created_at", default_now=True),
+    comment="The conversation scripts of one time. Rows are only ever added.",
 )
 
 policies = Table(
     "policies",
     metadata,
     _id(),
-    Column("name", Text, nullable=False),
-    Column("document", JSONB, nullable=False),
-    Column("sha256", Text, nullable=False),
+    Column("name", Text, nullable=False, comment="what the operator calls it"),
+    Column("document", JSONB, nullable=False, comment="every number, as JSON"),
+    Column("sha256", Text, nullable=False, comment="hash of the document"),
     Column("seed", BigInteger, nullable=False, comment="of every random stream; all versions have the same"),
     Column(
         "script_set_id",
@@ -297,47 +366,55 @@ policies = Table(
         ForeignKey(script_sets.c.id),
         comment="what plans choose scripts from; null: from before sets were stored, until the next migrate",
     ),
-    _instant("valid_from", default_now=True),
-    _instant("valid_to", nullable=True),
+    _instant("valid_from", default_now=True, comment="in force from then on"),
+    _instant("valid_to", nullable=True, comment="null: in force; at most one is"),
     Index(
         "uq_policies_in_force",
         text("(valid_to is null)"),
         unique=True,
         postgresql_where=text("valid_to is null"),
     ),
+    comment="One version of the configuration (SCD 2).",
 )
 
 state_changes = Table(
     "state_changes",
     metadata,
     _id(),
-    Column("entity_kind", Text, nullable=False),
+    Column("entity_kind", Text, nullable=False, comment="sender, bot or egress"),
     Column("entity_id", BigInteger, nullable=False, comment="senders.id, bots.id or egress_ips.id"),
     Column("from_state", Text, comment="null: it is new"),
     Column("to_state", Text, nullable=False, comment="the same as from_state where only the reason is another"),
-    Column("reason", Text, comment="null: it is active"),
+    Column("reason", Text, comment="why it is not active; null: it is"),
     Column("metric", Text, comment="the figure that decided; null: none did"),
     Column("n", Double, comment="its value"),
     Column("threshold", Double, comment="the value from which it decides"),
-    Column("actor", Text, nullable=False, comment="who changed it: a person, or the part that did it by itself"),
-    _instant("at", default_now=True),
+    Column(
+        "actor",
+        Text,
+        nullable=False,
+        comment="who: a person, or what did it by itself (dispatch; migration: what was there before)",
+    ),
+    _instant("at", default_now=True, comment="when"),
     _one_of("entity_kind", ENTITY_KINDS),
     Index("ix_state_changes_entity", "entity_kind", "entity_id"),
+    comment="One change of a sender's, bot's or egress address's state, in the transaction of the change.",
 )
 
 audit_log = Table(
     "audit_log",
     metadata,
     _id(),
-    Column("at", DateTime(timezone=True), nullable=False),
-    Column("actor", Text, nullable=False, comment="the name of who did it"),
-    Column("role", Text, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, comment="when"),
+    Column("actor", Text, nullable=False, comment="who: --by, EMBERFLOW_ACTOR, or the user's name"),
+    Column("role", Text, nullable=False, comment="as what"),
     Column("action", Text, nullable=False, comment="what was done, like senders.pause"),
     Column("subject", Text, nullable=False, comment="to what: an address, an hour, slots, a file"),
-    Column("reason", Text, nullable=False),
-    Column("details", JSONB, nullable=False, comment="what was given, and what it came to"),
+    Column("reason", Text, nullable=False, comment="why"),
+    Column("details", JSONB, nullable=False, comment="what was given, and what it came to; never a secret"),
     Column("previous_hash", Text, nullable=False, unique=True, comment="of the row before it: the chain has no fork"),
     Column("hash", Text, nullable=False, comment="SHA-256 over the row and the hash before it"),
+    comment="What a person did, one row a transaction; each carries the hash of the row before it.",
 )
 
 plan_runs = Table(
@@ -347,35 +424,37 @@ plan_runs = Table(
     Column("hour", DateTime(timezone=True), nullable=False, unique=True, comment="start of the UTC hour planned"),
     Column("planned_from", DateTime(timezone=True), comment="the earliest instant that could be planned"),
     Column("outcome", Text, nullable=False, comment="planned, or past: the hour was over and nothing was planned"),
-    Column("seed", BigInteger, nullable=False),
-    _reference("policy_id", policies),
-    Column("input_sha256", Text, nullable=False),
-    Column("plan_sha256", Text, nullable=False),
-    Column("senders", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False, comment="with which it was planned"),
+    _reference("policy_id", policies, comment="policy with which it was planned"),
+    Column("input_sha256", Text, nullable=False, comment="hash of everything read"),
+    Column("plan_sha256", Text, nullable=False, comment="hash of the slots"),
+    Column("senders", Integer, nullable=False, comment="senders considered"),
     Column("bots", Integer, nullable=False, comment="bots with at least one seat"),
     Column("wanted", Integer, nullable=False, comment="slots that the quotas asked for"),
     Column("slots", Integer, nullable=False, comment="slots written"),
-    _instant("planned_at", default_now=True),
+    _instant("planned_at", default_now=True, comment="when it was planned"),
     _one_of("outcome", ("planned", "past")),
+    comment="One planned UTC hour.",
 )
 
 conversations = Table(
     "conversations",
     metadata,
     _id(),
-    _reference("sender_id", senders),
-    _reference("bot_id", bots),
-    Column("thread_status", Text, nullable=False),
+    _reference("sender_id", senders, comment="the sender"),
+    _reference("bot_id", bots, comment="the bot"),
+    Column("thread_status", Text, nullable=False, comment="awaiting_reply, reply_scheduled or closed"),
     Column("turn", SmallInteger, nullable=False, comment="turn of the last mail sent, from 1"),
-    _instant("next_action_time", nullable=True),
-    Column("script_id", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("root_message_id", Text, nullable=False, unique=True),
-    Column("last_message_id", Text, nullable=False),
-    _instant("started_at"),
-    _instant("updated_at", default_now=True),
+    _instant("next_action_time", nullable=True, comment="when the next reply is due; null: none is scheduled"),
+    Column("script_id", Text, nullable=False, comment="the conversation script"),
+    Column("subject", Text, nullable=False, comment="of its first mail"),
+    Column("root_message_id", Text, nullable=False, unique=True, comment="Message-ID of its first mail"),
+    Column("last_message_id", Text, nullable=False, comment="Message-ID of its last mail"),
+    _instant("started_at", comment="when its first mail was sent"),
+    _instant("updated_at", default_now=True, comment="when the row changed"),
     _one_of("thread_status", THREAD_STATUSES),
     Index("ix_conversations_pair", "sender_id", "bot_id"),
+    comment="One thread between a sender and a bot.",
 )
 
 scheduled_tasks = Table(
@@ -386,34 +465,41 @@ scheduled_tasks = Table(
         "priority_level",
         SmallInteger,
         nullable=False,
-        comment="smaller goes first; queue_manager.slots names them",
+        comment="smaller goes first: 10 reply, 20 cold follow-up, 30 cold first touch, 40 warm-up",
     ),
-    Column("task_type", Text, nullable=False),
+    Column("task_type", Text, nullable=False, comment="warmup, reply, cold_first_touch or cold_follow_up"),
     Column(
         "target_time",
         DateTime(timezone=True),
         nullable=False,
         comment="when it shall leave, as planned; slot_states.target_time is when it is due now",
     ),
-    Column("payload", JSONB, nullable=False, comment="what the message is built from: script, subject, thread"),
-    Column("idempotency_key", Text, nullable=False, unique=True),
-    _names("from_mailbox_id", mailboxes),
-    _names("to_mailbox_id", mailboxes, nullable=True),
+    Column(
+        "payload",
+        JSONB,
+        nullable=False,
+        comment=(
+            "what the message is built from: script, script_set; tier, asked_tier; thread, in_reply_to, references"
+        ),
+    ),
+    Column("idempotency_key", Text, nullable=False, unique=True, comment="what makes a second planning the same slot"),
+    _names("from_mailbox_id", comment="mailboxes.id that sends"),
+    _names("to_mailbox_id", nullable=True, comment="mailboxes.id that receives; null: cold mail"),
     Column("to_address", Text, comment="the recipient of cold mail, normalised; warm-up goes to to_mailbox_id"),
-    _names("sender_id", senders),
-    _names("bot_id", bots, nullable=True),
+    _names("sender_id", comment="senders.id of the pair, whichever way the mail goes"),
+    _names("bot_id", nullable=True, comment="bots.id of the pair; null: cold mail"),
     Column(
         "conversation_id",
         BigInteger,
         comment="null for a first mail, which opens its conversation when it is sent; the view slots knows both",
     ),
     Column("parent_slot_id", BigInteger, comment="the slot whose mail this one answers"),
-    Column("turn", SmallInteger, nullable=False),
+    Column("turn", SmallInteger, nullable=False, comment="place in the thread, from 1"),
     Column("local_day", Date, nullable=False, comment="day of the sending mailbox's zone at target_time"),
     Column("gap_s", Integer, nullable=False, comment="seconds that this mailbox pauses after this mail"),
     Column("message_id", Text, nullable=False, unique=True, comment="fixed before the first attempt"),
-    _names("policy_id", policies),
-    _names("plan_run_id", plan_runs, nullable=True),
+    _names("policy_id", comment="policies.id that it was planned under"),
+    _names("plan_run_id", nullable=True, comment="plan_runs.id; null for replies"),
     _instant("created_at", default_now=True),
     _one_of("task_type", TASK_TYPES),
     CheckConstraint(
@@ -435,6 +521,7 @@ scheduled_tasks = Table(
         unique=True,
         postgresql_where=text("parent_slot_id is not null"),
     ),
+    comment="One slot: one mail, as it was planned. A row never changes and is never deleted.",
 )
 
 # Narrow on purpose: a slot's state is written three to five times, and each time every index on it (PostgreSQL has no
@@ -443,18 +530,23 @@ slot_states = Table(
     "slot_states",
     metadata,
     Column("slot_id", BigInteger, primary_key=True, autoincrement=False, comment="scheduled_tasks.id"),
-    Column("from_mailbox_id", BigInteger, nullable=False, comment="the slot's; it decides the lane"),
-    Column("target_time", DateTime(timezone=True), nullable=False, comment="when it is due now"),
+    Column("from_mailbox_id", BigInteger, nullable=False, comment="the slot's; it decides the shard"),
+    Column(
+        "target_time",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="when it is due now; moves when it is tried again",
+    ),
     Column(
         "due_since", DateTime(timezone=True), nullable=False, comment="its first target_time; waiting counts from it"
     ),
-    Column("lease_token", Uuid),
-    _instant("lease_until", nullable=True),
-    _instant("submitted_at", nullable=True),
-    _instant("sent_at", nullable=True),
+    Column("lease_token", Uuid, comment="proof of the claim"),
+    _instant("lease_until", nullable=True, comment="until when the claim holds, by the database's clock"),
+    _instant("submitted_at", nullable=True, comment="when DATA was allowed"),
+    _instant("sent_at", nullable=True, comment="when the server took it; null unless sent"),
     Column("local_day", Date, nullable=False, comment="day of the sending mailbox's zone at target_time"),
     Column("priority_level", SmallInteger, nullable=False, comment="the slot's"),
-    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column("attempts", SmallInteger, nullable=False, server_default="0", comment="SMTP attempts counted"),
     Column(
         "lapses",
         SmallInteger,
@@ -462,7 +554,13 @@ slot_states = Table(
         server_default="0",
         comment="leases that ran out before DATA: workers that this slot may have killed",
     ),
-    Column("status", Text, nullable=False, server_default="planned"),
+    Column(
+        "status",
+        Text,
+        nullable=False,
+        server_default="planned",
+        comment="planned, leased, submitting, sent, failed, uncertain, cancelled, expired or parked",
+    ),
     Column("reason", Text, comment="why it is where it is: the binding cap, the reply code, the fault"),
     Column("binding_cap", Text, comment="the cap that held it the last time, as scope:key used/cap"),
     Column(
@@ -491,119 +589,160 @@ slot_states = Table(
     Index("ix_slot_states_uncertain", "submitted_at", postgresql_where=text("status = 'uncertain'")),
     # A claim walks past what was planned before until a vacuum: a number of slots, not a share of all that ever were.
     postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "50000"},
+    comment="Where a slot is now: one narrow row for each, written with it.",
 )
 
 keys_in_force = Table(
     "keys_in_force",
     metadata,
-    Column("purpose", Text, primary_key=True),
+    Column("purpose", Text, primary_key=True, comment="secrets or tokens"),
     Column("key_id", Text, nullable=False, comment="as EMBERFLOW_SECRET_KEYS names it; tokens: empty"),
     Column("fingerprint", Text, nullable=False, comment="HMAC-SHA256 under the key itself; says nothing of the key"),
-    _instant("changed_at", default_now=True),
+    _instant("changed_at", default_now=True, comment="when it was changed"),
     _one_of("purpose", ("secrets", "tokens")),
+    comment="The key that encrypts or signs, one row for each purpose.",
 )
 
 plan_inputs = Table(
     "plan_inputs",
     metadata,
-    Column("plan_run_id", BigInteger, ForeignKey(plan_runs.c.id, ondelete="cascade"), primary_key=True),
+    Column(
+        "plan_run_id",
+        BigInteger,
+        ForeignKey(plan_runs.c.id, ondelete="cascade"),
+        primary_key=True,
+        comment="the plan; its inputs are removed with it",
+    ),
     Column(
         "body",
         LargeBinary,
         nullable=False,
-        comment="what the plan was computed from, packed by queue_manager.plan_inputs: it computes it again",
+        comment="senders, bots and every answer about pairs, packed; from it the plan is computed again",
     ),
+    comment="What one plan was computed from.",
 )
 
 mail_events = Table(
     "mail_events",
     metadata,
     _id(),
-    _instant("occurred_at"),
-    _instant("recorded_at", default_now=True),
-    Column("event_type", Text, nullable=False),
+    _instant(
+        "occurred_at",
+        comment="when it happened; a placement: the server's arrival time, not before it was sent and not after now",
+    ),
+    _instant("recorded_at", default_now=True, comment="when it was written down"),
+    Column("event_type", Text, nullable=False, comment="what happened"),
     Column("natural_key", Text, nullable=False, unique=True, comment="what makes a second telling the same event"),
     Column("mailbox_id", BigInteger, nullable=False, comment="the mailbox at which it happened"),
-    Column("slot_id", BigInteger),
-    Column("sender_id", BigInteger),
-    Column("bot_id", BigInteger),
-    Column("message_id", Text),
-    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("slot_id", BigInteger, comment="scheduled_tasks.id of the mail; null: token_rejected"),
+    Column("sender_id", BigInteger, comment="senders.id of its pair"),
+    Column("bot_id", BigInteger, comment="bots.id of its pair"),
+    Column("message_id", Text, comment="Message-ID of the mail"),
+    Column(
+        "details",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'::jsonb"),
+        comment="what else is known, by type of event",
+    ),
     _one_of("event_type", EVENT_TYPES),
     Index("ix_mail_events_occurred_at", "occurred_at"),
     Index("ix_mail_events_slot_id", "slot_id"),
+    comment="One thing that happened to a mail. Rows are only ever added.",
 )
 
 imap_cursors = Table(
     "imap_cursors",
     metadata,
-    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id), primary_key=True),
-    Column("folder", Text, primary_key=True),
-    Column("uidvalidity", BigInteger, nullable=False),
-    Column("next_uid", BigInteger, nullable=False),
-    _instant("synced_at", default_now=True),
+    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id), primary_key=True, comment="the mailbox"),
+    Column("folder", Text, primary_key=True, comment="the folder"),
+    Column("uidvalidity", BigInteger, nullable=False, comment="of the folder; another one renumbers its messages"),
+    Column("next_uid", BigInteger, nullable=False, comment="every UID below is known"),
+    _instant("synced_at", default_now=True, comment="when it was read"),
+    comment="How far one folder of a mailbox is read.",
 )
 
 mailbox_readings = Table(
     "mailbox_readings",
     metadata,
-    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id, ondelete="cascade"), primary_key=True),
-    _instant("tried_at"),
+    Column(
+        "mailbox_id",
+        BigInteger,
+        ForeignKey(mailboxes.c.id, ondelete="cascade"),
+        primary_key=True,
+        comment="the mailbox",
+    ),
+    _instant("tried_at", comment="when it was tried the last time; who waits longest is read first"),
     Column("read_at", DateTime(timezone=True), comment="when every folder was read the last time; null: never"),
     Column("failures", Integer, nullable=False, server_default="0", comment="in a row, since it was read"),
     Column("problem", Text, comment="what could not be read the last time, and why; null: nothing"),
     Column("junk_folder", Text, comment="its Junk folder; null: none was found"),
     Column("junk_looked_for_at", DateTime(timezone=True), comment="when its folders were listed the last time"),
+    comment="How reading one mailbox went the last time.",
 )
 
 message_faults = Table(
     "message_faults",
     metadata,
-    Column("mailbox_id", BigInteger, ForeignKey(mailboxes.c.id, ondelete="cascade"), primary_key=True),
-    Column("folder", Text, primary_key=True),
-    Column("uidvalidity", BigInteger, primary_key=True),
-    Column("uid", BigInteger, primary_key=True),
+    Column(
+        "mailbox_id",
+        BigInteger,
+        ForeignKey(mailboxes.c.id, ondelete="cascade"),
+        primary_key=True,
+        comment="the mailbox",
+    ),
+    Column("folder", Text, primary_key=True, comment="the folder"),
+    Column("uidvalidity", BigInteger, primary_key=True, comment="of the folder"),
+    Column("uid", BigInteger, primary_key=True, comment="number of the message in it"),
     Column("step", Text, primary_key=True, comment="what failed: read, or rescue (the move from Junk to INBOX)"),
-    Column("reason", Text, nullable=False),
+    Column("reason", Text, nullable=False, comment="what is wrong"),
     Column("size", BigInteger, comment="bytes, as the server tells; null: it did not"),
-    Column("tries", Integer, nullable=False, server_default="1"),
-    _instant("first_at"),
-    _instant("last_at"),
+    Column("tries", Integer, nullable=False, server_default="1", comment="how often it was tried"),
+    _instant("first_at", comment="the first failure"),
+    _instant("last_at", comment="the last failure"),
     Column("next_try_at", DateTime(timezone=True), comment="null: given up, never read again"),
     _one_of("step", ("read", "rescue")),
+    comment="A message that was set aside, so that no other waits for it.",
 )
 
 switches = Table(
     "switches",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("is_on", Boolean, nullable=False),
-    Column("changed_by", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    _instant("changed_at", default_now=True),
+    Column("name", Text, primary_key=True, comment="live_mail or stop_sending"),
+    Column("is_on", Boolean, nullable=False, comment="its position"),
+    Column("changed_by", Text, nullable=False, comment="who turned it"),
+    Column("reason", Text, nullable=False, comment="why"),
+    _instant("changed_at", default_now=True, comment="when"),
     _one_of("name", ("live_mail", "stop_sending")),
+    comment="The present position of one operator's switch; a missing row is off.",
 )
 
 database_identity = Table(
     "database_identity",
     metadata,
-    Column("is_only", Boolean, primary_key=True, server_default=text("true")),
+    Column("is_only", Boolean, primary_key=True, server_default=text("true"), comment="there is one row"),
     Column("database_oid", BigInteger, nullable=False, comment="pg_database.oid"),
     Column("table_oid", BigInteger, nullable=False, comment="of this table"),
     Column("made_in", BigInteger, nullable=False, comment="the transaction that wrote this row, as its xmin says"),
     CheckConstraint("is_only", name="one_row"),
+    comment="What this database remembers of itself; a dump carries the values over, not what they name.",
 )
 
 restores = Table(
     "restores",
     metadata,
     _id(),
-    _instant("noticed_at"),
+    _instant("noticed_at", comment="when it was noticed"),
     Column("why", Text, nullable=False, comment="what showed that the database was restored"),
-    Column("newest_at", DateTime(timezone=True), nullable=False, comment="the newest thing in the backup"),
+    Column(
+        "newest_at",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="the newest thing in the backup, or the beginning of all records if that is not certain",
+    ),
     Column("settled_at", DateTime(timezone=True), comment="null: no mail leaves until it is settled"),
-    Column("settled_by", Text),
-    Column("outcome", JSONB, comment="how many mails were found, rebuilt and left in doubt"),
+    Column("settled_by", Text, comment="who settled it"),
+    Column("outcome", JSONB, comment="how many mails were found, rebuilt and left in doubt, and what was unread"),
     CheckConstraint("(settled_at is null) = (settled_by is null)", name="settled_by_somebody"),
     Index(
         "uq_restores_open",
@@ -611,12 +750,18 @@ restores = Table(
         unique=True,
         postgresql_where=text("settled_at is null"),
     ),
+    comment="One time that the database was found to be restored.",
 )
 
 send_counters = Table(
     "send_counters",
     metadata,
-    Column("scope", Text, primary_key=True, comment="what the cap is about; queue_manager.caps names them"),
+    Column(
+        "scope",
+        Text,
+        primary_key=True,
+        comment="what the cap is about: sender, cold, recipient_domain, provider, egress_ip, egress_ip_logins or all",
+    ),
     Column("key", Text, primary_key=True, comment="whose: a mailbox id, a domain, a provider, an address"),
     Column("hour", DateTime(timezone=True), nullable=False, comment="start of the UTC hour of the last element"),
     Column(
@@ -626,19 +771,21 @@ send_counters = Table(
         comment="counts of the last 25 UTC hours, oldest first: together no less than any rolling 24 hours",
     ),
     postgresql_with={"fillfactor": "50"},
+    comment="What was sent in each of the last 25 UTC hours, by what a cap is about.",
 )
 
 suppressions = Table(
     "suppressions",
     metadata,
     _id(),
-    Column("kind", Text, nullable=False),
+    Column("kind", Text, nullable=False, comment="address or domain"),
     Column("value", Text, nullable=False, comment="normalised address or domain; for domain also its subdomains"),
-    Column("reason", Text, nullable=False),
-    Column("added_by", Text, nullable=False),
-    _instant("added_at", default_now=True),
+    Column("reason", Text, nullable=False, comment="why"),
+    Column("added_by", Text, nullable=False, comment="who added it"),
+    _instant("added_at", default_now=True, comment="when"),
     _one_of("kind", SUPPRESSION_KINDS),
     Index("uq_suppressions_kind_value", "kind", "value", unique=True),
+    comment="An address or domain that gets no mail.",
 )
 
 recipient_refusals = Table(
@@ -671,15 +818,19 @@ recipient_refusals = Table(
         DateTime(timezone=True),
         comment="this server took other mail after that, of whichever mailbox",
     ),
+    comment="A submission server called a recipient unknown to one of its mailboxes.",
 )
 
 host_breakers = Table(
     "host_breakers",
     metadata,
-    Column("key", Text, primary_key=True, comment="host:NAME, or a key that a provider's reply names"),
+    Column(
+        "key", Text, primary_key=True, comment="host:SERVER, mailbox:ID, or what a provider's reply names, via SERVER"
+    ),
     Column("failures", Integer, nullable=False, server_default="0", comment="in a row, since the last success"),
     Column("open_until", DateTime(timezone=True), comment="null: closed"),
     Column("probe_until", DateTime(timezone=True), comment="one worker probes until then; null: nobody does"),
     Column("reason", Text, comment="the failure that opened it"),
-    _instant("changed_at", default_now=True),
+    _instant("changed_at", default_now=True, comment="when it changed"),
+    comment="One circuit breaker; a missing row is closed.",
 )

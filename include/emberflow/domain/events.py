@@ -134,7 +134,7 @@ EVENTS: Mapping[EventType, EventKind] = {
         details={"task_type": Detail(str, "what kind of mail it is"), "turn": _TURN},
     ),
     EventType.PLACED_INBOX: _placed("inbox"),
-    EventType.PLACED_JUNK: _placed("junk"),
+    EventType.PLACED_JUNK: _placed("Junk folder"),
     EventType.RESCUED: EventKind(
         "a mail that had been found in Junk was seen in the inbox",
         mailbox="the reading mailbox",

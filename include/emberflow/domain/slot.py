@@ -199,7 +199,7 @@ TRANSITIONS = (
         "the pre-send check says yes; attempt counted, lease renewed",
     ),
     Transition(
-        _LEASED, _PLANNED, Move.FINISH, "worker", "not now, or failed before DATA",
+        _LEASED, _PLANNED, Move.FINISH, "worker", "not now or failed before DATA",
         "refused for now (kill switch, gap, an unreadable secret, a refused egress, a reply outside its window or at a "
         "cap); the attempt failed before DATA, next try after `retry_s` (or the time that the reply rule names) x "
         "2^attempts, plus a seeded jitter; a server refused its mailbox in this run; its configuration cannot be "
@@ -215,7 +215,7 @@ TRANSITIONS = (
         "`mailbox_not_checked`, `outside_window`, `sender_paused`, `bot_paused`, ...",
     ),
     Transition(
-        _LEASED, _FAILED, Move.FINISH, "worker", "5xx before DATA, or attempts used up",
+        _LEASED, _FAILED, Move.FINISH, "worker", "5xx before DATA or attempts used up",
         "5xx about this message or its recipient, `maximum_attempts` (4) used up (not by a sending limit of the "
         "mailbox), or a message that cannot be built",
         "stage, code, server text; the error",
@@ -224,12 +224,12 @@ TRANSITIONS = (
         _SUBMITTING, _SENT, Move.FINISH, "worker", "2xx after the final dot", "the server took it",
     ),
     Transition(
-        _SUBMITTING, _PLANNED, Move.FINISH, "worker", "4xx, or cut off before the final dot",
+        _SUBMITTING, _PLANNED, Move.FINISH, "worker", "4xx or cut off before the final dot",
         "4xx, a permanent fault of mailbox or host, or cut off before the final dot; caps are given back",
         "stage, code, server text",
     ),
     Transition(
-        _SUBMITTING, _FAILED, Move.FINISH, "worker", "5xx, or attempts used up",
+        _SUBMITTING, _FAILED, Move.FINISH, "worker", "5xx or attempts used up",
         "5xx about this message, or attempts used up; caps are given back", "stage, code, server text",
     ),
     Transition(
@@ -242,13 +242,13 @@ TRANSITIONS = (
         "the inbox reader meets the mail in its recipient's mailbox", "where it was found",
     ),
     Transition(
-        _UNCERTAIN, _SENT, Move.SETTLE, "reconcile", "found, or a late 2xx",
+        _UNCERTAIN, _SENT, Move.SETTLE, "reconcile", "found or acknowledged late",
         "the mail lies at its recipient (any folder), or cold mail in the sender's Sent; or a worker whose lease had "
         "lapsed heard a 2xx to this attempt, and the mail is nowhere to be seen",
         "where it was found; the server's answer",
     ),
     Transition(
-        _UNCERTAIN, _FAILED, Move.SETTLE, "reconcile", "returned, or out of attempts",
+        _UNCERTAIN, _FAILED, Move.SETTLE, "reconcile", "returned or out of attempts",
         "a bounce in the sender's INBOX or Junk (a delivery status notification, or a machine's words with a quoted "
         "copy) names it by its Message-ID or token; it stays counted, because it did leave. Or it was not taken, as in "
         "the next row, by its last attempt",
@@ -273,9 +273,9 @@ TRANSITIONS = (
             (_SENT, "said to be sent", "--sent", "; or `emberflow database restored` found it",
              "`settled by`, who, and why; where it was found"),
             (_PLANNED, "said not to be sent", "--not-sent", "", "`not sent by the last attempt`"),
-            (_FAILED, "not sent by the last attempt", "--not-sent", ", after the last attempt",
+            (_FAILED, "said not to be sent", "--not-sent", ", after the last attempt",
              "`not sent in 4 attempts`"),
-            (_EXPIRED, "not sent and overdue", "--not-sent", ", of a warm-up mail that is overdue", "`overdue`"),
+            (_EXPIRED, "said not to be sent", "--not-sent", ", of a warm-up mail that is overdue", "`overdue`"),
         )
     ),
     Transition(
