@@ -64,7 +64,7 @@ def inbox() -> None:
     @task(inlets=[MAIL_EVENTS], outlets=[EVENTS_FOR_MARTS], trigger_rule=TriggerRule.ALL_DONE)
     def announce_events() -> None:
         """Tell whoever depends on the events of this hour, if the reputation marts are due."""
-        from emberflow.queue_manager import tasks
+        from emberflow.reporting import tasks
 
         if not tasks.marts_are_due():
             raise AirflowSkipException("no new events, or the marts are fresh enough")

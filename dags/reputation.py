@@ -48,7 +48,7 @@ def reputation() -> None:
     @task(inlets=[MAIL_EVENTS], outlets=[SENDER_SCORES, PROVIDER_PLACEMENTS], multiple_outputs=False)
     def build_marts(partition_key: str | None = None) -> dict[str, Any]:
         """Run every model and every test of the project once."""
-        from emberflow.queue_manager import tasks
+        from emberflow.reporting import tasks
 
         return tasks.build_marts(partition_key)
 

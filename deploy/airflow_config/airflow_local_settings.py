@@ -17,6 +17,6 @@ if "scheduler" in sys.argv:
     import airflow.sdk.execution_time.task_runner  # noqa: F401
 
     from emberflow.email_ops.content import load_scripts
-    from emberflow.queue_manager import tasks  # noqa: F401
+    from emberflow.reporting import tasks  # noqa: F401 - which imports those of the queue manager
 
     load_scripts()  # the built-in ones: kept for the life of a process anyway, and a good part of an empty shard

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from emberflow.clock import HOUR, Clock, SystemClock, floor_hour
+from emberflow.clock import Clock, SystemClock, floor_hour
 from emberflow.database import server_clock
 from emberflow.database.engine import open_engine
 from emberflow.errors import WorkerRefusedError
@@ -22,7 +22,6 @@ from emberflow.policy.versions import in_force
 from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.receiving import reconcile, sweep
 from emberflow.queue_manager.sending import dispatcher
-from emberflow.reporting import marts
 from emberflow.settings import settings
 
 log = logging.getLogger(__name__)
@@ -33,20 +32,20 @@ def plan_hour(partition_key: str | None, *, far_ahead: bool = False) -> dict[str
 
     One that is days ahead is refused, unless ``far_ahead`` is asked for (`planner.plan_hour`).
     """
-    clock = _clock()
-    hour = _hour(partition_key, clock.now())
+    clock = workers_clock()
+    hour = hour_of(partition_key, clock.now())
     report = planner.plan_hour(open_engine(), hour, clock=clock, settings=settings(), far_ahead=far_ahead)
     before = ", was planned before" if report.was_planned_before else ""
     counts = {name: getattr(report, name) for name in ("senders", "bots", "wanted", "slots")}
-    _say(hour, f"{report.outcome}{before}", counts)
+    log_step(hour, f"{report.outcome}{before}", counts)
     return asdict(report) | {"hour": hour.isoformat()}
 
 
 def due_shards() -> list[int]:
     """Return the shards that one dispatch run fans out to."""
-    clock = _clock()
+    clock = workers_clock()
     shards = dispatcher.due_shards(open_engine(), clock=clock)
-    _say(clock.now(), f"shards with work: {_listed(shards)}")
+    log_step(clock.now(), f"shards with work: {_listed(shards)}")
     return shards
 
 
@@ -56,11 +55,11 @@ def dispatch_shard(shard: int) -> dict[str, Any]:
     Raises:
         WorkerRefusedError: this machine must not send; the text says why.
     """
-    clock = _clock()
+    clock = workers_clock()
     report = dispatcher.dispatch_shard(open_engine(), shard, clock=clock, settings=settings())
     if report.refused is not None:
         raise WorkerRefusedError(f"nothing was sent: {report.refused}")
-    _say(clock.now(), f"shard {shard}{' was busy' if report.was_busy else ''}", report.ends)
+    log_step(clock.now(), f"shard {shard}{' was busy' if report.was_busy else ''}", report.ends)
     return {"shard": shard, "was_busy": report.was_busy, **report.ends}
 
 
@@ -68,26 +67,26 @@ def shards() -> list[int]:
     """Return the shards of mailboxes that one inbox run fans out to."""
     with open_engine().begin() as connection:
         found = list(range(in_force(connection).policy.inbox.shards))
-    _say(_clock().now(), f"shards to read: {_listed(found)}")
+    log_step(workers_clock().now(), f"shards to read: {_listed(found)}")
     return found
 
 
 def read_shard(shard: int) -> dict[str, Any]:
     """Read the mailboxes of ``shard``; return what was found."""
-    clock = _clock()
+    clock = workers_clock()
     report = sweep.read_shard(open_engine(), shard, clock=clock, settings=settings())
     counts = {"mailboxes": report.mailboxes, "unreadable": len(report.unreadable), **report.found}
-    _say(clock.now(), f"shard {shard}", counts)
+    log_step(clock.now(), f"shard {shard}", counts)
     return {"shard": shard, "mailboxes": report.mailboxes, "unreadable": report.unreadable, **report.found}
 
 
 def uncertain_shards() -> list[int]:
     """Return the shards of mailboxes that one reconcile run fans out to."""
-    now = _clock().now()
+    now = workers_clock().now()
     with open_engine().begin() as connection:
         policy = in_force(connection).policy
         found = reconcile.due_shards(connection, now=now, policy=policy, shards=policy.inbox.shards)
-    _say(now, f"shards with uncertain slots: {_listed(found)}")
+    log_step(now, f"shards with uncertain slots: {_listed(found)}")
     return found
 
 
@@ -96,41 +95,22 @@ def reconcile_shard(shard: int) -> dict[str, Any]:
 
     ``not_reached`` are the addresses of the mailboxes that come first in the next run.
     """
-    engine, clock = open_engine(), _clock()
+    engine, clock = open_engine(), workers_clock()
     with engine.begin() as connection:
         shards = in_force(connection).policy.inbox.shards
     report = reconcile.run(engine, clock=clock, settings=settings(), shard=shard, shards=shards)
     reasons = sorted(set(report.waiting.values()))
     counts = {"waiting": len(report.waiting), "not_reached": len(report.not_reached), **report.ends}
-    _say(clock.now(), f"shard {shard}", counts)
+    log_step(clock.now(), f"shard {shard}", counts)
     return {"shard": shard, "reasons": reasons, **counts, "not_reached": report.not_reached}
 
 
-def marts_are_due() -> bool:
-    """Return whether events came in that the reputation marts do not know, and the policy's interval is over."""
-    now = _clock().now()
-    with open_engine().begin() as connection:
-        refresh_s = in_force(connection).policy.reputation.refresh_s
-        is_due = marts.is_due(connection, now, refresh_s)
-    _say(now, "the marts are due" if is_due else "no new events, or the marts are fresh enough")
-    return is_due
-
-
-def build_marts(partition_key: str | None) -> dict[str, Any]:
-    """Build the reputation marts as of the end of the named hour, or as of now while that is still ahead."""
-    now = _clock().now()
-    hour = _hour(partition_key, now)
-    report = asdict(marts.build_marts(min(hour + HOUR, now)))
-    _say(hour, "marts built", report)
-    return report
-
-
-def _clock() -> Clock:
+def workers_clock() -> Clock:
     """Return the clock that all workers share."""
     return server_clock.shared(open_engine(), SystemClock())
 
 
-def _say(moment: datetime, what: str, counts: Mapping[str, float] | None = None) -> None:
+def log_step(moment: datetime, what: str, counts: Mapping[str, float] | None = None) -> None:
     """Log what a step came to, under the hour of ``moment``."""
     figures = ", ".join(f"{name} {count:.4g}" for name, count in (counts or {}).items())
     log.info("%s UTC: %s%s", f"{floor_hour(moment):%Y-%m-%d %H:%M}", what, f": {figures}" if figures else "")
@@ -140,7 +120,8 @@ def _listed(numbers: list[int]) -> str:
     return ", ".join(str(number) for number in numbers) or "none"
 
 
-def _hour(partition_key: str | None, now: datetime) -> datetime:
+def hour_of(partition_key: str | None, now: datetime) -> datetime:
+    """Return the start of the hour (UTC) that a partition names, or of the present one."""
     if partition_key is None:
         return floor_hour(now)
     moment = datetime.fromisoformat(partition_key)
