@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.delivery.breakers import Breaker, BreakerPolicy, keys_of
+from emberflow.delivery.breakers import Breaker, BreakerPolicy, admit, failing, keys_of, take_in
 from emberflow.delivery.guard import server_of
+from emberflow.delivery.reply_codes import Action, Disposition, Scope
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 POLICY = BreakerPolicy()
@@ -111,6 +112,82 @@ def test_a_mail_without_an_egress_address_has_no_key_for_one() -> None:
     keys = keys_of(**route, egress_address=None)  # type: ignore[arg-type]
     assert keys == ("host:smtp.a.test", "mailbox:17", "domain:a.test>google via smtp.a.test")
     assert keys_of(**route, egress_address="192.0.2.1") == (*keys, "ip:192.0.2.1>google via smtp.a.test")  # type: ignore[arg-type]
+
+
+KEYS = ("host:a", "mailbox:1", "domain:a.test>google via a", "ip:192.0.2.1>google via a")
+HOST, MAILBOX, DOMAIN, ADDRESS = KEYS
+
+
+def a_disposition(scope: Scope = "host", action: Action = "retry", wait_s: int | None = None) -> Disposition:
+    return Disposition(False, wait_s, scope, action, "a_rule", "it failed")
+
+
+def test_a_mail_is_blocked_until_the_last_of_its_breakers_may_be_asked() -> None:
+    known = {HOST: a_breaker_that_opened(), DOMAIN: Breaker().throttled(3600, "rate", NOON, POLICY)}
+    blocked, probed = admit({1: KEYS, 2: ("mailbox:2",)}, known, after(10), POLICY)
+    assert {slot_id: found.retry_at for slot_id, found in blocked.items()} == {1: after(3600)}
+    assert blocked[1].reason == f"{DOMAIN} is left alone: rate"
+    assert probed == {}
+
+
+def test_of_all_that_ask_the_first_probes_and_the_others_wait_for_it() -> None:
+    """Towards Q-F8"""
+    known = {HOST: a_breaker_that_opened()}
+    blocked, probed = admit({3: KEYS, 1: KEYS, 2: KEYS}, known, after(300), POLICY)
+    assert {slot_id: found.retry_at for slot_id, found in blocked.items()} == {1: after(420), 2: after(420)}
+    assert probed == {HOST: known[HOST].probed(after(300), POLICY)}
+    assert known == {HOST: a_breaker_that_opened()}
+
+
+def test_a_mail_that_another_breaker_blocks_takes_no_probe() -> None:
+    known = {HOST: a_breaker_that_opened(), MAILBOX: a_breaker_that_opened(after(299))}
+    blocked, probed = admit({1: KEYS, 2: (HOST, "mailbox:2")}, known, after(300), POLICY)
+    assert set(blocked) == {1}
+    assert set(probed) == {HOST}
+
+
+@pytest.mark.parametrize(
+    ("scope", "blamed"),
+    [
+        ("host", {HOST}),
+        ("mailbox", {MAILBOX}),
+        ("sender_domain", {DOMAIN}),
+        ("egress_ip", {ADDRESS}),
+        ("sender_domain_or_ip", {DOMAIN, ADDRESS}),
+        ("message", set()),
+        ("recipient", set()),
+    ],
+)
+def test_a_failure_counts_against_the_keys_of_its_scope(scope: Scope, blamed: set[str]) -> None:
+    outcomes = [(KEYS, a_disposition(scope))]
+    assert failing(outcomes) == blamed
+    changed = take_in(outcomes, dict.fromkeys(KEYS, Breaker()), NOON, POLICY)
+    assert {key: breaker.failures for key, breaker in changed.items()} == dict.fromkeys(blamed, 1)
+
+
+def test_what_a_provider_limits_without_an_address_of_ours_is_the_domain() -> None:
+    assert failing([((HOST, MAILBOX, DOMAIN), a_disposition("egress_ip"))]) == {DOMAIN}
+
+
+def test_a_mail_that_was_sent_is_a_success_for_all_its_keys_and_a_refusal_for_the_host_alone() -> None:
+    known = {key: Breaker(failures=3, reason="down") for key in KEYS}
+    assert take_in([(KEYS, None)], known, NOON, POLICY) == dict.fromkeys(KEYS, Breaker())
+    assert take_in([(KEYS, a_disposition("recipient", "suppress"))], known, NOON, POLICY) == {HOST: Breaker()}
+
+
+@pytest.mark.parametrize(("action", "opens"), [("throttle", True), ("stop_and_alert", True), ("retry", False)])
+def test_a_time_that_the_server_named_opens_at_once_unless_it_is_about_the_message(action: Action, opens: bool) -> None:
+    """Towards Q-F8"""
+    changed = take_in([(KEYS, a_disposition("sender_domain", action, 600))], {DOMAIN: Breaker()}, NOON, POLICY)
+    assert (changed[DOMAIN].open_until == after(600)) is opens
+
+
+def test_outcomes_are_taken_in_one_after_the_other() -> None:
+    failed, sent = (KEYS, a_disposition()), (KEYS, None)
+    known = {HOST: Breaker()}
+    assert take_in([failed] * 5, known, NOON, POLICY)[HOST].phase(NOON) == "open"
+    assert take_in([failed] * 4 + [sent, failed], known, NOON, POLICY)[HOST].failures == 1
+    assert take_in([failed, sent], known, NOON, POLICY) == {}
 
 
 events = st.lists(
