@@ -51,7 +51,7 @@ class World:
         self.engine = engine
         self._count = 0
         self._policy_id = self._add(
-            tables.policies, name="standard", document={"reputation": {"model": "first-1"}}, sha256="0"
+            tables.policies, name="standard", document={"reputation": {"model": "first-1"}}, sha256="0", seed=1
         )
 
     def sender(self, provider: str = "home") -> Account:
