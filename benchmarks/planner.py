@@ -257,7 +257,7 @@ class Bench:
         """
         wrong = faults(self._engine, self._policy)
         with self._engine.connect() as connection:
-            query = text("select wanted, slots, plan_sha256 from ops.plan_runs where hour = :hour")
+            query = text("select wanted, slots, plan_sha256 from ops.plan_runs where kind = 'warmup' and hour = :hour")
             run = dict(connection.execute(query, {"hour": HOUR}).mappings().one())
             written: int = connection.execute(text("select count(*) from ops.scheduled_tasks")).scalar_one()
         possible = run["wanted"] if self._seats is None else min(self._seats, run["wanted"])

@@ -9,6 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from emberflow.database.migrate import VERSION_TABLE, configuration, downgrade, upgrade
 from emberflow.database.tables import SCHEMA, metadata
@@ -185,6 +186,21 @@ def test_refusals_from_before_parties_were_recorded_name_their_organisation(data
     downgrade(database, "0015")
     assert world.value("select count(*) from ops.recipient_refusals") == len(hosts)
     upgrade(database)
+
+
+def test_plans_from_before_kinds_were_recorded_are_plans_of_warm_up(database: Engine, sandbox: Sandbox) -> None:
+    """D-B5: and the schema of before is not gone back to while it could not hold what is on record."""
+    world = a_world(database, sandbox, senders=1, bots=1, checks=False)
+    planned = world.plan()
+    downgrade(database, "0020")
+    assert world.value("select slots from ops.plan_runs") == planned.slots == 1
+    upgrade(database)
+    assert world.row("select id, kind, scope from ops.plan_runs") == {"id": 1, "kind": "warmup", "scope": ""}
+    assert world.plan().was_planned_before
+
+    world.change("update ops.plan_runs set kind = 'campaign', scope = '7'")
+    with pytest.raises(DBAPIError, match="plans of campaigns are on record"):
+        downgrade(database, "0020")
 
 
 def test_upgrading_a_database_that_is_up_to_date_changes_nothing(database: Engine, sandbox: Sandbox) -> None:

@@ -12,12 +12,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
 
 from emberflow.clock import HOUR, floor_hour
 from emberflow.errors import ConfigurationError, EmberflowError
 from emberflow.operations import mailboxes
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager.planning import planner
+from emberflow.reporting.slot import planned_hours
+from emberflow.reporting.why_not import run_of
 from tests.worlds import (
     NOON,
     OPERATOR,
@@ -213,6 +216,27 @@ def test_planning_an_hour_again_changes_nothing(database: Engine, sandbox: Sandb
     assert (first.was_planned_before, again.was_planned_before) == (False, True)
     assert (again.plan_run_id, again.slots, again.outcome) == (first.plan_run_id, first.slots, "planned")
     assert before == {table: world.rows(f"select * from ops.{table} order by 1, 2") for table in PLANNED}  # noqa: S608
+
+
+def test_the_plan_of_a_campaign_for_the_same_hour_is_another_plan(database: Engine, sandbox: Sandbox) -> None:
+    """Q-B3: it neither keeps warm-up from being planned nor is it shown or taken back as warm-up."""
+    world = a_world(database, sandbox, checks=False)
+    for campaign in ("7", "8"):
+        world.change(
+            "insert into ops.plan_runs (kind, scope, hour, outcome, seed, policy_id, input_sha256, plan_sha256, "
+            "senders, bots, wanted, slots) "
+            "select 'campaign', :campaign, :hour, 'planned', 1, id, '', '', 1, 0, 5, 5 from ops.policies",
+            campaign=campaign,
+            hour=NOON,
+        )
+    with database.connect() as connection:
+        assert (run_of(connection, NOON), planned_hours(connection)) == (None, [])
+    assert world.plan().slots > 0
+    assert world.plan().was_planned_before
+    with database.connect() as connection:
+        assert [hour["kind"] for hour in planned_hours(connection)] == ["warmup"]
+    with pytest.raises(IntegrityError, match="uq_plan_runs_kind_scope_hour"):
+        world.change("update ops.plan_runs set scope = '7' where scope = '8'")
 
 
 def test_an_hour_that_several_workers_plan_at_once_is_planned_by_one(database: Engine, sandbox: Sandbox) -> None:

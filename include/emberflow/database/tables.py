@@ -29,6 +29,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     text,
 )
@@ -55,6 +56,7 @@ SENDER_STATES = ("unverified", "active", "paused", "stopped")
 BOT_STATUSES = ("unverified", "active", "paused", "retired")
 SLOT_STATUSES = tuple(SlotStatus)
 TASK_TYPES = ("warmup", "reply", "cold_first_touch", "cold_follow_up")
+PLAN_KINDS = ("warmup", "campaign")
 TIERS = ("virgin", "probabilistic", "active")
 TLS_MODES = ("starttls", "implicit")
 THREAD_STATUSES = ("awaiting_reply", "reply_scheduled", "closed")
@@ -421,7 +423,9 @@ plan_runs = Table(
     "plan_runs",
     metadata,
     _id(),
-    Column("hour", DateTime(timezone=True), nullable=False, unique=True, comment="start of the UTC hour planned"),
+    Column("kind", Text, nullable=False, comment="what was planned: warmup, or campaign"),
+    Column("scope", Text, nullable=False, comment="the campaign that was planned; empty for warm-up"),
+    Column("hour", DateTime(timezone=True), nullable=False, comment="start of the UTC hour planned"),
     Column("planned_from", DateTime(timezone=True), comment="the earliest instant that could be planned"),
     Column("outcome", Text, nullable=False, comment="planned, or past: the hour was over and nothing was planned"),
     Column("seed", BigInteger, nullable=False, comment="with which it was planned"),
@@ -433,8 +437,11 @@ plan_runs = Table(
     Column("wanted", Integer, nullable=False, comment="slots that the quotas asked for"),
     Column("slots", Integer, nullable=False, comment="slots written"),
     _instant("planned_at", default_now=True, comment="when it was planned"),
+    _one_of("kind", PLAN_KINDS),
     _one_of("outcome", ("planned", "past")),
-    comment="One planned UTC hour.",
+    CheckConstraint("(kind = 'warmup') = (scope = '')", name="scope_names_a_campaign"),
+    UniqueConstraint("kind", "scope", "hour"),
+    comment="One planned UTC hour of one kind of mail.",
 )
 
 conversations = Table(

@@ -44,6 +44,7 @@ _HOURS = text("""
     cross join lateral (
         select count(*) as slots from ops.slots where slots.plan_run_id = plan_runs.id and slots.status = 'cancelled'
     ) as cancelled
+    where plan_runs.kind = 'warmup'
     order by hour desc
     limit :limit
 """)
@@ -55,7 +56,7 @@ _SLOTS_OF_HOUR = text("""
     inner join ops.plan_runs on plan_runs.id = slots.plan_run_id
     inner join ops.mailboxes as sender_box on sender_box.id = slots.from_mailbox_id
     inner join ops.mailboxes as bot_box on bot_box.id = slots.to_mailbox_id
-    where plan_runs.hour = :hour
+    where plan_runs.kind = 'warmup' and plan_runs.hour = :hour
     order by slots.target_time, slots.id
 """)
 
@@ -136,5 +137,5 @@ def cancelled_slots(connection: Connection, hour: datetime) -> int:
 
 
 def slots_of_hour(connection: Connection, hour: datetime) -> Sequence[RowMapping]:
-    """Return the slots of one planned hour in the order of their target times."""
+    """Return the warm-up slots of one planned hour in the order of their target times."""
     return connection.execute(_SLOTS_OF_HOUR, {"hour": hour}).mappings().all()

@@ -37,7 +37,7 @@ _SENDER = text("""
     where mailboxes.address = :address and mailboxes.removed_at is null
 """)
 
-_RUN = text("select * from ops.plan_runs where hour = :hour")
+_RUN = text("select * from ops.plan_runs where kind = 'warmup' and hour = :hour")
 
 _SLOTS = text("""
     select slots.id, slots.target_time, mailboxes.address as bot_address, slots.status, slots.reason
@@ -205,7 +205,7 @@ def _computed(
 
 
 def run_of(connection: Connection, hour: datetime) -> RowMapping | None:
-    """Return the row of ``ops.plan_runs`` of the hour, None while it is not planned."""
+    """Return the row of ``ops.plan_runs`` of the hour's warm-up, None while it is not planned."""
     return connection.execute(_RUN, {"hour": hour}).mappings().one_or_none()
 
 

@@ -1,8 +1,8 @@
 """The plan of one hour, written: read the state, compute, and write the slots in one transaction.
 
-The hour has one row in ``plan_runs``. Planning it again, by a retry, a cleared task or a backfill, finds the row and
-changes nothing if it has slots; an hour without slots stays open until it is over. An hour that is over gets a row and
-no slots, so that a backfill of past days cannot send anything.
+The hour has one row of kind ``warmup`` in ``plan_runs``. Planning it again, by a retry, a cleared task or a backfill,
+finds the row and changes nothing if it has slots; an hour without slots stays open until it is over. An hour that is
+over gets a row and no slots, so that a backfill of past days cannot send anything.
 
 Slots are written by COPY under ids that the sequence gave, states beside them. Their keys are spelled so that an
 hour's stand together and in order, at the end of what every index on them holds.
@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sqlalchemy import Connection, Engine, RowMapping, func, select, text
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.clock import HOUR, Clock, floor_hour
@@ -47,6 +47,7 @@ from emberflow.text_columns import Texts, padded, spelled, texts
 Integers = npt.NDArray[np.int64]
 
 FURTHEST_AHEAD: Final = timedelta(days=3)  # an hour beyond is planned only by force
+_KIND, _SCOPE = "warmup", ""  # of this planner's runs
 _SESSIONS: Final = 2  # that read at the same time: more want more cores of the database
 _IDS: Final = "select nextval('ops.scheduled_tasks_id_seq'::regclass) as id from generate_series(1, %(count)s)"
 _DOMAINS: Final = text("""
@@ -172,7 +173,7 @@ def plan_hour(
         return PlanReport(None, hour, "held", 0, 0, 0, 0, was_planned_before=False)
     with engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("emberflow.plan_hour"))))
-        known = connection.execute(select(plan_runs).where(plan_runs.c.hour == hour)).mappings().one_or_none()
+        known = connection.execute(select(plan_runs).where(*_run_of(hour))).mappings().one_or_none()
         now = clock.now().replace(microsecond=0)
         if known is not None and is_settled(known, now):
             return _report(dict(known), was_planned_before=True)
@@ -290,6 +291,10 @@ def _require_hour(hour: datetime) -> None:
         raise ValueError(f"{hour.isoformat()} is not the start of an hour")
 
 
+def _run_of(hour: datetime) -> tuple[ColumnElement[bool], ...]:
+    return plan_runs.c.kind == _KIND, plan_runs.c.scope == _SCOPE, plan_runs.c.hour == hour
+
+
 def _read(sessions: Sessions, hour: datetime, *, now: datetime, force: PolicyInForce) -> PlanInputs:
     return read(sessions, hour, start=max(now, hour), policy_id=force.policy_id, policy=force.policy, seed=force.seed)
 
@@ -304,7 +309,8 @@ def _write_run(
     again: bool = False,
 ) -> PlanReport:
     row: dict[str, Any] = {
-        "hour": hour, "planned_from": start, "seed": force.seed, "policy_id": force.policy_id, "outcome": "past",
+        "kind": _KIND, "scope": _SCOPE, "hour": hour, "planned_from": start, "seed": force.seed,
+        "policy_id": force.policy_id, "outcome": "past",
         "input_sha256": "", "plan_sha256": "", "senders": 0, "bots": 0, "wanted": 0, "slots": 0,
     }  # fmt: skip
     if plan is not None:
@@ -317,7 +323,7 @@ def _write_run(
         }
     if again:
         row_of_now = row | {"planned_at": func.clock_timestamp()}
-        statement = plan_runs.update().where(plan_runs.c.hour == hour).values(row_of_now).returning(plan_runs.c.id)
+        statement = plan_runs.update().where(*_run_of(hour)).values(row_of_now).returning(plan_runs.c.id)
         run_id = int(connection.execute(statement).scalar_one())
     else:
         run_id = int(connection.execute(plan_runs.insert().values(row).returning(plan_runs.c.id)).scalar_one())
