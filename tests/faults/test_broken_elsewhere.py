@@ -70,7 +70,7 @@ def copies(world: World) -> Counter[str]:
 def shown(world: World, *statuses: str) -> list[Waiting]:
     """What the operator is shown of the slots in these statuses."""
     with world.engine.connect() as connection:
-        return queue.listed(connection, statuses, 1000, now=world.clock.now(), policy=world.policy)
+        return queue.listed(connection, statuses, 1000, now=world.clock.now())
 
 
 def recipients(slots: list[Waiting]) -> set[str]:

@@ -91,7 +91,7 @@ def test_slots_of_one_status_are_listed_on_demand(queue: Command, world: World) 
 def test_a_slot_says_what_it_is_from_whom_and_since_when(world: World) -> None:
     slot_id = world.slot(binding_cap="cold_24h:1 30/30", reason="cold_cap")
     with world.engine.connect() as connection:
-        (one,) = listed(connection, ["planned"], 10, now=world.clock.now(), policy=world.policy)
+        (one,) = listed(connection, ["planned"], 10, now=world.clock.now())
 
     assert one == Waiting(
         id=slot_id,

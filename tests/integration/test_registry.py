@@ -18,6 +18,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from emberflow.accounts import checks, imports
+from emberflow.accounts.checks import CheckResult
 from emberflow.database.secrets import SecretBox
 from emberflow.email_ops.check import check_mailbox
 from emberflow.email_ops.mailbox import MailboxAccess
@@ -84,7 +85,7 @@ def problems_of(database: Engine, file: Path, settings: Settings) -> list[str]:
 # Checks
 
 
-def checked(world: World, **changes: Any) -> mailboxes.CheckResult:
+def checked(world: World, **changes: Any) -> CheckResult:
     """Import one more sender whose row is changed, check it, and return the outcome."""
     domain = world.senders[0].address.partition("@")[2]
     create_accounts(world.sandbox.directory, {f"more@{domain}": PASSWORD})
@@ -94,7 +95,7 @@ def checked(world: World, **changes: Any) -> mailboxes.CheckResult:
     return result
 
 
-def shown(world: World, result: mailboxes.CheckResult) -> Any:
+def shown(world: World, result: CheckResult) -> Any:
     return next(row for row in shown_senders(world.engine) if row["address"] == result.address)
 
 

@@ -14,7 +14,7 @@ from emberflow.bots.candidates import offer_to_every_slot
 from emberflow.bots.matching import Matching
 from emberflow.bots.ordering import Integers, order_of, pair_keys
 from emberflow.bots.seat_order import assign
-from emberflow.bots.tiers import VIRGIN
+from emberflow.domain.tiers import VIRGIN
 from emberflow.randomness import uniforms
 
 _ROUNDS = 8

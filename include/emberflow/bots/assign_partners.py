@@ -12,7 +12,8 @@ import pandas as pd
 from emberflow.bots.candidates import offer_in_turn, offer_to_every_slot
 from emberflow.bots.matching import Matching
 from emberflow.bots.ordering import Integers, Ranked, any_of, by_group, find, pair_keys
-from emberflow.bots.tiers import ACTIVE, PROBABILISTIC, Contacts
+from emberflow.bots.tiers import Contacts
+from emberflow.domain.tiers import ACTIVE, PROBABILISTIC
 from emberflow.randomness import uniforms
 
 _PER_CELL = 2  # partners in the asked cell that a lookup should bring: 86 % bring one (Poisson)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from emberflow.bots.ordering import Floats, Integers, Mask, Ranked, order_of
 from emberflow.bots.seat_order import SeatOrder
-from emberflow.bots.tiers import PROBABILISTIC, VIRGIN
+from emberflow.domain.tiers import PROBABILISTIC, VIRGIN
 
 if TYPE_CHECKING:
     from emberflow.bots.matching import Matching

@@ -21,8 +21,9 @@ from emberflow.bots.ordering import Floats, Integers, Mask, any_of, by_group, or
 from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.rotation import WEIGHT_TERMS
 from emberflow.bots.seat_order import SeatOrder
-from emberflow.bots.tiers import TIERS, Contacts, virgin_share
+from emberflow.bots.tiers import Contacts, virgin_share
 from emberflow.clock import require_utc
+from emberflow.domain.tiers import TIERS
 from emberflow.randomness import state, uniforms
 
 LONGEST_IDLE_DAYS: Final = 1000  # who never sent has waited longest

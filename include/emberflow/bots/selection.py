@@ -45,7 +45,7 @@ from emberflow.bots.matching import Matching
 from emberflow.bots.ordering import Integers
 from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.rotation import WEIGHT_TERMS
-from emberflow.bots.tiers import PROBABILISTIC, TIERS, VIRGIN
+from emberflow.domain.tiers import PROBABILISTIC, TIERS, VIRGIN
 
 UNFILLED: Final = ("no_seat", "no_eligible_bot")
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,6 @@ import pandas as pd
 
 from emberflow.bots.ordering import Integers, Mask
 from emberflow.bots.policy import SAME_DAY_H, SelectionPolicy
-
-TIERS: Final = ("virgin", "probabilistic", "active")
-VIRGIN, PROBABILISTIC, ACTIVE = TIERS
 
 
 def virgin_share(policy: SelectionPolicy, ramp_day: pd.Series[int]) -> pd.Series[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emberflow.cli.options import AsJson
-from emberflow.cli.plan_commands import At, compute_hour, parse_hour
+from emberflow.cli.plan_commands import At, parse_hour
 
 
 def capacity(at: At = None, as_json: AsJson = False) -> None:
@@ -11,11 +11,9 @@ def capacity(at: At = None, as_json: AsJson = False) -> None:
     from emberflow.cli.report import show_capacity
     from emberflow.clock import SystemClock
     from emberflow.database.engine import open_engine
-    from emberflow.policy.versions import in_force
-    from emberflow.reporting import capacity as of_plan
+    from emberflow.reporting.capacity import of_hour
 
     hour, now = parse_hour(at), SystemClock().now()
     with open_engine().connect() as connection:
-        plan = compute_hour(connection, hour, now)
-        found = of_plan.capacity(connection, hour, plan, in_force(connection).policy, now)
+        found = of_hour(connection, hour, now)
     show_capacity(found, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +13,7 @@ from emberflow.errors import ConfigurationError, EmberflowError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from sqlalchemy import Connection, RowMapping
-
-    from emberflow.queue_manager.planning.hour_plan import Plan
+    from sqlalchemy import Connection
 
 plan = typer.Typer(help="What will be sent, and why.", no_args_is_help=True)
 policy = typer.Typer(help="The numbers behind every rule.", no_args_is_help=True)
@@ -53,6 +50,7 @@ def show_plan(
     from emberflow.cli.report import hours_section, show_why_empty, slots_section
     from emberflow.console import print_json, records, show
     from emberflow.database.engine import open_engine
+    from emberflow.reporting.plan import timeline
     from emberflow.reporting.slot import planned_hours, slots_of_hour
 
     with open_engine().connect() as connection:
@@ -73,7 +71,8 @@ def show_plan(
             show(*sections)
             show_why_empty(wanted, why)
         if picture is not None:
-            _draw_planned(connection, wanted, slots, picture)
+            drawn = timeline(connection, wanted, slots)
+            _draw(picture, wanted, drawn.day, drawn.slots, drawn.origin)
 
 
 @plan.command("run")
@@ -185,13 +184,11 @@ def apply_policy(
 def show_policy() -> None:
     """Print the policy in force, every number of it with its meaning; `policy apply` takes the text back."""
     from emberflow.database.engine import open_engine
-    from emberflow.policy import text
-    from emberflow.policy.versions import in_force
+    from emberflow.reporting.policies import in_force_as_text
 
     with open_engine().connect() as connection:
-        force = in_force(connection)
-    typer.echo(f"# version {force.policy_id}, seed {force.seed}, scripts {force.script_set_id}")
-    typer.echo(text.as_text(force.policy), nl=False)
+        text = in_force_as_text(connection)
+    typer.echo(text, nl=False)
 
 
 @mail.command("live")
@@ -329,14 +326,6 @@ def _instant(value: str, wanted: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
-def compute_hour(connection: Connection, hour: datetime, now: datetime) -> Plan:
-    """Return the plan that would be made of ``hour`` at ``now``, or of all of it if it is over by then."""
-    from emberflow.clock import HOUR
-    from emberflow.queue_manager.planning.planner import preview
-
-    return preview(connection, hour, now=now if now < hour + HOUR else hour)
-
-
 def _why_empty(connection: Connection, hour: datetime) -> str | None:
     from emberflow.clock import SystemClock
     from emberflow.reporting.why_not import why_empty
@@ -345,62 +334,25 @@ def _why_empty(connection: Connection, hour: datetime) -> str | None:
 
 
 def _preview(hour: datetime, picture: Path | None, limit: int, *, as_json: bool) -> None:
-    from emberflow.cli.report import preview_section, summary_of
-    from emberflow.clock import HOUR, SystemClock
+    from emberflow.cli.report import preview_section
+    from emberflow.clock import SystemClock
     from emberflow.console import console, print_json, records, show
     from emberflow.database.engine import open_engine
-    from emberflow.policy.versions import in_force
-    from emberflow.queue_manager.planning.planner import FURTHEST_AHEAD, is_settled
-    from emberflow.reporting.capacity import bot_names
-    from emberflow.reporting.why_not import run_of
+    from emberflow.reporting.plan import preview
 
     now = SystemClock().now()
     with open_engine().connect() as connection:
-        force = in_force(connection)
-        plan = compute_hour(connection, hour, now)
-        first = plan.slots.sort_values(["target_time", "sender_id", "ordinal"]).head(limit)
-        names = bot_names(connection, first["bot_id"].tolist())
-        run = run_of(connection, hour)
-    remark = "a run would write this"
-    if run is not None and is_settled(run, now):
-        remark = "the hour is planned already and a run changes nothing; this would come on top"
-    elif hour + HOUR <= now:
-        remark = "the hour is over and a run plans nothing; this is what the present state would have given"
-    elif hour > now + FURTHEST_AHEAD:
-        remark = "a run would write this with --force only, so far ahead is the hour"
-    origin = f"policy {force.policy.label} (version {force.policy_id}), seed {force.seed}"
-    section, summary = preview_section(hour, plan, first, names), summary_of(plan)
+        found = preview(connection, hour, limit=limit, now=now)
+    section = preview_section(found)
     if as_json:
-        print_json({"hour": hour, "summary": summary, "origin": origin, "remark": remark} | records(section))
+        summary = {"hour": hour, "summary": found.summary, "origin": found.origin, "remark": found.remark}
+        print_json(summary | records(section))
     else:
         show(section)
-        console.print(f"{summary}. Nothing was written.")
-        console.print(f"{origin}; {remark}.", style="dim", markup=False)
+        console.print(f"{found.summary}. Nothing was written.")
+        console.print(f"{found.origin}; {found.remark}.", style="dim", markup=False)
     if picture is not None:
-        _draw(picture, hour, plan.day, plan.slots, f"{origin}\n{summary}; {remark}")
-
-
-def _draw_planned(connection: Connection, hour: datetime, slots: Sequence[RowMapping], picture: Path) -> None:
-    """Draw the slots that were written, over the spans that their senders had then."""
-    import pandas as pd
-
-    from emberflow.queue_manager.planning.planner import replay, with_addresses
-    from emberflow.reporting.why_not import run_of
-
-    run = run_of(connection, hour)
-    if run is None:
-        raise EmberflowError(f"{hour:%Y-%m-%dT%H} is not planned; `emberflow plan run --dry-run --at ...` previews it")
-    if run["outcome"] == "planned":
-        day = with_addresses(connection, replay(connection, run["id"]).plan.day)
-    else:
-        day = compute_hour(connection, hour, run["planned_at"]).day
-    written = [(slot["sender_address"], slot["target_time"], slot["tier"]) for slot in slots]
-    planned = pd.DataFrame(written, columns=["address", "target_time", "tier"])
-    planned = planned.astype({"target_time": "datetime64[us, UTC]"})
-    planned["sender_id"] = planned["address"].map(day.set_index("address")["sender_id"])
-    origin = f"policy version {run['policy_id']}, seed {run['seed']}, planned at {run['planned_at']:%Y-%m-%d %H:%M} UTC"
-    counts = f"{run['senders']} senders, {run['wanted']} wanted, {run['slots']} slots"
-    _draw(picture, hour, day, planned, f"{origin}\n{counts}")
+        _draw(picture, hour, found.day, found.slots, f"{found.origin}\n{found.summary}; {found.remark}")
 
 
 def _draw(picture: Path, hour: datetime, day: DataFrame, slots: DataFrame, subtitle: str) -> None:

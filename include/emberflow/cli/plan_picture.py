@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from emberflow.bots.tiers import ACTIVE, PROBABILISTIC, VIRGIN
+from emberflow.domain.tiers import ACTIVE, PROBABILISTIC, VIRGIN
 from emberflow.errors import ConfigurationError
 
 MOST_ROWS = 60

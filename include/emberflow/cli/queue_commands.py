@@ -34,15 +34,12 @@ def list_queue(
 ) -> None:
     """List slots with the reason for their state and what can be done about it."""
     from emberflow.console import Section, show
-    from emberflow.database import server_clock
     from emberflow.database.engine import open_engine
-    from emberflow.policy.versions import in_force
     from emberflow.reporting import queue
 
     statuses = status or [SlotStatus.UNCERTAIN, SlotStatus.PARKED]
     with open_engine().connect() as connection:
-        policy = in_force(connection).policy
-        waiting = queue.listed(connection, statuses, limit, now=server_clock.now(connection), policy=policy)
+        waiting = queue.listed(connection, statuses, limit)
         in_doubt = queue.in_doubt(connection)
     rows = [
         (one.id, one.status, one.what, one.from_address, one.to_address, one.since, one.reason, one.remedy)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from emberflow.bots.evidence import Evidence
 from emberflow.console import Section, console, print_json, records, show, spell
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
     from sqlalchemy import RowMapping
 
-    from emberflow.bots.capacity import BotsNeeded
-    from emberflow.queue_manager.planning.hour_plan import Plan
-    from emberflow.reporting.capacity import BotName, Capacity
-    from emberflow.reporting.slot import Explanation
+    from emberflow.reporting.capacity import BotsNeeded, Capacity
+    from emberflow.reporting.plan import Preview
+    from emberflow.reporting.slot import Evidence, Explanation
     from emberflow.reporting.why_not import WhyNot
 
 # What became of the mails of a ramp volume (`reporting.capacity.account`), and what an operator can do about it.
@@ -67,34 +64,13 @@ def slots_section(hour: datetime, slots: Sequence[RowMapping]) -> Section:
     return Section("slots", title, columns, rows, least=("tier", "reason"))
 
 
-def preview_section(hour: datetime, plan: Plan, first: DataFrame, names: Mapping[int, BotName]) -> Section:
+def preview_section(preview: Preview) -> Section:
     """Return the first slots of a computed hour."""
-    addresses = plan.day.set_index("sender_id")["address"]
-    rows = [
-        (at.to_pydatetime(), addresses[sender], names[bot].address, tier, gap_s)
-        for at, sender, bot, tier, gap_s in zip(
-            *(first[name] for name in ("target_time", "sender_id", "bot_id", "tier", "gap_s")), strict=True
-        )
-    ]
-    left_out = f", the first {len(rows)}" if len(rows) < len(plan.slots) else ""
+    rows = [(slot.target_time, slot.sender, slot.bot, slot.tier, slot.gap_s) for slot in preview.first]
+    left_out = f", the first {len(rows)}" if len(rows) < preview.count else ""
     columns = ("target time (UTC)", "sender", "bot", "tier", "gap s")
-    title = f"{len(plan.slots)} slots of {spell(hour)}{left_out}"
+    title = f"{preview.count} slots of {spell(preview.hour)}{left_out}"
     return Section("slots", title, columns, rows, least=("gap s", "tier"))
-
-
-def summary_of(plan: Plan) -> str:
-    """Return in one line what a computed hour came to."""
-    reasons = plan.selection.unfilled["reason"].astype("str").value_counts()
-    lost = {f"no bot ({reason})": count for reason, count in reasons.items()}
-    lost["no room"] = len(plan.selection.picks) - len(plan.slots)
-    return ", ".join(
-        [
-            f"{int((plan.day['open_s_now'] > 0).sum())} senders with an open window",
-            f"{int(plan.day['wanted'].sum())} wanted",
-            f"{len(plan.slots)} slots",
-            *(f"{count} {reason}" for reason, count in lost.items() if count),
-        ]
-    )
 
 
 def show_why_not(found: WhyNot, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
 
 if TYPE_CHECKING:
-    from emberflow.email_ops.content import Scripts
+    pass
 
 scripts = typer.Typer(help="What warm-up mails say.", no_args_is_help=True)
 
@@ -21,9 +21,9 @@ Folder = Annotated[Path | None, typer.Argument(help="Default: EMBERFLOW_SCRIPTS_
 def check_scripts(directory: Folder = None) -> None:
     """Check every script of a directory; list all mistakes with file and line, and exit with 1 if there is one."""
     from emberflow.console import console
-    from emberflow.email_ops import content
+    from emberflow.reporting import scripts as of_files
 
-    found, problems = content.check_scripts(directory or _configured())
+    found, problems = of_files.check(directory or _configured())
     for problem in problems:
         console.print(str(problem), style="red", markup=False, soft_wrap=True)
     console.print(f"{len(found)} scripts are right, {len(problems)} mistakes in others")
@@ -53,29 +53,21 @@ def list_scripts(
 ) -> None:
     """List the scripts in force, or of a directory, with their topics and how many conversations they can make."""
     from emberflow.console import Section, show
-    from emberflow.email_ops.content import load_scripts
+    from emberflow.database.engine import open_engine
+    from emberflow.reporting.scripts import listed, listed_in_force
 
     if directory is None:
-        found, origin = _in_force()
+        with open_engine().connect() as connection:
+            found, origin = listed_in_force(connection)
     else:
-        found, origin = load_scripts(directory), f"of {directory}"
-    rows = [(script.id, script.topic, len(script.turns), script.variants) for script in found.by_id.values()]
+        found, origin = listed(directory), f"of {directory}"
+    rows = [(script.id, script.topic, len(script.turns), script.variants) for script in found]
     columns = ("script", "topic", "turns", "variants")
     show(Section("scripts", f"{len(rows)} scripts {origin}", columns, rows), as_json=as_json)
 
 
-def _in_force() -> tuple[Scripts, str]:
-    from emberflow.database.engine import open_engine
-    from emberflow.policy import script_sets
-    from emberflow.policy.versions import in_force
-
-    with open_engine().connect() as connection:
-        stored = script_sets.load(connection, in_force(connection).script_set_id)
-    return stored.scripts, f"in force (set {stored.id}, stored {stored.created_at:%Y-%m-%d %H:%M} UTC)"
-
-
 def _configured() -> Path:
-    from emberflow.email_ops.content import BUILT_IN
+    from emberflow.reporting.scripts import directory_of
     from emberflow.settings import settings
 
-    return settings().scripts_dir or BUILT_IN
+    return directory_of(settings())

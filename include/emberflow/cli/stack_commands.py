@@ -8,14 +8,15 @@ from typing import Any, NoReturn
 import typer
 
 from emberflow.console import Section, console, print_json, progress, records, show
-from emberflow.errors import ConfigurationError
 from emberflow.local_stack.stack import STEPS, ServiceState, Stack
 from emberflow.locations import home
 
 
 def up(*, foreground: bool) -> None:
     """Start what does not run; a stack that ran before stays up when something new cannot be started."""
-    _require_good_settings()
+    from emberflow.local_stack.good_settings import require_good_settings
+
+    require_good_settings()
     stack = Stack(home(), attached=False)
     with stack.alone(_say_who_is_waited_for):
         stack.require_same_settings()
@@ -54,26 +55,6 @@ def up(*, foreground: bool) -> None:
     console.print(
         "Next: `./emberflow senders import FILE`, `./emberflow bots create --help`. Stop with `./emberflow down`."
     )
-
-
-def _require_good_settings() -> None:
-    """Refuse what the stack's processes could not work with, before anything is written or started.
-
-    `stack.env` is not read: it is written anew from the environment.
-    """
-    from emberflow.database.secrets import SecretBox
-    from emberflow.email_ops.content import BUILT_IN, load_scripts
-    from emberflow.settings import read_settings
-
-    wanted = read_settings("keys.env")
-    if wanted.secret_keys:
-        SecretBox(wanted.secret_keys)
-    load_scripts(wanted.scripts_dir or BUILT_IN)
-    missing = [str(file) for file in wanted.ca_files.values() if not file.is_file()]
-    if missing:
-        raise ConfigurationError(f"EMBERFLOW_CA_FILES: no such file: {', '.join(missing)}")
-    if not (wanted.dbt_dir / "dbt_project.yml").is_file():
-        raise ConfigurationError(f"EMBERFLOW_DBT_DIR: there is no dbt project in {wanted.dbt_dir}")
 
 
 def down() -> None:

@@ -37,6 +37,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from emberflow.domain.events import EventType
 from emberflow.domain.slot import SlotStatus
+from emberflow.domain.tiers import TIERS
 
 SCHEMA = "ops"
 
@@ -57,7 +58,6 @@ BOT_STATUSES = ("unverified", "active", "paused", "retired")
 SLOT_STATUSES = tuple(SlotStatus)
 TASK_TYPES = ("warmup", "reply", "cold_first_touch", "cold_follow_up")
 PLAN_KINDS = ("warmup", "campaign")
-TIERS = ("virgin", "probabilistic", "active")
 TLS_MODES = ("starttls", "implicit")
 THREAD_STATUSES = ("awaiting_reply", "reply_scheduled", "closed")
 EVENT_TYPES = tuple(EventType)

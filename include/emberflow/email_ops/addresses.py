@@ -7,7 +7,7 @@ needs SMTPUTF8 (RFC 6531) at every hop, so it is refused instead of being sent a
 from __future__ import annotations
 
 import re
-import smtplib
+from email.utils import parseaddr
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -103,12 +103,13 @@ def domain_of(address: str) -> str:
 def require_unrepaired(address: str) -> str:
     """Return ``address`` unchanged if it can stand in an SMTP command as it is.
 
-    ``smtplib.quoteaddr`` turns ``a@exam ple.test`` into ``a@example.test`` and cuts at a line break; such a
-    repair would send to somebody else. An encoded word (``=?``) is refused too: header generators decode it.
+    ``smtplib`` sends what ``parseaddr`` finds: it turns ``a@exam ple.test`` into ``a@example.test`` and cuts at a line
+    break; such a repair would send to somebody else. An encoded word (``=?``) is refused too: header generators decode
+    it.
 
     Raises:
         AddressError: the address would be altered, or has other characters than an unquoted address may have.
     """
-    if "=?" in address or not _PLAIN.fullmatch(address) or smtplib.quoteaddr(address) != f"<{address}>":
+    if "=?" in address or not _PLAIN.fullmatch(address) or parseaddr(address)[1] not in ("", address):
         raise AddressError(f"{address!r} cannot be used in an SMTP command unaltered")
     return address

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from emberflow.accounts import checks, imports, keys_in_force, lifecycle, mailbox_changes, mailboxes, provisioning
-from emberflow.accounts.checks import CheckResult
+from emberflow.accounts import imports, keys_in_force, lifecycle, mailbox_changes, mailboxes, provisioning
 from emberflow.accounts.import_files import BotRow
 from emberflow.accounts.imports import Attestation, Reading
 from emberflow.accounts.lifecycle import MailboxKind
@@ -23,10 +22,12 @@ from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.withdrawal import withdraw
 from emberflow.settings import Settings
 
+if TYPE_CHECKING:
+    from emberflow.accounts.checks import CheckResult as CheckResult  # noqa: PLC0414 - named by commands
+
 __all__ = [
     "Attestation",
     "Changed",
-    "CheckResult",
     "MailboxKind",
     "Reading",
     "Servers",
@@ -151,6 +152,8 @@ def check(
     Raises:
         EmberflowError: an address is not registered.
     """
+    from emberflow.accounts import checks
+
     if addresses:
         with engine.connect() as connection:
             ids = mailboxes.ids_of(connection, addresses)
@@ -173,6 +176,8 @@ def check(
 def _store_checks(
     engine: Engine, actor: Actor, settings: Settings, results: Sequence[CheckResult], reason: str, **details: bool
 ) -> None:
+    from emberflow.accounts import checks
+
     subject = results[0].address if len(results) == 1 else f"{len(results)} mailboxes"
     with doing(engine, actor, "mailboxes.check", subject, reason, **details) as deed:
         checks.store(deed.connection, results, settings, actor.name)

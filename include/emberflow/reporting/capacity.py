@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from sqlalchemy import Connection, text
 
-from emberflow.bots.capacity import BotsNeeded, supply_by_provider, supply_by_state
 from emberflow.clock import floor_hour
 from emberflow.delivery.caps import HOURS_KEPT
 from emberflow.policy.document import Policy
-from emberflow.queue_manager.planning.hour_plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from emberflow.bots.capacity import BotsNeeded as BotsNeeded  # noqa: PLC0414 - named by commands
+    from emberflow.queue_manager.planning.hour_plan import Plan
 
 # Between the ramp and the slot, in the order in which they are met.
 LOSSES = (
@@ -134,6 +137,8 @@ class Capacity:
 
 def capacity(connection: Connection, hour: datetime, plan: Plan, policy: Policy, now: datetime) -> Capacity:
     """Return how far the bots go for the senders; ``plan`` is the computed ``hour``."""
+    from emberflow.bots.capacity import BotsNeeded, supply_by_provider, supply_by_state
+
     senders = {row.state: row.senders for row in connection.execute(_SENDERS)}
     bots = {row.status: row.bots for row in connection.execute(_BOTS)}
     volumes = connection.execute(_VOLUMES).one()
@@ -162,6 +167,15 @@ def capacity(connection: Connection, hour: datetime, plan: Plan, policy: Policy,
     )
 
 
+def of_hour(connection: Connection, hour: datetime, now: datetime) -> Capacity:
+    """Return the capacity at ``hour``, whose plan is computed for that as of ``now``."""
+    from emberflow.policy.versions import in_force
+    from emberflow.reporting.plan import compute
+
+    plan = compute(connection, hour, now)
+    return capacity(connection, hour, plan, in_force(connection).policy, now)
+
+
 def account(day: pd.DataFrame, times: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
     """Return what became of every mail of each sender's ramp volume.
 
@@ -177,6 +191,8 @@ def account(day: pd.DataFrame, times: pd.DataFrame, slots: pd.DataFrame) -> pd.D
     than 8 eligible bots takes away, B-F9); ``no_room`` (no place between the gap and the end of the span); ``no_bot``
     (selection found none that is free then); ``slots``.
     """
+    import pandas as pd
+
     volume, quota, wanted = (day[name].to_numpy(np.int64) for name in ("ramp_volume", "warmup_quota", "wanted"))
     healthy = np.clip(np.floor(volume * day["health_multiplier"].to_numpy()), quota, volume).astype(np.int64)
     used = np.minimum(day["warmup_used"].to_numpy(np.int64), quota)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, text
 
-from emberflow.policy.document import Policy
-from emberflow.queue_manager.receiving.reconcile import settle_time
+from emberflow.database import server_clock
 
 # Minutes, each column twice the one before it, as in Postfix's qshape (QSHAPE_README); the last one has no end.
 AGES_MIN = (5, 10, 20, 40, 80, 160, 320, 640, 1280)
@@ -124,9 +123,14 @@ def in_doubt(connection: Connection) -> InDoubt:
 
 
 def listed(
-    connection: Connection, statuses: Sequence[str], limit: int, *, now: datetime, policy: Policy
+    connection: Connection, statuses: Sequence[str], limit: int, *, now: datetime | None = None
 ) -> list[Waiting]:
-    """Return the slots in these statuses, the oldest first."""
+    """Return the slots in these statuses, the oldest first; ``now`` is the database's if it is not given."""
+    from emberflow.policy.versions import in_force
+    from emberflow.queue_manager.receiving.reconcile import settle_time
+
+    settle = settle_time(in_force(connection).policy)
+    now = now or server_clock.now(connection)
     rows = connection.execute(_LISTED, {"statuses": list(statuses), "limit": limit})
     return [
         Waiting(
@@ -137,7 +141,7 @@ def listed(
             to_address=row.to_address,
             since=row.since,
             reason=row.reason,
-            remedy=_remedy(row, now, policy),
+            remedy=_remedy(row, now, settle),
         )
         for row in rows
     ]
@@ -157,7 +161,7 @@ def shape(connection: Connection, end: End, *, now: datetime) -> dict[str, list[
     return dict(ordered)
 
 
-def _remedy(slot: Row[Any], now: datetime, policy: Policy) -> str | None:
+def _remedy(slot: Row[Any], now: datetime, settle: timedelta) -> str | None:
     if slot.status == "parked":
         return f"queue release {slot.id}"
     if slot.status != "uncertain":
@@ -166,5 +170,5 @@ def _remedy(slot: Row[Any], now: datetime, policy: Policy) -> str | None:
         return f"queue settle {slot.id}"
     if slot.look_again_at is not None:
         return f"mend what hinders the search, or queue settle {slot.id}"
-    settled = slot.since + settle_time(policy)
+    settled = slot.since + settle
     return f"wait until {settled:%H:%M}" if now < settled else "run queue reconcile"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, RowMapping, text
 
-from emberflow.bots.evidence import Evidence
-from emberflow.bots.tiers import VIRGIN
+from emberflow.domain.tiers import VIRGIN
 from emberflow.errors import EmberflowError
-from emberflow.queue_manager.planning.planner import planned_ordinal, replay
+
+if TYPE_CHECKING:
+    from emberflow.bots.evidence import Evidence as Evidence  # noqa: PLC0414 - named by commands
 
 _SLOT = text("""
     select slots.*, sender_box.address as sender_address, bot_box.address as bot_address,
@@ -100,6 +102,8 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
     Raises:
         EmberflowError: there is no such slot, or the inputs of its plan are gone.
     """
+    from emberflow.queue_manager.planning.planner import planned_ordinal, replay
+
     slot = connection.execute(_SLOT, {"id": slot_id}).mappings().one_or_none()
     if slot is None:
         raise EmberflowError(f"there is no slot {slot_id}; `emberflow plan show` lists the slots of an hour")

@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-import pandas as pd
 from sqlalchemy import Connection, RowMapping, text
 
 from emberflow.clock import HOUR, clock_of, known_zones
@@ -25,10 +24,12 @@ from emberflow.email_ops.addresses import normalise
 from emberflow.errors import EmberflowError
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
-from emberflow.queue_manager.planning import planner
-from emberflow.queue_manager.planning.hour_plan import Plan
 from emberflow.reporting.capacity import account, expected_slots
-from emberflow.senders.pacing import first_opening, next_opening
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from emberflow.queue_manager.planning.hour_plan import Plan
 
 _SENDER = text("""
     select senders.id, senders.state, senders.state_reason, senders.state_remedy, mailboxes.address, mailboxes.zone
@@ -118,6 +119,8 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     if day.empty and run is not None:
         return answered("the sender was not active when the hour was planned")
     if day.empty or not day["open_s_now"].item() > 0:
+        from emberflow.senders.pacing import next_opening
+
         opens_at = next_opening(sender["zone"], start, policy.pacing, seed=seed, sender_id=sender["id"])
         local = opens_at.astimezone(clock_of(sender["zone"]))
         return answered(
@@ -168,6 +171,8 @@ def why_empty(connection: Connection, hour: datetime, *, now: datetime) -> str |
         return "no active sender can be planned: `emberflow plan why-not ADDRESS` says why"
 
     def next_window(senders: pd.DataFrame) -> str:
+        from emberflow.senders.pacing import first_opening
+
         opening = first_opening(senders, policy.pacing, seed)
         if opening is None:
             return "no window opens within two weeks: `emberflow policy show`, section pacing"
@@ -195,6 +200,8 @@ def _computed(
     connection: Connection, hour: datetime, run: RowMapping | None, *, now: datetime
 ) -> tuple[datetime, Plan, Policy, int]:
     """Return from when, what, by which policy and by which seed is planned: by ``run``, or without one as of now."""
+    from emberflow.queue_manager.planning import planner
+
     if run is not None:
         again = planner.replay(connection, run["id"])
         return again.inputs.start, again.plan, again.inputs.policy, again.inputs.seed

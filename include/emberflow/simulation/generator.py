@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from emberflow.clock import clock_of, require_utc
-from emberflow.database.tables import TIERS
+from emberflow.domain.tiers import TIERS
 from emberflow.randomness import state, uniforms
 
 # Share of the mailboxes per zone. Nine in ten are inside their window from 14:00 to 15:00 UTC.
