@@ -237,7 +237,7 @@ def test_a_conversation_is_written_to_its_end_with_the_scripts_that_it_was_plann
     turns = load_scripts().turns(names.pop())
     assert planned.slots == 1
     assert (names, world.statuses()) == (set(), {"sent": turns})
-    assert all("ther soup" not in mail["Subject"] for box in world.bots for mail in world.raw_mailbox(box))
+    assert all("other soup" not in mail["Subject"].lower() for box in world.bots for mail in world.raw_mailbox(box))
     world.clock = ManualClock(NOON + timedelta(days=7))
     assert world.plan().slots == 1
     newest = world.row("select payload from ops.slots order by id desc limit 1")["payload"]
