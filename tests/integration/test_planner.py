@@ -18,9 +18,9 @@ from emberflow.clock import HOUR, floor_hour
 from emberflow.errors import ConfigurationError, EmberflowError
 from emberflow.operations import mailboxes
 from emberflow.policy.versions import in_force
+from emberflow.queue_manager.plan_runs import run_of
 from emberflow.queue_manager.planning import planner
 from emberflow.reporting.slot import planned_hours
-from emberflow.reporting.why_not import run_of
 from tests.worlds import (
     NOON,
     OPERATOR,

@@ -100,8 +100,8 @@ def timeline(connection: Connection, hour: datetime, slots: Sequence[RowMapping]
     """
     import pandas as pd
 
+    from emberflow.queue_manager.plan_runs import run_of
     from emberflow.queue_manager.planning.planner import replay, with_addresses
-    from emberflow.reporting.why_not import run_of
 
     run = run_of(connection, hour)
     if run is None:
@@ -120,8 +120,8 @@ def timeline(connection: Connection, hour: datetime, slots: Sequence[RowMapping]
 
 
 def _remark(connection: Connection, hour: datetime, now: datetime) -> str:
+    from emberflow.queue_manager.plan_runs import run_of
     from emberflow.queue_manager.planning.planner import FURTHEST_AHEAD, is_settled
-    from emberflow.reporting.why_not import run_of
 
     run = run_of(connection, hour)
     if run is not None and is_settled(run, now):

@@ -24,6 +24,7 @@ from emberflow.email_ops.addresses import normalise
 from emberflow.errors import EmberflowError
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
+from emberflow.queue_manager.plan_runs import run_of
 from emberflow.reporting.capacity import account, expected_slots
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ _SENDER = text("""
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
     where mailboxes.address = :address and mailboxes.removed_at is null
 """)
-
-_RUN = text("select * from ops.plan_runs where kind = 'warmup' and hour = :hour")
 
 _SLOTS = text("""
     select slots.id, slots.target_time, mailboxes.address as bot_address, slots.status, slots.reason
@@ -209,11 +208,6 @@ def _computed(
     plan = planner.preview(connection, hour, now=start)
     force = in_force(connection)
     return start, plan, force.policy, force.seed
-
-
-def run_of(connection: Connection, hour: datetime) -> RowMapping | None:
-    """Return the row of ``ops.plan_runs`` of the hour's warm-up, None while it is not planned."""
-    return connection.execute(_RUN, {"hour": hour}).mappings().one_or_none()
 
 
 def reason(facts: Mapping[str, Any], unfilled_because: str, ended: Mapping[str, int] | None = None) -> str:

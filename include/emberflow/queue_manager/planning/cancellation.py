@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import event_log, slot_store
-from emberflow.reporting.why_not import run_of
+from emberflow.queue_manager.plan_runs import run_of
 
 _LEFT = ("submitting", "sent", "uncertain")
 _STATUSES = text("""
