@@ -16,7 +16,8 @@ if "scheduler" in sys.argv:
     import airflow.sdk.definitions.decorators
     import airflow.sdk.execution_time.task_runner  # noqa: F401
 
+    import emberflow.queue_manager.tasks
+    import emberflow.reporting.tasks  # noqa: F401
     from emberflow.email_ops.content import load_scripts
-    from emberflow.reporting import tasks  # noqa: F401 - which imports those of the queue manager
 
     load_scripts()  # the built-in ones: kept for the life of a process anyway, and a good part of an empty shard
