@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -78,6 +80,8 @@ def test_a_supervisor_that_a_signal_holds_is_not_at_work(tmp_path: Path) -> None
         process = supervisor.process()
         assert process is not None
         process.suspend()
+        while process.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
         found, _ = examine_stack(Stack(tmp_path, attached=False))
         shown = CliRunner().invoke(app, ["status", "--json"], env={"EMBERFLOW_HOME": str(tmp_path)})
     finally:
