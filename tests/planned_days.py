@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from emberflow.bots.history import PairsInMemory
 from emberflow.clock import HOUR
 from emberflow.policy.document import Policy
 from emberflow.queue_manager.planning.hour_plan import Plan, compute
 from emberflow.queue_manager.planning.inputs import PlanInputs
+from tests.pairs_in_memory import PairsInMemory
 
 INSTANT: Final = "datetime64[us, UTC]"
 NOBODY = pd.DataFrame({"sender_id": [], "bot_id": [], "sent_7d": [], "last_contact": []}).astype(

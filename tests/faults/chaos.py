@@ -36,7 +36,7 @@ from emberflow.email_ops.message import message_id_for
 from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
-from emberflow.queue_manager import slot_store, suppression
+from emberflow.queue_manager import cancellation, slot_store
 from emberflow.randomness import generator
 from emberflow.sandbox import read_deliveries
 from emberflow.sandbox.rules import Rules, write_rules
@@ -510,7 +510,7 @@ class _Chaos:
     def _suppress_some(self) -> None:
         for bot in self._world.bots[1::5]:
             with self._engine.begin() as connection:
-                suppression.suppress(connection, [(suppressions.parse_target(bot.address), "chaos")], by="chaos")
+                cancellation.suppress(connection, [(suppressions.parse_target(bot.address), "chaos")], by="chaos")
             now = self._clock.now()
             self._stops.append(Stop(now, now + timedelta(days=1), bot.address))
         self._tell(self._ended(), "suppressions")

@@ -33,7 +33,7 @@ from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.tokens import verify
 from emberflow.operations import mailboxes
 from emberflow.policy.document import Policy
-from emberflow.queue_manager import suppression
+from emberflow.queue_manager import cancellation
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.reporting import queue
@@ -419,7 +419,7 @@ def test_a_suppression_that_is_committed_at_the_last_moment_wins(
     def suppress(reached: CrashPoint) -> None:
         if reached == point:
             with database.begin() as connection:
-                suppression.suppress(connection, [(suppressions.parse_target(written), "asked us")], by="a person")
+                cancellation.suppress(connection, [(suppressions.parse_target(written), "asked us")], by="a person")
 
     monkeypatch.setattr(crash_points, "on_reach", suppress)
     assert world.dispatch() == {"refused": 1}

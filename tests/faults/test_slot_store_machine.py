@@ -23,7 +23,7 @@ from sqlalchemy import Engine, RowMapping
 from emberflow.accounts import suppressions, switches
 from emberflow.clock import local_day
 from emberflow.domain.slot import Priority, Slot
-from emberflow.queue_manager import pre_send, recover, slot_store, suppression
+from emberflow.queue_manager import cancellation, pre_send, recover, slot_store
 from emberflow.queue_manager.pre_send import Submission
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.queue_manager.slot_store import End, EndStatus
@@ -247,7 +247,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         address = self.world.bots[bot].address
         target = suppressions.parse_target(address)
         with self.world.engine.begin() as connection:
-            suppression.suppress(connection, [(target, "model")], by="model")
+            cancellation.suppress(connection, [(target, "model")], by="model")
         self.suppressed.add(address)
         if is_tried and self._at("leased"):
             self.submit_together()

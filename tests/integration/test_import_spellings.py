@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from emberflow.accounts import suppressions
 from emberflow.errors import ImportRejectedError
 from emberflow.operations import mailboxes
-from emberflow.queue_manager import suppression
+from emberflow.queue_manager import cancellation
 from tests.worlds import OPERATOR, Sandbox, World, a_world
 
 ADDRESSES = [f"person{number}@customer.test" for number in range(1, 131)]
@@ -29,7 +29,7 @@ def import_file(world: World, kind: str, file: Path) -> None:
         mailboxes.import_senders(world.engine, OPERATOR, file, world.settings, reason="a test")
         return
     with world.engine.begin() as connection:
-        suppression.suppress(connection, suppressions.read_file(file, "imported"), by="a test")
+        cancellation.suppress(connection, suppressions.read_file(file, "imported"), by="a test")
 
 
 def known(world: World, kind: str) -> list[str]:

@@ -18,7 +18,7 @@ from emberflow.accounts import suppressions, switches
 from emberflow.delivery.guard import Refusal, server_of
 from emberflow.domain.slot import Priority, Slot
 from emberflow.operations import mailboxes
-from emberflow.queue_manager import pre_send, recover, slot_store, suppression
+from emberflow.queue_manager import cancellation, pre_send, recover, slot_store
 from emberflow.queue_manager.slot_store import End
 from tests.worlds import (
     NOON,
@@ -690,7 +690,7 @@ def test_a_suppressed_recipient_gets_nothing_whatever_was_planned(world: World) 
     cold = a_claimed(world, **a_cold_mail(Priority.COLD_FIRST_TOUCH))
     with world.engine.begin() as connection:
         targets = [suppressions.parse_target(written) for written in (world.bots[0].address, "@customer.test")]
-        suppression.suppress(connection, [(target, "asked to stop") for target in targets], by="an operator")
+        cancellation.suppress(connection, [(target, "asked to stop") for target in targets], by="an operator")
     assert submit(world, bot) == submit(world, cold) == Refusal("suppressed: asked to stop")
 
 

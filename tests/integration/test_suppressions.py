@@ -13,8 +13,8 @@ from emberflow.accounts import suppressions
 from emberflow.accounts.suppressions import Target, parse_target
 from emberflow.email_ops.addresses import AddressError
 from emberflow.errors import EmberflowError, ImportRejectedError
-from emberflow.queue_manager import pre_send, slot_store, suppression
-from emberflow.queue_manager.suppression import Added
+from emberflow.queue_manager import cancellation, pre_send, slot_store
+from emberflow.queue_manager.cancellation import Added
 from emberflow.reporting import doctor
 from tests.worlds import SEED, Sandbox, World, a_world
 
@@ -26,7 +26,7 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 def suppress(world: World, *written: str, reason: str = "asked us", by: str = "eva") -> Added:
     with world.engine.begin() as connection:
-        return suppression.suppress(connection, [(parse_target(one), reason) for one in written], by=by)
+        return cancellation.suppress(connection, [(parse_target(one), reason) for one in written], by=by)
 
 
 def suppressed(world: World, *addresses: str) -> dict[str, str]:

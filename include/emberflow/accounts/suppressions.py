@@ -132,7 +132,7 @@ def suppressed(connection: Connection, addresses: Sequence[str]) -> dict[str, st
 def add(connection: Connection, targets: Iterable[tuple[Target, str]], *, by: str) -> list[int]:
     """Suppress every (target, reason) and return the ids of the entries that are new; a known one stays as it is.
 
-    What is planned for them is cancelled by ``queue_manager.suppression``, which calls this.
+    What is planned for them is cancelled by ``queue_manager.cancellation``, which calls this.
     """
     wanted = list(targets)
     return list(

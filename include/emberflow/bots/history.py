@@ -1,4 +1,4 @@
-"""What senders and bots had to do with each other: the questions that selection asks, and an answer from memory.
+"""What senders and bots had to do with each other: the questions that selection asks.
 
 The pair table may hold fifty million rows, of which one hour concerns a few hundred thousand. So selection never takes
 the table: it asks about the pairs that it offers, who a few partners of a sender are, and about all partners of the
@@ -13,10 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from emberflow.bots.ordering import find, pair_keys
-
 Integers = npt.NDArray[np.int64]
-_NEVER = np.datetime64("NaT", "us")
 
 
 class History(Protocol):
@@ -40,37 +37,3 @@ class History(Protocol):
 
         Columns: ``sender_id``, ``bot_id``, ``last_contact``, ``sent_7d``; rows in any order.
         """
-
-
-class PairsInMemory:
-    """A history that is a frame of pairs: ``sender_id``, ``bot_id``, ``last_contact``, ``sent_7d``, a row per pair."""
-
-    def __init__(self, pairs: pd.DataFrame) -> None:
-        self._pairs = pairs.sort_values(["sender_id", "bot_id"], ignore_index=True)
-        ids = self._pairs[["sender_id", "bot_id"]].to_numpy(dtype=np.int64)
-        self._keys = pair_keys(ids[:, 0], ids[:, 1])
-        if (np.diff(self._keys) == 0).any():
-            raise ValueError("a pair has two rows")
-        # A pair without a row is answered from one more, the last.
-        self._last_contact = np.append(self._pairs["last_contact"].to_numpy(dtype="datetime64[us]"), _NEVER)
-        self._sent_7d = np.append(self._pairs["sent_7d"].to_numpy(dtype=np.int64), 0)
-
-    def of_pairs(self, sender_ids: Integers, bot_ids: Integers) -> pd.DataFrame:
-        """Look the pairs up."""
-        place, is_known = find(self._keys, pair_keys(sender_ids, bot_ids))
-        place = np.where(is_known, place, -1)
-        last_contact = pd.DatetimeIndex(self._last_contact[place], tz="UTC")
-        return pd.DataFrame({"last_contact": last_contact, "sent_7d": self._sent_7d[place]})
-
-    def some_of(self, sender_ids: Integers, from_bot_ids: Integers, counts: Integers) -> pd.DataFrame:
-        """Take so many partners of each."""
-        starts = pd.DataFrame({"sender_id": sender_ids, "first": from_bot_ids, "count": counts})
-        known = self._pairs.merge(starts, on="sender_id")
-        known = known.assign(is_before=known["bot_id"] < known["first"])
-        known = known.sort_values(["sender_id", "is_before", "bot_id"])
-        known = known[known.groupby("sender_id").cumcount() < known["count"]]
-        return known[["sender_id", "bot_id"]].reset_index(drop=True)
-
-    def of_senders(self, sender_ids: Integers) -> pd.DataFrame:
-        """Take all of them."""
-        return self._pairs[self._pairs["sender_id"].isin(sender_ids)].reset_index(drop=True)

@@ -19,7 +19,7 @@ from emberflow.database.secrets import SecretBox
 from emberflow.operations.actor import Actor
 from emberflow.operations.audit import doing
 from emberflow.queue_manager import slot_store
-from emberflow.queue_manager.withdrawal import withdraw
+from emberflow.queue_manager.cancellation import cancel_of_mailbox
 from emberflow.settings import Settings
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def remove(engine: Engine, actor: Actor, kind: MailboxKind, address: str, *, rea
     """
     with doing(engine, actor, f"{kind}s.remove", address, reason) as deed:
         mailbox_id = mailbox_changes.remove(deed.connection, kind, address, reason, actor.name)
-        cancelled = withdraw(deed.connection, mailbox_id, f"{kind}_removed")
+        cancelled = cancel_of_mailbox(deed.connection, mailbox_id, f"{kind}_removed")
         deed.details["cancelled"] = cancelled
     return cancelled
 
@@ -262,7 +262,7 @@ def retire_bot(engine: Engine, actor: Actor, address: str, *, reason: str) -> in
     """
     with doing(engine, actor, "bots.retire", address, reason) as deed:
         mailbox_id = lifecycle.retire(deed.connection, address, reason, actor.name)
-        cancelled = withdraw(deed.connection, mailbox_id, "bot_retired")
+        cancelled = cancel_of_mailbox(deed.connection, mailbox_id, "bot_retired")
         deed.details["cancelled"] = cancelled
     return cancelled
 

@@ -11,7 +11,7 @@ from emberflow.operations.actor import Actor
 from emberflow.operations.audit import announce, doing
 
 if TYPE_CHECKING:
-    from emberflow.queue_manager.planning.cancellation import CancelledPlan
+    from emberflow.queue_manager.cancellation import CancelledPlan
 
 
 def run(engine: Engine, actor: Actor, hour: datetime | None, *, far_ahead: bool = False, reason: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def cancel(engine: Engine, actor: Actor, hour: datetime, *, reason: str) -> Canc
     Raises:
         EmberflowError: the hour is not planned, or its plan has no slots.
     """
-    from emberflow.queue_manager.planning.cancellation import cancel_hour
+    from emberflow.queue_manager.cancellation import cancel_hour
 
     with doing(engine, actor, "plan.cancel", f"{hour:%Y-%m-%dT%H}", reason) as deed:
         done = cancel_hour(deed.connection, hour, by=actor.name, reason=reason)

@@ -10,7 +10,7 @@ from emberflow.accounts import suppressions
 from emberflow.accounts.suppressions import Target
 from emberflow.operations.actor import Actor
 from emberflow.operations.audit import doing
-from emberflow.queue_manager.suppression import Added, suppress
+from emberflow.queue_manager.cancellation import Added, suppress
 
 __all__ = ["Added", "Target", "add", "import_file", "remove"]
 

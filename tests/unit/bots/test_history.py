@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.bots.history import PairsInMemory
 from tests.builders import MONDAY_NOON, Row, a_pair, frame
+from tests.pairs_in_memory import PairsInMemory
 
 ids = st.integers(1, 6)
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from emberflow.bots.history import PairsInMemory
 from emberflow.bots.mix import ANY_DOMAIN, Mix, partner_mix
 from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.selection import select_bots
 from tests.builders import MONDAY_NOON, Row, a_bot, a_pair, a_slot, frame
+from tests.pairs_in_memory import PairsInMemory
 
 NOT_SET = float("nan")
 

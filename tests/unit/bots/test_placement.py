@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.bots.history import PairsInMemory
 from emberflow.bots.mix import partner_mix
 from emberflow.bots.placement import placement_factors
 from emberflow.bots.policy import PlacementPolicy, SelectionPolicy
 from emberflow.bots.selection import select_bots
 from tests.builders import MONDAY_NOON, a_bot, a_pair, a_slot, frame
+from tests.pairs_in_memory import PairsInMemory
 
 STANDARD = PlacementPolicy()
 counts = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 2000)), min_size=1, max_size=6)

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from emberflow.bots.history import PairsInMemory
 from emberflow.bots.limits import available_seats
 from emberflow.bots.mix import partner_mix
 from emberflow.bots.policy import BotPolicy, SelectionPolicy
 from emberflow.bots.rotation import turn_terms
 from emberflow.bots.selection import select_bots
 from tests.builders import MONDAY_NOON, a_bot, a_pair, a_slot, frame
+from tests.pairs_in_memory import PairsInMemory
 
 POLICY = BotPolicy(daily_inbound_cap=40, cooldown_s=900)
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from emberflow.bots.eligibility import eligible_bots
-from emberflow.bots.history import PairsInMemory
 from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.selection import Selection, select_bots
 from emberflow.bots.tiers import virgin_share
 from tests.builders import MONDAY_NOON, Row, a_bot, a_pair, a_slot, frame, records
+from tests.pairs_in_memory import PairsInMemory
 from tests.unit.bots.reference import fill, tier_of
 
 STANDARD = SelectionPolicy()

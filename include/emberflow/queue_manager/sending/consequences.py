@@ -20,7 +20,7 @@ from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, S
 from emberflow.delivery.guard import Route
 from emberflow.delivery.reply_codes import Disposition
 from emberflow.domain.slot import Slot
-from emberflow.queue_manager import host_breakers, suppression
+from emberflow.queue_manager import cancellation, host_breakers
 from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import refused_recipients
 
@@ -126,7 +126,7 @@ def _recipient_refused(
         return set()
     reason = f"mail to it is refused by {', '.join(hosts)}: {disposition.meaning}"
     if slot.to_mailbox_id is None:
-        suppression.suppress(connection, [(suppressions.parse_target(recipient), reason)], by=_ACTOR)
+        cancellation.suppress(connection, [(suppressions.parse_target(recipient), reason)], by=_ACTOR)
         return set()
     remedy = f"see at the provider that it exists and takes mail; {_AGAIN}"
     cause = Cause("server", _ACTOR, "servers_that_refuse_it", len(hosts), findings.policy.servers)
