@@ -233,6 +233,17 @@ def test_enough_bots_make_no_warning(database: Engine, sandbox: Sandbox) -> None
     assert examined(world).warnings == []
 
 
+def test_an_hour_that_lacks_bots_is_warned_of_even_where_the_day_has_enough(world: World) -> None:
+    """B-F6"""
+    world.change("update ops.bots set cooldown_until = :until", until=NOON + timedelta(hours=2))
+
+    found = examined(world)
+
+    assert found.account["no_bot"] > 0
+    lacking = f"{found.account['no_bot']} of {found.account['no_bot'] + found.account['slots']} mails"
+    assert any("too few bots this hour" in warning and lacking in warning for warning in found.warnings)
+
+
 def test_young_bots_and_caps_that_are_used_up_are_warned_of(world: World) -> None:
     """B-F6"""
     world.plan()

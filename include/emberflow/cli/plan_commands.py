@@ -181,14 +181,17 @@ def apply_policy(
 
 
 @policy.command("show")
-def show_policy() -> None:
+def show_policy(as_json: AsJson = False) -> None:
     """Print the policy in force, every number of it with its meaning; `policy apply` takes the text back."""
+    from emberflow.console import print_json
     from emberflow.database.engine import open_engine
-    from emberflow.reporting.policies import in_force_as_text
+    from emberflow.reporting import policies
 
     with open_engine().connect() as connection:
-        text = in_force_as_text(connection)
-    typer.echo(text, nl=False)
+        if as_json:
+            print_json(policies.in_force_as_document(connection))
+        else:
+            typer.echo(policies.in_force_as_text(connection), nl=False)
 
 
 @mail.command("live")

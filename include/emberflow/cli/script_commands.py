@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
-
-if TYPE_CHECKING:
-    pass
 
 scripts = typer.Typer(help="What warm-up mails say.", no_args_is_help=True)
 
@@ -18,15 +15,18 @@ Folder = Annotated[Path | None, typer.Argument(help="Default: EMBERFLOW_SCRIPTS_
 
 
 @scripts.command("check")
-def check_scripts(directory: Folder = None) -> None:
+def check_scripts(directory: Folder = None, as_json: AsJson = False) -> None:
     """Check every script of a directory; list all mistakes with file and line, and exit with 1 if there is one."""
-    from emberflow.console import console
+    from emberflow.console import console, print_json
     from emberflow.reporting import scripts as of_files
 
     found, problems = of_files.check(directory or _configured())
-    for problem in problems:
-        console.print(str(problem), style="red", markup=False, soft_wrap=True)
-    console.print(f"{len(found)} scripts are right, {len(problems)} mistakes in others")
+    if as_json:
+        print_json({"right": [script.id for script in found], "mistakes": [str(problem) for problem in problems]})
+    else:
+        for problem in problems:
+            console.print(str(problem), style="red", markup=False, soft_wrap=True)
+        console.print(f"{len(found)} scripts are right, {len(problems)} mistakes in others")
     if problems or not found:
         raise typer.Exit(1)
 

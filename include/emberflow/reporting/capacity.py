@@ -151,6 +151,7 @@ def capacity(connection: Connection, hour: datetime, plan: Plan, policy: Policy,
     named = bot_names(connection, pools["example_bot_id"].tolist())
     pools["provider"] = [named[bot_id].provider for bot_id in pools["example_bot_id"]]
     caps = _caps(connection, policy, now)
+    lost = account(plan.day, plan.times, plan.slots).drop(columns="sender_id").sum()
     return Capacity(
         hour=hour,
         senders=senders,
@@ -160,10 +161,13 @@ def capacity(connection: Connection, hour: datetime, plan: Plan, policy: Policy,
         at_maximum=at_maximum,
         supply=supply,
         pools=pools,
-        account=account(plan.day, plan.times, plan.slots).drop(columns="sender_id").sum(),
+        account=lost,
         unfilled=plan.selection.unfilled["reason"].astype("str").value_counts(),
         caps=caps,
-        warnings=list(_warnings(bots.get("active", 0), present, at_maximum, supply, pools, caps)),
+        warnings=[
+            *_shortage(lost),
+            *_warnings(bots.get("active", 0), present, at_maximum, supply, pools, caps),
+        ],
     )
 
 
@@ -258,6 +262,15 @@ def _caps(connection: Connection, policy: Policy, now: datetime) -> list[CapUse]
         for scope, limit in limits.items()
         if limit is not None
     ]
+
+
+def _shortage(lost: pd.Series[int]) -> Iterator[str]:
+    """Say what this very hour lacks, whatever the numbers of a day come to."""
+    few, none, asked = int(lost["few_bots"]), int(lost["no_bot"]), int(lost["slots"])
+    if none:
+        yield f"too few bots this hour: {none} of {none + asked} mails find none that is free"
+    if few:
+        yield f"too few bots this hour: {few} mails are not asked for, because their sender has few bots to write to"
 
 
 def _warnings(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Connection
 
 
@@ -17,3 +19,20 @@ def in_force_as_text(connection: Connection) -> str:
     force = in_force(connection)
     head = f"# version {force.policy_id}, seed {force.seed}, scripts {force.script_set_id}"
     return f"{head}\n{as_text(force.policy)}"
+
+
+def in_force_as_document(connection: Connection) -> dict[str, Any]:
+    """Return the version in force: ``version``, ``seed``, ``script_set`` and ``policy``, its numbers by section.
+
+    Raises:
+        ConfigurationError: as in `in_force_as_text`.
+    """
+    from emberflow.policy.versions import in_force
+
+    force = in_force(connection)
+    return {
+        "version": force.policy_id,
+        "seed": force.seed,
+        "script_set": force.script_set_id,
+        "policy": force.policy.model_dump(mode="json"),
+    }
