@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
 from emberflow.delivery.connections import ConnectionPolicy
-from emberflow.queue_manager.sending.permits import Permits
+from emberflow.queue_manager.permits import Permits
 
 
 class CountingServer:

@@ -1,4 +1,4 @@
-"""How many connections may be open at once (E-F4). Pure: ``sending.permits`` counts them."""
+"""How many connections may be open at once (E-F4). Pure: ``queue_manager.permits`` counts them."""
 
 from __future__ import annotations
 

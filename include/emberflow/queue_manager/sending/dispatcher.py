@@ -28,7 +28,7 @@ from emberflow.database.server_clock import refusal, shared
 from emberflow.errors import WorkerRefusedError
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager import recover, slot_store
-from emberflow.queue_manager.sending.permits import Permits
+from emberflow.queue_manager.permits import Permits
 from emberflow.queue_manager.sending.worker import SendingReport, Worker
 from emberflow.settings import Settings
 

@@ -45,10 +45,10 @@ from emberflow.errors import ConfigurationError, EgressRefusedError
 from emberflow.policy.script_sets import ScriptLibrary
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager import egress_logins, host_breakers, pre_send, slot_store
+from emberflow.queue_manager.permits import Lease, Permits
 from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import slot_message
 from emberflow.queue_manager.sending.group_commit import GroupCommit
-from emberflow.queue_manager.sending.permits import Lease, Permits
 from emberflow.queue_manager.sending.recorder import Recorded, Recorder, Result
 from emberflow.settings import Settings
 
