@@ -1,4 +1,4 @@
-"""Every line of the README and of the runbook that can be typed does what the text says, in its order, on any day.
+"""Every line of the quickstart and of the runbook that can be typed does what the text says, in order, on any day.
 
 Each document is typed into an empty directory with an empty home. Code fences without a language are lines for a shell.
 """
@@ -23,6 +23,7 @@ from emberflow.settings import PROJECT_ROOT
 from tests.integration.test_stack import processes_of
 
 README = PROJECT_ROOT / "README.md"
+QUICKSTART = PROJECT_ROOT / "docs" / "quickstart.md"
 RUNBOOK = PROJECT_ROOT / "docs" / "operations.md"
 
 # Lines that are not typed here, by how they begin, and why.
@@ -79,7 +80,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.mark.stack
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("document", [README, RUNBOOK], ids=["README", "runbook"])
+@pytest.mark.parametrize("document", [QUICKSTART, RUNBOOK], ids=["quickstart", "runbook"])
 def test_every_line_can_be_typed_in_the_order_of_the_document(machine: Machine, document: Path) -> None:
     lines = typed(document)
     assert "./emberflow up" in lines
@@ -88,9 +89,14 @@ def test_every_line_can_be_typed_in_the_order_of_the_document(machine: Machine, 
     done = machine.type(lines)
     assert done.returncode == 0, done.stdout
     assert "Traceback" not in done.stdout
-    if document == README:
+    if document == QUICKSTART:
         assert lines[-1] == "./emberflow down"
         assert processes_of(machine.place) == []
+
+
+def test_the_readme_shows_two_commands_and_leaves_the_others_to_the_quickstart() -> None:
+    shown = [line for body in _FENCE.findall(README.read_text(encoding="utf-8")) for line in body[1].splitlines()]
+    assert [line.partition("#")[0].strip() for line in shown] == ["./emberflow demo", "./emberflow test"]
 
 
 @pytest.mark.parametrize(
