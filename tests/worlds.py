@@ -32,7 +32,8 @@ from emberflow.clock import ManualClock, floor_hour, local_day
 from emberflow.database import tables
 from emberflow.database.secrets import generate_key
 from emberflow.domain.attempt import Attempt
-from emberflow.domain.slot import Priority, Slot
+from emberflow.domain.mail_kind import COLD_FIRST_TOUCH, Priority
+from emberflow.domain.slot import Slot
 from emberflow.email_ops.imap import ImapReader
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message import message_id_for
@@ -324,13 +325,25 @@ class World:
             connection.execute(insert(tables.slot_states).values(opened))
             return slot_id
 
-    def quota(self, sender: Member, warmup: int = 30, total: int = 50) -> None:
+    def cold_slot(self, to_address: str, sender: Member | None = None, **changes: Any) -> int:
+        """Write a planned first touch that is due now and that its sender's day has room for; return its id."""
+        cold: dict[str, Any] = {
+            "task_type": COLD_FIRST_TOUCH.task_type,
+            "priority_level": int(COLD_FIRST_TOUCH.priority),
+            "payload": {},
+            "bot_id": None,
+            "to_mailbox_id": None,
+            "to_address": to_address,
+        }
+        return self.slot(sender, **(cold | changes))
+
+    def quota(self, sender: Member, warmup: int = 30, total: int = 50, cold: int = 5) -> None:
         """Open the sender's present day unless it is open."""
         self.change(
             "insert into ops.sender_days (sender_id, local_day, ramp_day, ramp_volume, health_multiplier, "
-            "daily_factor, warmup_quota, total_quota) values (:sender, :day, 1, :warmup, 1, 1, :warmup, :total) "
-            "on conflict do nothing",
-            sender=sender.id, day=local_day(self.clock.now(), "UTC"), warmup=warmup, total=total,
+            "daily_factor, warmup_quota, cold_quota, total_quota) "
+            "values (:sender, :day, 1, :warmup, 1, 1, :warmup, :cold, :total) on conflict do nothing",
+            sender=sender.id, day=local_day(self.clock.now(), "UTC"), warmup=warmup, cold=cold, total=total,
         )  # fmt: skip
 
     def claim(self, limit: int = 100) -> list[Slot]:

@@ -31,7 +31,7 @@ from emberflow.clock import SystemClock, local_day
 from emberflow.crash_points import CRASH_POINTS, CrashPoint
 from emberflow.database.engine import open_engine
 from emberflow.database.migrate import upgrade
-from emberflow.domain.slot import Priority
+from emberflow.domain.mail_kind import Priority
 from emberflow.email_ops.message import message_id_for
 from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.policy.document import Policy

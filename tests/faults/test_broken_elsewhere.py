@@ -28,7 +28,7 @@ from emberflow import crash_points
 from emberflow.accounts import egress, suppressions, switches
 from emberflow.clock import SystemClock
 from emberflow.crash_points import CrashPoint
-from emberflow.domain.slot import Priority
+from emberflow.domain.mail_kind import Priority
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.tokens import verify
 from emberflow.operations import mailboxes

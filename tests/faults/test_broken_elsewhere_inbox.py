@@ -18,7 +18,6 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.domain.slot import Priority
 from emberflow.email_ops import imap
 from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.imap import ImapReader
@@ -184,12 +183,7 @@ def test_an_automatic_note_about_a_mail_in_doubt_is_no_bounce_of_it(
 ) -> None:
     """Q-F5, towards E-B6, case 23: it neither fails nor is it sent again; it is in doubt until a person decides."""
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT), checks=False)
-    cold: dict[str, Any] = {
-        "task_type": "cold_first_touch",
-        "priority_level": int(Priority.COLD_FIRST_TOUCH),
-        "payload": {},
-    }
-    world.slot(**cold, bot_id=None, to_mailbox_id=None, to_address="lead@customer.test")
+    world.cold_slot("lead@customer.test")
     (slot,) = world.claim()
     with database.begin() as connection:
         pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=SEED)

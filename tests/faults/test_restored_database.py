@@ -495,6 +495,17 @@ def test_a_mailbox_that_cannot_be_read_keeps_mail_held_until_a_person_decides(
     assert copies(world) == {}
 
 
+def test_cold_mail_that_was_due_before_a_restore_stays_in_doubt_and_counts(world: World) -> None:
+    """Nobody can look into a stranger's mailbox: it counts as cold mail of its day and is not sent again."""
+    slot_id = world.cold_slot("lead@customer.test")
+    it_is_now(world)
+    assert settle(world, declare=True).in_doubt == 4
+    slot = world.row("select status, reason from ops.slots where id = :id", id=slot_id)
+    assert slot["status"] == "uncertain"
+    assert slot["reason"].startswith("unresolved")
+    assert world.value("select sum(cold_sent) from ops.sender_days") == 1
+
+
 def test_a_database_that_was_not_restored_is_not_settled_by_mistake(world: World) -> None:
     """What is due now would be left in doubt."""
     with pytest.raises(EmberflowError, match="nothing shows that this database was restored"):

@@ -22,7 +22,8 @@ from sqlalchemy import Engine, RowMapping
 
 from emberflow.accounts import suppressions, switches
 from emberflow.clock import local_day
-from emberflow.domain.slot import Priority, Slot
+from emberflow.domain.mail_kind import Priority
+from emberflow.domain.slot import Slot
 from emberflow.queue_manager import cancellation, pre_send, recover, slot_store
 from emberflow.queue_manager.pre_send import Submission
 from emberflow.queue_manager.receiving import reconcile

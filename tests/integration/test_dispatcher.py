@@ -23,7 +23,7 @@ from emberflow.accounts import switches
 from emberflow.clock import ManualClock
 from emberflow.database.secrets import SecretBox
 from emberflow.domain.attempt import Attempt
-from emberflow.domain.slot import Priority
+from emberflow.domain.mail_kind import Priority
 from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.message import WARMUP_LABEL
 from emberflow.email_ops.smtp import SmtpConnection
@@ -439,6 +439,35 @@ def test_a_message_that_cannot_be_built_does_not_keep_the_others_of_its_shard(
     assert any("control character" in reason for reason in reasons)
     assert any("no-longer-there" in reason for reason in reasons)
     assert the_counters(world) == (1, 1)
+
+
+def test_a_mail_that_this_version_cannot_write_waits_and_nobody_logs_in_for_it(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cold mail beside warm-up: it is held with the reason, and its shard goes on."""
+    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT, dispatch={"shards": 1}))
+    cold_only, both = world.senders
+    logins = []
+    open_session = SmtpConnection.open
+
+    def open_and_note(connection: SmtpConnection) -> Attempt | None:
+        logins.append(connection._access.mailbox_id)
+        return open_session(connection)
+
+    monkeypatch.setattr(SmtpConnection, "open", open_and_note)
+    held = {world.cold_slot("lead@customer.test", sender) for sender in world.senders}
+    world.slot(both)
+
+    assert world.dispatch() == {"sent": 1, "held": 2}
+
+    rows = world.rows("select id, target_time, reason, attempts from ops.slots where status = 'planned'")
+    assert {row["id"] for row in rows} == held
+    assert {row["reason"] for row in rows} == {"no builder for cold mail in this version"}
+    assert all(row["attempts"] == 0 and row["target_time"] > world.clock.now() for row in rows)
+    assert logins == [both.mailbox_id]
+    assert world.dispatch() == {}
+    assert world.value("select sum(cold_sent) from ops.sender_days") == 0
+    assert cold_only.mailbox_id not in logins
 
 
 # One worker per shard

@@ -7,6 +7,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from emberflow.domain.events import EventType
+from emberflow.domain.mail_kind import Priority
+from emberflow.domain.slot import Slot
 from emberflow.queue_manager import event_log
 from tests.worlds import NOON, Sandbox, World, a_world
 
@@ -102,6 +104,63 @@ def test_a_second_sent_for_one_idempotency_key_is_impossible(world: World) -> No
         world.slot(idempotency_key=slot.idempotency_key)
     with pytest.raises(IntegrityError, match="uq_scheduled_tasks_message_id"):
         world.slot(message_id=slot.message_id)
+
+
+def test_a_lead_has_a_thread_that_the_next_mail_to_it_goes_on_with(world: World) -> None:
+    """The conversation knows its first and its last Message-ID, which a follow-up answers; it has no bot."""
+    first = world.cold_slot("lead@customer.test")
+    sent(world, first, "Your soup")
+    begun = world.row("select * from ops.conversations")
+    root = begun["root_message_id"]
+    assert {name: begun[name] for name in ("sender_id", "bot_id", "to_address", "script_id", "turn", "subject")} == {
+        "sender_id": world.senders[0].id,
+        "bot_id": None,
+        "to_address": "lead@customer.test",
+        "script_id": None,
+        "turn": 1,
+        "subject": "Your soup",
+    }
+    assert begun["last_message_id"] == root == message_id_of(world, first)
+    assert world.value("select conversation_id from ops.slots where id = :id", id=first) == begun["id"]
+
+    second = world.cold_slot(
+        "lead@customer.test", task_type="cold_follow_up", turn=2, conversation_id=begun["id"],
+        priority_level=int(Priority.COLD_FOLLOW_UP),
+    )  # fmt: skip
+    sent(world, second, "Re: Your soup")
+    gone_on = world.row("select * from ops.conversations")
+    assert (gone_on["turn"], gone_on["root_message_id"]) == (2, root)
+    assert gone_on["last_message_id"] == message_id_of(world, second) != root
+    assert world.rows("select * from ops.bot_sender_interactions") == []
+    assert [event["bot_id"] for event in world.events("sent")] == [None, None]
+
+
+def test_a_conversation_has_one_counterpart_and_with_a_bot_a_script(world: World) -> None:
+    insert = (
+        "insert into ops.conversations (sender_id, bot_id, to_address, script_id, thread_status, turn, subject, "
+        "root_message_id, last_message_id, started_at) "
+        "values (:sender, :bot, :address, :script, 'awaiting_reply', 1, '', '<1@x>', '<1@x>', now())"
+    )
+    sender, bot = world.senders[0].id, world.bots[0].id
+    for refused, address, script, constraint in (
+        (bot, "lead@customer.test", "soup-recipe", "one_counterpart"),
+        (None, None, "soup-recipe", "one_counterpart"),
+        (bot, None, None, "a_bot_follows_a_script"),
+    ):
+        with pytest.raises(IntegrityError, match=constraint):
+            world.change(insert, sender=sender, bot=refused, address=address, script=script)
+    world.change(insert, sender=sender, bot=None, address="lead@customer.test", script=None)
+
+
+def sent(world: World, slot_id: int, subject: str) -> None:
+    row = world.row("select * from ops.slots where id = :id", id=slot_id)
+    slot = Slot.of({**row, "lease_token": ""})
+    with world.engine.begin() as connection:
+        event_log.record_sent(connection, [event_log.Sent(slot, NOON, subject)], cooldown_s=0)
+
+
+def message_id_of(world: World, slot_id: int) -> str:
+    return str(world.value("select message_id from ops.slots where id = :id", id=slot_id))
 
 
 def test_a_mail_is_answered_by_one_slot_at_most(world: World) -> None:

@@ -203,6 +203,31 @@ def test_plans_from_before_kinds_were_recorded_are_plans_of_warm_up(database: En
         downgrade(database, "0020")
 
 
+def test_conversations_from_before_addresses_stay_and_those_with_addresses_keep_their_schema(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """D-B5"""
+    world = a_world(database, sandbox, senders=1, bots=1)
+    world.plan()
+    world.talk(1)
+    before = world.row("select * from ops.conversations")
+    downgrade(database, "0021")
+    assert world.row("select * from ops.conversations") == {
+        name: value for name, value in before.items() if name != "to_address"
+    }
+    upgrade(database)
+    assert world.row("select * from ops.conversations") == before
+
+    world.change(
+        "insert into ops.conversations (sender_id, to_address, thread_status, turn, subject, root_message_id, "
+        "last_message_id, started_at) "
+        "values (:sender, 'lead@customer.test', 'awaiting_reply', 1, '', '<1@x>', '<1@x>', now())",
+        sender=world.senders[0].id,
+    )
+    with pytest.raises(DBAPIError, match="conversations with addresses are on record"):
+        downgrade(database, "0021")
+
+
 def test_upgrading_a_database_that_is_up_to_date_changes_nothing(database: Engine, sandbox: Sandbox) -> None:
     """D-B5"""
     world = a_world(database, sandbox, senders=1, bots=1, checks=False)

@@ -200,13 +200,7 @@ def test_the_shape_of_the_queue_shows_where_and_how_long_mail_waits(world: World
     world.slot(other, target_time=now + timedelta(hours=3), due_since=now - timedelta(minutes=100))
     world.slot(other, target_time=now + timedelta(minutes=1))
     a_parked_slot(world, target_time=now)
-    cold: dict[str, Any] = {
-        "task_type": "cold_first_touch",
-        "bot_id": None,
-        "to_mailbox_id": None,
-        "to_address": "lead@customer.test",
-    }
-    world.slot(other, **cold)
+    world.cold_slot("lead@customer.test", other)
     bots, senders = (member.address.partition("@")[2] for member in (world.bots[0], sender))
 
     with world.engine.connect() as connection:

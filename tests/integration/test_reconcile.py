@@ -72,7 +72,10 @@ def said_not_sent(world: World, slot_id: int) -> str:
 
 def an_uncertain(world: World, sender: Member | None = None, bot: Member | None = None, **changes: Any) -> Slot:
     """A slot whose worker died after the pre-send check; nothing was transmitted unless the test does it."""
-    slot_id = world.slot(sender, bot, gap_s=0, **changes)
+    return left_in_doubt(world, world.slot(sender, bot, gap_s=0, **changes))
+
+
+def left_in_doubt(world: World, slot_id: int) -> Slot:
     (slot,) = (slot for slot in world.claim() if slot.id == slot_id)
     with world.engine.begin() as connection:
         said = pre_send.submit(connection, [slot], now=world.clock.now(), policy=world.policy, seed=SEED)
@@ -85,14 +88,7 @@ def an_uncertain(world: World, sender: Member | None = None, bot: Member | None 
 
 
 def a_cold_uncertain(world: World) -> Slot:
-    return an_uncertain(
-        world,
-        task_type="cold_first_touch",
-        payload={},
-        bot_id=None,
-        to_mailbox_id=None,
-        to_address="lead@customer.example",
-    )
+    return left_in_doubt(world, world.cold_slot("lead@customer.example", gap_s=0))
 
 
 def a_message(world: World, slot: Slot, **changes: Any) -> bytes:
@@ -523,6 +519,9 @@ def test_a_cold_mail_is_found_under_sent(world: World) -> None:
 
     assert settled(world).ends == {"sent": 1}
     assert len(world.events("sent")) == 1
+    assert world.row("select bot_id, to_address, root_message_id from ops.conversations") == {
+        "bot_id": None, "to_address": "lead@customer.example", "root_message_id": slot.message_id,
+    }  # fmt: skip
 
 
 def test_a_cold_mail_that_came_back_has_failed_even_if_it_lies_under_sent(world: World) -> None:

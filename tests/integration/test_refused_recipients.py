@@ -19,7 +19,7 @@ from sqlalchemy import Engine, RowMapping
 
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Said
-from emberflow.domain.slot import Priority
+from emberflow.domain.mail_kind import Priority
 from emberflow.operations import mailboxes
 from emberflow.queue_manager.sending import consequences, refused_recipients
 from tests.unit.email_ops.fake_mail_servers import Authority, FaultySmtpServer

@@ -16,7 +16,8 @@ from sqlalchemy import Engine
 
 from emberflow.accounts import suppressions, switches
 from emberflow.delivery.guard import Refusal, server_of
-from emberflow.domain.slot import Priority, Slot
+from emberflow.domain.mail_kind import Priority
+from emberflow.domain.slot import Slot
 from emberflow.operations import mailboxes
 from emberflow.queue_manager import cancellation, pre_send, recover, slot_store
 from emberflow.queue_manager.slot_store import End

@@ -35,15 +35,7 @@ def suppressed(world: World, *addresses: str) -> dict[str, str]:
 
 
 def a_cold_slot(world: World, address: str, **changes: Any) -> int:
-    values: dict[str, Any] = {
-        "task_type": "cold_first_touch",
-        "payload": {},
-        "bot_id": None,
-        "to_mailbox_id": None,
-        "to_address": address,
-        "gap_s": 0,
-    }
-    return world.slot(**(values | changes))
+    return world.cold_slot(address, gap_s=0, **changes)
 
 
 def status_of(world: World, slot_id: int) -> tuple[str, str | None]:

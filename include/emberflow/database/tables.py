@@ -8,6 +8,7 @@ analyst reads them without a join.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import (
@@ -36,6 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from emberflow.domain.events import EventType
+from emberflow.domain.mail_kind import KINDS, TASK_TYPES
 from emberflow.domain.slot import SlotStatus
 from emberflow.domain.tiers import TIERS
 
@@ -56,7 +58,7 @@ metadata = MetaData(
 SENDER_STATES = ("unverified", "active", "paused", "stopped")
 BOT_STATUSES = ("unverified", "active", "paused", "retired")
 SLOT_STATUSES = tuple(SlotStatus)
-TASK_TYPES = ("warmup", "reply", "cold_first_touch", "cold_follow_up")
+_TASK_TYPES_WITH_A_BOT = tuple(dict.fromkeys(kind.task_type for kind in KINDS if kind.has_bot))
 PLAN_KINDS = ("warmup", "campaign")
 TLS_MODES = ("starttls", "implicit")
 THREAD_STATUSES = ("awaiting_reply", "reply_scheduled", "closed")
@@ -91,9 +93,13 @@ def _names(name: str, *, nullable: bool = False, comment: str) -> Column[Any]:
     return Column(name, BigInteger, nullable=nullable, comment=comment)
 
 
-def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+def _is_one_of(column: str, values: Iterable[str]) -> str:
     listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} in ({listed})", name=f"{column}_known")
+    return f"{column} in ({listed})"
+
+
+def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    return CheckConstraint(_is_one_of(column, values), name=f"{column}_known")
 
 
 egress_ips = Table(
@@ -449,19 +455,22 @@ conversations = Table(
     metadata,
     _id(),
     _reference("sender_id", senders, comment="the sender"),
-    _reference("bot_id", bots, comment="the bot"),
+    _reference("bot_id", bots, nullable=True, comment="the bot; null: it is with an address"),
+    Column("to_address", Text, comment="the address that cold mail goes to, normalised; null: it is with a bot"),
     Column("thread_status", Text, nullable=False, comment="awaiting_reply, reply_scheduled or closed"),
     Column("turn", SmallInteger, nullable=False, comment="turn of the last mail sent, from 1"),
     _instant("next_action_time", nullable=True, comment="when the next reply is due; null: none is scheduled"),
-    Column("script_id", Text, nullable=False, comment="the conversation script"),
+    Column("script_id", Text, comment="the conversation script; null: cold mail, which follows none"),
     Column("subject", Text, nullable=False, comment="of its first mail"),
     Column("root_message_id", Text, nullable=False, unique=True, comment="Message-ID of its first mail"),
     Column("last_message_id", Text, nullable=False, comment="Message-ID of its last mail"),
     _instant("started_at", comment="when its first mail was sent"),
     _instant("updated_at", default_now=True, comment="when the row changed"),
     _one_of("thread_status", THREAD_STATUSES),
+    CheckConstraint("num_nonnulls(bot_id, to_address) = 1", name="one_counterpart"),
+    CheckConstraint("bot_id is null or script_id is not null", name="a_bot_follows_a_script"),
     Index("ix_conversations_pair", "sender_id", "bot_id"),
-    comment="One thread between a sender and a bot.",
+    comment="One thread between a sender and a bot, or an address that cold mail goes to.",
 )
 
 scheduled_tasks = Table(
@@ -510,8 +519,9 @@ scheduled_tasks = Table(
     _instant("created_at", default_now=True),
     _one_of("task_type", TASK_TYPES),
     CheckConstraint(
-        "case when task_type in ('warmup', 'reply') then bot_id is not null and to_mailbox_id is not null "
-        "and to_address is null else bot_id is null and to_mailbox_id is null and to_address is not null end",
+        f"case when {_is_one_of('task_type', _TASK_TYPES_WITH_A_BOT)} then bot_id is not null "
+        "and to_mailbox_id is not null and to_address is null "
+        "else bot_id is null and to_mailbox_id is null and to_address is not null end",
         name="warmup_has_a_bot_and_cold_mail_an_address",
     ),
     # A plan's rows lie together, so that the few pages which this finds hold little else.

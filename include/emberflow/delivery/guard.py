@@ -20,6 +20,7 @@ from emberflow.bots.policy import BotPolicy
 from emberflow.clock import clock_of, known_zones, local_day, require_utc
 from emberflow.delivery.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.delivery.retries import RetryPolicy
+from emberflow.domain.mail_kind import MailKind, Scope, SenderDayPart
 from emberflow.domain.slot import Slot
 from emberflow.loopback import is_loopback
 from emberflow.senders.pacing import next_opening
@@ -105,18 +106,33 @@ class Facts:
 
 @dataclass
 class SenderDay:
-    """A sender's local day: its quotas, and what is used of them."""
+    """A sender's local day: its quotas, and what is used of them. No quota for cold mail is known: none may leave."""
 
     warmup_quota: int
     total_quota: int
     warmup_sent: int
     reply_sent: int
     cold_sent: int
+    cold_quota: int = 0
 
     @property
     def sent(self) -> int:
         """Mail of all kinds."""
         return self.warmup_sent + self.reply_sent + self.cold_sent
+
+    def used(self, part: SenderDayPart) -> int:
+        """What left in one part of the day."""
+        return {"warmup": self.warmup_sent, "reply": self.reply_sent, "cold": self.cold_sent}[part]
+
+    def quota(self, part: SenderDayPart) -> int:
+        """What may leave in one part of the day; replies have all of it."""
+        return {"warmup": self.warmup_quota, "reply": self.total_quota, "cold": self.cold_quota}[part]
+
+    def count(self, part: SenderDayPart) -> None:
+        """Count one mail."""
+        self.warmup_sent += part == "warmup"
+        self.reply_sent += part == "reply"
+        self.cold_sent += part == "cold"
 
     def unused_reserve(self, policy: QuotaPolicy) -> int:
         """What is left of the mails that only warm-up mail may use (Q-B2)."""
@@ -169,17 +185,17 @@ def unknown_zone(from_zone: str, to_zone: str | None, slot: Slot, now: datetime)
     """
     for zone in (from_zone, to_zone):
         if zone is not None and zone not in known_zones():
-            return Refusal(f"zone_unknown: {zone}", None if slot.is_made_up_for else now + timedelta(hours=1))
+            return Refusal(f"zone_unknown: {zone}", None if slot.kind.is_made_up_for else now + timedelta(hours=1))
     return None
 
 
-def fitness(*, is_checked: bool, sender_state: str, bot_status: str | None) -> Refusal | None:
-    """Return why two mailboxes are not fit to exchange mail at all; None if they are."""
+def fitness(kind: MailKind, *, is_checked: bool, sender_state: str, bot_status: str | None) -> Refusal | None:
+    """Return why two mailboxes are not fit to exchange such mail at all; None if they are."""
     if not is_checked:
         return Refusal("mailbox_not_checked")
     if sender_state != "active":
         return Refusal(f"sender_{sender_state}")
-    return Refusal(f"bot_{bot_status}") if bot_status != "active" else None
+    return Refusal(f"bot_{bot_status}") if kind.has_bot and bot_status != "active" else None
 
 
 def bot_rest(
@@ -196,42 +212,40 @@ def bot_rest(
     The mail waits for the end of the pause, a reply also for the next moment at which its sender works and the bot is
     awake. A warm-up mail that would be too late for the present window is given up: the next plan makes up for it.
     """
-    if not slot.goes_to_bot or free_at is None or free_at <= now:
+    if not slot.kind.goes_to_bot or free_at is None or free_at <= now:
         return None
     retry_at = _opening(slot, zones, free_at, policy, seed)
-    return Refusal("bot_cooldown", None if slot.is_made_up_for and retry_at != free_at else retry_at)
+    return Refusal("bot_cooldown", None if slot.kind.is_made_up_for and retry_at != free_at else retry_at)
 
 
 def sender_day_of(slot: Slot, from_zone: str, now: datetime) -> tuple[int, date] | None:
-    """Return the key of the sender's day that the mail counts in; a bot's reply counts in none."""
-    return (slot.sender_id, local_day(now, from_zone)) if slot.is_from_sender else None
+    """Return the key of the sender's day that the mail counts in; None: in none, as a bot's reply."""
+    return None if slot.kind.sender_day is None else (slot.sender_id, local_day(now, from_zone))
 
 
 def bot_day_of(slot: Slot, from_zone: str, to_zone: str | None, now: datetime) -> tuple[int, date] | None:
-    """Return the key of the bot's day that the mail counts in; cold mail counts in none."""
-    zone = to_zone if slot.is_from_sender else from_zone
-    return None if slot.bot_id is None or zone is None else (slot.bot_id, local_day(now, zone))
+    """Return the key of the bot's day that the mail counts in; None: in none, as cold mail."""
+    zone = to_zone if slot.kind.goes_to_bot else from_zone
+    return None if slot.kind.bot_day is None or zone is None else (slot.known_bot_id, local_day(now, zone))
 
 
 def counters_of(slot: Slot, route: Route) -> list[CounterKey]:
     """Return every counter that this mail counts in, capped or not."""
-    keys = [
-        CounterKey("recipient_domain", route.recipient_domain),
-        CounterKey("provider", route.recipient_provider),
-        CounterKey("all", ""),
-    ]
-    if slot.is_from_sender:
-        keys.append(CounterKey("sender", str(slot.from_mailbox_id)))
-    if slot.is_cold:
-        keys.append(CounterKey("cold", str(slot.from_mailbox_id)))
-    if route.egress_address is not None:
-        keys.append(CounterKey("egress_ip", route.egress_address))
-    return keys
+    keys: Mapping[Scope, str | None] = {
+        "recipient_domain": route.recipient_domain,
+        "provider": route.recipient_provider,
+        "all": "",
+        "sender": str(slot.from_mailbox_id),
+        "cold": str(slot.from_mailbox_id),
+        "egress_ip": route.egress_address,
+    }
+    named = ((scope, keys[scope]) for scope in slot.kind.counters)
+    return [CounterKey(scope, key) for scope, key in named if key is not None]
 
 
 def caps_of(slot: Slot, route: Route, policy: CapPolicy, egress_sends_per_hour: int | None) -> list[Cap]:
     """Return the caps on rolling and hourly counters that bind this mail, in the order in which they are asked."""
-    limits: Mapping[str, int | None] = {
+    limits: Mapping[Scope, int | None] = {
         "sender": policy.sender_24h_by_provider.get(route.sender_provider, policy.sender_24h),
         "cold": policy.cold_24h,
         "recipient_domain": policy.recipient_domain_24h,
@@ -250,8 +264,10 @@ def caps_of(slot: Slot, route: Route, policy: CapPolicy, egress_sends_per_hour: 
 def _state(facts: Facts, now: datetime) -> Refusal | None:
     if facts.suppressed is not None:
         return Refusal(f"suppressed: {facts.suppressed}")
-    bot_status = "active" if facts.slot.is_cold else facts.bot_status
-    if unfit := fitness(is_checked=facts.is_checked, sender_state=facts.sender_state, bot_status=bot_status):
+    unfit = fitness(
+        facts.slot.kind, is_checked=facts.is_checked, sender_state=facts.sender_state, bot_status=facts.bot_status
+    )
+    if unfit is not None:
         return unfit
     if facts.egress_state not in (None, "active"):
         # A listed address holds its queue and is never routed around: only the operator decides that.
@@ -265,12 +281,12 @@ def _moment(facts: Facts, ledgers: Ledgers, now: datetime, policy: GuardPolicy, 
     slot, zones = facts.slot, (facts.from_zone, facts.to_zone)
     opening = _opening(slot, zones, now, policy, seed)
     if opening != now:
-        sleeps = slot.goes_to_bot and _own_opening(slot, facts.from_zone, now, policy, seed) == now
-        return Refusal("bot_asleep" if sleeps else "outside_window", None if slot.is_made_up_for else opening)
+        sleeps = slot.kind.goes_to_bot and _own_opening(slot, facts.from_zone, now, policy, seed) == now
+        return Refusal("bot_asleep" if sleeps else "outside_window", None if slot.kind.is_made_up_for else opening)
     next_send_at = ledgers.next_send_at[slot.from_mailbox_id]
     if next_send_at is not None and next_send_at > now:
         return Refusal("gap", next_send_at)
-    free_at = None if slot.bot_id is None else ledgers.bot_free_at.get(slot.bot_id)
+    free_at = ledgers.bot_free_at.get(slot.known_bot_id) if slot.kind.goes_to_bot else None
     return bot_rest(slot, zones, free_at, now=now, policy=policy, seed=seed)
 
 
@@ -284,7 +300,7 @@ def _opening(
     from_zone, to_zone = zones
     for _ in range(_OPENINGS_TRIED):
         opening = _own_opening(slot, from_zone, at, policy, seed)
-        if not slot.goes_to_bot or to_zone is None:
+        if not slot.kind.goes_to_bot or to_zone is None:
             return opening
         at = next_waking(to_zone, opening, policy.bots)
         if at == opening:
@@ -293,35 +309,36 @@ def _opening(
 
 
 def _own_opening(slot: Slot, zone: str, at: datetime, policy: GuardPolicy, seed: int) -> datetime:
-    if slot.is_from_sender:
+    if slot.kind.is_from_sender:
         return next_opening(zone, at, policy.pacing, seed=seed, sender_id=slot.sender_id)
     return next_waking(zone, at, policy.bots)
 
 
 def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, policy: GuardPolicy) -> Refusal | None:
-    slot = facts.slot
+    slot, kind = facts.slot, facts.slot.kind
 
     def capped(reason: str, zone: str, cap: str) -> Refusal:
-        return Refusal(reason, None if slot.is_made_up_for else _next_day(now, zone, policy), cap)
+        return Refusal(reason, None if slot.kind.is_made_up_for else _next_day(now, zone, policy), cap)
 
     sender_key = sender_day_of(slot, facts.from_zone, now)
-    if sender_key is not None:
+    if sender_key is not None and kind.sender_day is not None:
         day = ledgers.sender_days.get(sender_key)
         name = f"sender_day:{slot.sender_id}"
         if day is None:
             return capped("sender_daily_quota", facts.from_zone, f"{name} no quota row")
         if day.sent >= day.total_quota:
             return capped("sender_daily_quota", facts.from_zone, f"{name} {day.sent}/{day.total_quota}")
-        if slot.task_type != "warmup" and day.sent + day.unused_reserve(policy.quota) >= day.total_quota:
+        if kind.sender_day != "warmup" and day.sent + day.unused_reserve(policy.quota) >= day.total_quota:
             kept = f"{name} {day.sent}/{day.total_quota}, {day.unused_reserve(policy.quota)} kept for warm-up"
             return capped("sender_daily_quota", facts.from_zone, kept)
-        if slot.task_type == "warmup" and day.warmup_sent >= day.warmup_quota:
-            return capped("sender_daily_quota", facts.from_zone, f"{name}:warmup {day.warmup_sent}/{day.warmup_quota}")
+        used, quota = day.used(kind.sender_day), day.quota(kind.sender_day)
+        if used >= quota:
+            return capped("sender_daily_quota", facts.from_zone, f"{name}:{kind.sender_day} {used}/{quota}")
     bot_key = bot_day_of(slot, facts.from_zone, facts.to_zone, now)
     if bot_key is None:
         return None
     bot_day = ledgers.bot_days[bot_key]
-    if not slot.is_from_sender:
+    if kind.bot_day == "reply":
         used, cap = bot_day.reply_sent, policy.bots.daily_reply_cap
         name, zone = "bot_daily_reply_cap", facts.from_zone
     else:
@@ -337,7 +354,7 @@ def _rolling_caps(slot: Slot, caps: list[Cap], counters: Counters) -> Refusal | 
         used = counters.used(cap)
         if used >= cap.limit:
             name = f"{cap.counter.scope}_{cap.window}:{cap.counter.key} {used}/{cap.limit}"
-            retry_at = None if slot.is_made_up_for else counters.loosens_at(cap)
+            retry_at = None if slot.kind.is_made_up_for else counters.loosens_at(cap)
             return Refusal(f"{cap.counter.scope}_cap", retry_at, name)
     return None
 
@@ -345,22 +362,19 @@ def _rolling_caps(slot: Slot, caps: list[Cap], counters: Counters) -> Refusal | 
 def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, policy: GuardPolicy) -> None:
     slot = facts.slot
     sender_key = sender_day_of(slot, facts.from_zone, now)
-    if sender_key is not None:
-        day = ledgers.sender_days[sender_key]
-        day.warmup_sent += slot.task_type == "warmup"
-        day.reply_sent += slot.task_type == "reply"
-        day.cold_sent += slot.is_cold
+    if sender_key is not None and slot.kind.sender_day is not None:
+        ledgers.sender_days[sender_key].count(slot.kind.sender_day)
         ledgers.changed_sender_days.add(sender_key)
     bot_key = bot_day_of(slot, facts.from_zone, facts.to_zone, now)
     if bot_key is not None:
         bot_day = ledgers.bot_days[bot_key]
-        bot_day.inbound_sent += slot.is_from_sender
-        bot_day.reply_sent += not slot.is_from_sender
+        bot_day.inbound_sent += slot.kind.bot_day == "inbound"
+        bot_day.reply_sent += slot.kind.bot_day == "reply"
         ledgers.changed_bot_days.add(bot_key)
     ledgers.counters.add(counters_of(slot, facts.route))
     ledgers.next_send_at[slot.from_mailbox_id] = now + timedelta(seconds=slot.gap_s)
-    if slot.goes_to_bot and slot.bot_id is not None:
-        ledgers.bot_free_at[slot.bot_id] = now + timedelta(seconds=policy.bots.cooldown_s)
+    if slot.kind.goes_to_bot:
+        ledgers.bot_free_at[slot.known_bot_id] = now + timedelta(seconds=policy.bots.cooldown_s)
 
 
 def _next_day(now: datetime, zone: str, policy: GuardPolicy) -> datetime:

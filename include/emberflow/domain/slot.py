@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Any, Literal, Protocol
+
+from emberflow.domain.mail_kind import MailKind, kind_of
 
 
 class Row(Protocol):
@@ -20,18 +22,12 @@ class Row(Protocol):
         """Return the value of ``column``."""
 
 
-class Priority(IntEnum):
-    """Values of ``priority_level``; the smaller goes first (Q-B1)."""
-
-    REPLY = 10
-    COLD_FOLLOW_UP = 20
-    COLD_FIRST_TOUCH = 30
-    WARMUP = 40
-
-
 @dataclass(frozen=True)
 class Slot:
-    """What one message needs, and the token that proves the claim. Cold mail has an address instead of a bot."""
+    """What one message needs, and the token that proves the claim.
+
+    ``kind`` says what sets its mail apart from others: which of the recipients below it has, among other things.
+    """
 
     id: int
     task_type: str
@@ -57,9 +53,24 @@ class Slot:
         return cls(**(values | {"lease_token": str(row["lease_token"] or "")}))
 
     @property
-    def is_cold(self) -> bool:
-        """Outreach to an address that is not ours."""
-        return self.bot_id is None
+    def kind(self) -> MailKind:
+        """What sets its mail apart from others.
+
+        Raises:
+            ValueError: no kind has such slots; the database refuses them too.
+        """
+        return kind_of(self.task_type, self.turn)
+
+    @property
+    def known_bot_id(self) -> int:
+        """The ``bot_id`` of a slot whose kind has a bot.
+
+        Raises:
+            ValueError: it names none.
+        """
+        if self.bot_id is None:
+            raise ValueError(f"slot {self.id} ({self.kind.label} mail) names no bot")
+        return self.bot_id
 
     @property
     def first_mailbox_id(self) -> int:
@@ -67,24 +78,9 @@ class Slot:
         return self.from_mailbox_id if self.to_mailbox_id is None else self.to_mailbox_id
 
     @property
-    def goes_to_bot(self) -> bool:
-        """In warm-up, odd turns are the sender's mails and even turns the bot's replies."""
-        return not self.is_cold and self.turn % 2 == 1
-
-    @property
-    def is_from_sender(self) -> bool:
-        """Everything but a bot's reply; it counts in the sender's day."""
-        return self.is_cold or self.goes_to_bot
-
-    @property
     def thread(self) -> str:
         """What names the conversation in its draws: the key of its first mail."""
         return str(self.payload.get("thread", self.idempotency_key))
-
-    @property
-    def is_made_up_for(self) -> bool:
-        """The next plan makes up for a warm-up mail that did not leave; a reply or a cold mail is still owed."""
-        return self.task_type == "warmup"
 
 
 COLUMNS = tuple(field.name for field in fields(Slot))
@@ -201,12 +197,13 @@ TRANSITIONS = (
     Transition(
         _LEASED, _PLANNED, Move.FINISH, "worker", "not now or failed before DATA",
         "refused for now (kill switch, gap, an unreadable secret, a refused egress, a reply outside its window or at a "
-        "cap); the attempt failed before DATA, next try after `retry_s` (or the time that the reply rule names) x "
-        "2^attempts, plus a seeded jitter; a server refused its mailbox in this run; its configuration cannot be "
-        "used; the run stopped before it was tried; or an unknown error before it was submitted",
+        "cap, mail that this version cannot write); the attempt failed before DATA, next try after `retry_s` (or the "
+        "time that the reply rule names) x 2^attempts, plus a seeded jitter; a server refused its mailbox in this run; "
+        "its configuration cannot be used; the run stopped before it was tried; or an unknown error before it was "
+        "submitted",
         "`stop_sending_is_on`, `secret_unreadable`, `egress_refused`, `gap`, `bot_cooldown`, `bot_asleep`, "
-        "`outside_window`, `..._cap`, `sender_daily_quota`; stage, code, server text; "
-        "`a server refused its mailbox`; `not configured: ...`; `run stopped`; the error",
+        "`outside_window`, `..._cap`, `sender_daily_quota`, `no builder for ... mail in this version`; stage, code, "
+        "server text; `a server refused its mailbox`; `not configured: ...`; `run stopped`; the error",
     ),
     Transition(
         _LEASED, _CANCELLED, Move.FINISH, "worker", "refused for good",

@@ -38,8 +38,9 @@ _FOLLOW_UP = text("""
     with mails as (
         select *
         from jsonb_to_recordset(cast(:mails as jsonb)) as mails (
-            sender_id bigint, bot_id bigint, conversation_id bigint, turn smallint, goes_to_bot boolean,
-            kind text, tier text, script text, subject text, message_id text, moment timestamptz
+            sender_id bigint, bot_id bigint, to_address text, conversation_id bigint, turn smallint,
+            conversation text, contact text, is_from_bot boolean, goes_to_bot boolean,
+            tier text, script text, subject text, message_id text, moment timestamptz
         )
     ),
 
@@ -49,14 +50,15 @@ _FOLLOW_UP = text("""
         select
             sender_id,
             bot_id,
-            (array_agg(kind order by moment desc))[1],
+            (array_agg(contact order by moment desc))[1],
             coalesce((array_agg(tier order by moment desc) filter (where tier is not null))[1], 'active'),
-            count(*) filter (where turn = 1),
-            count(*) filter (where not goes_to_bot),
+            count(*) filter (where conversation = 'opens'),
+            count(*) filter (where is_from_bot),
             min(moment),
             max(moment),
-            max(moment) filter (where turn = 1)
+            max(moment) filter (where conversation = 'opens')
         from mails
+        where contact is not null
         group by sender_id, bot_id
         order by sender_id, bot_id
         on conflict (sender_id, bot_id) do update
@@ -75,10 +77,11 @@ _FOLLOW_UP = text("""
 
     opened as (
         insert into ops.conversations
-            (sender_id, bot_id, thread_status, turn, script_id, subject, root_message_id, last_message_id, started_at)
-        select sender_id, bot_id, 'awaiting_reply', 1, script, subject, message_id, message_id, moment
+            (sender_id, bot_id, to_address, thread_status, turn, script_id, subject, root_message_id, last_message_id,
+            started_at)
+        select sender_id, bot_id, to_address, 'awaiting_reply', turn, script, subject, message_id, message_id, moment
         from mails
-        where turn = 1
+        where conversation = 'opens'
         on conflict (root_message_id) do nothing
     ),
 
@@ -87,7 +90,9 @@ _FOLLOW_UP = text("""
         set turn = mails.turn, last_message_id = mails.message_id, thread_status = 'awaiting_reply',
             next_action_time = null, updated_at = clock_timestamp()
         from mails
-        where conversations.id = mails.conversation_id and mails.turn > 1 and conversations.turn < mails.turn
+        where conversations.id = mails.conversation_id
+            and mails.conversation = 'continues'
+            and conversations.turn < mails.turn
     ),
 
     resting as (
@@ -250,7 +255,7 @@ def record(
             ),
         ],
     )
-    new = [_mail(mail) for key, mail in by_key.items() if key in new_keys and not mail.slot.is_cold]
+    new = [_mail(mail) for key, mail in by_key.items() if key in new_keys]
     if new:
         prepared.rows_of(
             connection, "follow_up_mails", _FOLLOW_UP, {"mails": rows_as_json(new), "cooldown_s": cooldown_s}
@@ -352,17 +357,19 @@ def _attempt(tried: Tried) -> dict[str, Any]:
 
 
 def _mail(mail: Sent) -> dict[str, Any]:
-    slot = mail.slot
-    is_first = slot.turn == 1
+    slot, kind = mail.slot, mail.slot.kind
     return {
         "sender_id": slot.sender_id,
         "bot_id": slot.bot_id,
+        "to_address": slot.to_address,
         "conversation_id": slot.conversation_id,
         "turn": slot.turn,
-        "goes_to_bot": slot.goes_to_bot,
-        "kind": "warmup_sent" if is_first else "sender_replied" if slot.goes_to_bot else "bot_replied",
-        "tier": slot.payload.get("tier") if is_first else None,
-        "script": slot.payload["script"],
+        "conversation": kind.conversation,
+        "contact": kind.contact,
+        "is_from_bot": not kind.is_from_sender,
+        "goes_to_bot": kind.goes_to_bot,
+        "tier": slot.payload.get("tier") if kind.conversation == "opens" else None,
+        "script": slot.payload.get("script"),
         "subject": mail.subject,
         "message_id": slot.message_id,
         "moment": mail.sent_at,

@@ -21,6 +21,7 @@ from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery import breakers, guard
 from emberflow.delivery.caps import CounterKey, Counters
 from emberflow.delivery.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay
+from emberflow.domain.mail_kind import BOT_DAY_PARTS, SENDER_DAY_PARTS
 from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy
 from emberflow.queue_manager import counters, slot_store
@@ -74,7 +75,7 @@ _UNFIT = text("""
         bots.cooldown_until,
         from_mailbox.check_passed and coalesce(to_mailbox.check_passed, slots.to_mailbox_id is null) as is_checked,
         senders.state as sender_state,
-        case when slots.bot_id is null then 'active' else bots.status end as bot_status
+        bots.status as bot_status
     from ops.scheduled_tasks as slots
     inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
     inner join ops.senders on senders.id = slots.sender_id
@@ -92,7 +93,7 @@ _CIRCUMSTANCES = text("""
 """)
 
 _SENDER_DAYS = text("""
-    select sender_id, local_day, warmup_quota, total_quota, warmup_sent, reply_sent, cold_sent
+    select sender_id, local_day, warmup_quota, cold_quota, total_quota, warmup_sent, reply_sent, cold_sent
     from ops.sender_days
     inner join jsonb_to_recordset(cast(:days as jsonb)) as wanted (sender_id bigint, local_day date)
         using (sender_id, local_day)
@@ -245,11 +246,16 @@ def unfit(
     by_id = {slot.id: slot for slot in slots}
     judged = {}
     for row in connection.execute(_UNFIT, {"ids": list(by_id)}):
-        zones = (row.from_zone, row.to_zone)
+        slot, zones = by_id[row.id], (row.from_zone, row.to_zone)
         judged[row.id] = (
-            guard.fitness(is_checked=bool(row.is_checked), sender_state=row.sender_state, bot_status=row.bot_status)
-            or guard.unknown_zone(*zones, by_id[row.id], now)
-            or guard.bot_rest(by_id[row.id], zones, row.cooldown_until, now=now, policy=policy, seed=seed)
+            guard.fitness(
+                slot.kind,
+                is_checked=bool(row.is_checked),
+                sender_state=row.sender_state,
+                bot_status=row.bot_status,
+            )
+            or guard.unknown_zone(*zones, slot, now)
+            or guard.bot_rest(slot, zones, row.cooldown_until, now=now, policy=policy, seed=seed)
         )
     return {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
 
@@ -286,16 +292,12 @@ def _recount(
     has_days = guard.unknown_zone(row.from_zone, row.to_zone, slot, now) is None
     sender_day = guard.sender_day_of(slot, row.from_zone, submitted_at) if has_days else None
     if sender_day is not None:
-        kinds = {
-            "warmup": int(slot.task_type == "warmup"),
-            "reply": int(slot.task_type == "reply"),
-            "cold": int(slot.is_cold),
-        }
-        connection.execute(days[0], _day("sender_id", sender_day) | kinds)
+        parts = {str(part): int(part == slot.kind.sender_day) for part in SENDER_DAY_PARTS}
+        connection.execute(days[0], _day("sender_id", sender_day) | parts)
     bot_day = guard.bot_day_of(slot, row.from_zone, row.to_zone, submitted_at) if has_days else None
     if bot_day is not None:
-        kinds = {"inbound": int(slot.is_from_sender), "reply": int(not slot.is_from_sender)}
-        connection.execute(days[1], _day("bot_id", bot_day) | kinds)
+        parts = {str(part): int(part == slot.kind.bot_day) for part in BOT_DAY_PARTS}
+        connection.execute(days[1], _day("bot_id", bot_day) | parts)
     keys = guard.counters_of(slot, _route(row))
     counted = counters.lock(connection, keys, now)
     change(counted, keys, submitted_at)
@@ -322,7 +324,7 @@ def _look(
     forbidden = suppressed(connection, sorted({route.recipient_address for route in routes.values()}))
     facts = [_facts(slot, rows[slot.id], routes[slot.id], forbidden, blocked) for slot in mine]
     pauses = {slot.from_mailbox_id: rows[slot.id].next_send_at for slot in mine}
-    bots = sorted({slot.bot_id for slot in mine if slot.bot_id is not None and slot.goes_to_bot})
+    bots = sorted({slot.known_bot_id for slot in mine if slot.kind.goes_to_bot})
     rests = {row.id: row.cooldown_until for row in prepared.rows_of(connection, "lock_bots", _BOTS, {"ids": bots})}
     return facts, refused, _lock(connection, facts, pauses, rests, now), around.is_stopped
 
@@ -370,7 +372,7 @@ def _lock(
     bot_keys = {guard.bot_day_of(fact.slot, fact.from_zone, fact.to_zone, now) for fact in facts} - {None}
     sender_days = {
         (row.sender_id, row.local_day): SenderDay(
-            row.warmup_quota, row.total_quota, row.warmup_sent, row.reply_sent, row.cold_sent
+            row.warmup_quota, row.total_quota, row.warmup_sent, row.reply_sent, row.cold_sent, row.cold_quota
         )
         for row in prepared.rows_of(
             connection, "lock_sender_days", _SENDER_DAYS, {"days": _days("sender_id", sender_keys)}
@@ -393,13 +395,12 @@ def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, da
 
 def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *, now: datetime, lease_s: float) -> None:
     sender_days = [
-        _day("sender_id", key)
-        | {name: getattr(ledgers.sender_days[key], name) for name in ("warmup_sent", "reply_sent", "cold_sent")}
+        _day("sender_id", key) | {f"{part}_sent": ledgers.sender_days[key].used(part) for part in SENDER_DAY_PARTS}
         for key in sorted(ledgers.changed_sender_days)
     ]
     bot_days = [_day("bot_id", key) | vars(ledgers.bot_days[key]) for key in sorted(ledgers.changed_bot_days)]
     sending = sorted({slot.from_mailbox_id for slot in allowed})
-    receiving = sorted({slot.bot_id for slot in allowed if slot.bot_id is not None and slot.goes_to_bot})
+    receiving = sorted({slot.known_bot_id for slot in allowed if slot.kind.goes_to_bot})
     counters.store(connection, ledgers.counters)
     prepared.rows_of(
         connection,

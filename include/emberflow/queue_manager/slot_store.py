@@ -29,7 +29,8 @@ from sqlalchemy.dialects.postgresql import insert
 from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.database.tables import scheduled_tasks
-from emberflow.domain.slot import COLUMNS, Move, Priority, Slot, SlotStatus, changes, sources
+from emberflow.domain.mail_kind import KINDS, Priority
+from emberflow.domain.slot import COLUMNS, Move, Slot, SlotStatus, changes, sources
 from emberflow.policy.queue import QueuePolicy
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ def _is_one_of(statuses: Iterable[SlotStatus], column: str = "status") -> str:
 
 
 _IS_PLANNED = _is_one_of(sources(Move.CLAIM))
+_GIVEN_UP, _OWED = (
+    ", ".join(sorted({str(int(kind.priority)) for kind in KINDS if kind.is_made_up_for is is_made_up_for}))
+    for is_made_up_for in (True, False)
+)
 
 _FROM_STATE = {
     "id": "leased.slot_id",
@@ -227,7 +232,7 @@ _EXPIRE = text(f"""
     where slot_id in (
         select slot_id
         from ops.slot_states
-        where {_is_one_of(sources(Move.EXPIRE))} and priority_level = :warmup and target_time < :too_late
+        where {_is_one_of(sources(Move.EXPIRE))} and priority_level in ({_GIVEN_UP}) and target_time < :too_late
         for update skip locked
     )
 """)  # noqa: S608 - made of the domain's own constants
@@ -248,7 +253,7 @@ _PLAN_AGAIN = text(f"""
         from ops.slot_states as states
         inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
         where {_is_one_of(sources(Move.PLAN_AGAIN), "states.status")}
-            and states.priority_level < :warmup
+            and states.priority_level in ({_OWED})
             and states.target_time < :too_late
     )
 
@@ -583,13 +588,13 @@ def free_after_data(connection: Connection) -> int:
 
 
 def expire(connection: Connection, *, too_late: datetime) -> int:
-    """Give up the warm-up mails that were due before ``too_late``; return how many."""
-    return connection.execute(_EXPIRE, {"too_late": too_late, "warmup": int(Priority.WARMUP)}).rowcount
+    """Give up the mails that a plan makes up for and that were due before ``too_late``; return how many."""
+    return connection.execute(_EXPIRE, {"too_late": too_late}).rowcount
 
 
 def plan_again(connection: Connection, *, too_late: datetime, now: datetime, spread_s: int) -> int:
     """Give other mail that was due before ``too_late`` new target times from ``now`` on; return how many."""
-    due = {"now": now, "too_late": too_late, "spread_s": spread_s, "warmup": int(Priority.WARMUP)}
+    due = {"now": now, "too_late": too_late, "spread_s": spread_s}
     return connection.execute(_PLAN_AGAIN, due).rowcount
 
 

@@ -59,7 +59,7 @@ def a_bots_reply(**changes: Any) -> Slot:
 def a_cold_mail(**changes: Any) -> Slot:
     """The first mail to a lead."""
     nobody_of_ours = {"to_mailbox_id": None, "to_address": "lead@leads.test", "bot_id": None}
-    return a_mail(**({"task_type": "cold", "idempotency_key": "cold:1:1"} | nobody_of_ours | changes))
+    return a_mail(**({"task_type": "cold_first_touch", "idempotency_key": "cold:1:1"} | nobody_of_ours | changes))
 
 
 def the_facts(slot: Slot, **changes: Any) -> Facts:
@@ -77,7 +77,7 @@ def the_facts(slot: Slot, **changes: Any) -> Facts:
 class Day:
     """What a mail is counted in, and a guard to ask on that day."""
 
-    sender_day: SenderDay | None = field(default_factory=lambda: SenderDay(30, 50, 0, 0, 0))
+    sender_day: SenderDay | None = field(default_factory=lambda: SenderDay(30, 50, 0, 0, 0, cold_quota=20))
     bot_day: BotDay = field(default_factory=BotDay)
     policy: Policy = field(default_factory=a_policy)
     now: datetime = NOON

@@ -114,13 +114,36 @@ def test_a_day_without_a_quota_row_sends_nothing() -> None:
         (a_mail(), SenderDay(10, 20, 5, 10, 5), "sender_day:1 20/20"),
         (an_answer(), SenderDay(10, 20, 5, 10, 5), "sender_day:1 20/20"),
         (an_answer(), SenderDay(10, 20, 0, 16, 0), "sender_day:1 16/20, 4 kept for warm-up"),
-        (a_cold_mail(), SenderDay(10, 20, 1, 0, 16), "sender_day:1 17/20, 3 kept for warm-up"),
+        (a_cold_mail(), SenderDay(10, 20, 1, 0, 16, cold_quota=20), "sender_day:1 17/20, 3 kept for warm-up"),
     ],
 )
 def test_a_senders_quotas_bind_and_the_binding_one_is_named(slot: Slot, day: SenderDay, cap: str) -> None:
     """Towards Q-B2: warm-up has its own quota, and of the total a reserve that no other mail takes."""
     said = Day(sender_day=day).ask(the_facts(slot))
     assert said == Refusal("sender_daily_quota", None if slot.task_type == "warmup" else NEXT_MORNING, cap)
+
+
+@pytest.mark.parametrize(
+    ("day", "cap"),
+    [
+        (SenderDay(10, 50, 0, 0, 0), "sender_day:1:cold 0/0"),
+        (SenderDay(10, 50, 0, 0, 3, cold_quota=3), "sender_day:1:cold 3/3"),
+    ],
+)
+def test_cold_mail_has_a_quota_of_its_own_and_none_until_the_sender_has_graduated(day: SenderDay, cap: str) -> None:
+    """Towards Q-B2, Q-B6: no quota for cold mail is none, and only cold mail is bound by it."""
+    assert Day(sender_day=day).ask(the_facts(a_cold_mail())) == Refusal("sender_daily_quota", NEXT_MORNING, cap)
+    assert Day(sender_day=day).ask(the_facts(an_answer())) is None
+    assert Day(sender_day=day).ask(the_facts(a_mail())) is None
+
+
+def test_cold_mail_below_its_quota_leaves_and_counts_as_cold() -> None:
+    day = Day(sender_day=SenderDay(10, 50, 0, 0, 2, cold_quota=3))
+    facts = the_facts(a_cold_mail())
+    ledgers = day.ledgers(facts)
+    assert day.ask(facts, ledgers) is None
+    assert ledgers.sender_days[1, TODAY] == SenderDay(10, 50, 0, 0, 3, cold_quota=3)
+    assert (ledgers.bot_days, ledgers.bot_free_at) == ({}, {})
 
 
 def test_warmup_may_use_its_reserve_to_the_last_mail() -> None:
@@ -213,7 +236,7 @@ def test_a_mail_that_is_refused_is_counted_nowhere() -> None:
     facts = the_facts(an_answer())
     ledgers = day.ledgers(facts)
     assert day.ask(facts, ledgers) is not None
-    assert ledgers.sender_days == {(1, TODAY): SenderDay(30, 50, 0, 0, 0)}
+    assert ledgers.sender_days == {(1, TODAY): SenderDay(30, 50, 0, 0, 0, cold_quota=20)}
     assert ledgers.bot_days == {(2, TODAY): BotDay()}
     assert (ledgers.next_send_at, ledgers.bot_free_at) == ({11: None}, {2: None})
     assert ledgers.counters.changed == {}

@@ -25,10 +25,11 @@ from emberflow.accounts.suppressions import SUPPRESSED_BOTS
 from emberflow.clock import clock_of, known_zones
 from emberflow.database.bulk import read_numbers
 from emberflow.database.sessions import Sessions
+from emberflow.domain.mail_kind import WARMUP
 from emberflow.policy.document import Policy
 from emberflow.queue_manager.mailbox_servers import SAYS_ITS_SERVER
 
-_OPEN_SLOTS: Final = """
+_OPEN_SLOTS: Final = f"""
     with open_states as (
         select *, true as is_uncounted from ops.slot_states where status = 'planned'
         union all
@@ -41,7 +42,7 @@ _OPEN_SLOTS: Final = """
         tasks.sender_id,
         coalesce(tasks.bot_id, -1) as bot_id,
         tasks.from_mailbox_id,
-        tasks.task_type = 'warmup' as is_first,
+        tasks.task_type = '{WARMUP.task_type}' as is_first,
         bots.id is not null as goes_to_bot,
         states.is_uncounted,
         states.target_time,
@@ -50,7 +51,7 @@ _OPEN_SLOTS: Final = """
     from open_states as states
     inner join ops.scheduled_tasks as tasks on tasks.id = states.slot_id
     left join ops.bots on bots.id = tasks.bot_id and bots.mailbox_id = tasks.to_mailbox_id
-"""
+"""  # noqa: S608 - made of the domain's own constants
 
 # What a server refused is not tried again by the same mailbox, as long as the refusal counts and it uses that server.
 _REFUSED_PAIRS: Final = f"""

@@ -30,7 +30,7 @@ from emberflow.database.server_clock import shared
 from emberflow.database.sessions import Sessions, reading
 from emberflow.database.tables import plan_inputs as packed_inputs
 from emberflow.database.tables import plan_runs
-from emberflow.domain.slot import Priority
+from emberflow.domain.mail_kind import WARMUP
 from emberflow.email_ops.message import message_ids_for
 from emberflow.errors import EmberflowError
 from emberflow.policy import script_sets
@@ -379,7 +379,7 @@ def _write_slots(connection: Connection, plan: Plan, names: _Names, report: Plan
         "from_mailbox_id": day["mailbox_id"].to_numpy()[sender],
         "target_time": slots["target_time"].dt.tz_localize(None).to_numpy("datetime64[us]"),
         "local_day": day["local_day"].to_numpy()[sender],
-        "priority_level": np.full(len(slots), int(Priority.WARMUP), dtype=np.int16),
+        "priority_level": np.full(len(slots), int(WARMUP.priority), dtype=np.int16),
     }
     own = {"id": ids, "to_mailbox_id": bots["mailbox_id"].to_numpy()[bot], **shared}
     pieces = _tasks(slots, own, domains, names, report, force)
@@ -422,7 +422,7 @@ def _tasks(
     }
     ordinals = slots["ordinal"].to_numpy()
     same = {
-        "task_type": np.array(b"warmup"),
+        "task_type": np.array(WARMUP.task_type.encode()),
         "turn": np.array(1, dtype=np.int16),
         "policy_id": np.array(force.policy_id),
         "plan_run_id": np.array(report.plan_run_id),

@@ -24,6 +24,7 @@ from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.queue_manager import event_log, slot_store
 from emberflow.queue_manager.receiving.mail_search import Uncertain
 from emberflow.queue_manager.receiving.reconcile import settle_as_sent
+from emberflow.queue_manager.slot_token import token_of
 from emberflow.settings import Settings
 
 Placement = Literal["inbox", "junk"]
@@ -91,7 +92,7 @@ class Finder:
             details={
                 "uid": uid,
                 "turn": slot.turn,
-                "direction": "to_bot" if slot.goes_to_bot else "to_sender",
+                "direction": "to_bot" if slot.kind.goes_to_bot else "to_sender",
                 "provider": mailbox.provider,
                 "junk_folder": junk_folder,
                 "message_id": message.message_id,
@@ -113,12 +114,7 @@ class Finder:
             return None
         mail = Uncertain.of(row)
         slot = mail.slot
-        if slot.bot_id is None:
-            return None
-        if (
-            WarmupToken(slot.id, slot.sender_id, slot.bot_id, slot.turn) != token
-            or slot.to_mailbox_id != access.mailbox_id
-        ):
+        if token_of(slot) != token or slot.to_mailbox_id != access.mailbox_id:
             return None
         if row["status"] == "submitting":
             raise StillBeingSentError

@@ -1,9 +1,9 @@
 """Where uncertain mails lie: a search of the mailboxes at both ends, which changes nothing.
 
-1. Warm-up and replies, in the recipient's own mailbox: every folder, because filters and people move mail, by its
-   Message-ID, and by its token, because some providers write their own Message-ID. Every folder is searched twice, or
-   a mail that was moved from a folder not yet searched to one searched already would be missed.
-2. What was not found there, and all cold mail, in the sender's mailbox: a bounce that names it
+1. Mail to a mailbox of ours (warm-up and its replies), in that mailbox: every folder, because filters and people move
+   mail, by its Message-ID, and by its token, because some providers write their own Message-ID. Every folder is
+   searched twice, or a mail that was moved from a folder not yet searched to one searched already would be missed.
+2. What was not found there, and mail to anybody else, in the sender's mailbox: a bounce that names it
    (``email_ops.delivery_status``), or the copy that many providers file under Sent when they accept a mail.
 
 Not found is no proof of anything: a server may still hold the mail, or keep it where IMAP does not show it.
@@ -38,6 +38,7 @@ from emberflow.email_ops.received import ReceivedMessage, parse
 from emberflow.email_ops.session_budget import SessionLimits
 from emberflow.email_ops.tokens import TokenError, WarmupToken, sign, verify
 from emberflow.errors import EmberflowError
+from emberflow.queue_manager.slot_token import token_of
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,8 @@ class MailSearch:
                 return
             to_us = [mail for mail in group if mail.slot.to_mailbox_id is not None]
             at_recipient = self._in_mailbox(mailbox_id, to_us, self._at_recipient, ends_at) if to_us else {}
-            left = [mail for mail in group if mail.slot.is_cold or at_recipient[mail.slot.id].verdict != "present"]
-            present = {slot_id: at_recipient[slot_id] for slot_id in at_recipient.keys() - {m.slot.id for m in left}}
+            present = {slot_id: finding for slot_id, finding in at_recipient.items() if finding.verdict == "present"}
+            left = [mail for mail in group if mail.slot.id not in present]
             concluded |= present.keys()
             if present:
                 yield present
@@ -216,7 +217,8 @@ class MailSearch:
         if not mails:
             return {}
         by_id = reader.find_by_message_id([mail.slot.message_id for mail in mails], folder)
-        tokens = {mail.slot.id: self._token_search(mail.slot) for mail in mails if not mail.slot.is_cold}
+        named = {mail.slot.id: token_of(mail.slot) for mail in mails}
+        tokens = {slot_id: self._token_search(token) for slot_id, token in named.items() if token is not None}
         by_token = reader.find_by_header("X-Emberflow-Token", list(tokens.values()), folder)
         found: dict[int, Finding] = {}
         for mail in mails:
@@ -232,9 +234,8 @@ class MailSearch:
                     break
         return found
 
-    def _token_search(self, slot: Slot) -> str:
-        """Return the part of the slot's token that no change of keys alters."""
-        named = _token_of(slot)
+    def _token_search(self, named: WarmupToken) -> str:
+        """Return the part of a slot's token that no change of keys alters."""
         token = sign(self._settings.require_token_keys(), named.slot_id, named.sender_id, named.bot_id, named.turn)
         return token.rpartition(".")[0] + "."
 
@@ -243,10 +244,11 @@ class MailSearch:
         return message.message_id == slot.message_id or self._is_token_of(slot, message.token)
 
     def _is_token_of(self, slot: Slot, token: str | None) -> bool:
-        if slot.is_cold or token is None:
+        named = token_of(slot)
+        if named is None or token is None:
             return False
         try:
-            return verify(self._settings.require_token_keys(), token) == _token_of(slot)
+            return verify(self._settings.require_token_keys(), token) == named
         except TokenError:
             return False
 
@@ -271,12 +273,6 @@ def _of_one_end(at_recipient: Finding) -> Finding:
     if at_recipient.verdict == "not_found":
         return Finding("unknown", _SENDER_NOT_REACHED)
     return at_recipient
-
-
-def _token_of(slot: Slot) -> WarmupToken:
-    if slot.bot_id is None:
-        raise ValueError(f"slot {slot.id} is cold mail, which carries no token")
-    return WarmupToken(slot.id, slot.sender_id, slot.bot_id, slot.turn)
 
 
 def _grouped(mails: Iterable[Uncertain], mailbox: Callable[[Slot], int | None]) -> dict[int, list[Uncertain]]:

@@ -16,7 +16,8 @@ from emberflow.bots.replies import decide_replies
 from emberflow.clock import Clock, local_day
 from emberflow.database import restores
 from emberflow.domain.events import EventType
-from emberflow.domain.slot import Priority, Slot
+from emberflow.domain.mail_kind import warmup_kind
+from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import domain_of
 from emberflow.email_ops.message import message_id_for
 from emberflow.policy.script_sets import PAYLOAD_KEY, ScriptLibrary
@@ -83,7 +84,7 @@ class Answerer:
     def _received(self, connection: Connection, mailbox: Mailbox, by_slot: Mapping[int, Arrival]) -> pd.DataFrame:
         bots = self.force.policy.bots
         pacing = self.force.policy.pacing
-        is_bot = next(iter(by_slot.values())).slot.goes_to_bot
+        is_bot = next(iter(by_slot.values())).slot.kind.goes_to_bot
         used: int = connection.execute(
             _REPLIES_TODAY,
             {
@@ -110,11 +111,12 @@ class Answerer:
     def _schedule(self, connection: Connection, mailbox: Mailbox, arrival: Arrival, reply_at: datetime) -> None:
         """Put the reply into the queue, once; it answers exactly this mail in its own thread."""
         parent = arrival.slot
+        kind = warmup_kind(parent.turn + 1)
         key = f"reply:{parent.message_id}"
         signing_key = self.settings.require_token_keys()[0].get_secret_value().encode()
         answer = {
-            "priority_level": int(Priority.REPLY),
-            "task_type": "reply",
+            "priority_level": int(kind.priority),
+            "task_type": kind.task_type,
             "target_time": reply_at,
             "payload": _thread_of(arrival),
             "idempotency_key": key,

@@ -34,7 +34,8 @@ from emberflow.clock import Clock, local_day
 from emberflow.database import restores
 from emberflow.database.restores import Restore
 from emberflow.database.server_clock import shared
-from emberflow.domain.slot import Priority, Slot
+from emberflow.domain.mail_kind import warmup_kind
+from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import domain_of
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.imap import Cursor, ImapError, ImapReader
@@ -48,6 +49,7 @@ from emberflow.queue_manager import pre_send, slot_store
 from emberflow.queue_manager.receiving import message_faults
 from emberflow.queue_manager.receiving.mail_search import Uncertain
 from emberflow.queue_manager.receiving.reconcile import settle_as_sent
+from emberflow.queue_manager.slot_token import token_of
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -270,11 +272,11 @@ class _Settling:
         if parties is None:
             return
         sender, bot = parties.sender_mailbox_id, parties.bot_mailbox_id
-        is_to_bot = token.turn % 2 == 1
+        is_to_bot = warmup_kind(token.turn).goes_to_bot
         if one.mailbox.access.mailbox_id != (bot if is_to_bot else sender):
             return
         row = slot_store.lock(connection, token.slot_id)
-        if row is not None and _names(row) == token:
+        if row is not None and token_of(_unheld(row)) == token:
             if self._settle_as_sent(connection, row, one):
                 self._report.found += 1
             return
@@ -322,8 +324,7 @@ class _Settling:
         is_counted = row["status"] in ("submitting", "uncertain")
         if not is_counted:
             # Whatever attempts the backup knows of were taken back when they failed.
-            slot = Slot.of({**row, "lease_token": ""})
-            pre_send.count_late(connection, slot, submitted_at=submitted_at, now=now)
+            pre_send.count_late(connection, _unheld(row), submitted_at=submitted_at, now=now)
         slot_store.put_in_doubt(
             connection,
             row["id"],
@@ -337,6 +338,7 @@ class _Settling:
     ) -> int | None:
         """Write the slot of a mail that was planned after the backup; return its id, None if it is on record."""
         token, message = one.token, one.message
+        kind = warmup_kind(token.turn)
         at = min(message.internal_date or self._restore.noticed_at, self._restore.noticed_at)
         parent = self._parent_of(connection, one)
         from_row = connection.execute(
@@ -355,8 +357,8 @@ class _Settling:
             }
         signing_key = self._settings.require_token_keys()[0].get_secret_value().encode()
         values = {
-            "priority_level": int(Priority.WARMUP if token.turn == 1 else Priority.REPLY),
-            "task_type": "warmup" if token.turn == 1 else "reply",
+            "priority_level": int(kind.priority),
+            "task_type": kind.task_type,
             "target_time": at,
             "payload": json.dumps(payload),
             "idempotency_key": key,
@@ -392,5 +394,5 @@ class _Settling:
         return None
 
 
-def _names(row: RowMapping) -> WarmupToken:
-    return WarmupToken(row["id"], row["sender_id"], row["bot_id"] or 0, row["turn"])
+def _unheld(row: RowMapping) -> Slot:
+    return Slot.of({**row, "lease_token": ""})

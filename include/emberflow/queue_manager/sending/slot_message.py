@@ -1,6 +1,5 @@
 """A slot's mail: which way it goes, and its text as it crosses the wire.
 
-Everything is drawn or derived from the slot, so a later attempt writes the same bytes (see ``email_ops.content``).
 ``boxes`` are the opened mailboxes of the run by id; the slot's own are among them.
 """
 
@@ -14,8 +13,8 @@ from emberflow.delivery.guard import Route, server_of
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import AddressError, domain_of
 from emberflow.email_ops.content import Scripts
-from emberflow.email_ops.message import OutgoingMessage, UnsafeMessageError, build
-from emberflow.email_ops.tokens import sign
+from emberflow.email_ops.message import UnsafeMessageError
+from emberflow.queue_manager.sending import builders
 from emberflow.settings import Settings
 
 UNWRITABLE: Final = (UnsafeMessageError, AddressError, KeyError, ValueError)  # what :func:`write` says of such a slot
@@ -44,34 +43,12 @@ def route_of(slot: Slot, boxes: Mapping[int, Mailbox]) -> Route:
 def write(
     slot: Slot, boxes: Mapping[int, Mailbox], scripts: Scripts, seed: int, settings: Settings
 ) -> tuple[str, bytes]:
-    """Return the subject and the whole message of a warm-up slot.
+    """Return the subject and the whole message of a slot, by the builder of its kind.
 
     Raises:
         UnsafeMessageError, AddressError, KeyError, ValueError: it cannot be written, now or later (`UNWRITABLE`).
     """
-    if slot.bot_id is None or slot.to_mailbox_id is None:
-        raise ValueError("cold mail has no builder in this version")
-    sender, recipient = boxes[slot.from_mailbox_id], boxes[slot.to_mailbox_id]
-    payload = slot.payload
-    subject, body = scripts.render(
-        payload["script"],
-        slot.turn,
-        seed=seed,
-        key=(slot.thread,),
-        from_name=sender.display_name,
-        to_name=recipient.display_name,
-    )
-    message = OutgoingMessage(
-        message_id=slot.message_id,
-        from_address=sender.access.address,
-        from_name=sender.display_name,
-        to_address=recipient.access.address,
-        subject=subject,
-        body=body,
-        date=slot.target_time,
-        in_reply_to=payload.get("in_reply_to"),
-        references=tuple(payload.get("references", ())),
-        token=sign(settings.require_token_keys(), slot.id, slot.sender_id, slot.bot_id, slot.turn),
-        auto_reply=not slot.goes_to_bot,
-    )
-    return subject, build(message)
+    builder = builders.builder_of(slot.kind)
+    if builder is None:
+        raise ValueError(f"{slot.kind.label} mail has no builder in this version")
+    return builder(slot, boxes, scripts, seed, settings)

@@ -47,7 +47,7 @@ from emberflow.policy.versions import in_force
 from emberflow.queue_manager import egress_logins, host_breakers, pre_send, slot_store
 from emberflow.queue_manager.permits import Lease, Permits
 from emberflow.queue_manager.pre_send import breaker_keys
-from emberflow.queue_manager.sending import slot_message
+from emberflow.queue_manager.sending import builders, slot_message
 from emberflow.queue_manager.sending.group_commit import GroupCommit
 from emberflow.queue_manager.sending.recorder import Recorded, Recorder, Result
 from emberflow.settings import Settings
@@ -242,7 +242,10 @@ class Worker:
             opened = open_mailboxes(connection, self._settings, ids - self._boxes.keys())
             self._boxes |= opened.boxes
             self._scripts.fetch(connection, [slot.payload for slot in slots])
-            refused = pre_send.unfit(connection, slots, now=self._clock.now(), policy=self._policy, seed=self._seed)
+            now = self._clock.now()
+            refused = builders.without_builder(slots, now) | pre_send.unfit(
+                connection, slots, now=now, policy=self._policy, seed=self._seed
+            )
             refused |= {
                 slot.id: self._later("secret_unreadable")
                 for slot in slots

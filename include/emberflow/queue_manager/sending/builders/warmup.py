@@ -1,0 +1,48 @@
+"""A warm-up conversation: its first mail and both sides' replies, as its script says them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from emberflow.accounts.mailboxes import Mailbox
+from emberflow.domain.mail_kind import BOT_REPLY, SENDER_REPLY, WARMUP
+from emberflow.domain.slot import Slot
+from emberflow.email_ops.content import Scripts
+from emberflow.email_ops.message import OutgoingMessage, build
+from emberflow.email_ops.tokens import sign
+from emberflow.settings import Settings
+
+KINDS: Final = (WARMUP, BOT_REPLY, SENDER_REPLY)
+
+
+def write(
+    slot: Slot, boxes: Mapping[int, Mailbox], scripts: Scripts, seed: int, settings: Settings, /
+) -> tuple[str, bytes]:
+    """Return the subject and the whole message (see ``builders.Builder``)."""
+    if slot.to_mailbox_id is None:
+        raise ValueError(f"slot {slot.id} names no mailbox that it goes to")
+    sender, recipient = boxes[slot.from_mailbox_id], boxes[slot.to_mailbox_id]
+    payload = slot.payload
+    subject, body = scripts.render(
+        payload["script"],
+        slot.turn,
+        seed=seed,
+        key=(slot.thread,),
+        from_name=sender.display_name,
+        to_name=recipient.display_name,
+    )
+    message = OutgoingMessage(
+        message_id=slot.message_id,
+        from_address=sender.access.address,
+        from_name=sender.display_name,
+        to_address=recipient.access.address,
+        subject=subject,
+        body=body,
+        date=slot.target_time,
+        in_reply_to=payload.get("in_reply_to"),
+        references=tuple(payload.get("references", ())),
+        token=sign(settings.require_token_keys(), slot.id, slot.sender_id, slot.known_bot_id, slot.turn),
+        auto_reply=not slot.kind.is_from_sender,
+    )
+    return subject, build(message)
