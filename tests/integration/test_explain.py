@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from emberflow.errors import EmberflowError
 from emberflow.reporting.slot import Explanation, explain, planned_hours, slots_of_hour
-from tests.worlds import NOON, Sandbox, World, a_policy, a_world
+from tests.worlds import NOON, Command, Sandbox, World, a_policy, a_world
 
 
 @pytest.fixture
@@ -70,6 +70,21 @@ def test_a_reply_has_no_selection_to_explain(world: World) -> None:
     explanation = explained(world, world.value("select min(id) from ops.slots where task_type = 'reply'"))
     assert (explanation.evidence, explanation.bot_addresses) == (None, {})
     assert explanation.slot["hour"] is None
+
+
+def test_cold_mail_is_explained_without_a_bot(world: World, run: Command) -> None:
+    """Q-F2: also while nobody can write it, and why."""
+    slot_id = world.cold_slot("lead@customer.test")
+    world.dispatch()
+    explanation = explained(world, slot_id)
+    assert (explanation.evidence, explanation.slot["bot_address"]) == (None, None)
+    assert explanation.slot["from_address"] == world.senders[0].address
+    assert explanation.slot["recipient_address"] == "lead@customer.test"
+    shown = " ".join(run("explain", str(slot_id)).output.split())
+    assert "planned: no builder for cold mail in this version" in shown
+    assert "This is cold mail to an address: it needs no bot." in shown
+    listed = " ".join(run("queue", "list", "--status", "planned").output.split())
+    assert "no builder for cold mail in this version" in listed
 
 
 def test_an_unknown_slot_is_an_error_that_says_where_to_look(world: World) -> None:

@@ -185,8 +185,8 @@ def show_explanation(explanation: Explanation, *, as_json: bool) -> None:
     """Print a slot, how its bot was chosen, and its events."""
     slot = explanation.slot
     facts: list[tuple[str, Any]] = [
-        ("from", slot["sender_address"] if slot["turn"] % 2 else slot["bot_address"]),
-        ("to", slot["bot_address"] if slot["turn"] % 2 else slot["sender_address"]),
+        ("from", slot["from_address"]),
+        ("to", slot["recipient_address"]),
         ("kind", f"{slot['task_type']}, turn {slot['turn']}, priority {slot['priority_level']}"),
         ("target time (UTC)", slot["target_time"]),
         ("status", slot["status"] if slot["reason"] is None else f"{slot['status']}: {slot['reason']}"),
@@ -202,7 +202,9 @@ def show_explanation(explanation: Explanation, *, as_json: bool) -> None:
         print_json({"slot": dict(slot), "selection": _selection_as_json(explanation)} | records(section))
         return
     show(Section("slot", f"Slot {slot['id']}", ("", ""), facts))
-    if explanation.evidence is None:
+    if explanation.evidence is None and not explanation.kind.has_bot:
+        console.print(f"This is {explanation.kind.label} mail to an address: it needs no bot.")
+    elif explanation.evidence is None:
         answered = slot["parent_slot_id"]
         console.print(f"A reply chooses no bot: it answers slot {answered} in its own thread.")
     else:

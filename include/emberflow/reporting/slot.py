@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, RowMapping, text
 
+from emberflow.domain.mail_kind import MailKind, kind_of
 from emberflow.domain.tiers import VIRGIN
 from emberflow.errors import EmberflowError
 
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
 
 _SLOT = text("""
     select slots.*, sender_box.address as sender_address, bot_box.address as bot_address,
-        plan_runs.hour, plan_runs.seed, plan_runs.plan_sha256, policies.name as policy_name
+        from_box.address as from_address, coalesce(to_box.address, slots.to_address) as recipient_address,
+        plan_runs.kind as plan_kind, plan_runs.hour, plan_runs.seed, plan_runs.plan_sha256,
+        policies.name as policy_name
     from ops.slots
     inner join ops.senders on senders.id = slots.sender_id
     inner join ops.mailboxes as sender_box on sender_box.id = senders.mailbox_id
-    inner join ops.bots on bots.id = slots.bot_id
-    inner join ops.mailboxes as bot_box on bot_box.id = bots.mailbox_id
+    inner join ops.mailboxes as from_box on from_box.id = slots.from_mailbox_id
     inner join ops.policies on policies.id = slots.policy_id
+    left join ops.mailboxes as to_box on to_box.id = slots.to_mailbox_id
+    left join ops.bots on bots.id = slots.bot_id
+    left join ops.mailboxes as bot_box on bot_box.id = bots.mailbox_id
     left join ops.plan_runs on plan_runs.id = slots.plan_run_id
     where slots.id = :id
 """)
@@ -83,12 +88,13 @@ _ADDRESSES = text("""
 class Explanation:
     """A slot's row, the evidence for its bot and its events, oldest first.
 
-    ``evidence`` is computed again from what the plan was computed from; None for replies, which choose nobody.
+    ``evidence`` is computed again from what the plan was computed from; None for what no warm-up plan chose a bot for.
     ``is_replayed`` says whether that computation gave the very plan that was written. ``asked_at`` names the provider,
     and the domain if one alone, at which the slot asked for a bot.
     """
 
     slot: RowMapping
+    kind: MailKind
     evidence: Evidence | None
     is_replayed: bool | None
     asked_at: str | None
@@ -108,8 +114,9 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
     if slot is None:
         raise EmberflowError(f"there is no slot {slot_id}; `emberflow plan show` lists the slots of an hour")
     events = connection.execute(_EVENTS, {"id": slot_id}).mappings().all()
-    if slot["plan_run_id"] is None:
-        return Explanation(slot, None, None, None, {}, events)
+    kind = kind_of(slot["task_type"], slot["turn"])
+    if slot["plan_kind"] != "warmup":
+        return Explanation(slot, kind, None, None, None, {}, events)
     again = replay(
         connection, slot["plan_run_id"], traced_slot=(slot["sender_id"], planned_ordinal(slot["idempotency_key"]))
     )
@@ -127,7 +134,7 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
     codes = {name: int(again.plan.cells[name].iloc[evidence.asked_cell]) for name in ("provider", "domain")}
     asked = connection.execute(_CELL, codes).one()
     asked_at = ", ".join(dict.fromkeys(name for name in asked if name is not None))
-    return Explanation(slot, evidence, again.is_same, asked_at, addresses, events)
+    return Explanation(slot, kind, evidence, again.is_same, asked_at, addresses, events)
 
 
 def planned_hours(connection: Connection, limit: int = 24) -> Sequence[RowMapping]:
