@@ -1,8 +1,9 @@
 """Read the mailboxes that we own: placement, rescue from Junk, replies.
 
-Shards are shares of the mailboxes. One task per shard reads what is new over IMAP, records where each warm-up mail
-was found, moves junked ones to the inbox, and lets each recipient decide whether and when to reply. A reply becomes
-a slot of the high-priority queue; `dispatch` sends it.
+Shards are shares of the mailboxes. One task per shard reads several at once (`inbox.readers`), within the limits of
+their hosts and addresses. It takes in what is new over IMAP, records where each warm-up mail was found, moves junked
+ones to the inbox, and lets each recipient decide whether and when to reply. A reply becomes a slot of the high-priority
+queue; `dispatch` sends it.
 
 - **Reads** IMAP, incrementally by UIDVALIDITY and UID
 - **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.slot_states`, `ops.conversations`,
@@ -14,6 +15,7 @@ a slot of the high-priority queue; `dispatch` sends it.
   stays; `emberflow doctor` tells it too.
 - *`quarantined`, `refused`, `rescue_failed`*: single messages that were set aside; no other waits for them.
 - *`not_reached`*: the run's time was over (`inbox.run_s`); these mailboxes come first in the next run.
+- *`waiting_for_a_login`*: their source address has used up its logins of this hour; they come first in the next.
 - *`rejected`*: a message with an unknown, forged or reused token; it was recorded and not answered.
 - A shard fails only when none of its mailboxes could be read; then the run fails too, whether or not events were
   announced.

@@ -23,7 +23,7 @@ from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.imap import ImapReader
 from emberflow.email_ops.message import WARMUP_LABEL
 from emberflow.queue_manager import event_log, pre_send, slot_store
-from emberflow.queue_manager.receiving import reconcile, sweep
+from emberflow.queue_manager.receiving import mailbox_reading, reconcile
 from emberflow.queue_manager.slot_store import End
 from tests.worlds import NOON, PASSWORD, SEED, Member, Sandbox, World, a_policy, a_world
 
@@ -325,7 +325,7 @@ def test_pages_full_of_other_peoples_mail_do_not_end_the_reading(
     world.slot()
     assert world.dispatch() == {"sent": 1}
 
-    monkeypatch.setattr(sweep, "_PORTIONS", 1)
+    monkeypatch.setattr(mailbox_reading, "_PORTIONS", 1)
     found = [world.read() for _ in range(4)]
     assert found == [{}, {}, {"inbox": 1}, {}]
 

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from emberflow.email_ops.bounded_parser import BoundedParser
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.imap import ImapError, ImapReader
-from emberflow.queue_manager.receiving import sweep
+from emberflow.queue_manager.receiving import mailbox_reading, sweep
 from emberflow.queue_manager.receiving.sweep import ReadingReport
 from emberflow.reporting.doctor import examine
 from tests.worlds import PASSWORD, Member, Sandbox, World, a_policy, a_world
@@ -328,10 +328,10 @@ def test_a_host_that_is_none_leaves_the_other_mailboxes_to_be_read(world: World)
 def test_mailboxes_that_a_run_does_not_reach_come_first_in_the_next(
     database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = a_world(database, sandbox, 1, 3, a_policy(**SILENT))
+    world = a_world(database, sandbox, 1, 3, a_policy(**SILENT, inbox={"shards": 1, "readers": 1}))
     now = 0.0
     reached: list[str] = []
-    real = sweep._Reading.read
+    real = mailbox_reading.MailboxReading.read
 
     def take_two_minutes(reading: Any, turn: Any, *arguments: Any) -> Any:
         nonlocal now
@@ -339,7 +339,7 @@ def test_mailboxes_that_a_run_does_not_reach_come_first_in_the_next(
         reached.append(turn.address)
         return real(reading, turn, *arguments)
 
-    monkeypatch.setattr(sweep._Reading, "read", take_two_minutes)
+    monkeypatch.setattr(mailbox_reading.MailboxReading, "read", take_two_minutes)
     monkeypatch.setattr(time, "monotonic", lambda: now)
     report = read(world)
     assert (len(reached), report.found["not_reached"]) == (3, 1)

@@ -35,7 +35,7 @@ def log_in(engine: Engine, egress_id: int, now: datetime = NOON) -> Refusal | No
 
 
 def test_an_address_never_logs_in_more_often_than_its_hourly_cap(database: Engine) -> None:
-    """Towards B-F5: 40 logins wanted by 8 workers at once; every refusal names the cap and the next hour."""
+    """B-F5: 40 logins wanted by 8 workers at once; every refusal names the cap and the next hour."""
     address = an_address(database, logins=7)
 
     with ThreadPoolExecutor(8) as pool:

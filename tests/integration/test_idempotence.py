@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from emberflow.clock import HOUR, ManualClock
 from emberflow.queue_manager import event_log, pre_send, slot_store
-from emberflow.queue_manager.receiving import sweep
+from emberflow.queue_manager.receiving import mailbox_reading, sweep
 from emberflow.queue_manager.sending import dispatcher
 from tests.worlds import NOON, Sandbox, World, a_policy, a_world
 
@@ -147,7 +147,7 @@ def test_steps_in_any_order_with_crashes_lost_cursors_and_lapsed_leases_duplicat
     draw = random.Random(seed)  # noqa: S311 - a schedule, not a secret
     places = [
         (pre_send, "submit"), (slot_store, "finish"), (event_log, "record"),
-        (event_log, "record_event"), (sweep, "_move_cursor"),
+        (event_log, "record_event"), (mailbox_reading, "_move_cursor"),
     ]  # fmt: skip
 
     def crash() -> None:

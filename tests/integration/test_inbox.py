@@ -18,7 +18,7 @@ from emberflow.email_ops.message import OutgoingMessage, build
 from emberflow.email_ops.tokens import sign
 from emberflow.policy.versions import put_in_force
 from emberflow.queue_manager import event_log
-from emberflow.queue_manager.receiving import sweep
+from emberflow.queue_manager.receiving import mailbox_reading, sweep
 from emberflow.queue_manager.receiving.sweep import InboxUnreadableError
 from emberflow.sandbox import create_accounts
 from tests.worlds import NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world, dying_with
@@ -377,7 +377,7 @@ def test_a_reader_that_dies_before_its_cursor_moved_reads_again_and_answers_once
     world: World,
 ) -> None:
     """B-B8, case 34: what was taken in is not taken in again."""
-    with patch.object(sweep, "_move_cursor", side_effect=SystemExit), pytest.raises(SystemExit):
+    with patch.object(mailbox_reading, "_move_cursor", side_effect=SystemExit), pytest.raises(SystemExit):
         world.read()
     world.talk(2)
     (reply,) = [slot for slot in replies(world) if slot["turn"] == 2]

@@ -78,7 +78,7 @@ def a_session(sessions: Engine, stack: ExitStack) -> Connection:
 
 
 def test_fifty_workers_never_open_more_connections_than_the_limit(sessions: Engine, server: CountingServer) -> None:
-    """Towards E-F4: ten processes' sessions, five threads on each."""
+    """E-F4: ten processes' sessions, five threads on each."""
 
     def work(slots: Permits) -> None:
         for _ in range(3):
@@ -97,7 +97,7 @@ def test_fifty_workers_never_open_more_connections_than_the_limit(sessions: Engi
 
 
 def test_hosts_and_egress_addresses_are_limited_apart_and_a_connection_needs_both(sessions: Engine) -> None:
-    """Towards E-F4"""
+    """E-F4"""
     with ExitStack() as stack:
         slots = Permits(a_session(sessions, stack))
         others = Permits(a_session(sessions, stack))

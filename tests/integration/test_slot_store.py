@@ -658,7 +658,7 @@ def test_a_capped_reply_waits_for_the_hour_in_which_it_fits(database: Engine, sa
 
 
 def test_an_egress_address_has_its_cap_per_hour_and_can_be_held(world: World) -> None:
-    """Q-F7, towards B-F5 and C-F11: a held address holds its queue and is never routed around."""
+    """Q-F7, B-F5, towards C-F11: a held address holds its queue and is never routed around."""
     world.change("insert into ops.egress_ips (address, sends_per_hour) values ('127.0.0.3', 1)")
     world.change("update ops.mailboxes set egress_ip_id = (select id from ops.egress_ips)")
     reply = {"task_type": "reply", "turn": 3, "gap_s": 0}

@@ -47,3 +47,8 @@ def is_away(error: Exception) -> bool:
     return error.connection_invalidated or (
         isinstance(error, OperationalError | InterfaceError) and (code is None or code.startswith(_SERVER_GOES))
     )
+
+
+def is_deadlock(error: DBAPIError) -> bool:
+    """Return whether the server ended this transaction because another one and it waited for each other."""
+    return getattr(error.orig, "pgcode", None) == "40P01"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -9,11 +11,11 @@ class ConnectionPolicy(BaseModel):
     """How many connections may be open at once.
 
     ``per_host``, ``per_host_of``
-        To one mail host, and less or more where it is known of its provider: 10 in general, 5 for Google and
-        Microsoft (KumoMTA's published shaping table).
+        To one mail host, over SMTP and over IMAP each, and less or more where it is known of its provider: 10 in
+        general, 5 for Google and Microsoft (KumoMTA's published shaping table).
     ``per_egress_ip``
-        From one address of ours to all hosts together: 20, the concurrency that Postfix allows one destination
-        (default_destination_concurrency_limit).
+        From one address of ours to all hosts together, over both: 20, the concurrency that Postfix allows one
+        destination (default_destination_concurrency_limit).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,9 +24,12 @@ class ConnectionPolicy(BaseModel):
     per_host_of: dict[str, int] = Field(default_factory=lambda: {"google": 5, "microsoft": 5})
     per_egress_ip: int = Field(default=20, ge=1, le=1000)
 
-    def limits(self, *, host: str, provider: str, egress_address: str | None) -> dict[str, int]:
+    def limits(
+        self, *, host: str, provider: str, egress_address: str | None, protocol: Literal["smtp", "imap"] = "smtp"
+    ) -> dict[str, int]:
         """Return the limits that one connection to ``host`` needs a place in, by name, for ``take``."""
-        limits = {f"host:{host}": self.per_host_of.get(provider, self.per_host)}
+        kind = "host" if protocol == "smtp" else protocol  # earlier workers know this name
+        limits = {f"{kind}:{host}": self.per_host_of.get(provider, self.per_host)}
         if egress_address is not None:
             limits[f"ip:{egress_address}"] = self.per_egress_ip
         return limits

@@ -16,10 +16,11 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import IO, Any, Self
+from queue import LifoQueue
+from typing import IO, Any, Protocol, Self
 
 from pydantic import TypeAdapter
 
@@ -40,6 +41,24 @@ class UnreadableMessageError(EmberflowError):
 
 class ParserUnavailableError(EmberflowError):
     """The parsing process does not start: nothing is known of any message."""
+
+
+class Parser(Protocol):
+    """What a reader of a mailbox needs of a parser; `BoundedParser` says what each method does."""
+
+    def message(
+        self,
+        raw: bytes,
+        *,
+        uid: int,
+        folder: str,
+        size: int,
+        internal_date: datetime | None,
+        oversized: bool = False,
+        with_body: bool = True,
+    ) -> ReceivedMessage: ...
+
+    def can_read_report(self, raw: bytes) -> bool: ...
 
 
 class BoundedParser:
@@ -165,6 +184,45 @@ class BoundedParser:
             self.close()
             raise ParserUnavailableError("the parsing process does not start: see what it wrote to the log")
         return self._process
+
+
+class ParserPool:
+    """A few parsing processes for many threads, each of which waits for one that is free; use it in a ``with``.
+
+    Raises:
+        ParserUnavailableError: from every method.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._parsers = [BoundedParser() for _ in range(processes)]
+        self._free: LifoQueue[BoundedParser] = LifoQueue()
+        for parser in self._parsers:
+            self._free.put(parser)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for parser in self._parsers:
+            parser.close()
+
+    def message(self, raw: bytes, **about: Any) -> ReceivedMessage:
+        """Do what :meth:`BoundedParser.message` does."""
+        with self._one() as parser:
+            return parser.message(raw, **about)
+
+    def can_read_report(self, raw: bytes) -> bool:
+        """Do what :meth:`BoundedParser.can_read_report` does."""
+        with self._one() as parser:
+            return parser.can_read_report(raw)
+
+    @contextmanager
+    def _one(self) -> Iterator[BoundedParser]:
+        parser = self._free.get()
+        try:
+            yield parser
+        finally:
+            self._free.put(parser)
 
 
 def _open(pipe: IO[bytes] | None) -> IO[bytes]:

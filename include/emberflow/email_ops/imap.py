@@ -17,7 +17,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Literal
 
-from emberflow.email_ops.bounded_parser import BoundedParser, UnreadableMessageError
+from emberflow.email_ops.bounded_parser import BoundedParser, Parser, UnreadableMessageError
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.header_fields import MESSAGE_ID
 from emberflow.email_ops.imap_folders import Folder, SpecialUse, read_listed, special_folder
@@ -111,16 +111,15 @@ class ImapReader(ImapSession):
         ca_files: Mapping[str, Path],
         timeout: float = TIMEOUT_SECONDS,
         limits: SessionLimits | None = None,
-        parser: BoundedParser | None = None,
+        parser: Parser | None = None,
     ) -> None:
         super().__init__(access, mode, ca_files, timeout, limits)
-        self._parser = parser or BoundedParser()
-        self._is_own_parser = parser is None
+        self._own_parser = BoundedParser()  # starts no process before it is used
+        self._parser: Parser = self._own_parser if parser is None else parser
 
     def __exit__(self, failed: type[BaseException] | None, *arguments: object) -> None:
         super().__exit__(failed, *arguments)
-        if self._is_own_parser:
-            self._parser.close()
+        self._own_parser.close()
 
     def select(self, folder: str) -> tuple[int, int]:
         """Open ``folder`` for reading and flagging; return its UIDVALIDITY and UIDNEXT (0 if not told)."""

@@ -48,7 +48,7 @@ class Client(imaplib.IMAP4):
 
     def open(self, host: str = "", port: int = 143, timeout: float | None = None) -> None:
         self.host, self.port = host, port
-        self.sock = dial(self._mode, host, port, self._budget.wait_s())
+        self.sock = dial(self._mode, host, port, self._budget.wait_s(), self._access.source_address)
         if self._access.imap_tls == "implicit":
             try:
                 self.sock = self._context.wrap_socket(self.sock, server_hostname=host)

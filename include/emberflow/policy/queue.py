@@ -105,12 +105,15 @@ class DispatchPolicy(BaseModel):
 class InboxPolicy(BaseModel):
     """How mailboxes are read: the number of shards that one run fans out to, and how long it may take.
 
-    After ``run_s`` no other mailbox is begun: those that are left come first in the next run, 5 minutes later.
+    A shard is a process, and reads ``readers`` mailboxes at once: it mostly waits for servers. Each needs a connection
+    to the database for a moment, of which a process has twenty. After ``run_s`` no other mailbox is begun: those that
+    are left come first in the next run, 5 minutes later.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shards: int = Field(default=4, ge=1, le=64, description="parts that one reading of all mailboxes fans out to")
+    readers: int = Field(default=8, ge=1, le=16, description="mailboxes that one shard reads at once")
     run_s: int = Field(
         default=270, ge=1, le=1500, description="how long one reading takes; what is left then is read by the next one"
     )

@@ -32,12 +32,12 @@ from sqlalchemy import Connection, RowMapping, text
 from emberflow.accounts.mailboxes import Mailbox, open_mailboxes
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.delivery_status import Returned, read_returned
-from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.received import ReceivedMessage, parse
 from emberflow.email_ops.session_budget import SessionLimits
 from emberflow.email_ops.tokens import TokenError, WarmupToken, sign, verify
 from emberflow.errors import EmberflowError
+from emberflow.queue_manager.receiving.imap_connections import ImapConnections
 from emberflow.queue_manager.slot_token import token_of
 from emberflow.settings import Settings
 
@@ -109,8 +109,8 @@ def searchable_mailboxes(connection: Connection, mails: Iterable[Uncertain], set
 class MailSearch:
     """One run's look into mailboxes: one connection for all mails that may lie in the same one."""
 
-    def __init__(self, mode: Mode, settings: Settings, mailboxes: Searchable) -> None:
-        self._mode: Mode = mode
+    def __init__(self, connections: ImapConnections, settings: Settings, mailboxes: Searchable) -> None:
+        self._connections = connections
         self._settings = settings
         self._mailboxes = mailboxes
 
@@ -157,11 +157,12 @@ class MailSearch:
     ) -> dict[int, Finding]:
         if mailbox_id not in self._mailboxes.boxes:
             return _unknown(mails, self._mailboxes.unusable.get(mailbox_id, "its mailbox is gone"))
-        access = self._mailboxes.boxes[mailbox_id].access
+        mailbox = self._mailboxes.boxes[mailbox_id]
+        access = mailbox.access
         share_s = (ends_at - monotonic()) / 2
         limits = SessionLimits(seconds=max(min(_MAILBOX_S, share_s), _MAILBOX_AT_LEAST_S))
         try:
-            with ImapReader(access, self._mode, self._settings.ca_files, limits=limits) as reader:
+            with self._connections.open(mailbox, limits) as reader:
                 return look(reader, mails)
         except EmberflowError as error:
             return _unknown(mails, f"{access.address}: {error}")

@@ -11,6 +11,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from emberflow.queue_manager.receiving.turns import Turn
+
 _PROBLEM_CHARACTERS = 500
 
 _IN_TURN = text("""
@@ -43,23 +45,20 @@ _RECORD = text("""
 """)
 
 
-@dataclass(frozen=True)
-class Turn:
-    """A mailbox to read. ``failures``: how often in a row it could not be read."""
-
-    mailbox_id: int
-    address: str
-    failures: int
-
-
 @dataclass
 class Outcome:
     """What became of one reading.
 
-    ``was_read``: at least one folder was; ``junk_folder`` says nothing unless ``saw_folders``.
+    ``was_read``: at least one folder was; ``junk_folder`` says nothing unless ``saw_folders``. ``login_refused`` is
+    what the server says of the login, ``no_answer`` why it could not be connected to. ``waits_because``: nothing was
+    tried, and the mailbox is not at fault.
     """
 
     problems: list[str]
+    was_logged_in: bool = False
+    login_refused: str | None = None
+    no_answer: str | None = None
+    waits_because: str | None = None
     was_read: bool = False
     saw_folders: bool = False
     junk_folder: str | None = None

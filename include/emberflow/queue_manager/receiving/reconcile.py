@@ -48,6 +48,8 @@ from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager import event_log, pre_send, slot_store
 from emberflow.queue_manager.event_log import Sent
+from emberflow.queue_manager.permits import Permits
+from emberflow.queue_manager.receiving.imap_connections import ImapConnections
 from emberflow.queue_manager.receiving.mail_search import Finding, MailSearch, Uncertain, searchable_mailboxes
 from emberflow.queue_manager.slot_store import SettledStatus
 from emberflow.settings import Settings
@@ -56,6 +58,7 @@ log = logging.getLogger(__name__)
 
 _REASON_CHARACTERS = 300
 _GIVE_WAY = "500ms"  # below PostgreSQL's deadlock_timeout of 1 s: reconciling waits its turn, others' work goes on
+_PLACE_PATIENCE_S = 30.0  # how long a search waits for a free connection to a mail host
 
 _DOUBT_PAUSE = timedelta(hours=1)  # what keeps a mail from being looked for may be mended any time
 
@@ -160,19 +163,23 @@ def run(
         if not mails:
             return report
         mailboxes = searchable_mailboxes(connection, mails, settings)
-    search = MailSearch(mode, settings, mailboxes)
     left = {mail.slot.id: mail for mail in mails}
-    for findings in search.look_for(mails, math.inf if is_asked_for else policy.reconcile.run_s):
-        found = [left.pop(slot_id) for slot_id in findings]
-        with engine.begin() as connection:
-            answers = _heard_too_late(connection, found)
-        for mail in found:
-            answer = answers.get(mail.slot.id)
-            end, why = _conclude_alone(engine, mail, findings[mail.slot.id], answer, policy, clock.now())
-            if end == "waiting":
-                report.waiting[mail.slot.id] = why
-            else:
-                report.ends[end] += 1
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session:
+        connections = ImapConnections(
+            engine, Permits(session), policy.connections, mode, clock, settings, patience_s=_PLACE_PATIENCE_S
+        )
+        search = MailSearch(connections, settings, mailboxes)
+        for findings in search.look_for(mails, math.inf if is_asked_for else policy.reconcile.run_s):
+            found = [left.pop(slot_id) for slot_id in findings]
+            with engine.begin() as connection:
+                answers = _heard_too_late(connection, found)
+            for mail in found:
+                answer = answers.get(mail.slot.id)
+                end, why = _conclude_alone(engine, mail, findings[mail.slot.id], answer, policy, clock.now())
+                if end == "waiting":
+                    report.waiting[mail.slot.id] = why
+                else:
+                    report.ends[end] += 1
     addresses = (mailboxes.addresses[mail.slot.first_mailbox_id] for mail in left.values())
     report.not_reached += dict.fromkeys(addresses)
     with engine.begin() as connection:

@@ -1,14 +1,8 @@
-"""Inbox intake: read owned mailboxes, record placement, rescue from Junk, decide and schedule replies.
+"""One run of reading over one shard: its mailboxes are read at once, as many as the policy and the servers allow.
 
-Junk is read first: a junked warm-up mail is recorded as such and moved to the inbox, and only when it is seen
-there (B-B5) does its reader decide to reply. Every step can be repeated: events have natural keys, a decision
-is drawn from the slot's own stream, a reply has an idempotency key of its parent, and the cursor of a folder
-moves only after everything that was read is committed. A crash therefore costs a second reading, not a second
-reply.
-
-A fault stays where it happens. A message that cannot be read or rescued is set aside (`message_faults`), a folder that
-cannot be opened leaves the other one to be read, and a mailbox that fails is left with its reason (`mailbox_readings`).
-A mailbox has a time limit and so has the run; what a run does not reach comes first in the next one.
+`mailbox_reading` reads one of them, `turns` says whose turn it is, `imap_connections` holds the limits. A mailbox has a
+time limit and so has the run; what a run does not reach comes first in the next one. A slow, dead or hostile server
+costs its own mailboxes only.
 
 A shard is a fixed share of the mailboxes (mailbox id modulo the number of shards).
 """
@@ -16,44 +10,37 @@ A shard is a fixed share of the mailboxes (mailbox id modulo the number of shard
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine
 
-from emberflow.accounts.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
+from emberflow.accounts.mailboxes import Mailbox, Opened, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.accounts.switches import enter_mail_mode
 from emberflow.clock import Clock
 from emberflow.database import restores
 from emberflow.database.server_clock import shared
-from emberflow.database.tables import imap_cursors
-from emberflow.email_ops.bounded_parser import BoundedParser, ParserUnavailableError
-from emberflow.email_ops.egress import Mode
-from emberflow.email_ops.header_fields import TOKEN_HEADER
-from emberflow.email_ops.imap import Cursor, ImapError, ImapReader, Unread
-from emberflow.email_ops.received import ReceivedMessage
-from emberflow.email_ops.session_budget import SessionLimits
+from emberflow.email_ops.bounded_parser import ParserPool
 from emberflow.errors import EmberflowError, WorkerRefusedError
-from emberflow.policy.script_sets import ScriptLibrary
-from emberflow.policy.versions import PolicyInForce, in_force
+from emberflow.policy.versions import in_force
 from emberflow.queue_manager import recover
-from emberflow.queue_manager.receiving import mailbox_readings, message_faults
-from emberflow.queue_manager.receiving.arrivals import Arrival, Finder, Placement, StillBeingSentError
-from emberflow.queue_manager.receiving.mailbox_readings import Outcome, Turn
-from emberflow.queue_manager.receiving.message_faults import Place
-from emberflow.queue_manager.receiving.replies import Answerer
+from emberflow.queue_manager.permits import Permits
+from emberflow.queue_manager.receiving import mailbox_readings
+from emberflow.queue_manager.receiving.imap_connections import ImapConnections, NoPlaceError, imap_server_of
+from emberflow.queue_manager.receiving.mailbox_reading import MailboxReading
+from emberflow.queue_manager.receiving.mailbox_readings import Outcome
+from emberflow.queue_manager.receiving.turns import Turn, TurnQueue
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _READ_S = 30.0  # how long one answer of a server is waited for
-_MAILBOX_S = 150.0
-_MAILBOX_AFTER_FAILURE_S = 45.0  # who failed the last time holds up the others for less
-_PORTIONS = 4  # of 500 messages, per folder and run
+_PARSERS = 2  # processes: parsing is work of the processor, and a shard is one of several
+_NO_PLACE_PAUSE_S = 0.5
 
 
 class InboxUnreadableError(EmberflowError):
@@ -83,256 +70,112 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
     held = restores.notice(engine)
     if held is not None:
         raise WorkerRefusedError(f"nothing is read: {held}")
-    report = ReadingReport(shard)
     with engine.begin() as connection:
         mode = enter_mail_mode(connection, settings)
         force = in_force(connection)
+        policy = force.policy
         # What a dead worker was submitting could hold up its recipient's folder as long as nothing is dispatched.
-        freed = recover.free_lapsed(connection, now=clock.now(), policy=force.policy.queue)
-        turns = mailbox_readings.in_turn(connection, shard, force.policy.inbox.shards)
+        freed = recover.free_lapsed(connection, now=clock.now(), policy=policy.queue)
+        turns = mailbox_readings.in_turn(connection, shard, policy.inbox.shards)
         opened = open_mailboxes(connection, settings, [turn.mailbox_id for turn in turns])
     if freed.is_anything:
         log.warning("freed lapsed leases: %s", freed)
-    ends_at = time.monotonic() + force.policy.inbox.run_s
-    failed = 0
-    not_reached: list[str] = []
-    with BoundedParser() as parser:
-        reading = _Reading(engine, force, mode, clock, settings, report, parser)
-        for turn in turns:
-            left_s = ends_at - time.monotonic()
-            if left_s <= 0:
-                not_reached.append(turn.address)
-                continue
-            if turn.mailbox_id in opened.boxes:
-                try:
-                    outcome = reading.read(turn, opened.boxes[turn.mailbox_id], left_s)
-                except restores.DatabaseBehindError as error:
-                    raise WorkerRefusedError(str(restores.declare(engine, str(error)))) from error
-            else:
-                outcome = Outcome([opened.unreadable.get(turn.mailbox_id, "it is gone")])
-            report.unreadable += [f"{turn.address}: {problem}" for problem in outcome.problems]
-            failed += bool(outcome.problems) and not outcome.was_read
-            with engine.begin() as connection:
-                mailbox_readings.record(connection, turn, outcome, clock.now())
-    if not_reached:
-        report.found["not_reached"] = len(not_reached)
-        report.unreadable.append(f"{len(not_reached)} were not reached in time and come first next: {not_reached[0]}")
+    readers = min(policy.inbox.readers, len(turns))
+    queue = TurnQueue(_at_their_servers(turns, opened.boxes), readers, time.monotonic() + policy.inbox.run_s)
+    run = _Run(engine, shard, clock, queue, opened, time.monotonic() + policy.inbox.run_s)
+    with (
+        ParserPool(min(_PARSERS, max(readers, 1))) as parsers,
+        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session,
+        ThreadPoolExecutor(max(readers, 1), thread_name_prefix=f"shard-{shard}-read") as threads,
+    ):
+        connections = ImapConnections(
+            engine, Permits(session), policy.connections, mode, clock, settings, read_s=_READ_S
+        )
+        readings = [MailboxReading(engine, force, clock, settings, connections, parsers) for _ in range(readers)]
+        for work in [threads.submit(run.take_turns, reading) for reading in readings]:
+            work.result()
+    if run.failure is not None:
+        raise run.failure
+    report = run.conclude(turns)
+    for reading in readings:
+        report.found.update(reading.found)
     with engine.begin() as connection:
         keep_replaced_refresh_tokens(connection, settings)
-    report.mailboxes = len(turns)
-    if turns and failed == len(turns) - len(not_reached):
+    if turns and run.failed == len(turns) - len(queue.left()):
         raise InboxUnreadableError(
-            f"shard {shard}: none of {failed} mailboxes could be read; the first: {report.unreadable[0]}"
+            f"shard {shard}: none of {run.failed} mailboxes could be read; the first: {report.unreadable[0]}"
         )
     return report
 
 
-class _Reading:
-    """One run's pass over mailboxes."""
+class _Run:
+    """What the threads of one run share; ``failure`` is what ended it before its time."""
 
     def __init__(
-        self,
-        engine: Engine,
-        force: PolicyInForce,
-        mode: Mode,
-        clock: Clock,
-        settings: Settings,
-        report: ReadingReport,
-        parser: BoundedParser,
+        self, engine: Engine, shard: int, clock: Clock, queue: TurnQueue, opened: Opened, ends_at: float
     ) -> None:
+        self.failure: BaseException | None = None
+        self.failed = 0
         self._engine = engine
-        self._mode: Mode = mode
         self._clock = clock
-        self._settings = settings
-        self._found = report.found
-        self._parser = parser
-        self._finder = Finder(settings, clock, force.policy.bots.cooldown_s, report.found)
-        self._answerer = Answerer(settings, clock, force, ScriptLibrary(), report.found)
+        self._queue = queue
+        self._opened = opened
+        self._ends_at = ends_at
+        self._report = ReadingReport(shard)
+        self._one_at_a_time = threading.Lock()
 
-    def read(self, turn: Turn, mailbox: Mailbox, left_s: float) -> Outcome:
-        """Read Junk, then INBOX, and say what could not be read."""
-        outcome = Outcome([])
-        own_s = _MAILBOX_AFTER_FAILURE_S if turn.failures else _MAILBOX_S
-        limits = SessionLimits(seconds=max(min(own_s, left_s), _MAILBOX_AFTER_FAILURE_S))
+    def take_turns(self, reading: MailboxReading) -> None:
+        """Read mailboxes until none is left; in each of the threads."""
         try:
-            with ImapReader(
-                mailbox.access, self._mode, self._settings.ca_files, _READ_S, limits, self._parser
-            ) as reader:
-                self._read_folders(reader, mailbox, outcome)
-        except (ParserUnavailableError, restores.DatabaseBehindError):
-            raise
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise
-            self._fault(turn, outcome, f"{type(error).__name__}: {error.orig}")
-        except EmberflowError as error:
-            self._fault(turn, outcome, str(error))
-        except Exception as error:  # one mailbox, whatever is wrong with it, is not all of them
-            log.exception("mailbox %s could not be read", turn.address)
-            self._fault(turn, outcome, f"{type(error).__name__}: {error}")
-        return outcome
-
-    def _fault(self, turn: Turn, outcome: Outcome, problem: str) -> None:
-        log.warning("mailbox %s: %s", turn.address, problem)
-        outcome.problems.append(problem)
-
-    def _read_folders(self, reader: ImapReader, mailbox: Mailbox, outcome: Outcome) -> None:
-        try:
-            outcome.junk_folder = reader.find_folder("\\Junk")
-            outcome.saw_folders = True
-        except ImapError as error:
-            if error.is_lost:
-                raise
-            outcome.problems.append(f"folders: {error}")
-        folders: list[tuple[str, Placement]] = [("INBOX", "inbox")]
-        if outcome.junk_folder is not None:
-            folders.insert(0, (outcome.junk_folder, "junk"))
-        for folder, placement in folders:
-            folder_reading = _FolderReading(reader, mailbox, folder, placement, outcome)
-            try:
-                self._read_folder(folder_reading)
-                outcome.was_read = True
-            except ImapError as error:
-                if error.is_lost:
-                    raise
-                log.warning("%s of %s: %s", folder, mailbox.access.address, error)
-                outcome.problems.append(f"{folder}: {error}")
-
-    def _read_folder(self, at: _FolderReading) -> None:
-        with self._engine.begin() as connection:
-            before = _cursor(connection, at.mailbox_id, at.folder)
-            given_up = message_faults.given_up(connection, at.mailbox_id, at.folder)
-        for _ in range(_PORTIONS):
-            portion = at.reader.next_portion(at.folder, before, having=TOKEN_HEADER, without=given_up)
-            is_complete = self._take_in(at, portion.cursor.uidvalidity, portion.messages, portion.unread)
-            if not is_complete:
-                break
-            if portion.cursor != before:
-                with self._engine.begin() as connection:
-                    _move_cursor(connection, at.mailbox_id, at.folder, portion.cursor)
-            if portion.is_last:
-                break
-            before = portion.cursor
-        self._try_again(at)
-
-    def _take_in(
-        self, at: _FolderReading, uidvalidity: int, messages: Sequence[ReceivedMessage], unread: Sequence[Unread]
-    ) -> bool:
-        """Record what was read, answer, rescue; return False if some of it must be looked at again."""
-        place = Place(at.mailbox_id, at.folder, uidvalidity)
-        arrivals: list[Arrival] = []
-        faults = list(unread)
-        is_complete = True
-        with self._engine.begin() as connection:
-            for message in messages:
+            while (turn := self._queue.take()) is not None:
                 try:
-                    with connection.begin_nested():
-                        arrival = self._finder.take_in(
-                            connection, at.mailbox, message, at.placement, uidvalidity, at.outcome.junk_told
-                        )
-                except StillBeingSentError:
-                    is_complete = False
-                except EmberflowError:  # not of this message: a key is missing
-                    raise
-                except Exception as error:  # one message, whatever is wrong with it, is not all of them
-                    if isinstance(error, DBAPIError) and error.connection_invalidated:
-                        raise
-                    log.exception("%s of %s, UID %s", at.folder, at.mailbox.access.address, message.uid)
-                    reason = f"{type(error).__name__}: {error}"
-                    faults.append(Unread(message.uid, message.size, reason, is_final=False))
-                else:
-                    arrivals += [arrival] if arrival is not None else []
-            message_faults.note(connection, place, "read", faults, self._clock.now())
-            if at.placement == "inbox":
-                self._answerer.answer(connection, at.mailbox, arrivals)
-        for fault in faults:
-            self._found["quarantined" if fault.is_final else "refused"] += 1
-            log.warning("%s of %s, UID %s: %s", at.folder, at.mailbox.access.address, fault.uid, fault.reason)
-        uids = [arrival.message.uid for arrival in arrivals]
-        if at.placement == "junk":
-            self._rescue(at, place, uids)
-        elif uids:
-            self._mark_seen(at, uids)
-        return is_complete
+                    outcome = self._read(reading, turn)
+                except NoPlaceError:
+                    self._queue.put_back(turn, _NO_PLACE_PAUSE_S)
+                    continue
+                self._note(turn, outcome)
+                self._queue.done(turn, outcome.no_answer)
+        except BaseException as error:
+            with self._one_at_a_time:
+                self.failure = self.failure or error
+            self._queue.stop()
 
-    def _mark_seen(self, at: _FolderReading, uids: Collection[int]) -> None:
+    def conclude(self, turns: Sequence[Turn]) -> ReadingReport:
+        """Record what was left out, and return the report; after the threads have ended."""
+        report = self._report
+        report.mailboxes = len(turns)
+        for turn, reason in self._queue.unanswered():
+            self._note(turn, Outcome([reason]))
+        left = self._queue.left()
+        if left:
+            report.found["not_reached"] = len(left)
+            report.unreadable.append(f"{len(left)} were not reached in time and come first next: {left[0].address}")
+        return report
+
+    def _read(self, reading: MailboxReading, turn: Turn) -> Outcome:
+        mailbox = self._opened.boxes.get(turn.mailbox_id)
+        if mailbox is None:
+            return Outcome([self._opened.unreadable.get(turn.mailbox_id, "it is gone")])
         try:
-            at.reader.mark_seen(uids)
-        except ImapError as error:
-            if error.is_lost:
-                raise
-            at.outcome.problems.append(f"{at.folder}, marking as read: {error}")
+            return reading.read(turn, mailbox, self._ends_at - time.monotonic())
+        except restores.DatabaseBehindError as error:
+            raise WorkerRefusedError(str(restores.declare(self._engine, str(error)))) from error
 
-    def _rescue(self, at: _FolderReading, place: Place, uids: Collection[int]) -> None:
-        """Move messages to INBOX. Their placement is recorded already; what cannot be moved is tried again later."""
-        if not uids:
-            return
-        try:
-            at.reader.move(uids, "INBOX")
-        except ImapError as error:
-            faults = [Unread(uid, None, str(error), is_final=False) for uid in uids]
-            with self._engine.begin() as connection:
-                message_faults.note(connection, place, "rescue", faults, self._clock.now())
-            self._found["rescue_failed"] += len(faults)
-            log.warning(
-                "%s of %s: %s could not be rescued: %s", at.folder, at.mailbox.access.address, len(faults), error
-            )
-            if error.is_lost:
-                raise
-        else:
-            with self._engine.begin() as connection:
-                message_faults.settle(connection, place, "rescue", uids)
-
-    def _try_again(self, at: _FolderReading) -> None:
-        """Try what was set aside and is due now: singly, because one refusal would be that of all of them."""
-        now = self._clock.now()
+    def _note(self, turn: Turn, outcome: Outcome) -> None:
+        with self._one_at_a_time:
+            if outcome.waits_because is not None:
+                self._report.found["waiting_for_a_login"] += 1
+                self._report.unreadable.append(f"{turn.address}: waits, {outcome.waits_because}")
+                return
+            self._report.unreadable += [f"{turn.address}: {problem}" for problem in outcome.problems]
+            self.failed += bool(outcome.problems) and not outcome.was_read
         with self._engine.begin() as connection:
-            unread = message_faults.due(connection, at.mailbox_id, at.folder, "read", now)
-            in_junk = message_faults.due(connection, at.mailbox_id, at.folder, "rescue", now)
-        for uidvalidity, uids in unread.items():
-            place = Place(at.mailbox_id, at.folder, uidvalidity)
-            messages, still = at.reader.read_again(at.folder, uidvalidity, uids, having=TOKEN_HEADER)
-            if self._take_in(at, uidvalidity, messages, still):
-                done = set(uids) - {one.uid for one in still}
-                with self._engine.begin() as connection:
-                    message_faults.settle(connection, place, "read", done)
-        for uidvalidity, uids in in_junk.items():
-            place = Place(at.mailbox_id, at.folder, uidvalidity)
-            if at.reader.select(at.folder)[0] == uidvalidity:
-                for uid in uids:
-                    self._rescue(at, place, [uid])
-            else:
-                with self._engine.begin() as connection:
-                    message_faults.settle(connection, place, "rescue", uids)
+            mailbox_readings.record(connection, turn, outcome, self._clock.now())
 
 
-@dataclass(frozen=True)
-class _FolderReading:
-    """One folder of one mailbox in one run."""
-
-    reader: ImapReader
-    mailbox: Mailbox
-    folder: str
-    placement: Placement
-    outcome: Outcome
-
-    @property
-    def mailbox_id(self) -> int:
-        return self.mailbox.access.mailbox_id
-
-
-def _cursor(connection: Connection, mailbox_id: int, folder: str) -> Cursor | None:
-    row = connection.execute(
-        imap_cursors.select().where(imap_cursors.c.mailbox_id == mailbox_id, imap_cursors.c.folder == folder)
-    ).one_or_none()
-    return None if row is None else Cursor(row.uidvalidity, row.next_uid)
-
-
-def _move_cursor(connection: Connection, mailbox_id: int, folder: str, cursor: Cursor) -> None:
-    row = {
-        "uidvalidity": cursor.uidvalidity,
-        "next_uid": cursor.next_uid,
-        "synced_at": text("clock_timestamp()"),
-    }
-    statement = insert(imap_cursors).values(mailbox_id=mailbox_id, folder=folder, **row)
-    connection.execute(statement.on_conflict_do_update(index_elements=["mailbox_id", "folder"], set_=row))
+def _at_their_servers(turns: Sequence[Turn], boxes: Mapping[int, Mailbox]) -> list[Turn]:
+    """Return the turns with the server of each; a mailbox that cannot be opened is at none."""
+    return [
+        replace(turn, server=imap_server_of(boxes[turn.mailbox_id])) if turn.mailbox_id in boxes else turn
+        for turn in turns
+    ]

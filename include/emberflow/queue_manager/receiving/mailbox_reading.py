@@ -1,0 +1,291 @@
+"""One mailbox, read once: Junk, then INBOX; what arrived is recorded, answered, rescued.
+
+Junk is read first: a junked warm-up mail is recorded as such and moved to the inbox, and only when it is seen
+there (B-B5) does its reader decide to reply. Every step can be repeated: events have natural keys, a decision
+is drawn from the slot's own stream, a reply has an idempotency key of its parent, and the cursor of a folder
+moves only after everything that was read is committed. A crash therefore costs a second reading, not a second
+reply.
+
+A fault stays where it happens. A message that cannot be read or rescued is set aside (`message_faults`), a folder that
+cannot be opened leaves the other one to be read, and a mailbox that fails is left with its reason (`mailbox_readings`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+
+from emberflow.accounts.mailboxes import Mailbox
+from emberflow.clock import Clock
+from emberflow.database import restores
+from emberflow.database.engine import is_deadlock
+from emberflow.database.tables import imap_cursors
+from emberflow.email_ops.bounded_parser import Parser, ParserUnavailableError
+from emberflow.email_ops.header_fields import TOKEN_HEADER
+from emberflow.email_ops.imap import Cursor, ImapError, ImapReader, Unread
+from emberflow.email_ops.received import ReceivedMessage
+from emberflow.email_ops.session_budget import SessionLimits
+from emberflow.errors import EmberflowError
+from emberflow.policy.script_sets import ScriptLibrary
+from emberflow.policy.versions import PolicyInForce
+from emberflow.queue_manager.receiving import message_faults
+from emberflow.queue_manager.receiving.arrivals import Arrival, Finder, Placement, StillBeingSentError
+from emberflow.queue_manager.receiving.imap_connections import ImapConnections, LoginsUsedUpError, NoPlaceError
+from emberflow.queue_manager.receiving.mailbox_readings import Outcome
+from emberflow.queue_manager.receiving.message_faults import Place
+from emberflow.queue_manager.receiving.replies import Answerer
+from emberflow.queue_manager.receiving.turns import Turn
+from emberflow.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_MAILBOX_S = 150.0
+_MAILBOX_AFTER_FAILURE_S = 45.0  # who failed the last time holds up the others for less
+_PORTIONS = 4  # of 500 messages, per folder and run
+_DEADLOCK_TRIES = 3
+
+
+class MailboxReading:
+    """Reads mailboxes one after the other, in one thread. ``found`` counts what came of it, by kind."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        force: PolicyInForce,
+        clock: Clock,
+        settings: Settings,
+        connections: ImapConnections,
+        parser: Parser,
+    ) -> None:
+        self.found: Counter[str] = Counter()
+        self._engine = engine
+        self._clock = clock
+        self._connections = connections
+        self._parser = parser
+        self._finder = Finder(settings, clock, force.policy.bots.cooldown_s, self.found)
+        self._answerer = Answerer(settings, clock, force, ScriptLibrary(), self.found)
+
+    def read(self, turn: Turn, mailbox: Mailbox, left_s: float) -> Outcome:
+        """Read Junk, then INBOX, and say what could not be read.
+
+        Raises:
+            NoPlaceError: nothing was begun, and the mailbox's turn comes again.
+            ParserUnavailableError, DatabaseBehindError, DBAPIError: what ends the run.
+        """
+        outcome = Outcome([])
+        own_s = _MAILBOX_AFTER_FAILURE_S if turn.failures else _MAILBOX_S
+        limits = SessionLimits(seconds=max(min(own_s, left_s), _MAILBOX_AFTER_FAILURE_S))
+        try:
+            with self._connections.open(mailbox, limits, self._parser) as reader:
+                outcome.was_logged_in = True
+                self._read_folders(reader, mailbox, outcome)
+        except (ParserUnavailableError, restores.DatabaseBehindError, NoPlaceError):
+            raise
+        except LoginsUsedUpError as error:
+            outcome.waits_because = str(error)
+        except ImapError as error:
+            if error.stage == "imap_auth" and not error.transient:
+                outcome.login_refused = error.server_text
+            elif error.stage == "imap_connect" and error.is_lost and not outcome.was_logged_in:
+                outcome.no_answer = error.server_text
+            self._fault(turn, outcome, str(error))
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            self._fault(turn, outcome, f"{type(error).__name__}: {error.orig}")
+        except EmberflowError as error:
+            self._fault(turn, outcome, str(error))
+        except Exception as error:  # one mailbox, whatever is wrong with it, is not all of them
+            log.exception("mailbox %s could not be read", turn.address)
+            self._fault(turn, outcome, f"{type(error).__name__}: {error}")
+        return outcome
+
+    def _fault(self, turn: Turn, outcome: Outcome, problem: str) -> None:
+        log.warning("mailbox %s: %s", turn.address, problem)
+        outcome.problems.append(problem)
+
+    def _read_folders(self, reader: ImapReader, mailbox: Mailbox, outcome: Outcome) -> None:
+        try:
+            outcome.junk_folder = reader.find_folder("\\Junk")
+            outcome.saw_folders = True
+        except ImapError as error:
+            if error.is_lost:
+                raise
+            outcome.problems.append(f"folders: {error}")
+        folders: list[tuple[str, Placement]] = [("INBOX", "inbox")]
+        if outcome.junk_folder is not None:
+            folders.insert(0, (outcome.junk_folder, "junk"))
+        for folder, placement in folders:
+            folder_reading = _FolderReading(reader, mailbox, folder, placement, outcome)
+            try:
+                self._read_folder(folder_reading)
+                outcome.was_read = True
+            except ImapError as error:
+                if error.is_lost:
+                    raise
+                log.warning("%s of %s: %s", folder, mailbox.access.address, error)
+                outcome.problems.append(f"{folder}: {error}")
+
+    def _read_folder(self, at: _FolderReading) -> None:
+        with self._engine.begin() as connection:
+            before = _cursor(connection, at.mailbox_id, at.folder)
+            given_up = message_faults.given_up(connection, at.mailbox_id, at.folder)
+        for _ in range(_PORTIONS):
+            portion = at.reader.next_portion(at.folder, before, having=TOKEN_HEADER, without=given_up)
+            is_complete = self._take_in(at, portion.cursor.uidvalidity, portion.messages, portion.unread)
+            if not is_complete:
+                break
+            if portion.cursor != before:
+                with self._engine.begin() as connection:
+                    _move_cursor(connection, at.mailbox_id, at.folder, portion.cursor)
+            if portion.is_last:
+                break
+            before = portion.cursor
+        self._try_again(at)
+
+    def _take_in(
+        self, at: _FolderReading, uidvalidity: int, messages: Sequence[ReceivedMessage], unread: Sequence[Unread]
+    ) -> bool:
+        """Record what was read, answer, rescue; return False if some of it must be looked at again."""
+        place = Place(at.mailbox_id, at.folder, uidvalidity)
+        tries = 1
+        while True:
+            try:
+                arrivals, faults, is_complete = self._record(at, place, messages, unread)
+                break
+            except DBAPIError as error:
+                # Two mailboxes that hold mail of the same slots: the transaction is repeated as a whole.
+                if not is_deadlock(error) or tries == _DEADLOCK_TRIES:
+                    raise
+                tries += 1
+        for fault in faults:
+            self.found["quarantined" if fault.is_final else "refused"] += 1
+            log.warning("%s of %s, UID %s: %s", at.folder, at.mailbox.access.address, fault.uid, fault.reason)
+        uids = [arrival.message.uid for arrival in arrivals]
+        if at.placement == "junk":
+            self._rescue(at, place, uids)
+        elif uids:
+            self._mark_seen(at, uids)
+        return is_complete
+
+    def _record(
+        self, at: _FolderReading, place: Place, messages: Sequence[ReceivedMessage], unread: Sequence[Unread]
+    ) -> tuple[list[Arrival], list[Unread], bool]:
+        """Record, answer, and set aside in one transaction; the last value: nothing must be looked at again."""
+        found: Counter[str] = Counter()
+        finder, answerer = replace(self._finder, found=found), replace(self._answerer, found=found)
+        arrivals: list[Arrival] = []
+        faults = list(unread)
+        is_complete = True
+        with self._engine.begin() as connection:
+            for message in messages:
+                try:
+                    with connection.begin_nested():
+                        arrival = finder.take_in(
+                            connection, at.mailbox, message, at.placement, place.uidvalidity, at.outcome.junk_told
+                        )
+                except StillBeingSentError:
+                    is_complete = False
+                except EmberflowError:  # not of this message: a key is missing
+                    raise
+                except Exception as error:  # one message, whatever is wrong with it, is not all of them
+                    if isinstance(error, DBAPIError) and (error.connection_invalidated or is_deadlock(error)):
+                        raise
+                    log.exception("%s of %s, UID %s", at.folder, at.mailbox.access.address, message.uid)
+                    reason = f"{type(error).__name__}: {error}"
+                    faults.append(Unread(message.uid, message.size, reason, is_final=False))
+                else:
+                    arrivals += [arrival] if arrival is not None else []
+            message_faults.note(connection, place, "read", faults, self._clock.now())
+            if at.placement == "inbox":
+                answerer.answer(connection, at.mailbox, arrivals)
+        self.found.update(found)
+        return arrivals, faults, is_complete
+
+    def _mark_seen(self, at: _FolderReading, uids: Collection[int]) -> None:
+        try:
+            at.reader.mark_seen(uids)
+        except ImapError as error:
+            if error.is_lost:
+                raise
+            at.outcome.problems.append(f"{at.folder}, marking as read: {error}")
+
+    def _rescue(self, at: _FolderReading, place: Place, uids: Collection[int]) -> None:
+        """Move messages to INBOX. Their placement is recorded already; what cannot be moved is tried again later."""
+        if not uids:
+            return
+        try:
+            at.reader.move(uids, "INBOX")
+        except ImapError as error:
+            faults = [Unread(uid, None, str(error), is_final=False) for uid in uids]
+            with self._engine.begin() as connection:
+                message_faults.note(connection, place, "rescue", faults, self._clock.now())
+            self.found["rescue_failed"] += len(faults)
+            log.warning(
+                "%s of %s: %s could not be rescued: %s", at.folder, at.mailbox.access.address, len(faults), error
+            )
+            if error.is_lost:
+                raise
+        else:
+            with self._engine.begin() as connection:
+                message_faults.settle(connection, place, "rescue", uids)
+
+    def _try_again(self, at: _FolderReading) -> None:
+        """Try what was set aside and is due now: singly, because one refusal would be that of all of them."""
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            unread = message_faults.due(connection, at.mailbox_id, at.folder, "read", now)
+            in_junk = message_faults.due(connection, at.mailbox_id, at.folder, "rescue", now)
+        for uidvalidity, uids in unread.items():
+            place = Place(at.mailbox_id, at.folder, uidvalidity)
+            messages, still = at.reader.read_again(at.folder, uidvalidity, uids, having=TOKEN_HEADER)
+            if self._take_in(at, uidvalidity, messages, still):
+                done = set(uids) - {one.uid for one in still}
+                with self._engine.begin() as connection:
+                    message_faults.settle(connection, place, "read", done)
+        for uidvalidity, uids in in_junk.items():
+            place = Place(at.mailbox_id, at.folder, uidvalidity)
+            if at.reader.select(at.folder)[0] == uidvalidity:
+                for uid in uids:
+                    self._rescue(at, place, [uid])
+            else:
+                with self._engine.begin() as connection:
+                    message_faults.settle(connection, place, "rescue", uids)
+
+
+@dataclass(frozen=True)
+class _FolderReading:
+    """One folder of one mailbox in one run."""
+
+    reader: ImapReader
+    mailbox: Mailbox
+    folder: str
+    placement: Placement
+    outcome: Outcome
+
+    @property
+    def mailbox_id(self) -> int:
+        return self.mailbox.access.mailbox_id
+
+
+def _cursor(connection: Connection, mailbox_id: int, folder: str) -> Cursor | None:
+    row = connection.execute(
+        imap_cursors.select().where(imap_cursors.c.mailbox_id == mailbox_id, imap_cursors.c.folder == folder)
+    ).one_or_none()
+    return None if row is None else Cursor(row.uidvalidity, row.next_uid)
+
+
+def _move_cursor(connection: Connection, mailbox_id: int, folder: str, cursor: Cursor) -> None:
+    row = {
+        "uidvalidity": cursor.uidvalidity,
+        "next_uid": cursor.next_uid,
+        "synced_at": text("clock_timestamp()"),
+    }
+    statement = insert(imap_cursors).values(mailbox_id=mailbox_id, folder=folder, **row)
+    connection.execute(statement.on_conflict_do_update(index_elements=["mailbox_id", "folder"], set_=row))

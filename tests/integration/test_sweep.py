@@ -1,0 +1,164 @@
+"""A run reads many mailboxes at once, within the limits of servers and addresses; a bad server costs its own only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from emberflow.accounts import egress
+from emberflow.email_ops.imap import ImapReader
+from emberflow.queue_manager.receiving import sweep
+from emberflow.queue_manager.receiving.mailbox_reading import MailboxReading
+from emberflow.queue_manager.receiving.sweep import ReadingReport
+from emberflow.queue_manager.receiving.turns import SILENT_AFTER
+from tests.faults.kit.tcp_proxy import FaultyProxy, Weather, Wire
+from tests.worlds import Member, Sandbox, World, a_policy, a_world
+
+SILENT = {"replies": {"rate": 0.0}}
+READERS = 4
+
+
+def read(world: World) -> ReadingReport:
+    return sweep.read_shard(world.engine, 0, clock=world.clock, settings=world.settings)
+
+
+def a_full_world(database: Engine, sandbox: Sandbox, bots: int, **sections: Any) -> World:
+    """Every bot has got one mail that nobody has read."""
+    world = a_world(database, sandbox, 1, bots, a_policy(**(SILENT | sections)))
+    world.quota(world.senders[0], 60, 80)
+    for bot in world.bots:
+        world.slot(bot=bot, gap_s=0)
+    assert world.dispatch() == {"sent": bots}
+    return world
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Yield how many readers were logged in at once, after each login."""
+    now, seen, lock = 0, [], threading.Lock()
+    enter, leave = ImapReader.__enter__, ImapReader.__exit__
+
+    def entered(reader: ImapReader) -> ImapReader:
+        nonlocal now
+        with lock:
+            now += 1
+            seen.append(now)
+        return enter(reader)
+
+    def left(reader: ImapReader, *arguments: Any) -> None:
+        nonlocal now
+        leave(reader, *arguments)
+        with lock:
+            now -= 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImapReader, "__enter__", entered)
+        patch.setattr(ImapReader, "__exit__", left)
+        yield seen
+
+
+def behind(world: World, proxy: FaultyProxy, members: list[Member]) -> None:
+    """Let the proxy stand before the IMAP server of these mailboxes: to us, a server of their own."""
+    for member in members:
+        world.change("update ops.mailboxes set imap_port = :port where id = :id", port=proxy.port, id=member.mailbox_id)
+
+
+def test_a_shard_reads_its_mailboxes_at_once_and_records_each_mail_once(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = a_full_world(database, sandbox, 8, inbox={"shards": 1, "readers": 4})
+    together = threading.Barrier(4, timeout=60)
+    real, met = MailboxReading._read_folders, iter(range(4))
+
+    def wait_for_three_others(reading: MailboxReading, *arguments: Any) -> None:
+        if next(met, None) is not None:
+            together.wait()
+        real(reading, *arguments)
+
+    monkeypatch.setattr(MailboxReading, "_read_folders", wait_for_three_others)
+    report = read(world)
+    assert (report.found, report.unreadable, report.mailboxes) == ({"inbox": 8}, [], 9)
+    assert len(world.events("placed_inbox")) == 8
+    assert read(world).found == {}
+
+
+def test_open_connections_over_imap_never_exceed_the_limit_of_their_host(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E-F4"""
+    world = a_full_world(
+        database, sandbox, 8, inbox={"shards": 1, "readers": 8}, connections={"per_host": 2, "per_host_of": {}}
+    )
+    with counted(monkeypatch) as at_once:
+        assert read(world).found == {"inbox": 8}
+    assert (max(at_once), len(at_once)) == (2, 9)
+
+
+def test_a_server_that_hangs_costs_its_own_mailboxes_only(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were read are fresh, the others are not."""
+    world = a_full_world(database, sandbox, 14, inbox={"shards": 1, "readers": READERS})
+    monkeypatch.setattr(sweep, "_READ_S", 1.0)
+    with FaultyProxy(sandbox.address.imaps_port) as proxy:
+        proxy.set(Weather(to_client=Wire(swallow=True)))
+        behind(world, proxy, world.bots[:9])
+        report = read(world)
+
+    assert report.found == {"inbox": 5}
+    assert {line.partition(":")[0] for line in report.unreadable} == {bot.address for bot in world.bots[:9]}
+    left_out = [line for line in report.unreadable if "did not answer for" in line]
+    assert len(left_out) >= 9 - SILENT_AFTER - READERS
+    fresh = {
+        row["mailbox_id"]
+        for row in world.rows("select mailbox_id from ops.mailbox_readings where read_at > '-infinity'")
+    }
+    assert fresh == {member.mailbox_id for member in (*world.senders, *world.bots[9:])}
+    world.change("update ops.mailboxes set imap_port = :port", port=sandbox.address.imaps_port)
+    assert read(world).found == {"inbox": 9}
+
+
+def test_a_mailbox_is_read_from_its_own_source_address(
+    database: Engine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B-F5"""
+    world = a_full_world(database, sandbox, 2)
+    with world.engine.begin() as connection:
+        egress.add(connection, "127.0.0.9", logins_per_hour=None, actor="a test")
+        egress.assign(connection, "127.0.0.9", [world.bots[0].address])
+    from_address: dict[int, str] = {}
+    enter = ImapReader.__enter__
+
+    def note(reader: ImapReader) -> ImapReader:
+        opened = enter(reader)
+        from_address[reader._access.mailbox_id] = reader._client.sock.getsockname()[0]
+        return opened
+
+    monkeypatch.setattr(ImapReader, "__enter__", note)
+    assert read(world).found == {"inbox": 2}
+    assert from_address[world.bots[0].mailbox_id] == "127.0.0.9"
+    assert from_address[world.bots[1].mailbox_id] == "127.0.0.1"
+
+
+def test_logins_over_imap_count_at_their_address_and_who_must_wait_is_read_in_the_next_hour(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """B-F5"""
+    world = a_full_world(database, sandbox, 3, inbox={"shards": 1, "readers": 1})
+    with world.engine.begin() as connection:
+        egress.add(connection, "127.0.0.9", logins_per_hour=2, actor="a test")
+        egress.assign(connection, "127.0.0.9", [bot.address for bot in world.bots])
+
+    report = read(world)
+    assert report.found == {"inbox": 2, "waiting_for_a_login": 1}
+    (waiting,) = report.unreadable
+    assert "egress_ip_logins_cap: egress_ip_logins_hour:127.0.0.9 2/2" in waiting
+    assert world.value("select count(*) from ops.mailbox_readings where problem is not null") == 0
+    world.clock.advance(timedelta(hours=1))
+    assert read(world).found["inbox"] == 1
