@@ -34,7 +34,8 @@ _TOO_MUCH = re.compile(
 )
 _AWAY = re.compile(
     r"\btemporar\w+|\b(try|retry)( it)? (again )?(later|in a (few|while))\b"
-    r"|\bunavailable\b|\bnot available at (this|the)\b"
+    # What Postfix says of any wrong password if its SASL server, such as Dovecot, gives no reason.
+    r"|(?<!reason )\bunavailable\b|\bnot available at (this|the)\b"
     r"|\b(server|system|service|backend|database|ldap|mailbox|too) (is )?(busy|overload\w*|down|in use|locked)\b"
     r"|\b(internal|system|server|backend|database|i/?o) (server )?(error|failure|problem)\b|\bserver bug\b"
     r"|\btim(ed|e)[ -]?out\b|\bmaintenance\b|\boverload\w*|\bshutting down\b|\bconnection (refused|lost|reset)\b",

@@ -39,6 +39,7 @@ LASTING = [
     "NO Application-specific password required",
     "5.7.8 Username and Password not accepted.",
     "5.7.8 Error: authentication failed: UGFzc3dvcmQ6",
+    "5.7.8 Error: authentication failed: (reason unavailable)",
     "5.7.3 Authentication unsuccessful",
     "5.7.139 Authentication unsuccessful, basic authentication is disabled.",
     "",
