@@ -187,10 +187,16 @@ class ImapSession:
             self._client.authenticate("XOAUTH2", lambda challenge: b"" if challenge else initial)
 
     def _select(self, folder: str) -> int:
-        """Open ``folder``, keep its UIDVALIDITY, and return how many messages it has."""
+        """Open ``folder``, keep its UIDVALIDITY, and return how many messages it has.
+
+        One that this login may only read, such as a shared folder, is opened for reading.
+        """
         name = folder_name(folder)
         with self._faults("imap_select"):
-            status, data = self._client.select(name)
+            try:
+                status, data = self._client.select(name)
+            except imaplib.IMAP4.readonly:  # RFC 9051 6.3.2: imaplib takes this answer for a failure
+                status, data = self._client.select(name, readonly=True)
         if status != "OK":
             self._refused("imap_select", data)
         self._uidvalidity = self._number("UIDVALIDITY")

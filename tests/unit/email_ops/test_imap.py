@@ -70,6 +70,15 @@ def commands(server: ScriptedImapServer, word: str) -> list[str]:
     return [command for command in server.commands if word in command]
 
 
+def test_a_folder_that_may_only_be_read_is_opened_for_reading(authority: Authority) -> None:
+    """Q-F5: a shared folder, which imaplib refuses to have selected."""
+    read_only = [*selected(), b"* OK [READ-ONLY] not yours"]
+    with a_reader(authority, {"SELECT": read_only, "EXAMINE": read_only}) as (reader, server), reader:
+        assert reader.select("Shared") == (9, 100)
+        assert reader.select("Shared") == (9, 100)
+    assert len(commands(server, "EXAMINE")) == 2
+
+
 @pytest.mark.parametrize("implicit", [True, False])
 def test_a_reader_logs_in_under_tls_and_asks_for_capabilities_again(authority: Authority, implicit: bool) -> None:
     with a_reader(authority, implicit=implicit) as (reader, server), reader:
