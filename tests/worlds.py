@@ -12,7 +12,7 @@ import imaplib
 import json
 import ssl
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
@@ -75,10 +75,17 @@ class Sandbox:
         at = self.address
         return mailboxes.Servers(at.host, at.smtp_port, "starttls", at.host, at.imaps_port, "implicit")
 
+    def create_accounts(self, passwords: Mapping[str, str]) -> None:
+        """Give every address a mailbox."""
+        create_accounts(self.directory, passwords)
+
     def file_to_junk(self, sender_domain: str, percent: int) -> None:
         """From now on so many of 100 mails of this domain go to Junk."""
         self.junk_percent[sender_domain] = percent
         write_rules(self.directory, Rules(default=0, by_domain=self.junk_percent))
+
+    def settle(self) -> None:
+        """Wait until whatever was accepted is where it ends; here it is when the answer comes."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +216,7 @@ def a_world(
     ids: list[int] = []
     for kind, (names, domain, group_zones, more) in groups.items():
         addresses = [f"{name}@{domain}" for name in names]
-        create_accounts(sandbox.directory, dict.fromkeys(addresses, PASSWORD))
+        sandbox.create_accounts(dict.fromkeys(addresses, PASSWORD))
         rows = [
             a_row(address, sandbox, zone=group_zones[place % len(group_zones)], **more)
             for place, address in enumerate(addresses)
@@ -270,6 +277,7 @@ class World:
         ends: Counter[str] = Counter()
         for shard in dispatcher.due_shards(self.engine, clock=self.clock):
             ends += dispatcher.dispatch_shard(self.engine, shard, clock=self.clock, settings=self.settings).ends
+        self.sandbox.settle()
         return ends
 
     def read(self) -> Counter[str]:
