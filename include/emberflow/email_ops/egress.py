@@ -61,6 +61,19 @@ def require_mail_egress(mode: Mode, host: str) -> list[str]:
     return addresses
 
 
+def require_name_server_egress(mode: Mode, address: str) -> None:
+    """Judge the IP address of a name server before it is asked anything, by UDP or TCP.
+
+    Raises:
+        EgressRefusedError: sandbox mode, and the address is not loopback.
+    """
+    if mode != "live" and not is_loopback(address):
+        raise EgressRefusedError(
+            f"mail mode is {mode!r}: the name server {address} was not asked, only loopback is allowed. Name one on "
+            "this machine in EMBERFLOW_DNS_SERVERS, or leave it empty: then nothing is looked up."
+        )
+
+
 def dial(mode: Mode, host: str, port: int, timeout: float, source_address: str | None = None) -> socket.socket:
     """Open a TCP connection to a mail server.
 
