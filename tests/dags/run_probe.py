@@ -37,7 +37,7 @@ def main(folder: Path, dag_id: str) -> None:
     for task in dag.tasks:
         task.retry_delay = timedelta(0)
     kept = Kept()
-    steps = logging.getLogger("emberflow.queue_manager.tasks")
+    steps = logging.getLogger("emberflow.steps")
     steps.setLevel(logging.INFO)
     steps.addHandler(kept)
     run = dag.test(logical_date=None)

@@ -8,14 +8,9 @@ of the database, never by the run that asks.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
-from emberflow.clock import Clock, SystemClock, floor_hour
-from emberflow.database import server_clock
 from emberflow.database.engine import open_engine
 from emberflow.errors import WorkerRefusedError
 from emberflow.policy.versions import in_force
@@ -23,8 +18,7 @@ from emberflow.queue_manager.planning import planner
 from emberflow.queue_manager.receiving import reconcile, sweep
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.settings import settings
-
-log = logging.getLogger(__name__)
+from emberflow.steps import hour_of, log_step, workers_clock
 
 
 def plan_hour(partition_key: str | None, *, far_ahead: bool = False) -> dict[str, Any]:
@@ -105,24 +99,5 @@ def reconcile_shard(shard: int) -> dict[str, Any]:
     return {"shard": shard, "reasons": reasons, **counts, "not_reached": report.not_reached}
 
 
-def workers_clock() -> Clock:
-    """Return the clock that all workers share."""
-    return server_clock.shared(open_engine(), SystemClock())
-
-
-def log_step(moment: datetime, what: str, counts: Mapping[str, float] | None = None) -> None:
-    """Log what a step came to, under the hour of ``moment``."""
-    figures = ", ".join(f"{name} {count:.4g}" for name, count in (counts or {}).items())
-    log.info("%s UTC: %s%s", f"{floor_hour(moment):%Y-%m-%d %H:%M}", what, f": {figures}" if figures else "")
-
-
 def _listed(numbers: list[int]) -> str:
     return ", ".join(str(number) for number in numbers) or "none"
-
-
-def hour_of(partition_key: str | None, now: datetime) -> datetime:
-    """Return the start of the hour (UTC) that a partition names, or of the present one."""
-    if partition_key is None:
-        return floor_hour(now)
-    moment = datetime.fromisoformat(partition_key)
-    return floor_hour(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment)

@@ -174,9 +174,9 @@ def capacity(connection: Connection, hour: datetime, plan: Plan, policy: Policy,
 def of_hour(connection: Connection, hour: datetime, now: datetime) -> Capacity:
     """Return the capacity at ``hour``, whose plan is computed for that as of ``now``."""
     from emberflow.policy.versions import in_force
-    from emberflow.reporting.plan import compute
+    from emberflow.queue_manager.planning import planner
 
-    plan = compute(connection, hour, now)
+    plan = planner.preview(connection, hour, now=now)
     return capacity(connection, hour, plan, in_force(connection).policy, now)
 
 

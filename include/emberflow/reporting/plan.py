@@ -58,20 +58,14 @@ class Timeline:
     origin: str
 
 
-def compute(connection: Connection, hour: datetime, now: datetime) -> Plan:
-    """Return the plan that would be made of ``hour`` at ``now``, or of all of it if it is over by then."""
-    from emberflow.queue_manager.planning.planner import preview
-
-    return preview(connection, hour, now=now if now < hour + HOUR else hour)
-
-
 def preview(connection: Connection, hour: datetime, *, limit: int, now: datetime) -> Preview:
     """Compute an hour as a run would at ``now``, with its first ``limit`` slots."""
     from emberflow.policy.versions import in_force
+    from emberflow.queue_manager.planning import planner
     from emberflow.reporting.capacity import bot_names
 
     force = in_force(connection)
-    plan = compute(connection, hour, now)
+    plan = planner.preview(connection, hour, now=now)
     ahead = plan.slots.sort_values(["target_time", "sender_id", "ordinal"]).head(limit)
     names = bot_names(connection, ahead["bot_id"].tolist())
     addresses = plan.day.set_index("sender_id")["address"]
@@ -101,15 +95,15 @@ def timeline(connection: Connection, hour: datetime, slots: Sequence[RowMapping]
     import pandas as pd
 
     from emberflow.queue_manager.plan_runs import run_of
-    from emberflow.queue_manager.planning.planner import replay, with_addresses
+    from emberflow.queue_manager.planning import planner
 
     run = run_of(connection, hour)
     if run is None:
         raise EmberflowError(f"{hour:%Y-%m-%dT%H} is not planned; `emberflow plan run --dry-run --at ...` previews it")
     if run["outcome"] == "planned":
-        day = with_addresses(connection, replay(connection, run["id"]).plan.day)
+        day = planner.with_addresses(connection, planner.replay(connection, run["id"]).plan.day)
     else:
-        day = compute(connection, hour, run["planned_at"]).day
+        day = planner.preview(connection, hour, now=run["planned_at"]).day
     written = [(slot["sender_address"], slot["target_time"], slot["tier"]) for slot in slots]
     planned = pd.DataFrame(written, columns=["address", "target_time", "tier"])
     planned = planned.astype({"target_time": "datetime64[us, UTC]"})

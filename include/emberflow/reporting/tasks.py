@@ -9,12 +9,11 @@ from emberflow.clock import HOUR
 from emberflow.database.engine import open_engine
 from emberflow.policy.versions import in_force
 from emberflow.reporting import marts
+from emberflow.steps import hour_of, log_step, workers_clock
 
 
 def marts_are_due() -> bool:
     """Return whether events came in that the reputation marts do not know, and the policy's interval is over."""
-    from emberflow.queue_manager.tasks import log_step, workers_clock
-
     now = workers_clock().now()
     with open_engine().begin() as connection:
         refresh_s = in_force(connection).policy.reputation.refresh_s
@@ -25,8 +24,6 @@ def marts_are_due() -> bool:
 
 def build_marts(partition_key: str | None) -> dict[str, Any]:
     """Build the reputation marts as of the end of the named hour, or as of now while that is still ahead."""
-    from emberflow.queue_manager.tasks import hour_of, log_step, workers_clock
-
     now = workers_clock().now()
     hour = hour_of(partition_key, now)
     report = asdict(marts.build_marts(min(hour + HOUR, now)))
