@@ -1,4 +1,4 @@
-"""One set of keys for all machines: who has others can read no password, and takes genuine mail for forged.
+"""One set of keys for all machines. One with other keys could read no password and would take our mail for forged.
 
 For passwords and for tokens the database keeps a fingerprint of the key that encrypts or signs. A machine whose keys
 hold it may work; if another of its keys stands first, that one is in force from then on, which is how a key is rotated.

@@ -1,4 +1,4 @@
-"""Another zone never opens a cap anew.
+"""What follows from another zone of a mailbox: its days change, and no cap begins anew.
 
 A sender sends nothing more until the day has ended in both zones, and the present day of a bot in its new zone begins
 with all that it did on the days of the old zone that overlap with it. What is planned keeps its time;

@@ -1,4 +1,4 @@
-"""SMTP submission that knows what it knows: sent, certainly not sent, or uncertain.
+"""SMTP submission with three outcomes: sent, certainly not sent, or uncertain.
 
 ``smtplib.sendmail`` raises the same exception for a connection lost at MAIL and for one lost after the final
 dot, and blind retries of the latter are how duplicates happen. Here every command is issued by hand and every

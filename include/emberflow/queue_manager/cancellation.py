@@ -1,4 +1,4 @@
-"""Planned mail that is taken back: of a mailbox that goes out of use, to whom is suppressed, of an hour's plan.
+"""Cancel planned mail: of a mailbox that goes out of use, to a suppressed recipient, or of an hour's plan.
 
 It is cancelled, and the conversations that waited for it end. What a worker holds at that moment is refused by the
 pre-send check, except that of an hour's plan, which it may still send.

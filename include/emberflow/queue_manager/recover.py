@@ -1,4 +1,4 @@
-"""Recovering: what a worker that is gone, or time that has passed, left behind in the queue is put right.
+"""Recover: bring back what a dead worker held, and deal with what nobody sent in time.
 
 Nothing here waits for a lock and nothing depends on who calls it, so any run may begin with it.
 """
