@@ -19,7 +19,7 @@ from emberflow.database.tables import egress_ips, mailboxes
 from emberflow.email_ops.addresses import normalise
 from emberflow.errors import ConfigurationError
 
-# Of two that register the same address the second one finds it registered.
+# Held until the commit: the second of two that register the same address finds the row of the first.
 _ONE_AT_A_TIME = text("select pg_advisory_xact_lock(hashtext('emberflow.egress'))")
 
 

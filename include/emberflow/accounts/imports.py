@@ -38,7 +38,7 @@ _ADD_MAILBOXES = text("""
     from jsonb_populate_recordset(cast(null as ops.mailboxes), cast(:rows as jsonb))
     returning id, address
 """)
-# Of two that bring the same address the second one finds it registered.
+# Held until the commit: the second of two imports of the same address finds the row of the first.
 _ONE_IMPORT = text("select pg_advisory_xact_lock(hashtext('emberflow.import'))")
 
 

@@ -47,7 +47,7 @@ _READ_ANEW = (
     text("delete from ops.mailbox_readings where mailbox_id = any(:ids)"),
 )
 
-# No local day is longer than 25 hours, and rolling caps count what was sent in as many.
+# It waits 25 hours: the longest local day, and as far back as rolling caps count.
 _WAIT_FOR_OTHERS = text("""
     update ops.mailboxes
     set next_send_at = greatest(mailboxes.next_send_at, others.until)

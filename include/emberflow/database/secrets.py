@@ -126,7 +126,7 @@ def _decode(number: int, key: SecretStr) -> bytes:
     except ValueError:  # binascii.Error, or a letter that is not ASCII
         raw = b""
     if len(raw) != _KEY_BYTES:
-        # Not by its id: who swaps both has the key there.
+        # Not by its id: where id and key were swapped, the message would show the key.
         raise ConfigurationError(f"EMBERFLOW_SECRET_KEYS: key number {number} is not {_KEY_BYTES} bytes of base64")
     return raw
 

@@ -315,8 +315,8 @@ bot_days = Table(
 )
 
 # A sender's partners are scattered over the table, a few in each of its pages, but lie side by side in the key. So the
-# key holds what planning asks about them, and is vacuumed early, because only pages that are known to hold nothing
-# else than what everybody sees need not be looked at.
+# key includes the columns that planning asks for, and the table is vacuumed early: an index-only scan still visits each
+# page that is not marked as visible to everybody.
 bot_sender_interactions = Table(
     "bot_sender_interactions",
     metadata,
@@ -524,7 +524,7 @@ scheduled_tasks = Table(
         "else bot_id is null and to_mailbox_id is null and to_address is not null end",
         name="warmup_has_a_bot_and_cold_mail_an_address",
     ),
-    # A plan's rows lie together, so that the few pages which this finds hold little else.
+    # A plan's rows lie together, so a block range index finds few pages, and these hold little else.
     Index("ix_scheduled_tasks_plan_run", "plan_run_id", postgresql_using="brin"),
     Index(
         "ix_scheduled_tasks_answers",

@@ -274,7 +274,7 @@ class _Deadline:
         self.is_over = True
         if self._socket is not None:
             with suppress(OSError):
-                # Not that of SSLSocket, which takes TLS away from whoever is reading.
+                # Not SSLSocket.shutdown: it drops TLS, and another thread may still be reading through it.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 

@@ -52,9 +52,9 @@ MESSAGES_PER_CONNECTION = 50
 
 _TIMEOUTS = Timeouts()
 _DOT = b".\r\n"
-# Content that goes out with its dot as one TLS record of at most 16 KiB, and in one step: on a connection where
-# everything else was answered, the kernel takes in so much at once, so nothing can pass between the question whose the
-# message still is and the dot.
+# A message up to this size is written together with its dot: one TLS record (16 KiB at most), which the kernel takes
+# at once on a connection that has nothing else to send. So no time passes between the last look at the lease and the
+# dot.
 _ONE_WRITE_BYTES = 8192
 
 # Nobody waits longer for the answer to QUIT: what it would say is known, and hanging up says the same.
@@ -199,7 +199,7 @@ class SmtpConnection:
         session = self._session
         if session is not None and session.sock is not None:
             with suppress(OSError):
-                # Not that of SSLSocket, which takes TLS away: an answer that has arrived is still to be read.
+                # Not SSLSocket.shutdown: it drops TLS, and an answer that has arrived is still to be read through it.
                 socket.socket.shutdown(session.sock, socket.SHUT_RDWR)
 
     def _log_in(self) -> Attempt | None:
@@ -297,7 +297,7 @@ class SmtpConnection:
             failed = mechanisms[name]()
             if failed is None or self._session is None:
                 return failed
-            # The password was judged, or will be no better judged by another mechanism now: one login, one judgement.
+            # The server has judged the login; another mechanism would only count as another failed login.
             if not login_refusals.is_about_the_mechanism(failed.server_text, failed.reply_code):
                 return failed
         return failed
