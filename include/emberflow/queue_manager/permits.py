@@ -43,7 +43,7 @@ class Permits:
         self._held: set[_Held] = set()
         self._one_at_a_time = threading.Lock()
 
-    def take(self, limits: Mapping[str, int]) -> Lease | None:
+    def take(self, limits: Mapping[str, int]) -> Place | None:
         """Take one permit of each of ``limits`` (name -> how many there are), or none at all: then return None."""
         with self._one_at_a_time:
             permits: list[_Held] = []
@@ -57,10 +57,10 @@ class Permits:
             except BaseException:
                 self._free(permits)
                 raise
-            return Lease(self, permits)
+            return Place(self, permits)
 
     def free(self, permits: list[_Held]) -> None:
-        """Give permits back; only a lease calls this."""
+        """Give permits back; only a place calls this."""
         with self._one_at_a_time:
             self._free(permits)
 
@@ -81,7 +81,7 @@ class Permits:
                 self._connection.execute(_FREE, {"name": name, "number": number, "seed": _SEED})
 
 
-class Lease:
+class Place:
     """Permits for one open connection; give them back with ``release`` or by leaving the ``with`` block."""
 
     def __init__(self, owner: Permits, permits: list[_Held]) -> None:

@@ -23,7 +23,7 @@ from emberflow.email_ops.imap_session import TIMEOUT_SECONDS
 from emberflow.email_ops.session_budget import SessionLimits
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import egress_logins
-from emberflow.queue_manager.permits import Lease, Permits
+from emberflow.queue_manager.permits import Permits, Place
 from emberflow.settings import Settings
 
 _PAUSE_S = 0.2
@@ -94,13 +94,13 @@ class ImapConnections:
             with ImapReader(access, self._mode, self._settings.ca_files, self._read_s, limits, parser) as reader:
                 yield reader
 
-    def _take(self, places: Mapping[str, int]) -> Lease:
+    def _take(self, places: Mapping[str, int]) -> Place:
         give_up_at = time.monotonic() + self._patience_s
-        while (lease := self._permits.take(places)) is None:
+        while (place := self._permits.take(places)) is None:
             if time.monotonic() >= give_up_at:
                 raise NoPlaceError(f"no free place at {' and '.join(places)}")
             time.sleep(_PAUSE_S)
-        return lease
+        return place
 
 
 def imap_server_of(mailbox: Mailbox) -> str:
