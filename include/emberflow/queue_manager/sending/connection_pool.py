@@ -124,7 +124,7 @@ class ConnectionPool:
     def open(self, slot: Slot, sender: Mailbox) -> None:
         """Have the session of the mailbox that sends ``slot`` opened, over its line if it has one.
 
-        Returns at once; :class:`Opened` is told, whatever happens.
+        Returns at once; :class:`Opened` is told, whatever happens. Until then the mailbox is not opened again.
         """
         with self._lines_lock:
             line = self._lines.get(slot.from_mailbox_id)
