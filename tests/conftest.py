@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -112,13 +113,19 @@ def postgres(memory: Path) -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture(scope="session")
-def _clones(postgres: EmbeddedPostgres) -> Iterator[_Clones]:
+def template(postgres: EmbeddedPostgres) -> str:
+    """The name of a migrated, empty database that others are copied from."""
     postgres.create_database(_TEMPLATE)
     engine = open_engine(postgres.url(_TEMPLATE))
     upgrade(engine)
     engine.dispose()
+    return _TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def _clones(postgres: EmbeddedPostgres, template: str) -> Iterator[_Clones]:
     with ThreadPoolExecutor(1) as worker:
-        yield _Clones(postgres, worker)
+        yield _Clones(postgres, template, worker)
 
 
 @pytest.fixture
@@ -148,7 +155,7 @@ def bare_database(postgres: EmbeddedPostgres) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A running mail sandbox that files nothing to Junk until it is told to."""
+    """A running mail sandbox that files nothing to Junk until its rules change."""
     directory = tmp_path_factory.mktemp("sandbox")
     write_rules(directory, Rules(default=0))
     with running_sandbox(directory) as address:
@@ -176,15 +183,23 @@ def run(world: World, configure: Callable[..., None]) -> Command:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Hand out the whole stack first, whose minutes would otherwise be waited for in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
+    """Hand out the whole stack first and then the longest files, which would otherwise be waited for in the end."""
+
+    def seconds(item: pytest.Item) -> float:
+        if item.get_closest_marker("stack") is not None:
+            return math.inf
+        marker = item.get_closest_marker("long")
+        return 0 if marker is None else float(marker.kwargs["seconds"])
+
+    items.sort(key=seconds, reverse=True)
 
 
 class _Clones:
     """Copies of the template, each made while the test before it runs, because PostgreSQL needs a while."""
 
-    def __init__(self, postgres: EmbeddedPostgres, worker: ThreadPoolExecutor) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, template: str, worker: ThreadPoolExecutor) -> None:
         self._postgres = postgres
+        self._template = template
         self._worker = worker
         self._next = worker.submit(self._make)
 
@@ -199,7 +214,7 @@ class _Clones:
     def _make(self) -> str:
         name = f"test_{next(_numbers)}"
         copy = sql.SQL("create database {} template {} strategy file_copy")
-        _administer(self._postgres, copy.format(sql.Identifier(name), sql.Identifier(_TEMPLATE)))
+        _administer(self._postgres, copy.format(sql.Identifier(name), sql.Identifier(self._template)))
         return name
 
 

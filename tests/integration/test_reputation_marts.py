@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psycopg2
 import pytest
-from sqlalchemy import Engine, Table, insert, make_url, select, text
+from sqlalchemy import Engine, NullPool, Table, create_engine, insert, make_url, select, text, update
 
 from emberflow.database import tables
 from emberflow.database.engine import open_engine
-from emberflow.database.migrate import upgrade
 from emberflow.local_stack.postgres import EmbeddedPostgres
-from emberflow.reporting.marts import MartBuildError, build_marts, is_due
+from emberflow.reporting.marts import MartBuild, MartBuildError, build_marts, is_due
 from emberflow.settings import PROJECT_ROOT, settings
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -44,15 +44,16 @@ class Account:
     provider: str
 
 
+_keys = count(1)
+
+
 class World:
     """A database with a policy in force, and one-line ways to make things happen in it."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._count = 0
-        self._policy_id = self._add(
-            tables.policies, name="standard", document={"reputation": {"model": "first-1"}}, sha256="0", seed=1
-        )
+        with engine.connect() as connection:
+            self._policy_id = int(connection.execute(select(tables.policies.c.id)).scalar_one())
 
     def sender(self, provider: str = "home") -> Account:
         mailbox_id = self._mailbox("sender.example", provider)
@@ -176,8 +177,27 @@ class World:
             found = connection.execute(select(text("*")).select_from(text(relation)).order_by(text("1, 2")))
             return [dict(row) for row in found.mappings()]
 
+    def value(self, query: str, **parameters: Any) -> Any:
+        with self.engine.connect() as connection:
+            return connection.execute(text(query), parameters).scalar_one()
+
+    def change(self, statement: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(statement))
+
     def row(self, relation: str, sender: Account) -> dict[str, Any]:
-        return next(row for row in self.rows(relation) if row["sender_id"] == sender.id)
+        """The only row of a sender."""
+        (only,) = self.rows_of(relation, sender)
+        return only
+
+    def rows_of(self, relation: str, sender: Account) -> list[dict[str, Any]]:
+        return [row for row in self.rows(relation) if row["sender_id"] == sender.id]
+
+    def name_model(self, model: str) -> None:
+        """Let the policy in force name another scoring model."""
+        document = {"reputation": {"model": model}}
+        with self.engine.begin() as connection:
+            connection.execute(update(tables.policies).values(document=document))
 
     def _mailbox(self, domain: str, provider: str) -> int:
         return self._add(
@@ -193,26 +213,68 @@ class World:
         )
 
     def _key(self) -> str:
-        self._count += 1
-        return f"key-{self._count}"
+        return f"key-{next(_keys)}"
 
     def _add(self, table: Table, **values: Any) -> int:
         with self.engine.begin() as connection:
             return int(connection.execute(insert(table).values(values).returning(table.c.id)).scalar_one())
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
-    postgres.start(die_with_parent=True)
-    try:
-        postgres.create_database("empty")
-        engine = open_engine(postgres.url("empty"))
-        upgrade(engine)
-        engine.dispose()
-        yield postgres
-    finally:
-        postgres.stop()
+@dataclass(frozen=True)
+class Baseline:
+    """What the one build found that most tests of this module look at; each works on a copy of its database."""
+
+    build: MartBuild
+    good: Account
+    scored: Account  # has junk, hard bounces and deferrals beside its good mails
+    refused: Account  # was refused for every kind of reason
+    lacking: dict[str, Account]  # by what it lacks for a score
+    tests: dict[str, str]  # the query of each test of the data, which is red when it finds rows
+
+
+class Databases:
+    """Databases that take turns in having one name: a run of dbt parses its whole project again for another name."""
+
+    NAME = "world"
+
+    def __init__(self, server: EmbeddedPostgres, artefacts: Path) -> None:
+        self._server = server
+        self._variables = {
+            "EMBERFLOW_HOME": str(artefacts),
+            "EMBERFLOW_DATABASE_URL": server.url(self.NAME).replace("@", f":{PASSWORD}@"),
+        }
+
+    @contextmanager
+    def copy_of(self, template: str) -> Iterator[World]:
+        """Make the settings name a fresh copy of ``template``."""
+        self._run("drop database if exists world with (force)")
+        self.make(self.NAME, template)
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in self._variables.items():
+                environment.setenv(name, value)
+            settings.cache_clear()
+            engine = open_engine()
+            try:
+                yield World(engine)
+            finally:
+                engine.dispose()
+        settings.cache_clear()
+
+    def make(self, name: str, template: str) -> None:
+        self._run(f"create database {name} template {template} strategy file_copy")
+
+    def keep_as(self, name: str) -> None:
+        """Rename the present copy, which becomes a template."""
+        self._run(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'world'",
+            f"alter database world rename to {name}",
+        )
+
+    def _run(self, *statements: str) -> None:
+        engine = create_engine(self._server.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
 
 
 @pytest.fixture(scope="module")
@@ -221,18 +283,45 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture
-def world(server: EmbeddedPostgres, artefacts: Path, configure: Callable[..., None]) -> Iterator[World]:
-    maintenance = psycopg2.connect(server.url("postgres").replace("+psycopg2", ""))
-    maintenance.autocommit = True
-    with maintenance.cursor() as cursor:
-        cursor.execute("drop database if exists world with (force)")
-        cursor.execute("create database world template empty")
-    maintenance.close()
-    configure(EMBERFLOW_HOME=str(artefacts), EMBERFLOW_DATABASE_URL=server.url("world").replace("@", f":{PASSWORD}@"))
-    engine = open_engine()
-    yield World(engine)
+@pytest.fixture(scope="module")
+def databases(postgres: EmbeddedPostgres, template: str, artefacts: Path) -> Databases:
+    """Has the template ``unbuilt``: a policy is in force, and nothing else is there."""
+    databases = Databases(postgres, artefacts)
+    policy = {"name": "standard", "document": {"reputation": {"model": "first-1"}}, "sha256": "0", "seed": 1}
+    databases.make("unbuilt", template)
+    engine = open_engine(postgres.url("unbuilt"))
+    with engine.begin() as connection:
+        connection.execute(insert(tables.policies).values(policy))
     engine.dispose()
+    return databases
+
+
+@pytest.fixture(scope="module")
+def baseline(databases: Databases, artefacts: Path) -> Baseline:
+    """Build the marts once for all that only look at them; its database stays as the template ``built``."""
+    with databases.copy_of("unbuilt") as world:
+        good = world.good_sender()
+        scored, refused, lacking = a_scored_sender(world), a_refused_sender(world), senders_that_lack_something(world)
+        build = build_marts(NOON)
+    results = json.loads((artefacts / "dbt" / "target" / "run_results.json").read_text())["results"]
+    nodes = [(result["unique_id"].split("."), result["compiled_code"]) for result in results]
+    tests = {name: query for (kind, _, name, *_), query in nodes if kind == "test"}
+    databases.keep_as("built")
+    return Baseline(build, good, scored, refused, lacking, tests)
+
+
+@pytest.fixture
+def world(databases: Databases) -> Iterator[World]:
+    """A world of which no marts were built yet."""
+    with databases.copy_of("unbuilt") as world:
+        yield world
+
+
+@pytest.fixture
+def built(databases: Databases, baseline: Baseline) -> Iterator[World]:
+    """The world of ``baseline`` as it was after its build."""
+    with databases.copy_of("built") as world:
+        yield world
 
 
 def dbt(*arguments: str) -> Any:
@@ -244,19 +333,33 @@ def dbt(*arguments: str) -> Any:
 
 
 @pytest.fixture
-def analyst(world: World, artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """The world, with the variables that dbt's own command line needs."""
-    url = make_url(settings().require_database_url())
-    monkeypatch.setenv("EMBERFLOW_PG_HOST", str(url.query["host"]))
-    monkeypatch.setenv("EMBERFLOW_PG_DATABASE", "world")
-    monkeypatch.setenv("EMBERFLOW_PG_PASSWORD", PASSWORD)
-    monkeypatch.setenv("DBT_TARGET_PATH", str(artefacts / "dbt" / "target"))
-    monkeypatch.setenv("DBT_LOG_PATH", str(artefacts / "dbt" / "logs"))
-    return world
+def analyst(artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """``dbt`` with the variables that its own command line needs, on the test's world."""
+
+    def run(*arguments: str) -> Any:
+        url = make_url(settings().require_database_url())
+        monkeypatch.setenv("EMBERFLOW_PG_HOST", str(url.query["host"]))
+        monkeypatch.setenv("EMBERFLOW_PG_DATABASE", Databases.NAME)
+        monkeypatch.setenv("EMBERFLOW_PG_PASSWORD", PASSWORD)
+        monkeypatch.setenv("DBT_TARGET_PATH", str(artefacts / "dbt" / "target"))
+        monkeypatch.setenv("DBT_LOG_PATH", str(artefacts / "dbt" / "logs"))
+        return dbt(*arguments)
+
+    return run
 
 
-def test_what_is_not_the_mails_fault_is_neither_a_bounce_nor_a_deferral(world: World) -> None:
-    """Towards S-B7: limits of the mailbox, a From address that its login may not use, what one server alone says."""
+def a_scored_sender(world: World) -> Account:
+    sender, bot = world.good_sender(), world.bot("alpha")
+    for minute in range(3):
+        world.mail(sender, bot, NOON - DAY - (10 + minute) * MINUTE, placed="junk")
+        world.refusal(sender, bot, NOON - DAY - (20 + minute) * MINUTE, "permanent", scope="message", reply_code=550)
+        world.refusal(sender, bot, NOON - (30 + minute) * MINUTE, "transient", scope="message", reply_code=451)
+        world.refusal(sender, bot, NOON - (40 + minute) * MINUTE, "transient", scope="host", reply_code=None)
+    return sender
+
+
+def a_refused_sender(world: World) -> Account:
+    """Four bounces and two deferrals that count, and four refusals that do not."""
     sender, bot = world.good_sender(), world.bot("alpha")
     refused: dict[str, Any] = {"outcome": "permanent", "scope": "message"}
     deferred: dict[str, Any] = {"outcome": "transient", "scope": "message", "reply_code": 452}
@@ -276,31 +379,51 @@ def test_what_is_not_the_mails_fault_is_neither_a_bounce_nor_a_deferral(world: W
     ]
     for details in counted + ours:
         world.refusal(sender, bot, NOON - DAY, **details)
-    build_marts(NOON)
-    days = [row for row in world.rows("intermediate.int_deliveries__sender_day") if row["sender_id"] == sender.id]
+    return sender
+
+
+def senders_that_lack_something(world: World) -> dict[str, Account]:
+    alpha, beta = world.bot("alpha"), world.bot("beta")
+
+    def a_sender_with(days: int, mails_a_day: int, bots: tuple[Account, Account]) -> Account:
+        sender = world.sender()
+        for day in range(days):
+            world.quota(sender, NOON - day * DAY, 50)
+            for number in range(mails_a_day):
+                world.mail(sender, bots[number % 2], NOON - day * DAY - (number + 1) * MINUTE)
+        return sender
+
+    return {
+        "everything": a_sender_with(0, 0, (alpha, beta)),
+        "a day": a_sender_with(2, 6, (alpha, beta)),
+        "a placement": a_sender_with(3, 3, (alpha, beta)),
+        "a provider": a_sender_with(3, 4, (alpha, alpha)),
+        "nothing": a_sender_with(3, 4, (alpha, beta)),
+    }
+
+
+def test_what_is_not_the_mails_fault_is_neither_a_bounce_nor_a_deferral(built: World, baseline: Baseline) -> None:
+    """Towards S-B7: limits of the mailbox, a From address that its login may not use, what one server alone says."""
+    days = built.rows_of("intermediate.int_deliveries__sender_day", baseline.refused)
     assert sum(row["hard_bounces"] for row in days) == 4
     assert sum(row["deferrals"] for row in days) == 2
 
 
-def test_a_build_creates_the_marts_and_every_test_is_green(world: World) -> None:
+def test_a_build_creates_the_marts_and_every_test_is_green(built: World, baseline: Baseline) -> None:
     """D-B6"""
-    world.good_sender()
-
-    build = build_marts(NOON)
-
-    assert build.models >= 11
-    assert build.tests >= 40
-    assert [len(world.rows(table)) for table in BUILT] == [3, 3, 1, 2, 1]
+    assert baseline.build.models >= 11
+    assert baseline.build.tests >= 40
+    of_senders = [table for table in BUILT if table != "marts.provider_placements"]
+    assert [len(built.rows_of(table, baseline.good)) for table in of_senders] == [3, 3, 1, 1]
+    assert {row["provider"] for row in built.rows("marts.provider_placements")} == {"alpha", "beta"}
 
 
-def test_marts_hold_their_contracts_in_the_database_itself(world: World) -> None:
+def test_marts_hold_their_contracts_in_the_database_itself(built: World, baseline: Baseline) -> None:
     """D-B6: the planner's table has a key and refuses a score off the scale."""
-    sender = world.good_sender()
-    build_marts(NOON)
     move = text("update marts.sender_scores set score = 100.5 where sender_id = :id")
 
-    with pytest.raises(Exception, match="violates check constraint"), world.engine.begin() as connection:
-        connection.execute(move, {"id": sender.id})
+    with pytest.raises(Exception, match="violates check constraint"), built.engine.begin() as connection:
+        connection.execute(move, {"id": baseline.good.id})
 
 
 def test_an_empty_database_gets_empty_marts(world: World) -> None:
@@ -309,46 +432,28 @@ def test_an_empty_database_gets_empty_marts(world: World) -> None:
     assert [world.rows(table) for table in BUILT] == [[] for _ in BUILT]
 
 
-def test_a_build_repeated_gives_the_same_tables(world: World) -> None:
-    world.good_sender()
-    build_marts(NOON)
-    first = [world.rows(table) for table in BUILT]
-
-    build_marts(NOON)
-
-    assert [world.rows(table) for table in BUILT] == first
-
-
-def test_a_full_rebuild_gives_what_one_build_after_another_gave(analyst: World) -> None:
+def test_a_full_rebuild_gives_what_one_build_after_another_gave(
+    built: World, baseline: Baseline, analyst: Callable[..., Any]
+) -> None:
     """D-F7: every row of every mart, after mail, junk and a sender that came later."""
-    sender, bot = analyst.good_sender(), analyst.bot("gamma")
-    build_marts(NOON)
+    bot = built.bot("gamma")
     later = NOON + DAY
     for number, placed in enumerate(("inbox", "junk", "junk")):
-        analyst.mail(sender, bot, later - (number + 1) * MINUTE, placed=placed)
-    analyst.quota(sender, later, 50)
-    analyst.good_sender()
+        built.mail(baseline.good, bot, later - (number + 1) * MINUTE, placed=placed)
+    built.quota(baseline.good, later, 50)
+    built.good_sender()
     build_marts(later)
-    incremental = {table: analyst.rows(table) for table in BUILT}
+    incremental = {table: built.rows(table) for table in BUILT}
 
     window = ["--event-time-start", "1970-01-01", "--event-time-end", f"{later:%Y-%m-%dT%H:%M:%S}"]
-    assert dbt("build", "--full-refresh", "--exclude-resource-type", "unit_test", *window).success
+    assert analyst("build", "--full-refresh", "--exclude-resource-type", "unit_test", *window).success
 
-    assert {table: analyst.rows(table) for table in BUILT} == incremental
+    assert {table: built.rows(table) for table in BUILT} == incremental
     assert all(len(rows) > 1 for rows in incremental.values())
 
 
-def test_the_score_follows_the_published_model(world: World) -> None:
+def test_the_score_follows_the_published_model(built: World, baseline: Baseline) -> None:
     """Towards S-B7: shrunk, decayed, read off the curves and blended, computed here a second time in Python."""
-    sender = world.good_sender()
-    bot = world.bot("alpha")
-    for minute in range(3):
-        world.mail(sender, bot, NOON - DAY - (10 + minute) * MINUTE, placed="junk")
-        world.refusal(sender, bot, NOON - DAY - (20 + minute) * MINUTE, "permanent", scope="message", reply_code=550)
-        world.refusal(sender, bot, NOON - (30 + minute) * MINUTE, "transient", scope="message", reply_code=451)
-        world.refusal(sender, bot, NOON - (40 + minute) * MINUTE, "transient", scope="host", reply_code=None)
-
-    build_marts(NOON)
 
     def rate(events: list[int], chances: list[int], half_life: float, prior: float, strength: float) -> float:
         fresh = [0.5 ** (age / half_life) for age in range(3)]
@@ -360,8 +465,8 @@ def test_the_score_follows_the_published_model(world: World) -> None:
         np.interp(rate([0, 3, 0], attempts, 14, 0.01, 100), [0.01, 0.02, 0.05, 0.10], [100, 85, 40, 0]),
         np.interp(rate([3, 0, 0], attempts, 3, 0.01, 50), [0.01, 0.05, 0.15], [100, 60, 0]),
     ]
-    score = world.row("marts.sender_scores", sender)
-    report = world.row("marts.rpt_sender_reputation", sender)
+    score = built.row("marts.sender_scores", baseline.scored)
+    report = built.row("marts.rpt_sender_reputation", baseline.scored)
     assert score["score"] == pytest.approx(
         0.65 * np.average(points, weights=[40, 15, 10]) + 0.35 * min(points), abs=1e-5
     )
@@ -371,195 +476,201 @@ def test_the_score_follows_the_published_model(world: World) -> None:
     assert report["worst_component"] == ["placement", "hard_bounces", "deferrals"][int(np.argmin(points))]
 
 
-def test_evidence_of_any_age_stops_no_score(world: World) -> None:
+def test_evidence_of_any_age_stops_no_score(built: World, baseline: Baseline) -> None:
     """Towards S-B7: a restored mailbox or a clock at its epoch costs its own message only."""
-    sender, other = world.good_sender(), world.good_sender()
-    build_marts(NOON)
-    before = world.row("marts.fct_sender_component_scores", sender)
-    score = world.row("marts.sender_scores", other)["score"]
-    bot = world.bot("alpha")
+
+    def evidence() -> dict[str, float]:
+        rows = built.rows_of("marts.fct_sender_component_scores", baseline.good)
+        return {row["component"]: row["decayed_opportunities"] for row in rows}
+
+    before = evidence()
+    score = built.row("marts.sender_scores", baseline.scored)["score"]
+    bot = built.bot("alpha")
     for year in (1, 1970, 2000, 2007):
-        slot_id = world.slot(sender, bot, NOON, status="uncertain")
+        slot_id = built.slot(baseline.good, bot, NOON, status="uncertain")
         long_ago = datetime(year, 3, 1, 12, tzinfo=UTC)
-        world.event("placed_junk", bot, slot_id, (sender, bot), long_ago, turn=1, direction="to_bot", provider="alpha")
+        built.event(
+            "placed_junk", bot, slot_id, (baseline.good, bot), long_ago, turn=1, direction="to_bot", provider="alpha"
+        )
 
     build_marts(NOON)
 
-    after = world.row("marts.fct_sender_component_scores", sender)
-    assert after["decayed_opportunities"] == before["decayed_opportunities"]
-    assert world.row("marts.sender_scores", other)["score"] == score
+    assert evidence() == before
+    assert len(before) == 3
+    assert built.row("marts.sender_scores", baseline.scored)["score"] == score
 
 
-def test_a_sender_with_too_little_evidence_has_no_score(world: World) -> None:
+def test_a_sender_with_too_little_evidence_has_no_score(built: World, baseline: Baseline) -> None:
     """Towards S-B7: 3 days, 10 placements and 2 providers are needed, each of them."""
-    alpha, beta = world.bot("alpha"), world.bot("beta")
-
-    def a_sender_with(days: int, mails_a_day: int, bots: tuple[Account, Account]) -> Account:
-        sender = world.sender()
-        for day in range(days):
-            world.quota(sender, NOON - day * DAY, 50)
-            for number in range(mails_a_day):
-                world.mail(sender, bots[number % 2], NOON - day * DAY - (number + 1) * MINUTE)
-        return sender
-
-    lacking = {
-        "everything": a_sender_with(0, 0, (alpha, beta)),
-        "a day": a_sender_with(2, 6, (alpha, beta)),
-        "a placement": a_sender_with(3, 3, (alpha, beta)),
-        "a provider": a_sender_with(3, 4, (alpha, alpha)),
-        "nothing": a_sender_with(3, 4, (alpha, beta)),
-    }
-    build_marts(NOON)
-
-    scores = {what: world.row("marts.sender_scores", sender) for what, sender in lacking.items()}
-    reports = {what: world.row("marts.rpt_sender_reputation", sender) for what, sender in lacking.items()}
+    scores = {what: built.row("marts.sender_scores", sender) for what, sender in baseline.lacking.items()}
+    reports = {what: built.row("marts.rpt_sender_reputation", sender) for what, sender in baseline.lacking.items()}
     assert [what for what, row in scores.items() if row["score"] is not None] == ["nothing"]
     assert [what for what, row in reports.items() if row["worst_component"] is not None] == ["nothing"]
-    assert {what for what, row in scores.items() if row["score_band"] == "unscored"} == set(lacking) - {"nothing"}
+    assert {what for what, row in scores.items() if row["score_band"] == "unscored"} == set(baseline.lacking) - {
+        "nothing"
+    }
 
 
-def test_the_demo_model_scores_after_three_placements(world: World) -> None:
-    sender, bot = world.sender(), world.bot("alpha")
-    world.quota(sender, NOON, 50)
+def test_another_model_is_due_at_once_and_scores_by_its_own_figures(built: World) -> None:
+    """The model of the demonstration scores after three placements."""
+
+    def due() -> bool:
+        with built.engine.connect() as connection:
+            return is_due(connection, NOON + MINUTE, refresh_s=3600)
+
+    sender, bot = built.sender(), built.bot("alpha")
+    built.quota(sender, NOON, 50)
     for minute in range(3):
-        world.mail(sender, bot, NOON - (minute + 1) * MINUTE)
-    with world.engine.begin() as connection:
-        connection.execute(text("""update ops.policies set document = '{"reputation": {"model": "demo-1"}}'"""))
+        built.mail(sender, bot, NOON - (minute + 1) * MINUTE)
+    assert not due()
+    built.name_model("demo-1")
+    assert due()
 
     build_marts(NOON)
 
-    score = world.row("marts.sender_scores", sender)
+    assert not due()
+    score = built.row("marts.sender_scores", sender)
     assert score["model_version"] == "demo-1"
     assert score["score"] == pytest.approx(0.65 * (40 * 93.333333 + 2500) / 65 + 0.35 * 93.333333, abs=1e-5)
 
 
-def test_what_bots_do_is_reported_and_never_moves_the_score(world: World) -> None:
+def test_what_bots_do_is_reported_and_never_moves_the_score(built: World, baseline: Baseline) -> None:
     """Towards S-B7: replies, rescues and the bots' own mail are not evidence."""
-    sender, bot = world.good_sender(), world.bot("alpha")
-    slot_id = world.mail(sender, bot, NOON - 9 * MINUTE, placed="junk")
+    sender, bot = baseline.scored, built.bot("alpha")
+    before = built.row("marts.sender_scores", sender)
+    slot_id = built.value(
+        "select slot_id from ops.mail_events where sender_id = :sender and event_type = 'placed_junk' limit 1",
+        sender=sender.id,
+    )
+
+    built.event("rescued", bot, slot_id, (sender, bot), NOON - 8 * MINUTE)
+    built.event("replied", bot, slot_id, (sender, bot), NOON - 7 * MINUTE, turn=1)
+    built.answer(sender, bot, NOON - 6 * MINUTE)
     build_marts(NOON)
-    before = world.row("marts.sender_scores", sender)
 
-    world.event("rescued", bot, slot_id, (sender, bot), NOON - 8 * MINUTE)
-    world.event("replied", bot, slot_id, (sender, bot), NOON - 7 * MINUTE, turn=1)
-    world.answer(sender, bot, NOON - 6 * MINUTE)
+    report = built.row("marts.rpt_sender_reputation", sender)
+    assert built.row("marts.sender_scores", sender) == before
+    assert (report["sent"], report["junk"], report["rescued"], report["replied"]) == (15, 3, 1, 1)
+
+
+def test_a_build_repeated_gives_the_same_tables_until_a_later_instant_is_asked_for(
+    built: World, baseline: Baseline
+) -> None:
+    """Events count up to that instant, whenever they are recorded, and marts never go back."""
+    first = [built.rows(table) for table in BUILT]
+    built.mail(baseline.good, built.bot("alpha"), NOON + timedelta(milliseconds=400))
     build_marts(NOON)
-
-    report = world.row("marts.rpt_sender_reputation", sender)
-    assert world.row("marts.sender_scores", sender) == before
-    assert (report["sent"], report["junk"], report["rescued"], report["replied"]) == (13, 1, 1, 1)
-
-
-def test_events_count_up_to_the_instant_asked_for_and_marts_never_go_back(world: World) -> None:
-    sender, bot = world.good_sender(), world.bot("alpha")
-    world.quota(sender, NOON + DAY, 50)
-    world.mail(sender, bot, NOON + timedelta(milliseconds=400))
-    build_marts(NOON)
-    early = world.row("marts.rpt_sender_reputation", sender)
+    repeated = [built.rows(table) for table in BUILT]
 
     build_marts(NOON + timedelta(milliseconds=500))
-    late = world.row("marts.rpt_sender_reputation", sender)
+    later = built.row("marts.rpt_sender_reputation", baseline.good)
     build_marts(NOON)
 
-    assert (early["as_of"], early["sent"]) == (NOON, 12)
-    assert (late["as_of"], late["sent"]) == (NOON + timedelta(seconds=1), 13)
-    assert world.row("marts.rpt_sender_reputation", sender) == late
+    assert repeated == first
+    assert built.row("marts.rpt_sender_reputation", baseline.good) == later
+    assert (later["as_of"], later["sent"]) == (NOON + timedelta(seconds=1), 13)
 
 
-@pytest.mark.parametrize(
-    ("breach", "red"),
-    [
-        ("an event of a mail that no slot sent", "assert_sent_events_and_sent_slots_agree"),
-        ("a sent slot without an event", "assert_sent_events_and_sent_slots_agree"),
-        ("a mail sent twice", "assert_a_slot_is_sent_at_most_once"),
-        ("a mail beyond the quota", "assert_no_sender_day_over_its_total_quota"),
-        ("a mail on a day without a quota", "assert_no_sender_day_over_its_total_quota"),
-    ],
-)
-def test_a_breach_turns_exactly_its_test_red_and_the_scores_stay_current(world: World, breach: str, red: str) -> None:
-    """Towards D-B4 and D-B7"""
-    sender, bot = world.good_sender(), world.bot("alpha")
-    idle = world.sender()
-    world.quota(idle, NOON, 1)
-    pair = (idle, bot)
-    moment = NOON - MINUTE
-    if breach == "an event of a mail that no slot sent":
-        world.event("sent", idle, world.slot(idle, bot, moment, status="planned"), pair, moment)
-    elif breach == "a sent slot without an event":
-        world.slot(idle, bot, moment)
-    elif breach == "a mail sent twice":
-        slot_id = world.mail(sender, bot, moment)
-        world.event("sent", sender, slot_id, (sender, bot), moment)
-    elif breach == "a mail beyond the quota":
-        world.mail(idle, bot, moment)
-        world.mail(idle, bot, moment)
-    else:
-        world.mail(idle, bot, moment - 5 * DAY)
-
-    with pytest.raises(MartBuildError, match=red) as error:
-        build_marts(NOON)
-
-    assert set(error.value.failures) == {red}
-    assert world.row("marts.sender_scores", sender)["as_of"] == NOON
-
-
-@pytest.mark.parametrize(
-    ("forgery", "red"),
-    [
-        (
-            "update marts.rpt_sender_reputation set replied = replied + 1",
-            "assert_reported_counts_equal_event_counts",
-        ),
-        ("update marts.sender_scores set score = 50", "assert_no_score_without_minimum_evidence"),
-        (
-            "update seeds.reputation_curves set points = 100 - points where component = 'placement'",
-            "assert_every_component_has_a_curve_in_its_direction",
-        ),
-    ],
-)
-def test_a_forged_figure_turns_exactly_its_test_red(analyst: World, forgery: str, red: str) -> None:
-    """Towards D-B4, D-B7 and S-B7"""
-    sender, bot = analyst.sender(), analyst.bot("alpha")
-    analyst.quota(sender, NOON, 50)
-    analyst.mail(sender, bot, NOON - MINUTE)
-    build_marts(NOON)
-    with analyst.engine.begin() as connection:
+def rows_of_red_tests(world: World, baseline: Baseline, forgery: str = "select") -> dict[str, list[dict[str, Any]]]:
+    """Ask every test of the data after ``forgery``, which is taken back."""
+    with world.engine.connect() as connection:
         connection.execute(text(forgery))
-
-    outcome = dbt("test", "--exclude-resource-type", "unit_test")
-
-    assert {result.node.name for result in outcome.result.results if str(result.status) != "pass"} == {red}
+        answers = {name: connection.execute(text(query)).mappings() for name, query in baseline.tests.items()}
+        return {name: found for name, rows in answers.items() if (found := [dict(row) for row in rows])}
 
 
-def test_the_unit_tests_of_the_model_pass(analyst: World) -> None:
+def test_each_breach_turns_exactly_its_test_red_and_the_scores_stay_current(built: World, baseline: Baseline) -> None:
+    """Towards D-B4 and D-B7: one build meets every breach, and the rows of each red test say whose breach it saw."""
+    later = NOON + MINUTE
+    moment = NOON - MINUTE
+    bot = built.bot("alpha")
+
+    def a_sender_of_one_mail_a_day() -> Account:
+        sender = built.sender()
+        built.quota(sender, NOON, 1)
+        return sender
+
+    # An event of a mail that no slot sent, and a sent slot without an event.
+    sender = a_sender_of_one_mail_a_day()
+    unsent = built.slot(sender, bot, moment, status="planned")
+    built.event("sent", sender, unsent, (sender, bot), moment)
+    unrecorded = built.slot(a_sender_of_one_mail_a_day(), bot, moment)
+    # A mail sent twice.
+    twice = built.mail(baseline.good, bot, moment)
+    built.event("sent", baseline.good, twice, (baseline.good, bot), moment)
+    # A mail beyond the quota, and a mail on a day without one.
+    beyond, without = a_sender_of_one_mail_a_day(), a_sender_of_one_mail_a_day()
+    built.mail(beyond, bot, moment)
+    built.mail(beyond, bot, moment)
+    built.mail(without, bot, moment - 5 * DAY)
+
+    with pytest.raises(MartBuildError) as error:
+        build_marts(later)
+
+    red = rows_of_red_tests(built, baseline)
+    assert set(error.value.failures) == set(red)
+    assert {(row["slot_of_event"], row["sent_slot"]) for row in red.pop("assert_sent_events_and_sent_slots_agree")} == {
+        (unsent, None),
+        (None, unrecorded),
+    }
+    assert red.pop("assert_a_slot_is_sent_at_most_once") == [{"slot_id": twice, "sent_events": 2}]
+    over = red.pop("assert_no_sender_day_over_its_total_quota")
+    assert {(row["sender_id"], row["sent"], row["total_quota"]) for row in over} == {
+        (beyond.id, 2, 1),
+        (without.id, 1, None),
+    }
+    assert red == {}
+    assert built.row("marts.sender_scores", baseline.good)["as_of"] == later
+
+
+FORGERIES = {
+    "update marts.rpt_sender_reputation set replied = replied + 1": "assert_reported_counts_equal_event_counts",
+    "update marts.sender_scores set score = 50 where score is null": "assert_no_score_without_minimum_evidence",
+    "update seeds.reputation_curves set points = 100 - points where component = 'placement'": (
+        "assert_every_component_has_a_curve_in_its_direction"
+    ),
+}
+
+
+def test_each_forged_figure_turns_exactly_its_test_red(
+    built: World, baseline: Baseline, analyst: Callable[..., Any]
+) -> None:
+    """Towards D-B4, D-B7 and S-B7: one after the other, and then all at once for dbt itself."""
+    assert rows_of_red_tests(built, baseline) == {}
+    for forgery, red in FORGERIES.items():
+        assert set(rows_of_red_tests(built, baseline, forgery)) == {red}
+    for forgery in FORGERIES:
+        built.change(forgery)
+
+    outcome = analyst("test", "--exclude-resource-type", "unit_test")
+
+    found = {result.node.name for result in outcome.result.results if str(result.status) != "pass"}
+    assert found == set(FORGERIES.values())
+
+
+def test_the_unit_tests_of_the_model_pass(built: World, analyst: Callable[..., Any]) -> None:
     """Towards S-B7"""
-    build_marts(NOON)
-
-    outcome = dbt("test", "--select", "test_type:unit")
+    outcome = analyst("test", "--select", "test_type:unit")
 
     problems = {result.node.name: result.message for result in outcome.result.results if result.status != "pass"}
     assert problems == {}
     assert len(outcome.result.results) >= 7
 
 
-def test_a_policy_that_names_an_unknown_model_stops_the_build(world: World) -> None:
-    world.good_sender()
-    build_marts(NOON)
-    with world.engine.begin() as connection:
-        connection.execute(text("""update ops.policies set document = '{"reputation": {"model": "none-9"}}'"""))
+def test_a_policy_that_names_an_unknown_model_stops_the_build(built: World) -> None:
+    built.name_model("none-9")
 
     with pytest.raises(MartBuildError, match="reputation_model") as error:
         build_marts(NOON + DAY)
 
     assert all(node.startswith("relationships_stg_ops__policies") for node in error.value.failures)
-    assert [row["as_of"] for row in world.rows("marts.sender_scores")] == [NOON]
+    assert {row["as_of"] for row in built.rows("marts.sender_scores")} == {NOON}
 
 
-def test_a_build_is_silent_and_writes_the_password_nowhere(
-    world: World, artefacts: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_a_build_is_silent_and_writes_the_password_nowhere_and_leaves_no_semaphore_behind(
+    built: World, artefacts: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S-B2"""
-    world.good_sender()
+    """S-B2. Airflow ends a task's process without Python's clean-up: its log reports in red what is left then."""
     caplog.set_level(logging.DEBUG)
     capfd.readouterr()
 
@@ -571,49 +682,27 @@ def test_a_build_is_silent_and_writes_the_password_nowhere(
     assert PASSWORD not in caplog.text
     assert written
     assert [file for file in written if PASSWORD.encode() in file.read_bytes()] == []
-
-
-def test_a_build_leaves_no_semaphore_behind(world: World) -> None:
-    """Airflow ends a task's process without Python's clean-up: what is left then is told in red in its log."""
-    build_marts(NOON)
-
     assert "shm/sem." not in Path("/proc/self/maps").read_text()
 
 
-def test_a_build_is_due_once_events_came_in_and_the_interval_is_over(world: World) -> None:
+def test_marts_that_were_never_built_are_due(world: World) -> None:
+    with world.engine.connect() as connection:
+        assert is_due(connection, NOON, refresh_s=3600)
+
+
+def test_a_build_is_due_once_events_came_in_and_the_interval_is_over(built: World, baseline: Baseline) -> None:
     def due(now: datetime) -> bool:
-        with world.engine.connect() as connection:
+        with built.engine.connect() as connection:
             return is_due(connection, now, refresh_s=3600)
 
-    sender, bot = world.good_sender(), world.bot("alpha")
-    never_built = due(NOON)
-    build_marts(NOON)
-    nothing_new = due(NOON + 2 * timedelta(hours=1))
-    world.quota(sender, NOON + DAY, 50)
-    world.mail(sender, bot, NOON + MINUTE)
+    assert not due(NOON + 2 * timedelta(hours=1))
+    built.mail(baseline.good, built.bot("alpha"), NOON + MINUTE)
 
-    assert never_built
-    assert not nothing_new
     assert not due(NOON + timedelta(minutes=59))
     assert due(NOON + timedelta(hours=1))
 
 
-def test_a_build_is_due_at_once_when_the_policy_names_another_model(world: World) -> None:
-    world.good_sender()
-    build_marts(NOON)
-    with world.engine.begin() as connection:
-        assert not is_due(connection, NOON + MINUTE, refresh_s=3600)
-        connection.execute(text('update ops.policies set document = \'{"reputation": {"model": "demo-1"}}\''))
-        assert is_due(connection, NOON + MINUTE, refresh_s=3600)
-
-    build_marts(NOON)
-
-    with world.engine.begin() as connection:
-        assert not is_due(connection, NOON + MINUTE, refresh_s=3600)
-
-
-def test_what_the_project_says_of_marts_and_their_columns_is_read_in_the_database(world: World) -> None:
-    build_marts(NOON)
+def test_what_the_project_says_of_marts_and_their_columns_is_read_in_the_database(built: World) -> None:
     commented = """
         select relation.relname as mart, obj_description(relation.oid) as mart_says,
             count(*) filter (where col_description(relation.oid, attnum) is null) as columns_without
@@ -622,7 +711,7 @@ def test_what_the_project_says_of_marts_and_their_columns_is_read_in_the_databas
         where relation.relnamespace = 'marts'::regnamespace and relation.relkind = 'r'
         group by relation.oid, relation.relname
     """
-    marts = world.rows(f"({commented}) as commented")
+    marts = built.rows(f"({commented}) as commented")
     assert {row["mart"] for row in marts} == {name.partition(".")[2] for name in BUILT if name.startswith("marts.")}
     assert [row for row in marts if not row["mart_says"] or row["columns_without"]] == []
 
@@ -646,9 +735,11 @@ def feedback_paths(manifest: dict[str, Any]) -> list[str]:
     return paths
 
 
-def test_nothing_that_an_exposure_writes_feeds_what_it_reads(analyst: World, artefacts: Path) -> None:
+def test_nothing_that_an_exposure_writes_feeds_what_it_reads(
+    built: World, artefacts: Path, analyst: Callable[..., Any]
+) -> None:
     """A score never feeds itself; the check itself is shown to see a loop."""
-    dbt("parse")
+    analyst("parse")
     manifest = json.loads((artefacts / "dbt" / "target" / "manifest.json").read_text())
     quota_step = manifest["exposures"]["exposure.emberflow.quota_step"]
 
