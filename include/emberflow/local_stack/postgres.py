@@ -27,6 +27,7 @@ from psycopg2 import sql
 
 from emberflow import private_files
 from emberflow.errors import StackError
+from emberflow.local_stack.processes import let_run, reap
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
@@ -87,6 +88,7 @@ class EmbeddedPostgres:
                 env=_environment(),
                 cwd="/",
             )
+        let_run(process)
         self._await_ready(process)
 
     def create_database(self, name: str) -> None:
@@ -111,6 +113,7 @@ class EmbeddedPostgres:
                 time.sleep(0.05)
             if self.pid() is not None:
                 os.kill(pid, signal.SIGQUIT)
+        reap()
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _prepare_directories(self) -> None:

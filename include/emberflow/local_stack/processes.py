@@ -30,6 +30,22 @@ _KILL_TIMEOUT_S = 10.0
 _SAME_START_S = 1.0
 _LOG_TAIL_BYTES = 2000
 
+# What this process started and does not wait for. A child that ended stays a zombie until its parent asks for its end.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def let_run(child: subprocess.Popen[bytes]) -> None:
+    """Leave a child to itself; its end is asked for when the next one is started or stopped."""
+    reap()
+    _children[child.pid] = child
+
+
+def reap() -> None:
+    """Ask for the end of every child that ended."""
+    for child in list(_children.values()):
+        if child.poll() is not None:
+            del _children[child.pid]
+
 
 @dataclass(frozen=True)
 class Service:
@@ -69,6 +85,7 @@ class Service:
                 start_new_session=True,
                 umask=private_files.UMASK,
             )
+        let_run(child)
         self.remember(child.pid, environment)
 
     def remember(self, pid: int, environment: Mapping[str, str]) -> None:
@@ -160,10 +177,9 @@ class Service:
             deadline = time.monotonic() + _STOP_TIMEOUT_S
             while self.process() is not None and time.monotonic() < deadline:
                 time.sleep(0.05)
-            with suppress(ChildProcessError):
-                os.waitpid(process.pid, os.WNOHANG)
         self.end_session()
         self.forget()
+        reap()
 
     def end_session(self) -> None:
         """End every member of the session at once, and wait until they are gone."""

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -100,7 +101,6 @@ class Stack:
         self._sandbox = Service("mail-sandbox", home / "run")
         self._airflow = [Service(name, home / "run") for name in airflow.COMPONENTS]
         self._supervisor = Service(SUPERVISOR, home / "run")
-        self._preference: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -441,8 +441,10 @@ class Stack:
         file = self.home / "ports.json"
         if not file.exists():
             # Airflow binds its port half a minute later: of stacks that start together only one may count on it.
-            self._preference = None if self._attached else _sole_claim_on_preferred_ports()
-            preferred = {} if self._preference is None else {"airflow": _PREFERRED_AIRFLOW_PORT}
+            claim = None if self._attached else _sole_claim_on_preferred_ports()
+            if claim is not None:
+                weakref.finalize(self, claim.close)
+            preferred = {} if claim is None else {"airflow": _PREFERRED_AIRFLOW_PORT}
             private_files.write_text(file, json.dumps(_free_ports(_PORTS, preferred)))
         ports: dict[str, int] = json.loads(file.read_text())
         return ports
@@ -520,8 +522,12 @@ def _sole_claim_on_preferred_ports() -> IO[bytes] | None:
     name = Path(tempfile.gettempdir()) / f"emberflow-{os.getuid()}-ports.lock"
     try:
         claim = os.fdopen(os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600), "rb")
+    except OSError:
+        return None
+    try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        claim.close()
         return None
     return claim
 

@@ -85,7 +85,7 @@ def test_a_supervisor_that_a_signal_holds_is_not_at_work(tmp_path: Path) -> None
         found, _ = examine_stack(Stack(tmp_path, attached=False))
         shown = CliRunner().invoke(app, ["status", "--json"], env={"EMBERFLOW_HOME": str(tmp_path)})
     finally:
-        supervisor.stop()
+        supervisor.end_session()  # without asking it first: it is held, and hears no SIGTERM
 
     assert found.result.startswith("0 of 7 processes run")
     assert f"suspended: supervisor (kill -CONT {process.pid})" in found.result
