@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
-from multiprocessing import get_context
 
 from sqlalchemy import Engine, create_engine
 
 from emberflow.clock import HOUR, ManualClock, SystemClock
 from emberflow.queue_manager.sending import dispatcher
 from emberflow.settings import Settings
+from tests.faults.kit.processes import fork_server
 from tests.worlds import NOON, Sandbox, a_policy, a_world
 
 WORKERS = 8
@@ -37,7 +37,7 @@ def test_eight_workers_keep_every_cap_over_ten_thousand_planned_slots(database: 
     planned = world.value("select max(count) from (select count(*) from ops.slots group by bot_id) as of_bots")
     assert planned <= BOT_CAP
 
-    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(WORKERS, mp_context=fork_server()) as pool:
         work = [pool.submit(_empty_a_shard, world.settings, shard) for shard in range(WORKERS)]
     ends = sum((worker.result() for worker in work), Counter[str]())
 

@@ -54,7 +54,7 @@ _STOP_S = 15.0
 
 @dataclass(frozen=True)
 class Job:
-    """What one worker does, over and over, until it is told to stop."""
+    """What one worker does, over and over, until it is asked to stop."""
 
     name: str
     role: Role
@@ -128,7 +128,7 @@ class Crew:
         self._settings = settings
         self._seed = seed
         self._workers: list[Worker] = []
-        self._context = _context()
+        self._context = fork_server()
 
     def __enter__(self) -> Self:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -320,7 +320,7 @@ def _end(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _context() -> ForkServerContext:
+def fork_server() -> ForkServerContext:
     """Return the server that workers are forked from, running and with the product imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.kit.forkserver_preload"])
