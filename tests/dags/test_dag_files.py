@@ -75,7 +75,7 @@ def imports(nodes: Iterable[ast.AST]) -> set[str]:
     return names
 
 
-def test_the_folder_holds_exactly_the_dags_of_the_house_and_each_can_be_imported(report: dict[str, Any]) -> None:
+def test_the_folder_holds_exactly_the_dags_of_the_project_and_each_can_be_imported(report: dict[str, Any]) -> None:
     assert report["import_errors"] == {}
     assert set(report["dags"]) == DAG_IDS
 
@@ -147,7 +147,7 @@ def test_mapped_tasks_are_named_by_their_shard(report: dict[str, Any]) -> None:
     }
 
 
-def test_every_dag_has_the_houses_owner_and_only_known_tags(report: dict[str, Any]) -> None:
+def test_every_dag_has_the_projects_owner_and_only_known_tags(report: dict[str, Any]) -> None:
     known = set(report["tags"])
 
     for dag_id, dag in dags(report).items():
@@ -163,7 +163,7 @@ def test_a_dag_runs_once_at_a_time_and_never_catches_up_on_its_own(report: dict[
 
 
 def test_hours_are_partitions_and_no_schedule_is_a_bare_cron_string(report: dict[str, Any]) -> None:
-    """A cron string gives an interval of length zero: the hour of a run could not be told from its record."""
+    """A cron string gives an interval of length zero: the hour of a run could not be read from its record."""
     timetables = {dag_id: dag["timetable"] for dag_id, dag in dags(report).items()}
     bare = [
         f"{file.name}:{keyword.value.lineno}"

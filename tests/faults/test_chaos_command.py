@@ -39,7 +39,7 @@ def the_output(monkeypatch: pytest.MonkeyPatch, *arguments: str, **figures: Any)
     return result.output, result.exit_code
 
 
-def test_a_good_run_is_told_in_tables_and_exits_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_run_is_shown_in_tables_and_exits_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
     output, code = the_output(monkeypatch)
     assert code == 0
     assert "Every promise was kept." in output

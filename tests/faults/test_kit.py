@@ -51,7 +51,7 @@ def a_client(proxy: FaultyProxy) -> socket.socket:
 
 
 def everything(client: socket.socket) -> bytes:
-    """What comes until the connection ends; a reset is an end too, and is told."""
+    """What comes until the connection ends; a reset is an end too, and is named."""
     received = b""
     try:
         while data := client.recv(65536):

@@ -271,7 +271,7 @@ def test_a_rescue_that_fails_leaves_the_placement_recorded_and_later_mail_read(
     assert world.events("rescued") == []
 
 
-def test_a_mailbox_without_a_junk_folder_is_read_and_told(world: World) -> None:
+def test_a_mailbox_without_a_junk_folder_is_read_and_reported(world: World) -> None:
     with patch.object(ImapReader, "find_folder", return_value=None):
         assert read(world).found == {"inbox": 1}
     assert world.events("placed_inbox")[0]["details"]["junk_folder"] == "none"

@@ -49,7 +49,7 @@ def test_rows_of_every_type_come_back_as_they_went_in(
         "happened": np.array(happened, dtype="datetime64[us]"),
         "day": np.array(day, dtype="datetime64[D]"),
         "name": texts(name),
-        "details": spelled(JSONB.decode(), texts(['{"told": true}'] * len(rows))),
+        "details": spelled(JSONB.decode(), texts(['{"found": true}'] * len(rows))),
     }
     pieces = [
         {column: values[first : first + at_once] for column, values in columns.items()}
@@ -60,7 +60,7 @@ def test_rows_of_every_type_come_back_as_they_went_in(
         copy_rows(connection, "columns", pieces)
         found = connection.execute(_ALL).all()
     assert [row[1:-1] for row in found] == [(*row[:3], row[3].replace(tzinfo=UTC), *row[4:]) for row in rows]
-    assert all(row.details == {"told": True} for row in found)
+    assert all(row.details == {"found": True} for row in found)
 
 
 def test_a_null_that_nothing_stands_for_is_refused(database: Engine) -> None:

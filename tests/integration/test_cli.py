@@ -171,7 +171,7 @@ def test_an_expected_problem_is_one_clear_text_without_a_traceback(world: World)
     assert "Traceback" not in process.stderr
 
 
-def test_without_a_database_the_operator_is_told_how_to_get_one(tmp_path: Path) -> None:
+def test_without_a_database_the_error_says_how_to_get_one(tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "emberflow.cli", "senders", "list"],
         env={"EMBERFLOW_HOME": str(tmp_path)},

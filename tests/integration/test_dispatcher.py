@@ -590,12 +590,12 @@ def test_mail_to_a_bot_that_a_run_has_just_taken_out_of_use_is_held_and_then_can
     world = a_world(
         database, sandbox, senders=3, bots=["reject1"], policy=a_policy(**SILENT, dispatch={"dialogues": 1})
     )
-    bot, witness = world.bots[0], world.senders[0]
+    bot, reporter = world.bots[0], world.senders[0]
     world.change(
         "insert into ops.recipient_refusals "
         "(recipient, smtp_host, organisation, from_mailbox_id, to_mailbox_id, refused_at, reason) "
-        "values (:recipient, 'smtp.elsewhere.test', 'elsewhere.test', :witness, :bot, :at, 'recipient_invalid')",
-        recipient=bot.address, witness=witness.mailbox_id, bot=bot.mailbox_id, at=world.clock.now(),
+        "values (:recipient, 'smtp.elsewhere.test', 'elsewhere.test', :reporter, :bot, :at, 'recipient_invalid')",
+        recipient=bot.address, reporter=reporter.mailbox_id, bot=bot.mailbox_id, at=world.clock.now(),
     )  # fmt: skip
     for sender in world.senders[1:]:
         world.slot(sender)

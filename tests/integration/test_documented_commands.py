@@ -120,7 +120,7 @@ def test_every_command_that_a_text_mentions_exists_with_its_options(document: Pa
     assert unknown == []
 
 
-def test_a_line_is_told_from_its_remark_and_from_other_languages(tmp_path: Path) -> None:
+def test_a_line_is_separated_from_its_remark_and_from_other_languages(tmp_path: Path) -> None:
     text = tmp_path / "text.md"
     text.write_text("```\n./emberflow up   # starts\n./b \\\n  --c\n```\n\n```ini\nx=1\n```\n")
     assert typed(text) == ["./emberflow up", "./b    --c"]

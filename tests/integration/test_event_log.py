@@ -1,4 +1,4 @@
-"""The event log keeps what it was told: append-only, and one row per natural key."""
+"""The event log keeps what was recorded: append-only, and one row per natural key."""
 
 from __future__ import annotations
 

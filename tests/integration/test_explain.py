@@ -50,7 +50,7 @@ def test_a_planned_slot_explains_how_its_bot_was_chosen(world: World) -> None:
         assert list(explanation.events) == []
 
 
-def test_a_sent_and_answered_slot_tells_its_story_in_order(world: World) -> None:
+def test_the_events_of_a_sent_and_answered_slot_are_listed_in_order(world: World) -> None:
     """Q-F2, towards D-F3"""
     world.talk(3)
     slot_id = world.value("select min(id) from ops.slots")

@@ -96,7 +96,7 @@ def test_a_session_that_is_lost_is_replaced_and_its_group_done_once(numbers: Eng
 
 
 def test_a_database_that_stays_away_is_everybodys_error(numbers: Engine) -> None:
-    """Q-B6: after the patience is over, nobody is told that something was done."""
+    """Q-B6: after the patience is over, no caller learns that something was done."""
 
     def work(connection: Connection, _group: Sequence[int]) -> list[int]:
         end_my_session(numbers, connection)

@@ -359,7 +359,7 @@ def test_a_worker_that_died_after_data_holds_up_no_reading_although_nothing_is_d
     assert world.read() == {}
 
 
-def test_a_lease_that_reading_finds_lapsed_once_too_often_is_told_as_parked(world: World) -> None:
+def test_a_lease_that_reading_finds_lapsed_once_too_often_is_reported_as_parked(world: World) -> None:
     """Q-B6"""
     slot = world.slot(bot=world.bots[1])
     world.change(

@@ -76,13 +76,13 @@ def test_the_databases_switch_alone_does_not_open_the_sandbox(world: World, outs
 def test_in_sandbox_mode_no_step_connects_to_a_host_that_is_not_loopback(
     world: World, step: str, outside: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """E-B10: neither over SMTP nor over IMAP, and the reason is told."""
+    """E-B10: neither over SMTP nor over IMAP, and the reason is reported."""
     world.change("update ops.mailboxes set smtp_host = :host, imap_host = :host", host=OUTSIDE)
     try:
-        told = str(STEPS[step](world))
+        reported = str(STEPS[step](world))
     except InboxUnreadableError as error:
-        told = str(error)
-    assert f"connection to {OUTSIDE} ({OUTSIDE}) was not opened, only loopback is allowed" in told + caplog.text
+        reported = str(error)
+    assert f"connection to {OUTSIDE} ({OUTSIDE}) was not opened, only loopback is allowed" in reported + caplog.text
     assert outside == []
     assert world.deliveries() == []
     assert world.value("select count(*) from ops.slots where status = 'sent'") == 0

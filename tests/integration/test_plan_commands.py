@@ -41,8 +41,8 @@ def examined(world: World, hour: datetime | None = None) -> Capacity:
         return capacity(connection, hour, plan, in_force(connection).policy, now)
 
 
-def numbers(told: WhyNot) -> dict[str, object]:
-    return {step.name: step.value for step in told.steps}
+def numbers(explained: WhyNot) -> dict[str, object]:
+    return {step.name: step.value for step in explained.steps}
 
 
 def test_a_preview_shows_the_slots_of_any_hour_and_writes_nothing(run: Command, world: World, tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_what_cannot_be_answered_is_refused_with_what_to_do(
 
 def test_the_commands_print_the_answer_and_the_numbers_behind_it(run: Command, world: World) -> None:
     """B-F6, towards U-F1"""
-    told, found = run("plan", "why-not", world.senders[0].address), run("capacity")
+    explained, found = run("plan", "why-not", world.senders[0].address), run("capacity")
 
-    assert told.exit_code == found.exit_code == 0
-    assert "not planned yet; a plan made now" in told.output
-    assert "ramp volume" in told.output
+    assert explained.exit_code == found.exit_code == 0
+    assert "not planned yet; a plan made now" in explained.output
+    assert "ramp volume" in explained.output
     assert "ceil(S w / L), L = 40" in found.output
     assert "warning: too few bots: 4 are active, at least 90 are needed" in found.output
 
@@ -127,22 +127,22 @@ def test_a_paused_sender_has_no_slot_and_the_answer_says_who_wanted_it(run: Comm
     """S-B10"""
     paused = run("senders", "pause", world.senders[0].address, "--reason", "on holiday")
 
-    told = asked(world)
+    explained = asked(world)
 
     assert paused.exit_code == 0, paused.exception
-    assert told.answer.startswith("the sender is paused: on holiday; ")
-    assert "resume" in told.answer
-    assert told.steps == ()
+    assert explained.answer.startswith("the sender is paused: on holiday; ")
+    assert "resume" in explained.answer
+    assert explained.steps == ()
 
 
 def test_a_closed_window_names_its_next_opening_in_the_senders_own_time(database: Engine, sandbox: Sandbox) -> None:
     """Towards U-F1: Monday 20:00 UTC is evening in Berlin."""
     world = a_world(database, sandbox, senders=1, bots=8, policy=a_real_policy(), zones=["Europe/Berlin"], checks=False)
 
-    told = asked(world, NOON.replace(hour=20))
+    explained = asked(world, NOON.replace(hour=20))
 
-    assert "its sending window is closed in this hour; it opens next on Tuesday, 2025-06-03 at " in told.answer
-    assert "Europe/Berlin" in told.answer
+    assert "its sending window is closed in this hour; it opens next on Tuesday, 2025-06-03 at " in explained.answer
+    assert "Europe/Berlin" in explained.answer
 
 
 def test_a_used_up_quota_is_the_answer_even_though_the_window_is_open(world: World) -> None:
@@ -177,10 +177,12 @@ def test_the_answers_of_an_hour_agree_before_and_after_it_is_planned(database: E
     world.plan()
     after = [asked(world, sender=sender) for sender in range(8)]
 
-    assert [len(told.slots) for told in after] == [numbers(told)["slots"] for told in before]
-    assert [numbers(told) for told in after] == [numbers(told) for told in before]
-    assert [f"not planned yet; a plan made now: {told.answer}" for told in after] == [told.answer for told in before]
-    empty = [told.answer for told in after if not told.slots]
+    assert [len(explained.slots) for explained in after] == [numbers(explained)["slots"] for explained in before]
+    assert [numbers(explained) for explained in after] == [numbers(explained) for explained in before]
+    assert [f"not planned yet; a plan made now: {explained.answer}" for explained in after] == [
+        explained.answer for explained in before
+    ]
+    empty = [explained.answer for explained in after if not explained.slots]
     assert empty != []
     assert all("its seeded rounding came to 0" in answer for answer in empty)
 
@@ -257,11 +259,11 @@ def test_young_bots_and_caps_that_are_used_up_are_warned_of(world: World) -> Non
         plan = planner.preview(connection, NOON, now=now)
         found = capacity(connection, NOON, plan, policy, now)
 
-    told = "\n".join(found.warnings)
-    assert "the active bots may take 4 mails today, the present volume is 10" in told
-    assert "the cap on all mail of 24 hours (4) is below the present volume (10)" in told
-    assert "would receive about 10 mails a day, above the cap per provider (3)" in told
-    assert "the cap all is used up: 4 of 4" in told
+    warnings = "\n".join(found.warnings)
+    assert "the active bots may take 4 mails today, the present volume is 10" in warnings
+    assert "the cap on all mail of 24 hours (4) is below the present volume (10)" in warnings
+    assert "would receive about 10 mails a day, above the cap per provider (3)" in warnings
+    assert "the cap all is used up: 4 of 4" in warnings
     assert {cap.scope: cap.used for cap in found.caps} == {"all": 4, "provider": 0, "recipient_domain": 0}
 
 
@@ -383,10 +385,10 @@ def test_an_hour_whose_share_is_rounded_to_nothing_says_so(database: Engine, san
 
 
 def test_before_anything_is_planned_show_says_how_to_plan(run: Command) -> None:
-    told, unplanned = run("plan", "show"), run("plan", "show", "--hour", NEVER_PLANNED)
+    shown, unplanned = run("plan", "show"), run("plan", "show", "--hour", NEVER_PLANNED)
 
-    assert "it is not planned, and a plan made now has " in told.output
-    assert "`emberflow plan run` makes it" in told.output
+    assert "it is not planned, and a plan made now has " in shown.output
+    assert "`emberflow plan run` makes it" in shown.output
     assert "2099-01-31 10:00:00 UTC: it is not planned" in unplanned.output
 
 
@@ -410,8 +412,8 @@ def test_a_planned_hour_is_taken_back_and_stays_taken_back(run: Command, world: 
     assert json.loads(run("plan", "show", "--json").output)["hours"][0]["cancelled"] == planned - 1
     assert (once_more["cancelled"], once_more["left"]) == (0, 1)
     assert once_more["others"] == {"cancelled": planned - 1}
-    told = json.loads(run("plan", "show", "--hour", SATURDAY, "--json").output)["slots"]
-    assert [slot["reason"] for slot in told if slot["status"] == "cancelled"] == (
+    slots = json.loads(run("plan", "show", "--hour", SATURDAY, "--json").output)["slots"]
+    assert [slot["reason"] for slot in slots if slot["status"] == "cancelled"] == (
         ["cancelled by Ann: a slip of the year"] * (planned - 1)
     )
     assert f"{planned} slots of 2099-01-31 09:00:00, {planned - 1} cancelled" in (
@@ -420,7 +422,7 @@ def test_a_planned_hour_is_taken_back_and_stays_taken_back(run: Command, world: 
     assert world.value("select count(*) from ops.slots where status = 'planned' and target_time < '2099-01-01'") == 8
 
 
-def test_a_sender_whose_mails_were_all_cancelled_is_told_so_and_why(run: Command, world: World) -> None:
+def test_a_sender_whose_mails_were_all_cancelled_gets_the_reason(run: Command, world: World) -> None:
     """Q-F2"""
     world.plan()
     run("plan", "cancel", f"{NOON:%Y-%m-%dT%H}", "--reason", "a slip", "--by", "Ann")
@@ -430,7 +432,7 @@ def test_a_sender_whose_mails_were_all_cancelled_is_told_so_and_why(run: Command
     )
 
 
-def test_a_sender_who_lost_some_of_its_mails_is_told_which(database: Engine, sandbox: Sandbox) -> None:
+def test_the_lost_mails_of_a_sender_are_named(database: Engine, sandbox: Sandbox) -> None:
     """Q-F2"""
     world = a_world(database, sandbox, senders=1, bots=20, checks=False)
     world.plan()

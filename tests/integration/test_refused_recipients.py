@@ -165,7 +165,7 @@ def test_two_servers_that_say_so_pause_the_bot_and_a_command_brings_it_back(
     assert statuses_of_bots(world) == {"active": 2}
 
 
-def test_a_refusal_that_nobody_confirms_is_told_as_such_and_one_that_is_confirmed_too(
+def test_a_refusal_that_nobody_confirms_is_reported_as_such_and_one_that_is_confirmed_too(
     database: Engine, sandbox: Sandbox, serve: Serve
 ) -> None:
     """Towards S-B7: what scores are made of."""
@@ -173,8 +173,8 @@ def test_a_refusal_that_nobody_confirms_is_told_as_such_and_one_that_is_confirme
     for sender in world.senders:
         serve(world, sender, UNKNOWN)
         send(world, sender, world.bots[0])
-    told = [event["details"] for event in world.events("attempt")]
-    assert [(one["rule"], one["concerns"], one["is_believed"]) for one in told] == [
+    reports = [event["details"] for event in world.events("attempt")]
+    assert [(one["rule"], one["concerns"], one["is_believed"]) for one in reports] == [
         ("recipient_invalid", "recipient", False),
         ("recipient_invalid", "recipient", True),
     ]
@@ -335,8 +335,8 @@ def test_servers_on_ports_of_their_own_are_parties_of_their_own(
 # The evidence alone
 
 
-class Witnesses:
-    """Says things to the evidence of one database, each in a transaction of its own."""
+class Reports:
+    """Reports answers of servers to the evidence of one database, each in a transaction of its own."""
 
     def __init__(self, world: World, policy: RefusalPolicy = POLICY) -> None:
         self.world = world
@@ -369,68 +369,68 @@ class Witnesses:
 
 
 @pytest.fixture
-def witnesses(database: Engine, sandbox: Sandbox) -> Witnesses:
-    return Witnesses(a_world(database, sandbox, 6, 8, a_policy(), checks=False))
+def reports(database: Engine, sandbox: Sandbox) -> Reports:
+    return Reports(a_world(database, sandbox, 6, 8, a_policy(), checks=False))
 
 
-def test_mailboxes_of_one_server_are_one_party(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_mailboxes_of_one_server_are_one_party(reports: Reports) -> None:
+    world = reports.world
     for sender in world.senders[:4]:
         for spelling in ("smtp.a.test", "SMTP.A.test"):
-            assert witnesses.say(spelling, sender, world.bots[0]).unknown == {}
-    assert witnesses.say("smtp.b.test", world.senders[0], world.bots[0]).unknown.keys() == {world.bots[0].address}
+            assert reports.say(spelling, sender, world.bots[0]).unknown == {}
+    assert reports.say("smtp.b.test", world.senders[0], world.bots[0]).unknown.keys() == {world.bots[0].address}
 
 
-def test_one_mailbox_that_moves_to_another_server_is_one_party(witnesses: Witnesses) -> None:
-    world = witnesses.world
-    assert witnesses.say("smtp.a.test", world.senders[0], world.bots[0]).unknown == {}
-    assert witnesses.say("smtp.b.test", world.senders[0], world.bots[0]).unknown == {}
+def test_one_mailbox_that_moves_to_another_server_is_one_party(reports: Reports) -> None:
+    world = reports.world
+    assert reports.say("smtp.a.test", world.senders[0], world.bots[0]).unknown == {}
+    assert reports.say("smtp.b.test", world.senders[0], world.bots[0]).unknown == {}
 
 
-def test_names_of_one_organisation_are_one_party(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_names_of_one_organisation_are_one_party(reports: Reports) -> None:
+    world = reports.world
     for name, sender in zip(("mail.a.test", "smtp.a.test", "a.test", "mx.eu.a.test"), world.senders, strict=False):
-        assert witnesses.say(name, sender, world.bots[0]).unknown == {}
-    assert witnesses.say("smtp.b.test", world.senders[4], world.bots[0]).unknown.keys() == {world.bots[0].address}
+        assert reports.say(name, sender, world.bots[0]).unknown == {}
+    assert reports.say("smtp.b.test", world.senders[4], world.bots[0]).unknown.keys() == {world.bots[0].address}
 
 
-def test_names_that_reach_one_machine_are_one_party_and_both_stop(witnesses: Witnesses) -> None:
+def test_names_that_reach_one_machine_are_one_party_and_both_stop(reports: Reports) -> None:
     """Aliases of one machine that calls everybody unknown: no bot pauses, and each of its mailboxes stops."""
-    world = witnesses.world
+    world = reports.world
     machine = ("192.0.2.7", 465), ("192.0.2.7", 587)
     names = ("mail.a.test", "mail.b.test")
     stopped = set()
     for bot in world.bots:
         for name, sender, peer in zip(names, world.senders, machine, strict=False):
-            found = witnesses.say(name, sender, bot, peer=peer)
+            found = reports.say(name, sender, bot, peer=peer)
             assert found.unknown == {}
             stopped |= {one.mailbox_id for one in found.outliers}
     assert stopped == {sender.mailbox_id for sender in world.senders[:2]}
 
 
-def test_a_mail_that_gets_there_contradicts_what_was_said_before(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_a_mail_that_gets_there_contradicts_what_was_said_before(reports: Reports) -> None:
+    world = reports.world
     bot = world.bots[0]
-    witnesses.say("smtp.a.test", world.senders[0], bot)
-    witnesses.say("smtp.b.test", world.senders[1], bot, None)
-    assert witnesses.say("smtp.c.test", world.senders[2], bot).unknown == {}
-    assert witnesses.say("smtp.a.test", world.senders[0], bot).unknown == {
+    reports.say("smtp.a.test", world.senders[0], bot)
+    reports.say("smtp.b.test", world.senders[1], bot, None)
+    assert reports.say("smtp.c.test", world.senders[2], bot).unknown == {}
+    assert reports.say("smtp.a.test", world.senders[0], bot).unknown == {
         bot.address: ["smtp.a.test", "smtp.c.test"],
     }  # fmt: skip
 
 
-def test_a_refusal_counts_for_its_span(witnesses: Witnesses) -> None:
-    world = witnesses.world
-    witnesses.say("smtp.a.test", world.senders[0], world.bots[0])
+def test_a_refusal_counts_for_its_span(reports: Reports) -> None:
+    world = reports.world
+    reports.say("smtp.a.test", world.senders[0], world.bots[0])
     world.clock.advance(timedelta(seconds=POLICY.span_s))
-    assert witnesses.say("smtp.b.test", world.senders[1], world.bots[0]).unknown == {}
+    assert reports.say("smtp.b.test", world.senders[1], world.bots[0]).unknown == {}
     world.clock.advance(timedelta(seconds=POLICY.span_s - 1))
-    assert witnesses.say("smtp.c.test", world.senders[2], world.bots[0]).unknown != {}
+    assert reports.say("smtp.c.test", world.senders[2], world.bots[0]).unknown != {}
 
 
-def test_numbers_are_the_policys(witnesses: Witnesses) -> None:
-    world = witnesses.world
-    strict = Witnesses(world, RefusalPolicy(servers=3, outlier_recipients=2))
+def test_numbers_are_the_policys(reports: Reports) -> None:
+    world = reports.world
+    strict = Reports(world, RefusalPolicy(servers=3, outlier_recipients=2))
     assert strict.say("smtp.a.test", world.senders[0], world.bots[0]).unknown == {}
     assert strict.say("smtp.b.test", world.senders[1], world.bots[0]).unknown == {}
     assert strict.say("smtp.c.test", world.senders[2], world.bots[0]).unknown != {}
@@ -440,10 +440,8 @@ def test_numbers_are_the_policys(witnesses: Witnesses) -> None:
     ]
 
 
-def test_a_mailbox_that_is_stopped_is_called_by_its_address(
-    witnesses: Witnesses, caplog: pytest.LogCaptureFixture
-) -> None:
-    world = witnesses.world
+def test_a_mailbox_that_is_stopped_is_called_by_its_address(reports: Reports, caplog: pytest.LogCaptureFixture) -> None:
+    world = reports.world
     sender = world.senders[0]
     findings = Findings(outliers=[Outlier(sender.mailbox_id, "smtp.a.test", 3)])
     with world.engine.begin() as connection:
@@ -452,18 +450,18 @@ def test_a_mailbox_that_is_stopped_is_called_by_its_address(
     assert caplog.messages[-1].startswith(f"{sender.address} is paused: its server is doubted: smtp.a.test says of 3 ")
 
 
-def test_a_server_that_serves_others_in_between_is_no_outlier_until_it_is_contradicted(witnesses: Witnesses) -> None:
+def test_a_server_that_serves_others_in_between_is_no_outlier_until_it_is_contradicted(reports: Reports) -> None:
     """It refuses one domain, as one does that takes it for its own."""
-    world = witnesses.world
+    world = reports.world
     sender, other = world.senders[:2]
     for bot in world.bots[:5]:
-        assert witnesses.say("smtp.a.test", sender, bot).outliers == []
-        witnesses.say("smtp.a.test", sender, world.bots[7], None)
+        assert reports.say("smtp.a.test", sender, bot).outliers == []
+        reports.say("smtp.a.test", sender, world.bots[7], None)
     for bot in world.bots[:2]:
-        assert witnesses.say("smtp.b.test", other, bot, None).outliers == []
-    (outlier,) = witnesses.say("smtp.b.test", other, world.bots[2], None).outliers
+        assert reports.say("smtp.b.test", other, bot, None).outliers == []
+    (outlier,) = reports.say("smtp.b.test", other, world.bots[2], None).outliers
     assert (outlier.mailbox_id, outlier.smtp_host, outlier.recipients) == (sender.mailbox_id, "smtp.a.test", 3)
-    assert witnesses.say("smtp.b.test", other, world.bots[3], None).outliers == []
+    assert reports.say("smtp.b.test", other, world.bots[3], None).outliers == []
 
 
 @pytest.mark.parametrize("number", [3, 8])
@@ -471,126 +469,126 @@ def test_bots_that_are_gone_stop_no_mailbox_of_a_server_that_serves_others(
     database: Engine, sandbox: Sandbox, number: int
 ) -> None:
     """Ten mailboxes of one server, each of which meets bots that are gone; also when those come back."""
-    witnesses = Witnesses(a_world(database, sandbox, 10, 9, a_policy(), checks=False))
-    world = witnesses.world
+    reports = Reports(a_world(database, sandbox, 10, 9, a_policy(), checks=False))
+    world = reports.world
     gone, there = world.bots[:number], world.bots[8]
     for place, sender in enumerate(world.senders):
         for turn in range(2):
             bot = gone[(place + turn) % number]
-            assert witnesses.say("smtp.a.test", sender, bot).outliers == []
+            assert reports.say("smtp.a.test", sender, bot).outliers == []
             other = world.senders[(place + 1 + turn) % 10]
-            assert witnesses.say("smtp.a.test", other, there, None).outliers == []
+            assert reports.say("smtp.a.test", other, there, None).outliers == []
     for bot in gone:
-        assert witnesses.say("smtp.a.test", world.senders[0], bot, None).outliers == []
+        assert reports.say("smtp.a.test", world.senders[0], bot, None).outliers == []
         for sender in world.senders[1:]:
-            assert witnesses.say("smtp.a.test", sender, bot, None).outliers == []
+            assert reports.say("smtp.a.test", sender, bot, None).outliers == []
 
 
-def test_bots_that_come_back_stop_nobody_if_the_servers_own_mailboxes_reach_them_first(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_bots_that_come_back_stop_nobody_if_the_servers_own_mailboxes_reach_them_first(reports: Reports) -> None:
+    world = reports.world
     first, second, other = world.senders[:3]
     for bot in world.bots[:4]:
-        witnesses.say("smtp.a.test", first, bot)
-        witnesses.say("smtp.a.test", first, world.bots[7], None)
+        reports.say("smtp.a.test", first, bot)
+        reports.say("smtp.a.test", first, world.bots[7], None)
     for bot in world.bots[:4]:
-        assert witnesses.say("smtp.a.test", second, bot, None).outliers == []
-        assert witnesses.say("smtp.b.test", other, bot, None).outliers == []
+        assert reports.say("smtp.a.test", second, bot, None).outliers == []
+        assert reports.say("smtp.b.test", other, bot, None).outliers == []
 
 
-def test_a_mailbox_that_is_refused_everybody_by_a_server_that_serves_others_stops_alone(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_a_mailbox_that_is_refused_everybody_by_a_server_that_serves_others_stops_alone(reports: Reports) -> None:
+    world = reports.world
     refused, served = world.senders[:2]
     stopped = []
     for bot in world.bots:
-        found = witnesses.say("smtp.a.test", refused, bot).outliers, witnesses.say(
+        found = reports.say("smtp.a.test", refused, bot).outliers, reports.say(
             "smtp.a.test", served, bot, None
         ).outliers  # fmt: skip
         stopped += [one.mailbox_id for outliers in found for one in outliers]
     assert set(stopped) == {refused.mailbox_id}
 
 
-def test_what_a_server_said_does_not_stop_a_mailbox_that_has_left_it(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_what_a_server_said_does_not_stop_a_mailbox_that_has_left_it(reports: Reports) -> None:
+    world = reports.world
     gone, stays = world.senders[:2]
     for bot in world.bots[:2]:
-        witnesses.say("smtp.a.test", gone, bot)
-    witnesses.use("smtp.b.test", gone)
+        reports.say("smtp.a.test", gone, bot)
+    reports.use("smtp.b.test", gone)
     for bot in world.bots[:3]:
-        stopped = witnesses.say("smtp.a.test", stays, bot).outliers
+        stopped = reports.say("smtp.a.test", stays, bot).outliers
     assert [one.mailbox_id for one in stopped] == [stays.mailbox_id]
 
 
-def test_every_mailbox_that_meets_the_outliers_refusals_stops_and_no_other(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_every_mailbox_that_meets_the_outliers_refusals_stops_and_no_other(reports: Reports) -> None:
+    world = reports.world
     first, second, third, fourth = world.senders[:4]
     for bot in world.bots[:2]:
-        assert witnesses.say("smtp.a.test", first, bot).outliers == []
-    stopped = witnesses.say("smtp.a.test", second, world.bots[2]).outliers
+        assert reports.say("smtp.a.test", first, bot).outliers == []
+    stopped = reports.say("smtp.a.test", second, world.bots[2]).outliers
     assert [one.mailbox_id for one in stopped] == [first.mailbox_id, second.mailbox_id]
-    assert [one.mailbox_id for one in witnesses.say("smtp.a.test", third, world.bots[3]).outliers] == [third.mailbox_id]
-    assert witnesses.say("smtp.b.test", fourth, world.bots[4]).outliers == []
+    assert [one.mailbox_id for one in reports.say("smtp.a.test", third, world.bots[3]).outliers] == [third.mailbox_id]
+    assert reports.say("smtp.b.test", fourth, world.bots[4]).outliers == []
 
 
-def test_who_was_stopped_first_is_cleared_when_others_come_to_say_the_same(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_who_was_stopped_first_is_cleared_when_others_come_to_say_the_same(reports: Reports) -> None:
+    world = reports.world
     first, second = world.senders[:2]
     for bot in world.bots[:3]:
-        stopped = witnesses.say("smtp.a.test", first, bot).outliers
+        stopped = reports.say("smtp.a.test", first, bot).outliers
     assert [one.mailbox_id for one in stopped] == [first.mailbox_id]
-    found = witnesses.say("smtp.b.test", second, world.bots[0])
+    found = reports.say("smtp.b.test", second, world.bots[0])
     assert found.unknown.keys() == {world.bots[0].address}
     assert found.cleared == [first.mailbox_id]
     assert found.outliers == []
 
 
-def test_a_recipient_that_is_out_of_use_makes_no_late_witness_an_outlier(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_a_recipient_that_is_out_of_use_makes_no_late_reporter_an_outlier(reports: Reports) -> None:
+    world = reports.world
     world.change("update ops.bots set status = 'paused', status_reason = 'gone', status_remedy = 'none'")
     for bot in world.bots:
-        assert witnesses.say("smtp.a.test", world.senders[0], bot) == Findings()
+        assert reports.say("smtp.a.test", world.senders[0], bot) == Findings()
 
 
-def test_an_address_that_is_not_ours_is_judged_by_the_same_rule(witnesses: Witnesses) -> None:
-    world = witnesses.world
-    assert witnesses.say("smtp.a.test", world.senders[0], "lead@customer.test").unknown == {}
-    found = witnesses.say("smtp.b.test", world.senders[1], "lead@customer.test")
+def test_an_address_that_is_not_ours_is_judged_by_the_same_rule(reports: Reports) -> None:
+    world = reports.world
+    assert reports.say("smtp.a.test", world.senders[0], "lead@customer.test").unknown == {}
+    found = reports.say("smtp.b.test", world.senders[1], "lead@customer.test")
     assert found.unknown == {"lead@customer.test": ["smtp.a.test", "smtp.b.test"]}
 
 
-def test_what_workers_are_told_at_the_same_moment_is_seen_as_a_whole(witnesses: Witnesses) -> None:
+def test_what_servers_answer_several_workers_at_the_same_moment_is_seen_as_a_whole(reports: Reports) -> None:
     """One recipient, two servers, two workers: exactly one of the workers learns that it is unknown."""
-    world = witnesses.world
+    world = reports.world
     for bot in world.bots:
         both = threading.Barrier(2)
 
-        def tell(host: str, sender: Member, bot: Member = bot, both: threading.Barrier = both) -> Findings:
+        def report(host: str, sender: Member, bot: Member = bot, both: threading.Barrier = both) -> Findings:
             both.wait(30)
-            return witnesses.say(host, sender, bot)
+            return reports.say(host, sender, bot)
 
         with ThreadPoolExecutor(2) as workers:
-            told = [
-                workers.submit(tell, f"smtp.{name}.test", sender)
+            answers = [
+                workers.submit(report, f"smtp.{name}.test", sender)
                 for name, sender in zip("ab", world.senders, strict=False)
             ]
-        assert sum(bot.address in one.result(30).unknown for one in told) == 1
+        assert sum(bot.address in one.result(30).unknown for one in answers) == 1
 
 
 def test_a_bots_server_that_calls_senders_unknown_stops_the_bot(database: Engine, sandbox: Sandbox) -> None:
     """The same rule the other way round: a reply that is refused."""
-    witnesses = Witnesses(a_world(database, sandbox, 4, 2, a_policy(), checks=False))
-    world = witnesses.world
-    found = [witnesses.say("smtp.a.test", world.bots[0], sender) for sender in world.senders[:3]]
+    reports = Reports(a_world(database, sandbox, 4, 2, a_policy(), checks=False))
+    world = reports.world
+    found = [reports.say("smtp.a.test", world.bots[0], sender) for sender in world.senders[:3]]
     assert [one.mailbox_id for one in found[-1].outliers] == [world.bots[0].mailbox_id]
     assert all(one.unknown == {} for one in found)
     assert world.clock.now() == NOON
 
 
-def test_bots_that_others_reach_first_stop_nobody_once_the_server_takes_mail_for_them_too(witnesses: Witnesses) -> None:
-    world = witnesses.world
+def test_bots_that_others_reach_first_stop_nobody_once_the_server_takes_mail_for_them_too(reports: Reports) -> None:
+    world = reports.world
     first, second, other = world.senders[:3]
     for bot in world.bots[:4]:
-        witnesses.say("smtp.a.test", first, bot)
-        witnesses.say("smtp.a.test", first, world.bots[7], None)
+        reports.say("smtp.a.test", first, bot)
+        reports.say("smtp.a.test", first, world.bots[7], None)
     for bot in world.bots[:4]:
-        assert witnesses.say("smtp.b.test", other, bot, None).outliers == []
-        assert witnesses.say("smtp.a.test", second, bot, None).outliers == []
+        assert reports.say("smtp.b.test", other, bot, None).outliers == []
+        assert reports.say("smtp.a.test", second, bot, None).outliers == []

@@ -187,7 +187,7 @@ def test_a_lease_that_lapses_before_data_is_planned_again_and_the_old_token_is_w
 
 
 def test_a_slot_that_its_worker_is_not_through_with_waits_until_it_is(world: World) -> None:
-    """Q-B4, case 9: two claims of one slot in one run could not be told apart."""
+    """Q-B4, case 9: two claims of one slot in one run could not be distinguished."""
     stale = a_claimed(world)
     world.lapse_leases()
     tidy(world)

@@ -32,7 +32,7 @@ def history(world: World, kind: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("kind", ["sender", "bot"])
-def test_the_history_tells_all_from_the_import_on(world: World, kind: lifecycle.MailboxKind) -> None:
+def test_the_history_has_all_from_the_import_on(world: World, kind: lifecycle.MailboxKind) -> None:
     address = (world.senders if kind == "sender" else world.bots)[0].address
     mailboxes.pause(world.engine, EVA, kind, address, reason="on leave")
     mailboxes.pause(world.engine, EVA, kind, address, reason="ill")

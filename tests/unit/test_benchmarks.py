@@ -41,7 +41,7 @@ def test_a_figure_is_the_median_of_its_rounds_with_their_extremes() -> None:
     assert Figure.of([1.0, 2.0]).median == 1.5
 
 
-def test_a_count_is_told_as_it_is_and_a_measured_number_to_five_digits() -> None:
+def test_a_count_is_shown_as_it_is_and_a_measured_number_to_five_digits() -> None:
     assert Figure.of([227_807.0]).as_json()["median"] == 227_807
     assert Figure.of([32_951.7]).as_json()["median"] == 32_952
 

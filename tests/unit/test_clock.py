@@ -20,7 +20,7 @@ instants = st.datetimes(
 )
 
 
-def test_a_manual_clock_moves_only_when_told_to() -> None:
+def test_a_manual_clock_moves_only_when_asked_to() -> None:
     clock = ManualClock(NOON)
     assert clock.now() == clock.now() == NOON
     clock.sleep(1.5)

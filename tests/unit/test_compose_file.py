@@ -1,4 +1,4 @@
-"""The stack as containers: who is told which secret."""
+"""The stack as containers: which service has which secret."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def services() -> dict[str, dict[str, Any]]:
     return dict(compose["services"])
 
 
-def told(services: dict[str, dict[str, Any]], names: set[str]) -> set[str]:
+def that_have(services: dict[str, dict[str, Any]], names: set[str]) -> set[str]:
     return {service for service, entry in services.items() if names & set(entry.get("environment", {}))}
 
 
 def test_mailbox_keys_are_only_where_mail_is_sent_or_read(services: dict[str, dict[str, Any]]) -> None:
     """The scheduler's LocalExecutor runs dispatch, inbox and reconcile; the command line registers mailboxes."""
-    assert told(services, MAILBOX_KEYS) == {"scheduler", "cli"}
+    assert that_have(services, MAILBOX_KEYS) == {"scheduler", "cli"}
 
 
 def test_a_killed_schedulers_tasks_are_taken_up_as_soon_as_on_the_local_stack(
@@ -40,10 +40,10 @@ def test_a_killed_schedulers_tasks_are_taken_up_as_soon_as_on_the_local_stack(
     assert RECOVERY.items() <= services["scheduler"]["environment"].items()
 
 
-def test_the_mail_sandbox_is_told_no_secret(services: dict[str, dict[str, Any]]) -> None:
+def test_the_mail_sandbox_has_no_secret(services: dict[str, dict[str, Any]]) -> None:
     """It meets strangers' mail, and needs nothing of ours."""
     assert "environment" not in services["mail-sandbox"]
-    assert "mail-sandbox" not in told(services, AIRFLOW_SECRETS | {"EMBERFLOW_DATABASE_URL"})
+    assert "mail-sandbox" not in that_have(services, AIRFLOW_SECRETS | {"EMBERFLOW_DATABASE_URL"})
 
 
 def test_the_administrators_password_is_the_one_of_the_configuration(
@@ -52,7 +52,7 @@ def test_the_administrators_password_is_the_one_of_the_configuration(
     """Without the file Airflow would make up another password and print it to its log."""
     server = services["api-server"]
     assert server["environment"]["AIRFLOW_ADMIN_PASSWORD"] == "${AIRFLOW_ADMIN_PASSWORD:?see .env}"
-    assert told(services, {"AIRFLOW_ADMIN_PASSWORD"}) == {"api-server"}
+    assert that_have(services, {"AIRFLOW_ADMIN_PASSWORD"}) == {"api-server"}
     shell, option, line = server["command"]
     file = tmp_path / "airflow" / "passwords.json"
     programs = tmp_path / "bin"

@@ -52,7 +52,7 @@ def complaint(**changes: object) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "warnings"),
     [
         (f"{HEADER}\n{ROW}\n,,,,\n , , , , \n", ["left out: 2 empty rows"]),
         (f"{HEADER}\n,,,,\n{ROW}\n", ["left out: 1 empty row"]),
@@ -65,10 +65,10 @@ def complaint(**changes: object) -> tuple[str, str]:
         (f"{HEADER}\n\u00a0{ROW}\n", []),
     ],
 )
-def test_empty_rows_and_columns_are_left_out_and_counted(read: Reader, content: str, told: list[str]) -> None:
+def test_empty_rows_and_columns_are_left_out_and_counted(read: Reader, content: str, warnings: list[str]) -> None:
     said: list[str] = []
     (row,) = read(content, tell=said.append)
-    assert (row.address, row.smtp_port, said) == ("ann@north.test", 587, told)
+    assert (row.address, row.smtp_port, said) == ("ann@north.test", 587, warnings)
 
 
 def test_rows_keep_their_line_numbers_behind_blank_lines_and_empty_rows(read: Reader) -> None:
@@ -266,7 +266,7 @@ def test_the_list_of_zones_is_not_read_for_every_row(read: Reader, monkeypatch: 
     assert len(asked) <= 1
 
 
-def test_progress_is_told_while_a_long_file_is_read(read: Reader) -> None:
+def test_progress_is_reported_while_a_long_file_is_read(read: Reader) -> None:
     seen: list[tuple[int, int]] = []
     rows = [f"a{number}@north.test,x,h,587,h" for number in range(2500)]
     read("\n".join([HEADER, *rows]), progress=lambda done, total: seen.append((done, total)))

@@ -28,7 +28,7 @@ def writes_a_state(source: str) -> list[int]:
     found = []
     for function in ast.walk(ast.parse(source)):
         if isinstance(function, ast.Constant) and isinstance(function.value, str):
-            found += [function.lineno for told in _SQL.findall(function.value) if _COLUMN.search(told)]
+            found += [function.lineno for sql in _SQL.findall(function.value) if _COLUMN.search(sql)]
         if not isinstance(function, ast.FunctionDef):
             continue
         nodes = list(ast.walk(function))

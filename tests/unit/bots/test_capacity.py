@@ -72,7 +72,7 @@ def test_bots_are_added_up_by_why_they_take_nothing_now() -> None:
     assert sum(state["bots"] for state in found.values()) == 5
 
 
-def test_a_young_bot_at_its_cap_is_told_apart_from_a_grown_one() -> None:
+def test_a_young_bot_at_its_cap_is_distinguished_from_a_grown_one() -> None:
     """B-F6"""
     found = by_state(
         bots(

@@ -147,7 +147,7 @@ def end_once_watched(home: Path) -> threading.Thread:
     return thread
 
 
-def test_in_the_foreground_it_stays_and_stops_the_stack_when_it_is_told_to_end(
+def test_in_the_foreground_it_stays_and_stops_the_stack_when_it_is_asked_to_end(
     calls: list[str], tmp_path: Path
 ) -> None:
     thread = end_once_watched(tmp_path)

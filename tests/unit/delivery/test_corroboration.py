@@ -22,18 +22,18 @@ def test_two_servers_that_say_so_of_two_mailboxes_are_believed_and_named() -> No
     assert unknown(refusals, 2) == {GONE: ["smtp.a.test", "smtp.b.test"]}
 
 
-def test_two_names_of_one_organisation_or_network_are_one_witness() -> None:
+def test_two_names_of_one_organisation_or_network_are_one_party() -> None:
     assert unknown([a_refusal("smtp.a.test", 1), a_refusal("mail.a.test", 2)], 2) == {}
     same = "192.0.2.0/24"
     refusals = [a_refusal("smtp.a.test", 1, network=same), a_refusal("smtp.b.test", 2, network=same)]
     assert unknown(refusals, 2) == {}
 
 
-def test_one_mailbox_that_changed_its_server_is_one_witness() -> None:
+def test_one_mailbox_that_changed_its_server_is_one_party() -> None:
     assert unknown([a_refusal("smtp.a.test", 1), a_refusal("smtp.b.test", 1)], 2) == {}
 
 
-def test_a_stricter_policy_wants_more_witnesses() -> None:
+def test_a_stricter_policy_wants_more_parties() -> None:
     refusals = [a_refusal("smtp.a.test", 1), a_refusal("smtp.b.test", 2)]
     assert unknown(refusals, 3) == {}
     assert unknown([*refusals, a_refusal("mail.b.test", 3)], 3) == {}

@@ -57,7 +57,7 @@ def test_every_type_is_described_once_and_the_database_knows_the_same() -> None:
     assert [re.findall(r"'(\w+)'", one) for one in allowed] == [list(EventType)]
 
 
-def test_a_natural_key_tells_its_event() -> None:
+def test_a_natural_key_names_its_event() -> None:
     """Placements share theirs: a mail is first found in one place."""
     prefixes = [key.partition(":")[0] for kind in EVENTS.values() for key in kind.keys]
     assert sorted({*prefixes}) == sorted(prefixes[:3] + prefixes[4:])

@@ -79,7 +79,7 @@ def test_the_failed_stage_and_the_servers_words_are_reported(
         ({}, {"SELECT": [b"NO mailbox does not exist"]}, False),
     ],
 )
-def test_what_passes_is_told_apart_from_what_somebody_has_to_change(
+def test_what_passes_is_distinguished_from_what_somebody_has_to_change(
     authority: Authority, smtp_faults: dict[str, Any], imap_script: dict[str, Any], is_transient: bool
 ) -> None:
     """S-B1"""

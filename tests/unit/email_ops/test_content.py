@@ -81,7 +81,7 @@ def test_conversations_differ() -> None:
     assert len({render("walking-route", 1, conversation=number) for number in range(60)}) > 30
 
 
-def test_another_seed_tells_another_story() -> None:
+def test_another_seed_gives_another_text() -> None:
     assert [render("book-club", 1, seed) for seed in range(8)] != [render("book-club", 1, 0)] * 8
 
 

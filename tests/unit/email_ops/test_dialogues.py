@@ -41,7 +41,7 @@ class Leader:
     def lead(self) -> dict[str, Ended]:
         started = time.monotonic()
         while True:
-            # Of several that end in one turn, the last may have been told of after there were none left.
+            # Of several that end in one turn, the last may be reported after there were none left.
             events = self.dialogues.turn(10 if len(self.dialogues) else 0)
             if not events and not len(self.dialogues):
                 return self.ends
@@ -167,8 +167,8 @@ def test_answers_that_arrived_while_the_process_was_stopped_are_heard_whatever_t
     assert (permitted, {outcome(ended) for ended in ends.values()}, len(ends)) == (3, {("sent", "eod")}, 3)
 
 
-def test_a_dialogue_that_is_cut_tells_nothing_and_leaves_no_session(scene: Scene, dialogues: Dialogues[str]) -> None:
-    """For a mail whose outcome is told already."""
+def test_a_dialogue_that_is_cut_reports_nothing_and_leaves_no_session(scene: Scene, dialogues: Dialogues[str]) -> None:
+    """For a mail whose outcome is reported already."""
     server, connection = scene.begin("cut")
     while not dialogues.turn(10):
         pass

@@ -46,7 +46,7 @@ def test_an_unknown_mode_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("host", [f"{'x' * 70}.test", "mail..north.test", ".north.test"])
 def test_a_text_that_cannot_be_a_host_name_is_a_connection_fault_that_lasts(host: str) -> None:
-    """An OSError, so that whoever can be told of a host that is away is told of this one too."""
+    """An OSError, so that whoever handles a host that is away handles this one too."""
     with pytest.raises(HostNameError, match="not a host name") as caught:
         require_mail_egress("sandbox", host)
     assert is_lasting_fault(caught.value)

@@ -73,7 +73,7 @@ def test_what_does_not_speak_of_a_limit_or_an_outage_is_about_the_login(text: st
         (None, "NO AUTHENTICATE: mechanism not supported"),
     ],
 )
-def test_a_mechanism_that_is_not_taken_is_told_apart(code: int | None, text: str) -> None:
+def test_a_mechanism_that_is_not_taken_is_distinguished(code: int | None, text: str) -> None:
     assert is_about_the_mechanism(text, code)
 
 

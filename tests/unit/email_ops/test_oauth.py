@@ -209,7 +209,7 @@ def test_a_mailbox_that_no_token_opens_fails_after_the_second_login(authority: A
         (close, "transient", "no answer"),
     ],
 )
-def test_without_an_access_token_nothing_is_sent_and_the_reason_is_told(
+def test_without_an_access_token_nothing_is_sent_and_the_reason_is_reported(
     authority: Authority, answer: Any, outcome: str, word: str
 ) -> None:
     """E-F1, E-B2: a mailbox's fault at AUTH; the login is not tried, least of all with another mechanism."""
@@ -228,7 +228,7 @@ def test_without_an_access_token_nothing_is_sent_and_the_reason_is_told(
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
-def told(body: bytes, *headers: bytes) -> Callable[[socket.socket], None]:
+def answering(body: bytes, *headers: bytes) -> Callable[[socket.socket], None]:
     """Answer with this content."""
     head = HEAD + b"".join(header + b"\r\n" for header in headers) + b"Content-Length: %d\r\n" % len(body)
     return lambda connection: connection.sendall(head + b"Connection: close\r\n\r\n" + body)
@@ -255,15 +255,15 @@ BOMB = gzip.compress(b" " * 50_000_000)
     ("answer", "word"),
     [
         (endless(HEAD + b"\r\n", b" " * 65_536), "longer than 262144 bytes"),
-        (told(BOMB, b"Content-Encoding: gzip"), "longer than 262144 bytes"),
-        (told(b"{}", b"Content-Encoding: br"), "content encoding is 'br'"),
-        (told(b"not gzip", b"Content-Encoding: gzip"), "not gzip"),
+        (answering(BOMB, b"Content-Encoding: gzip"), "longer than 262144 bytes"),
+        (answering(b"{}", b"Content-Encoding: br"), "content encoding is 'br'"),
+        (answering(b"not gzip", b"Content-Encoding: gzip"), "not gzip"),
         (endless(HEAD + b"\r\n", b" ", 0.02), "took longer than"),
         (endless(HEAD + b"X-More: ", b"x", 0.02), "took longer than"),
         (endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02), "took longer than"),
-        (told(b"[" * 200_000), "no access token in the answer"),
-        (told(b'{"error": ' + b"[" * 900 + b"]" * 900 + b"}"), "no access token in the answer"),
-        (told(b"9" * 5_000), "no access token in the answer"),
+        (answering(b"[" * 200_000), "no access token in the answer"),
+        (answering(b'{"error": ' + b"[" * 900 + b"]" * 900 + b"}"), "no access token in the answer"),
+        (answering(b"9" * 5_000), "no access token in the answer"),
     ],
     ids=["endless", "bomb", "br", "no gzip", "drip", "header drip", "continue", "deep", "deep error", "long integer"],
 )
@@ -283,13 +283,13 @@ def test_a_hostile_token_endpoint_costs_neither_time_nor_memory_and_is_named(
 def test_an_answer_that_is_compressed_without_being_asked_is_read(authority: Authority) -> None:
     body = json.dumps({"access_token": "access-1"}).encode()
     for encoding, content in (("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
-        with a_provider(authority, told(content, f"Content-Encoding: {encoding}".encode())) as provider:
+        with a_provider(authority, answering(content, f"Content-Encoding: {encoding}".encode())) as provider:
             assert provider.token() == "access-1"
 
 
 @pytest.mark.parametrize("lifetime", [b"1e999", b"1" + b"0" * 400, b'"inf"'])
 def test_no_access_token_lives_for_ever(authority: Authority, lifetime: bytes) -> None:
-    first = told(b'{"access_token": "access-1", "expires_in": ' + lifetime + b"}")
+    first = answering(b'{"access_token": "access-1", "expires_in": ' + lifetime + b"}")
     with a_provider(authority, first, granted("access-2")) as provider:
         assert [provider.token(at) for at in (0.0, 86_400.0)] == ["access-1", "access-2"]
 

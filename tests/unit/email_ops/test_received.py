@@ -68,7 +68,7 @@ def test_an_empty_message_has_nothing() -> None:
     assert not nothing.warmup_label
 
 
-def test_the_null_sender_of_a_bounce_is_told_from_a_missing_one() -> None:
+def test_the_null_sender_of_a_bounce_is_distinguished_from_a_missing_one() -> None:
     assert headers("Return-Path: <>\nSubject: x").return_path == ""
     assert headers("Return-Path: <Ann@North.test>\nSubject: x").return_path == "ann@north.test"
     assert headers("Subject: x").return_path is None

@@ -277,7 +277,7 @@ def test_a_host_that_never_answers_a_connection_is_transient() -> None:
 @pytest.mark.parametrize(
     ("errno", "outcome"), [(socket.EAI_AGAIN, "transient"), (socket.EAI_NONAME, "permanent")], ids=["away", "no_such"]
 )
-def test_a_host_that_does_not_exist_is_told_apart_from_a_name_server_that_does_not_answer(
+def test_a_host_that_does_not_exist_is_distinguished_from_a_name_server_that_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, errno: int, outcome: str
 ) -> None:
     def fail(*_args: object, **_kwargs: object) -> None:
@@ -371,7 +371,7 @@ def test_a_mechanism_that_is_announced_and_refused_gives_way_to_the_next(
     assert tried == ["PLAIN", "LOGIN", "CRAM-MD5"][: len(refused) + 1]
 
 
-def test_if_every_mechanism_is_refused_the_last_refusal_is_told(authority: Authority) -> None:
+def test_if_every_mechanism_is_refused_the_last_refusal_is_reported(authority: Authority) -> None:
     refused = {"PLAIN": "504 5.5.4 no PLAIN", "LOGIN": "504 5.5.4 no LOGIN"}
     server = FaultySmtpServer(authority.server_context(), refused_mechanisms=refused)
     with a_connection(server, authority) as connection:
@@ -602,7 +602,7 @@ def test_nobody_waits_for_the_answer_to_quit(authority: Authority, action: Any) 
 
 
 @pytest.mark.timeout(30)
-def test_a_refusal_is_told_although_the_server_never_answers_the_reset(authority: Authority) -> None:
+def test_a_refusal_is_reported_although_the_server_never_answers_the_reset(authority: Authority) -> None:
     """E-F6: the slot's lease runs meanwhile, so what is known is not held back for long."""
     faults: dict[str, Action | Sequence[Action]] = {"rcpt": "550 5.1.1 no such user", "rset": trickle}
     server = FaultySmtpServer(authority.server_context(), faults=faults)
@@ -625,7 +625,7 @@ def test_an_impossible_host_name_is_a_fault_of_this_mailbox_only(host: str) -> N
 def test_an_error_that_nobody_has_thought_of_is_this_mailboxs_own(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """E-F6: told like every other failure, and logged with where it came from, without what it may quote."""
+    """E-F6: reported like every other failure, and logged with where it came from, without what it may quote."""
 
     def fail(_session: Session) -> tuple[int, bytes]:
         raise LookupError(f"unknown encoding: {PASSWORD}")

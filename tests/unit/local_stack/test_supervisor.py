@@ -14,7 +14,7 @@ from emberflow.local_stack.supervisor import MOST_TRIES, Supervisor, histories
 
 
 class Fake:
-    """A part that runs while it is told to."""
+    """A part that runs while the test lets it."""
 
     def __init__(self, name: str, *needs: str) -> None:
         self.name = name

@@ -69,7 +69,7 @@ def test_each_loss_has_its_column(changes: dict[str, Any], expected: dict[str, i
     assert of_sender(a_planned_day(**changes)) == expected
 
 
-def test_a_window_that_is_over_is_told_from_one_that_opens_later() -> None:
+def test_a_window_that_is_over_is_distinguished_from_one_that_opens_later() -> None:
     """B-F6"""
     closed: dict[str, Any] = {"wanted": 0, "open_s_now": 0.0, "open_s_left": 0.0}
     over = a_planned_day(closes_at=MONDAY_NOON - timedelta(hours=1), **closed)
@@ -106,11 +106,11 @@ def test_every_mail_of_a_ramp_volume_is_counted_exactly_once(data: st.DataObject
         open_s_now=open_s_now, wanted=wanted,
     )  # fmt: skip
 
-    told = of_sender(day, timed, data.draw(st.integers(0, timed)))
+    counted = of_sender(day, timed, data.draw(st.integers(0, timed)))
 
-    assert sum(told.values()) == volume
-    assert all(mails > 0 for mails in told.values())
-    assert told.keys() <= {*LOSSES, "slots"}
+    assert sum(counted.values()) == volume
+    assert all(mails > 0 for mails in counted.values())
+    assert counted.keys() <= {*LOSSES, "slots"}
 
 
 def test_rows_of_the_account_follow_the_day_whatever_the_order_of_slots() -> None:
@@ -118,7 +118,7 @@ def test_rows_of_the_account_follow_the_day_whatever_the_order_of_slots() -> Non
     day = frame(a_planned_day(2, wanted=1), a_planned_day(1), a_planned_day(3, wanted=0))
     slots = pd.DataFrame({"sender_id": [1, 2, 1]})
 
-    told = account(day, slots, slots.iloc[::-1])
+    counted = account(day, slots, slots.iloc[::-1])
 
-    assert told["sender_id"].tolist() == [2, 1, 3]
-    assert told["slots"].tolist() == [1, 2, 0]
+    assert counted["sender_id"].tolist() == [2, 1, 3]
+    assert counted["slots"].tolist() == [1, 2, 0]

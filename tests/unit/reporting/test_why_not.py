@@ -48,7 +48,7 @@ def test_the_answer_names_what_decided(changes: dict[str, Any], answer: str) -> 
     assert reason(facts(**changes), "found no bot (1 no_seat)") == answer
 
 
-def test_several_losses_are_told_together() -> None:
+def test_several_losses_are_named_together() -> None:
     answer = reason(facts(slots=1, no_bot=1, no_room=1), "found no bot (1 no_seat)")
 
     assert answer == (

@@ -22,7 +22,7 @@ def test_a_created_account_opens_with_its_password_only(tmp_path: Path) -> None:
     assert not accounts.verify("bob@north.test", "pässword")
 
 
-def test_a_reader_sees_accounts_made_later_without_being_told(tmp_path: Path) -> None:
+def test_a_reader_sees_accounts_made_later_without_a_restart(tmp_path: Path) -> None:
     accounts = Accounts(tmp_path)
     assert not accounts.serves("anyone@north.test")
     for number in range(50):
