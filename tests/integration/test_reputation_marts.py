@@ -163,6 +163,31 @@ class World:
         self.event("placed_junk", sender, slot_id, pair, moment, turn=2, direction="to_sender", provider="home")
         self.event("rescued", sender, slot_id, pair, moment)
 
+    def cold_mail(self, sender: Account, moment: datetime) -> None:
+        """Send a mail to somebody who is not ours, so that nobody sees where it lies."""
+        key, local_day = self._key(), moment.date()
+        slot_id = self._add(
+            tables.scheduled_tasks, priority_level=30, task_type="cold_first_touch", target_time=moment, payload={},
+            idempotency_key=key, from_mailbox_id=sender.mailbox_id, to_address="lead@customer.test",
+            sender_id=sender.id, turn=1, local_day=local_day, gap_s=600, message_id=f"<{key}@sender.example>",
+            policy_id=self._policy_id,
+        )  # fmt: skip
+        state = {
+            "slot_id": slot_id, "from_mailbox_id": sender.mailbox_id, "target_time": moment, "due_since": moment,
+            "local_day": local_day, "priority_level": 30, "status": "sent", "submitted_at": moment, "sent_at": moment,
+        }  # fmt: skip
+        with self.engine.begin() as connection:
+            connection.execute(insert(tables.slot_states).values(state))
+        told: dict[str, dict[str, Any]] = {
+            "attempt": {"attempt": 1, "outcome": "sent", "scope": "message"},
+            "sent": {"task_type": "cold_first_touch", "turn": 1},
+        }
+        for kind, details in told.items():
+            self._add(
+                tables.mail_events, event_type=kind, natural_key=self._key(), occurred_at=moment, recorded_at=moment,
+                mailbox_id=sender.mailbox_id, slot_id=slot_id, sender_id=sender.id, message_id=key, details=details,
+            )  # fmt: skip
+
     def good_sender(self) -> Account:
         """A sender of twelve mails on three days, all found in the inbox, at two providers."""
         sender, bots = self.sender(), [self.bot("alpha"), self.bot("beta")]
@@ -228,6 +253,7 @@ class Baseline:
     good: Account
     scored: Account  # has junk, hard bounces and deferrals beside its good mails
     refused: Account  # was refused for every kind of reason
+    cold: Account  # sent a cold mail beside its good mails
     lacking: dict[str, Account]  # by what it lacks for a score
     tests: dict[str, str]  # the query of each test of the data, which is red when it finds rows
 
@@ -302,12 +328,14 @@ def baseline(databases: Databases, artefacts: Path) -> Baseline:
     with databases.copy_of("unbuilt") as world:
         good = world.good_sender()
         scored, refused, lacking = a_scored_sender(world), a_refused_sender(world), senders_that_lack_something(world)
+        cold = world.good_sender()
+        world.cold_mail(cold, NOON - 7 * MINUTE)
         build = build_marts(NOON)
     results = json.loads((artefacts / "dbt" / "target" / "run_results.json").read_text())["results"]
     nodes = [(result["unique_id"].split("."), result["compiled_code"]) for result in results]
     tests = {name: query for (kind, _, name, *_), query in nodes if kind == "test"}
     databases.keep_as("built")
-    return Baseline(build, good, scored, refused, lacking, tests)
+    return Baseline(build, good, scored, refused, cold, lacking, tests)
 
 
 @pytest.fixture
@@ -551,6 +579,13 @@ def test_what_bots_do_is_reported_and_never_moves_the_score(built: World, baseli
     report = built.row("marts.rpt_sender_reputation", sender)
     assert built.row("marts.sender_scores", sender) == before
     assert (report["sent"], report["junk"], report["rescued"], report["replied"]) == (15, 3, 1, 1)
+
+
+def test_cold_mail_counts_as_sent_by_its_sender_alone(built: World, baseline: Baseline) -> None:
+    """Its events name no bot, or the build would have failed; nobody sees where it lies, so it has no placement."""
+    days = built.rows("intermediate.int_deliveries__sender_day")
+    [day] = [row for row in days if (row["sender_id"], row["utc_day"]) == (baseline.cold.id, NOON.date())]
+    assert (day["sent"], day["attempts"], day["placed_inbox"]) == (5, 5, 4)
 
 
 def test_a_build_repeated_gives_the_same_tables_until_a_later_instant_is_asked_for(
