@@ -470,6 +470,21 @@ def test_a_mail_that_this_version_cannot_write_waits_and_nobody_logs_in_for_it(
     assert cold_only.mailbox_id not in logins
 
 
+def test_a_mail_of_a_kind_that_only_a_newer_version_knows_keeps_no_other_back(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """Machines are brought up to date one after the other, and one of them has migrated the database."""
+    world = a_world(database, sandbox, senders=2, bots=2, policy=a_policy(**SILENT))
+    world.change("alter table ops.scheduled_tasks drop constraint ck_scheduled_tasks_task_type_known")
+    for sender in world.senders:
+        world.cold_slot("reader@customer.test", sender, task_type="newsletter")
+    world.slot(world.senders[1])
+
+    assert world.dispatch() == {"sent": 1, "held": 2}
+    reasons = {row["reason"] for row in world.rows("select reason from ops.slots where status = 'planned'")}
+    assert reasons == {"no builder for newsletter mail in this version"}
+
+
 # One worker per shard
 
 

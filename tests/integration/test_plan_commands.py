@@ -77,6 +77,17 @@ def test_a_preview_says_what_a_run_would_really_do_with_the_hour(run: Command, w
     assert "planned already" in remark("2099-01-31T09")
 
 
+def test_cold_mail_of_a_sender_counts_against_its_day_and_not_as_warm_up(world: World) -> None:
+    def used() -> tuple[object, str]:
+        steps = {step.name: step for step in asked(world).steps}
+        return steps["used"].value, steps["total cap"].remark
+
+    world.quota(world.senders[0])
+    before = used()
+    world.cold_slot("lead@customer.test")
+    assert (before, used()) == ((0, "0 of 50 over all kinds"), (0, "1 of 50 over all kinds"))
+
+
 def test_a_planned_hour_is_drawn_from_its_own_slots(run: Command, tmp_path: Path) -> None:
     picture = tmp_path / "plan.svg"
     run("plan", "run", "--at", "2099-01-31T09", "--force")

@@ -33,6 +33,11 @@ def test_what_is_owed_waits_for_a_version_that_can_write_it() -> None:
     assert without_builder(slots, NOON) == {4: Refusal(NO_BUILDER, NOON + timedelta(hours=1))}
 
 
+def test_a_kind_that_only_a_newer_version_knows_waits() -> None:
+    said = without_builder([a_mail(task_type="newsletter")], NOON)
+    assert said == {1: Refusal("no builder for newsletter mail in this version", NOON + timedelta(hours=1))}
+
+
 def test_what_the_next_plan_makes_up_for_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builders, "builder_of", lambda _: None)
     assert without_builder([a_mail()], NOON) == {1: Refusal("no builder for warm-up mail in this version")}

@@ -68,9 +68,9 @@ class Admission:
         self.boxes |= opened.boxes
         self.scripts.fetch(connection, [slot.payload for slot in slots])
         now = self._clock.now()
-        refused = builders.without_builder(slots, now) | pre_send.unfit(
-            connection, slots, now=now, policy=self._policy, seed=self._seed
-        )
+        refused = builders.without_builder(slots, now)
+        known = [slot for slot in slots if slot.id not in refused]
+        refused |= pre_send.unfit(connection, known, now=now, policy=self._policy, seed=self._seed)
         refused |= {
             slot.id: put_off("secret_unreadable", self._clock.now(), self._policy.dispatch.retry_s)
             for slot in slots

@@ -43,16 +43,23 @@ def builder_of(kind: MailKind) -> Builder | None:
 def without_builder(slots: Sequence[Slot], now: datetime) -> dict[int, Refusal]:
     """Return the slots that nobody can write, so that nobody logs in for them.
 
-    What is still owed waits for a version that can; what the next plan makes up for is given up.
+    What is still owed waits for a version that can; what the next plan makes up for is given up. A newer version may
+    have planned mail of a kind that this one does not even know: that waits, too.
     """
-    return {
-        slot.id: Refusal(
-            f"no builder for {slot.kind.label} mail in this version",
-            None if slot.kind.is_made_up_for else now + _LOOK_AGAIN,
-        )
-        for slot in slots
-        if builder_of(slot.kind) is None
-    }
+    found: dict[int, Refusal] = {}
+    for slot in slots:
+        try:
+            kind = slot.kind
+        except ValueError:
+            found[slot.id] = _refusal(slot.task_type, now + _LOOK_AGAIN)
+        else:
+            if builder_of(kind) is None:
+                found[slot.id] = _refusal(kind.label, None if kind.is_made_up_for else now + _LOOK_AGAIN)
+    return found
+
+
+def _refusal(what: str, retry_at: datetime | None) -> Refusal:
+    return Refusal(f"no builder for {what} mail in this version", retry_at)
 
 
 @cache
