@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -192,3 +193,39 @@ def test_every_file_and_function_that_a_document_names_is_there(document: Path) 
 )
 def test_a_name_is_known_if_it_is_in_the_tree(said: str, is_known: bool) -> None:
     assert unknown_names(f"It is `{said}`.\n\n```\n`gone.py`\n```\n") == ([] if is_known else [said])
+
+
+# The map
+
+
+def layers() -> list[set[str]]:
+    """Return the packages as the import contracts order them, those of one layer together, the highest first."""
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    [contract] = [one for one in contracts if one["type"] == "layers"]
+    return [{name.strip().removeprefix("emberflow.") for name in layer.split("|")} for layer in contract["layers"]]
+
+
+def packages_on_the_map() -> list[set[str]]:
+    """Return the packages in the first column of the map's first table, row by row, without those inside another."""
+    text = (PROJECT_ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = text.partition("\n## The packages\n")[2].partition("\n## ")[0].splitlines()
+    named = [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in rows if row.startswith("| `")]
+    return [names for names in named if names]
+
+
+def test_the_map_has_every_package_in_the_order_of_the_contracts() -> None:
+    library = PROJECT_ROOT / "include" / "emberflow"
+    packages = {folder.name for folder in library.iterdir() if len(list(folder.glob("*.py"))) > 1}
+    place = {name: number for number, layer in enumerate(layers()) for name in layer}
+    drawn = [names & packages for names in packages_on_the_map()]
+    assert set().union(*drawn) == packages
+    places = [place[name] for names in drawn for name in sorted(names, key=place.__getitem__)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("page", sorted((PROJECT_ROOT / "docs" / "concepts").glob("*.md")), ids=lambda path: path.stem)
+def test_a_concept_is_one_short_page_that_the_list_names(page: Path) -> None:
+    listed = (page.parent / "README.md").read_text(encoding="utf-8")
+    assert page.name == "README.md" or f"({page.name})" in listed
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 120
