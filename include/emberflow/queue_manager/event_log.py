@@ -111,6 +111,12 @@ _FOLLOW_UP = text("""
     where bots.id = resting.id
 """)
 
+_SCHEDULE_REPLY = text("""
+    update ops.conversations
+    set thread_status = 'reply_scheduled', next_action_time = :reply_at, updated_at = clock_timestamp()
+    where id = :id
+""")
+
 _REMEMBER_RESCUE = text("""
     update ops.bot_sender_interactions
     set interaction_type = 'rescued', rescued_count = rescued_count + 1
@@ -274,6 +280,22 @@ def reopen_conversation(connection: Connection, slot: Slot) -> None:
     """Let the slot's thread wait for its mail again, which is planned anew; a first mail has no thread yet."""
     key = {"id": slot.conversation_id, "turn": slot.turn, "reply_at": slot.target_time}
     connection.execute(_REOPEN_CONVERSATION, key)
+
+
+def record_reply(
+    connection: Connection, slot: Slot, *, occurred_at: datetime, mailbox_id: int, reply_at: datetime
+) -> None:
+    """Append that the recipient of the slot's mail decided to answer it; its thread waits for ``reply_at``."""
+    connection.execute(_SCHEDULE_REPLY, {"id": slot.conversation_id, "reply_at": reply_at})
+    record_event(
+        connection,
+        EventType.REPLIED,
+        f"replied:{slot.idempotency_key}",
+        occurred_at=occurred_at,
+        mailbox_id=mailbox_id,
+        slot=slot,
+        details={"turn": slot.turn, "reply_at": reply_at.isoformat()},
+    )
 
 
 def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, mailbox_id: int, uid: str) -> bool:

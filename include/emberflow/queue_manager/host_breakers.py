@@ -15,6 +15,8 @@ from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery import breakers
 from emberflow.delivery.breakers import Blocked, Breaker, BreakerPolicy, Keys, Outcome
+from emberflow.delivery.guard import Route
+from emberflow.domain.slot import Slot
 
 _READ = text("""
     select key, failures, open_until, probe_until, reason
@@ -53,6 +55,17 @@ _STORE = text("""
     )
     where host_breakers.key = changed.key
 """)
+
+
+def keys_of(slot: Slot, route: Route) -> tuple[str, ...]:
+    """Return the keys of the circuit breakers that this mail passes."""
+    return breakers.keys_of(
+        smtp_host=route.smtp_host,
+        mailbox_id=slot.from_mailbox_id,
+        sender_domain=route.sender_domain,
+        egress_address=route.egress_address,
+        recipient_provider=route.recipient_provider,
+    )
 
 
 def admit(

@@ -18,13 +18,13 @@ from sqlalchemy import Connection, Row, TextClause, text
 from emberflow.accounts.suppressions import suppressed
 from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
-from emberflow.delivery import breakers, guard
+from emberflow.delivery import guard
 from emberflow.delivery.caps import CounterKey, Counters
 from emberflow.delivery.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay
 from emberflow.domain.mail_kind import BOT_DAY_PARTS, SENDER_DAY_PARTS
 from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy
-from emberflow.queue_manager import counters, slot_store
+from emberflow.queue_manager import counters, host_breakers, slot_store
 
 _FACTS = text("""
     select
@@ -332,7 +332,7 @@ def _look(
 def _facts(
     slot: Slot, row: Row[Any], route: Route, forbidden: Mapping[str, str], blocked: Mapping[str, datetime]
 ) -> Facts:
-    keys = breaker_keys(slot, route) if blocked else ()
+    keys = host_breakers.keys_of(slot, route) if blocked else ()
     return Facts(
         slot=slot,
         route=route,
@@ -347,17 +347,6 @@ def _facts(
         egress_sends_per_hour=row.egress_sends_per_hour,
         suppressed=forbidden.get(route.recipient_address),
         blocked_until=max((blocked[key] for key in keys if key in blocked), default=None),
-    )
-
-
-def breaker_keys(slot: Slot, route: Route) -> tuple[str, ...]:
-    """Return the circuit breakers that this mail passes."""
-    return breakers.keys_of(
-        smtp_host=route.smtp_host,
-        mailbox_id=slot.from_mailbox_id,
-        sender_domain=route.sender_domain,
-        egress_address=route.egress_address,
-        recipient_provider=route.recipient_provider,
     )
 
 

@@ -15,7 +15,6 @@ from emberflow.accounts.mailboxes import Mailbox
 from emberflow.bots.replies import decide_replies
 from emberflow.clock import Clock, local_day
 from emberflow.database import restores
-from emberflow.domain.events import EventType
 from emberflow.domain.mail_kind import warmup_kind
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import domain_of
@@ -35,12 +34,6 @@ _REPLIES_TODAY = text("""
         and parent_slot_id is not null
         and local_day = :day
         and status in ('planned', 'leased', 'submitting', 'sent', 'uncertain')
-""")
-
-_SCHEDULED = text("""
-    update ops.conversations
-    set thread_status = 'reply_scheduled', next_action_time = :reply_at, updated_at = clock_timestamp()
-    where id = :id
 """)
 
 
@@ -134,15 +127,12 @@ class Answerer:
         }
         if not slot_store.add(connection, [answer]):
             return
-        connection.execute(_SCHEDULED, {"id": parent.conversation_id, "reply_at": reply_at})
-        event_log.record_event(
+        event_log.record_reply(
             connection,
-            EventType.REPLIED,
-            f"replied:{parent.idempotency_key}",
+            parent,
             occurred_at=self.clock.now(),
             mailbox_id=mailbox.access.mailbox_id,
-            slot=parent,
-            details={"turn": parent.turn, "reply_at": reply_at.isoformat()},
+            reply_at=reply_at,
         )
         self.found["replies"] += 1
 

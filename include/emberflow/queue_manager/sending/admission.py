@@ -23,7 +23,6 @@ from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy
 from emberflow.policy.script_sets import ScriptLibrary
 from emberflow.queue_manager import host_breakers, pre_send
-from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import builders, slot_message
 from emberflow.queue_manager.sending.leases import put_off
 from emberflow.queue_manager.sending.recorder import Result
@@ -78,7 +77,7 @@ class Admission:
         }
         routes, unbuilt = self._routes([slot for slot in slots if slot.id not in refused])
         usable = [slot for slot in slots if slot.id in routes]
-        keys = {slot.id: breaker_keys(slot, routes[slot.id]) for slot in usable}
+        keys = {slot.id: host_breakers.keys_of(slot, routes[slot.id]) for slot in usable}
         blocked = host_breakers.admit(connection, keys, self._clock.now(), self._policy.breakers)
         refused |= {slot_id: Refusal(block.reason, block.retry_at) for slot_id, block in blocked.items()}
         return Admitted(

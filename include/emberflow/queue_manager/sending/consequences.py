@@ -21,7 +21,6 @@ from emberflow.delivery.guard import Route
 from emberflow.delivery.reply_codes import Disposition
 from emberflow.domain.slot import Slot
 from emberflow.queue_manager import cancellation, host_breakers
-from emberflow.queue_manager.pre_send import breaker_keys
 from emberflow.queue_manager.sending import refused_recipients
 
 log = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ def draw(
     """
     host_breakers.record(
         connection,
-        [(breaker_keys(answer.slot, answer.route), answer.disposition) for answer in answers],
+        [(host_breakers.keys_of(answer.slot, answer.route), answer.disposition) for answer in answers],
         now,
         policy,
     )
