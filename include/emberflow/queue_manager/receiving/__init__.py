@@ -1,1 +1,1 @@
-"""Mailboxes are read: what arrived, what is answered, and what became of mail in doubt."""
+"""Receiving: mailboxes are read, for what arrived, what is to be answered, and what became of mail in doubt."""

@@ -1,4 +1,7 @@
-"""Who answers which mail and when, as slots of the queue (B-B6, B-B7, B-B8)."""
+"""Replies as slots: who answers which mail, and when (B-B6, B-B7, B-B8).
+
+``bots.replies`` decides; here its question is put together from rows, and its answer becomes a slot.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A share of the due slots is claimed, held to the second, sent once, and recorded."""
+"""Sending: a shard's due slots are claimed, held to their second, sent once, and recorded."""

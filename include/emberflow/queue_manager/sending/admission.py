@@ -1,8 +1,8 @@
 """Admission: which of the slots that were just claimed are tried, and what becomes of the others at once.
 
-Nobody logs in for a slot that nobody can write or the pre-send check would refuse anyway, whose mailbox cannot be
-opened, which names no way, or which a circuit breaker holds. This is the first look; the pre-send check before DATA
-decides.
+Nobody logs in for a slot that has no builder, that the pre-send check would refuse anyway, whose mailbox cannot be
+opened, whose route cannot be told, or which a circuit breaker holds. This is the first look; the pre-send check before
+DATA decides.
 
 **Threads.** Everything here belongs to the run's thread. Every claim adds the mailboxes and scripts that its slots
 need, and nothing is taken away before the run is over.

@@ -1,4 +1,7 @@
-"""What becomes of a slot after its turn, and how it is written down: one transaction for as many as came together."""
+"""The record of an attempt: what becomes of the slot, and all that follows from it, in one transaction.
+
+Results that come at the same moment share the transaction (``group_commit``).
+"""
 
 from __future__ import annotations
 
