@@ -70,6 +70,24 @@ def test_a_mailbox_whose_address_another_machine_has_is_not_judged_by_a_check_he
     assert world.value("select state from ops.senders where id = :id", id=sender.id) == "active"
 
 
+def test_a_mailbox_that_was_never_checked_says_what_to_do_about_its_source_address(world: World) -> None:
+    """Nothing is wrong with its server or password."""
+    sender = world.senders[0]
+    waits = "update ops.senders set state = 'unverified', state_reason = 'not checked' where id = :id"
+    world.change(waits, id=sender.id)
+    world.change("update ops.mailboxes set check_passed = null where id = :id", id=sender.mailbox_id)
+    an_address(world.engine, "192.0.2.1")
+    with world.engine.begin() as connection:
+        egress.assign(connection, "192.0.2.1", [sender.address])
+    results = checks.run(world.engine, world.settings, ids=[sender.mailbox_id])
+    with world.engine.begin() as connection:
+        checks.store(connection, results, world.settings, "a test")
+
+    remedy = world.value("select state_remedy from ops.senders where id = :id", id=sender.id)
+    assert "run `emberflow senders check` on a machine that has its source address" in remedy
+    assert "correct the server" not in remedy
+
+
 def test_an_address_without_a_cap_is_not_counted_and_an_unknown_one_is_an_error(database: Engine) -> None:
     address = an_address(database)
     assert [log_in(database, address) for _ in range(100)] == [None] * 100

@@ -29,6 +29,11 @@ Transitions = Mapping[tuple[str | None, str], frozenset[By]]
 
 _PASSES: Final = "transient, tried twice"
 _NOT_CHECKED: Final = "connection not checked yet"
+_REMEDY: Final = "correct the server, or the password with `emberflow secrets set`, then run {check}"
+_REMEDIES: Final = {  # of a check at a stage that is no fault of the server or the password
+    "egress": "run {check} on a machine that has its source address and may connect to its server, or give it another "
+    "address with `emberflow egress assign`",
+}
 
 
 def _transitions(states: Iterable[str], ended: str) -> Transitions:
@@ -216,10 +221,7 @@ def check_failed(connection: Connection, mailbox_id: int, stage: str, text: str 
     """Make what is active unverified, and say at what is unverified why."""
     reason = f"connection check failed at {stage}: {text}"
     for party in _of_mailbox(connection, mailbox_id):
-        remedy = (
-            "correct the server, or the password with `emberflow secrets set`, then run "
-            f"`emberflow {party.kind}s check`"
-        )
+        remedy = _REMEDIES.get(stage, _REMEDY).format(check=f"`emberflow {party.kind}s check`")
         _set_if_allowed(connection, party, "unverified", reason, remedy, Cause("check", actor))
 
 
