@@ -14,9 +14,9 @@ from emberflow.locations import home
 
 def up(*, foreground: bool) -> None:
     """Start what does not run; a stack that ran before stays up when something new cannot be started."""
-    from emberflow.local_stack.good_settings import require_good_settings
+    from emberflow.local_stack.settings_check import require_usable_settings
 
-    require_good_settings()
+    require_usable_settings()
     stack = Stack(home(), attached=False)
     with stack.alone(_say_who_is_waited_for):
         stack.require_same_settings()

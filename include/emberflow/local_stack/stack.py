@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 from emberflow import private_files
 from emberflow.errors import StackError
-from emberflow.local_stack import airflow
+from emberflow.local_stack import airflow, variable_files
 from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.local_stack.processes import Service, is_suspended
 
@@ -212,7 +212,7 @@ class Stack:
     def recorded_settings(self) -> dict[str, str]:
         """Return the settings of the running stack as its files state them, whatever the present shell says."""
         keys = {name: value for name, value in self._keys().items() if name.startswith("EMBERFLOW_")}
-        return keys | _read_variables(self.home / "stack.env") | self._variables
+        return keys | variable_files.read(self.home / "stack.env") | self._variables
 
     def with_other_settings(self, environment: Mapping[str, str]) -> dict[str, list[str]]:
         """Return by process which settings it was started with otherwise than ``environment`` has them."""
@@ -299,7 +299,7 @@ class Stack:
         self._postgres.start(die_with_parent=self._attached)
         for database in ("emberflow", "airflow"):
             self._postgres.create_database(database)
-        _write_private(self.home / "stack.env", self._addresses())
+        variable_files.write(self.home / "stack.env", self._addresses())
         report("mail sandbox")
         self._start_sandbox()
         report("database schema")
@@ -452,8 +452,8 @@ class Stack:
     def _keys(self) -> dict[str, str]:
         file = self.home / "keys.env"
         if not file.exists():
-            _write_private(file, generate_keys())
-        return _read_variables(file)
+            variable_files.write(file, generate_keys())
+        return variable_files.read(file)
 
 
 def _operators_variables() -> dict[str, str]:
@@ -486,17 +486,6 @@ def generate_keys() -> dict[str, str]:
         "AIRFLOW_ADMIN_PASSWORD": secrets.token_urlsafe(12),
         "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
     }
-
-
-def _read_variables(file: Path) -> dict[str, str]:
-    pairs = (line.partition("=") for line in file.read_text().splitlines() if line)
-    return {name: value.strip("'") for name, _, value in pairs}
-
-
-def _write_private(file: Path, variables: Mapping[str, str]) -> None:
-    """Write ``NAME='value'`` lines that only the owner may read."""
-    private_files.make_directory(file.parent)
-    private_files.write_text(file, "".join(f"{name}='{value}'\n" for name, value in variables.items()))
 
 
 def _free_ports(names: tuple[str, ...], preferred: Mapping[str, int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Settings that the stack's processes can work with."""
+"""The check of the settings that ``up`` and the demonstration make before they start anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from emberflow.errors import ConfigurationError
 from emberflow.settings import read_settings
 
 
-def require_good_settings() -> None:
+def require_usable_settings() -> None:
     """Refuse what the stack's processes could not work with, before anything is written or started.
 
     `stack.env` is not read: it is written anew from the environment.
