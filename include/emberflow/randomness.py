@@ -40,11 +40,6 @@ def uniforms(start: np.uint64, *entities: npt.ArrayLike) -> npt.NDArray[np.float
     return ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
-def generator(seed: int, *names: Name) -> np.random.Generator:
-    """Return a NumPy generator for the stream called ``names``, for draws that have no row to name them."""
-    return np.random.Generator(np.random.PCG64(int(state(seed, *names))))
-
-
 def _splitmix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     mixed = values + _GOLDEN
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1

@@ -37,7 +37,6 @@ from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager import cancellation, slot_store
-from emberflow.randomness import generator
 from emberflow.sandbox import read_deliveries
 from emberflow.sandbox.rules import Rules, write_rules
 from tests.faults.kit.cutting_sandbox import (
@@ -48,6 +47,7 @@ from tests.faults.kit.cutting_sandbox import (
     running_cutting_sandbox,
     write_cuts,
 )
+from tests.faults.kit.luck import generator
 from tests.faults.kit.postgres import stop_immediately
 from tests.faults.kit.processes import Crew, Worker, cut_off
 from tests.faults.kit.tcp_proxy import CALM, FaultyProxy, Weather, Wire

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.randomness import generator, state, uniforms
+from emberflow.randomness import state, uniforms
 from emberflow.stream_names import states
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -88,9 +88,3 @@ def test_many_draws_are_uniform_and_uncorrelated() -> None:
     other = np.corrcoef(drawn, uniforms(state(1, "another"), keys))[0, 1]
     assert max(abs(neighbours), abs(other)) < 5 / count**0.5
     assert len(np.unique(drawn)) == count
-
-
-def test_a_generator_is_named_too() -> None:
-    """Q-F1"""
-    first, again, other = generator(1, "a", NOON), generator(1, "a", NOON), generator(1, "b", NOON)
-    assert first.random(5).tolist() == again.random(5).tolist() != other.random(5).tolist()

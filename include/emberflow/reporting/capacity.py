@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from emberflow.bots.capacity import BotsNeeded as BotsNeeded  # noqa: PLC0414 - named by commands
     from emberflow.queue_manager.planning.hour_plan import Plan
 
-# Between the ramp and the slot, in the order in which they are met.
-LOSSES = (
-    "by_health", "by_daily_factor", "used", "by_total_cap", "window_over", "later", "few_bots", "no_room", "no_bot",
-)  # fmt: skip
-
 _SENDERS = text("""
     select state, count(*) as senders
     from ops.senders

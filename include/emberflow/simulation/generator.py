@@ -71,7 +71,6 @@ class Sizes:
 SMALL = Sizes(1_000, 2_000, 100_000)
 MIDDLE = Sizes(10_000, 20_000, 5_000_000)
 LARGE = Sizes(100_000, 200_000, 50_000_000, event_days=1)
-YEAR = Sizes(1_000, 2_000, 100_000, youngest=365, oldest=365)
 
 
 @dataclass(frozen=True)

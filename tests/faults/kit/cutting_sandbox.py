@@ -41,7 +41,6 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from emberflow.clock import SystemClock
 from emberflow.errors import StackError
-from emberflow.randomness import generator
 from emberflow.sandbox import SandboxAddress, servers
 from emberflow.sandbox.accounts import Accounts
 from emberflow.sandbox.delivery_log import Delivery, DeliveryLog
@@ -49,6 +48,7 @@ from emberflow.sandbox.local_delivery import LocalDelivery
 from emberflow.sandbox.smtp_server import SubmissionProtocol, SubmissionRules, _cut
 from emberflow.sandbox.state_files import Watched, replace_file
 from emberflow.settings import PROJECT_ROOT
+from tests.faults.kit.luck import generator
 from tests.faults.kit.parent_death import die_with_parent
 
 Moment = Literal["before_storing", "after_storing", "late", "quarantined", "returned"]

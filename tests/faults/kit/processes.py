@@ -38,9 +38,9 @@ from emberflow.database.engine import open_engine
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.queue_manager.sending import dispatcher
-from emberflow.randomness import generator
 from emberflow.settings import Settings
 from tests.faults.kit.clocks import OffsetClock, set_offset
+from tests.faults.kit.luck import generator
 from tests.faults.kit.parent_death import die_with_parent
 
 Role = Literal["dispatch", "reconcile"]

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Self, TypeVar
 
-from emberflow.randomness import generator
+from tests.faults.kit.luck import generator
 
 T = TypeVar("T")
 Direction = Literal["to_server", "to_client"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emberflow.database.tables import metadata
-from emberflow.simulation.generator import SMALL, YEAR, Sizes, World
+from emberflow.simulation.generator import SMALL, Sizes, World
 
 AT = datetime(2026, 6, 2, 14, tzinfo=UTC)
 TINY = Sizes(40, 60, 900)
@@ -44,7 +44,7 @@ def sha256(world: World, chunk_rows: int) -> str:
 @pytest.mark.parametrize("chunk_rows", [500_000, 77_777])
 def test_a_year_of_a_thousand_senders_is_the_same_data_on_every_run(chunk_rows: int) -> None:
     """D-F9: a changed value means that figures from before and after describe different worlds."""
-    world = World(1, YEAR, AT)
+    world = World(1, Sizes(1_000, 2_000, 100_000, youngest=365, oldest=365), AT)
 
     assert sha256(world, chunk_rows) == "3f309f8771686407cd42b3712d86f2002b2e2cd7964d73459f4297c573bc95f3"
     assert sum(len(days) for days in world.sender_days()) == 365_000

@@ -163,9 +163,6 @@ _ZONES: Final = text("""
     order by code
 """)
 _PACKED: Final = ("senders", "bots", "providers", "domains", "appointments")
-_NO_APPOINTMENTS: Final = pd.DataFrame({"bot_id": [], "target_time": []}).astype(
-    {"bot_id": "int64", "target_time": "datetime64[us, UTC]"}
-)
 _COMPRESSION: Final = 1  # the quickest: ids and instants in order shrink to a third at any level
 
 
