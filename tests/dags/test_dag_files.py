@@ -1,6 +1,6 @@
 """The DAG files as the DAG processor sees them, and as text.
 
-What the DAGs *do* is judged under a running Airflow: see ``tests/integration/test_stack.py``.
+What the DAGs *do* is judged under a running Airflow: see ``tests/integration/stack/test_stack.py``.
 """
 
 from __future__ import annotations

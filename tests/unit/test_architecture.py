@@ -254,3 +254,12 @@ def test_packages_import_only_from_those_above_them() -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
+
+
+def test_integration_tests_lie_in_folders_named_after_packages() -> None:
+    """What is about the whole stack, its documents and its installation lies in ``stack``."""
+    packages = {folder.name for folder in LIBRARY.rglob("*") if (folder / "__init__.py").is_file()} | {"stack"}
+    folder = PROJECT_ROOT / "tests" / "integration"
+    files = [file.relative_to(folder) for file in folder.rglob("*.py")]
+    assert len(files) > 40
+    assert [str(file) for file in files if len(file.parts) != 2 or file.parts[0] not in packages] == []

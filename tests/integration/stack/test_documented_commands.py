@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from emberflow.cli.main import app
 from emberflow.settings import PROJECT_ROOT
-from tests.integration.test_stack import processes_of
+from tests.integration.stack.test_stack import processes_of
 
 README = PROJECT_ROOT / "README.md"
 QUICKSTART = PROJECT_ROOT / "docs" / "quickstart.md"
