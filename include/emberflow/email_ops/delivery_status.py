@@ -21,51 +21,40 @@ Whatever a stranger sends, reading it neither raises nor runs away: 128 KiB, 50 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import BytesHeaderParser, BytesParser
-from email.policy import compat32
-from itertools import count
-from typing import Any, cast
 
 from emberflow.email_ops.header_fields import MESSAGE_ID, TOKEN_HEADER
+from emberflow.email_ops.message_parts import VALUE_CHARACTERS, Part, blocks, field, header_in, one_line, taken_apart
 
 _READ_BYTES = 128 * 1024
 _MOST_NESTINGS = 20
-_MOST_PARTS = 50
-_MOST_BLOCKS = 100
-_BLOCK_BYTES = 16 * 1024
-_VALUE_CHARACTERS = 500
-_TYPE_CHARACTERS = 1_000  # the standard parser takes quadratic time over lists of parameters
 _NESTING = re.compile(rb"boundary", re.IGNORECASE)
-_BLANK_LINES = re.compile(rb"\n(?:[ \t]*\n)+")
-_STATUS = re.compile(r"(?<![\d.])[245]\.\d{1,3}\.\d{1,3}(?![\d.]*\d)")
-_CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
+STATUS = re.compile(r"(?<![\d.])[245]\.\d{1,3}\.\d{1,3}(?![\d.]*\d)")
 _COMMENT = re.compile(r"\([^()]*\)")
 
-_REPORTS = {"message/delivery-status", "message/global-delivery-status"}
-_ORIGINALS = {
+REPORTS = {"message/delivery-status", "message/global-delivery-status"}
+ORIGINALS = {
     "message/rfc822", "message/global", "message/global-headers", "text/rfc822-headers", "message/rfc822-headers",
 }  # fmt: skip
-_NAMING_FIELDS = ("Original-Message-ID", "X-Original-Message-ID", "Original-Envelope-Id")
+NAMING_FIELDS = ("Original-Message-ID", "X-Original-Message-ID", "Original-Envelope-Id")
 # RFC 3464 2.3.3 knows `failed`; OpenSMTPD has written `error`, others `failure` (the test data of flufl.bounce).
-_FAILED = {"failed", "failure", "fail", "error"}
+FAILED = {"failed", "failure", "fail", "error"}
 
-_MACHINES = re.compile(r"\b(?:mailer-daemon|postmaster|mail delivery)\b", re.IGNORECASE)
-_QUOTED_COPY = re.compile(r"^[>| \t]*(?:return-path|received|message-id)[ \t]*:", re.IGNORECASE | re.MULTILINE)
-_QUOTED_ID = re.compile(
+MACHINES = re.compile(r"\b(?:mailer-daemon|postmaster|mail delivery)\b", re.IGNORECASE)
+QUOTED_COPY = re.compile(r"^[>| \t]*(?:return-path|received|message-id)[ \t]*:", re.IGNORECASE | re.MULTILINE)
+QUOTED_ID = re.compile(
     r"^[>| \t]{0,20}message-id[ \t]{0,20}:[ \t]{0,20}(?:\n[>| \t]{1,20})?(<[^<>\s]{1,400}>)",
     re.IGNORECASE | re.MULTILINE,
 )
-_QUOTED_TOKEN = re.compile(
+QUOTED_TOKEN = re.compile(
     rf"^[>| \t]{{0,20}}{TOKEN_HEADER}[ \t]{{0,20}}:[ \t]{{0,20}}([!-~]{{1,400}})", re.IGNORECASE | re.MULTILINE
 )
 _REASON = re.compile(r"\b5\d\d[ -]|(?<![\d.])5\.\d{1,3}\.\d{1,3}\b")
 
 # What machines say that have given up. Sources: qmail-send.c, Exim's and Sendmail's texts of bounces, Courier's dsn
 # templates, Postfix' bounce(5), and the test data of flufl.bounce.
-_GAVE_UP = re.compile(
+GAVE_UP = re.compile(
     r"permanent(?:ly)? (?:error|failure|fatal|failed)|fatal error|failed permanently"
     r"|(?:could|can)(?:not| not|n't) be delivered|(?:was|were|is) not delivered|wasn't delivered"
     r"|(?:unable|wasn't able|not able|not possible) to deliver|undeliverable|undelivered"
@@ -75,7 +64,7 @@ _GAVE_UP = re.compile(
     r"|unknown (?:user|recipient|mailbox)"
 )
 # What they say that try on, or have delivered it; such a note is no bounce whatever else it says.
-_TRYING_ON = re.compile(
+TRYING_ON = re.compile(
     r"warning (?:message )?only|do not need to resend|still (?:being )?(?:try|retr)|not yet (?:been )?delivered"
     r"|has not yet|be retried|will (?:retry|try|keep|continue)|keep trying|continue trying|delayed|being held"
     r"|(?:was|been|were) (?:successfully )?(?:delivered|relayed) to|no action is required"
@@ -95,35 +84,6 @@ class Returned:
     token: str | None = None
 
 
-class _TooManyPartsError(Exception):
-    """More parts than any bounce has."""
-
-
-class _Part(Message):
-    """A part that the standard parser takes apart only if it is a multipart: what is inside stays octets.
-
-    So an encoded report can be decoded, and no nesting of messages can go deep.
-    """
-
-    def get_content_type(self) -> str:
-        """Return the type, of which the parser shall know nothing but multiparts."""
-        declared = self.declared_type
-        return declared if declared.startswith("multipart/") else "application/octet-stream"
-
-    @property
-    def declared_type(self) -> str:
-        """The type that the part says it has."""
-        if len(str(self.get("Content-Type", ""))) > _TYPE_CHARACTERS:
-            return "application/octet-stream"
-        return super().get_content_type()
-
-    @property
-    def octets(self) -> bytes:
-        """What is inside, decoded; nothing of a multipart."""
-        content = self.get_payload(decode=True)
-        return content.replace(b"\r\n", b"\n") if isinstance(content, bytes) else b""
-
-
 def read_returned(raw: bytes) -> Returned | None:
     """Return which message came back; None if ``raw`` is no bounce, or none that is understood. Never raises."""
     raw = raw[:_READ_BYTES]
@@ -136,13 +96,13 @@ def read_returned(raw: bytes) -> Returned | None:
 
 
 def _read(raw: bytes) -> Returned | None:
-    whole = _parsed(raw)
+    whole = taken_apart(raw)
     parts = list(whole.walk())
-    reports = [block for part in parts if part.declared_type in _REPORTS for block in _blocks(part.octets)]
-    text = "\n".join(_text(part) for part in parts if part.declared_type == "text/plain")
-    actions = [action for block in reports if (action := _action(block)) is not None]
+    reports = [block for part in parts if part.declared_type in REPORTS for block in blocks(part.octets)]
+    text = "\n".join(part.text(_READ_BYTES) for part in parts if part.declared_type == "text/plain")
+    actions = [action for block in reports if (action := action_of(block)) is not None]
     if actions:
-        failure = next((block for block in reports if _action(block) in _FAILED), None)
+        failure = next((block for block in reports if action_of(block) in FAILED), None)
         why = None if failure is None else _reported(failure)
     else:
         why = _told(whole, text)
@@ -152,30 +112,9 @@ def _read(raw: bytes) -> Returned | None:
     return Returned(message_id, *why, token) if message_id or token else None
 
 
-def _parsed(raw: bytes) -> _Part:
-    made = count()
-
-    def part(*, policy: Any) -> _Part:
-        if next(made) > _MOST_PARTS:
-            raise _TooManyPartsError
-        return _Part(policy=policy)
-
-    return cast("_Part", BytesParser(cast("Any", part), policy=compat32).parsebytes(raw))
-
-
-def _text(part: _Part) -> str:
-    return part.octets.decode("utf-8", "replace")
-
-
-def _blocks(octets: bytes) -> Iterator[Message]:
-    """Yield the groups of fields of a report: of the message, and of each recipient."""
-    for block in _BLANK_LINES.split(octets.strip(b"\n"), maxsplit=_MOST_BLOCKS)[:_MOST_BLOCKS]:
-        yield BytesHeaderParser(policy=compat32).parsebytes(block[:_BLOCK_BYTES])
-
-
-def _action(block: Message) -> str | None:
+def action_of(block: Message) -> str | None:
     """Return the first word of the field Action, which may come with comments."""
-    value = _value(block, "Action")
+    value = field(block, "Action")
     if value is None:
         return None
     words = _COMMENT.sub(" ", value).lower().split()
@@ -183,61 +122,54 @@ def _action(block: Message) -> str | None:
 
 
 def _reported(failure: Message) -> tuple[str | None, str | None]:
-    status = _STATUS.search(_value(failure, "Status") or "")
-    diagnostic = (_value(failure, "Diagnostic-Code") or "").partition(";")[2].strip()
+    status = STATUS.search(field(failure, "Status") or "")
+    diagnostic = (field(failure, "Diagnostic-Code") or "").partition(";")[2].strip()
     return status.group() if status else None, diagnostic or None
 
 
 def _told(whole: Message, text: str) -> tuple[str | None, str | None] | None:
     """Return why a machine that sends no report gave up, in its words; None if it does not say so."""
-    failed_recipients = _value(whole, "X-Failed-Recipients")
+    failed_recipients = field(whole, "X-Failed-Recipients")
     is_machine = (
         failed_recipients is not None
-        or (_value(whole, "Return-Path") or "") == "<>"
-        or _MACHINES.search(_value(whole, "From") or "") is not None
+        or (field(whole, "Return-Path") or "") == "<>"
+        or MACHINES.search(field(whole, "From") or "") is not None
     )
-    if not is_machine or "disposition-notification" in (_value(whole, "Content-Type") or "").lower():
+    if not is_machine or "disposition-notification" in (field(whole, "Content-Type") or "").lower():
         return None
-    copy = _QUOTED_COPY.search(text)
+    copy = QUOTED_COPY.search(text)
     own = text[: copy.start()] if copy else text
-    words = " ".join(f"{_value(whole, 'Subject') or ''}\n{own}".lower().replace("\u2019", "'").split())
-    if _TRYING_ON.search(words) or not (failed_recipients or _GAVE_UP.search(words)):
+    words = " ".join(f"{field(whole, 'Subject') or ''}\n{own}".lower().replace("\u2019", "'").split())
+    if TRYING_ON.search(words) or not (failed_recipients or GAVE_UP.search(words)):
         return None
-    status = _STATUS.search(own)
-    reason = next((line for line in own.splitlines() if _REASON.search(line[:_VALUE_CHARACTERS])), None)
+    status = STATUS.search(own)
+    reason = next((line for line in own.splitlines() if _REASON.search(line[:VALUE_CHARACTERS])), None)
     return (
         status.group() if status else None,
-        _CONTROL_OR_SPACE.sub(" ", reason[:_VALUE_CHARACTERS]).strip() if reason else None,
+        one_line(reason) if reason else None,
     )
 
 
-def _named(whole: _Part, parts: list[_Part], reports: list[Message], text: str) -> tuple[str | None, str | None]:
+def _named(whole: Part, parts: list[Part], reports: list[Message], text: str) -> tuple[str | None, str | None]:
     """Return the Message-ID and the token of the message that a bounce is about."""
     for part in parts:
-        if part is not whole and part.declared_type in _ORIGINALS:
-            header = part.octets.lstrip(b"\n").split(b"\n\n", 1)[0]
-            original = BytesHeaderParser(policy=compat32).parsebytes(header)
-            message_id, token = _id_in(_value(original, "Message-ID")), _value(original, TOKEN_HEADER)
+        if part is not whole and part.declared_type in ORIGINALS:
+            original = header_in(part.octets)
+            message_id, token = id_in(field(original, "Message-ID")), field(original, TOKEN_HEADER)
             if message_id or token:
                 return message_id, token
     for block in reports:
-        for name in _NAMING_FIELDS:
-            value = (_value(block, name) or "").rpartition(";")[2].strip()
-            message_id = _id_in(value) or _id_in(f"<{value}>")
+        for name in NAMING_FIELDS:
+            value = (field(block, name) or "").rpartition(";")[2].strip()
+            message_id = id_in(value) or id_in(f"<{value}>")
             if message_id is not None and "@" in message_id:
                 return message_id, None
-    quoted, quoted_token = _QUOTED_ID.search(text), _QUOTED_TOKEN.search(text)
+    quoted, quoted_token = QUOTED_ID.search(text), QUOTED_TOKEN.search(text)
     if quoted or quoted_token:
-        return _id_in(quoted.group(1)) if quoted else None, quoted_token.group(1) if quoted_token else None
-    return _id_in(_value(whole, "In-Reply-To")), None
+        return id_in(quoted.group(1)) if quoted else None, quoted_token.group(1) if quoted_token else None
+    return id_in(field(whole, "In-Reply-To")), None
 
 
-def _id_in(value: str | None) -> str | None:
+def id_in(value: str | None) -> str | None:
     found = MESSAGE_ID.search(value or "")
     return found.group() if found else None
-
-
-def _value(headers: Message, name: str) -> str | None:
-    value = headers.get(name)
-    # str() because a value with 8-bit bytes arrives as a Header object.
-    return None if value is None else _CONTROL_OR_SPACE.sub(" ", str(value)[:_VALUE_CHARACTERS]).strip()

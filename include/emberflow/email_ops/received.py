@@ -21,6 +21,7 @@ from email.utils import getaddresses, parsedate_to_datetime
 from emberflow.email_ops import charsets
 from emberflow.email_ops.header_fields import MESSAGE_ID, REFERENCES_KEPT, TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.message_limits import header_of, too_much_in
+from emberflow.email_ops.message_parts import field
 
 BODY_TEXT_CHARACTERS = 64 * 1024
 _VALUE_CHARACTERS = 2_000
@@ -77,10 +78,10 @@ def parse(
     :class:`emberflow.email_ops.bounded_parser.BoundedParser`.
     """
     headers = BytesHeaderParser(policy=compat32).parsebytes(header_of(raw))
-    references = MESSAGE_ID.findall(_decoded(headers, "References", _REFERENCES_CHARACTERS) or "")
+    references = MESSAGE_ID.findall(decoded(headers, "References", _REFERENCES_CHARACTERS) or "")
     if len(references) > REFERENCES_KEPT:
         references = [references[0], *references[1 - REFERENCES_KEPT :]]
-    token = _decoded(headers, TOKEN_HEADER)
+    token = decoded(headers, TOKEN_HEADER)
     return ReceivedMessage(
         uid=uid,
         folder=folder,
@@ -89,7 +90,7 @@ def parse(
         references=tuple(references),
         from_address=_address(headers, "From"),
         to_address=_address(headers, "To"),
-        subject=_decoded(headers, "Subject"),
+        subject=decoded(headers, "Subject"),
         date=parse_date(_value(headers, "Date") or ""),
         internal_date=internal_date,
         # A token holds no space: what a gateway folded in is not part of it.
@@ -113,16 +114,10 @@ def parse_date(text: str) -> datetime | None:
 
 
 def _value(headers: Message, name: str, limit: int = _VALUE_CHARACTERS) -> str | None:
-    """Return the first field of this name as it was sent, 8-bit text included, on one line."""
-    name = name.lower()
-    raw = next((str(value) for field, value in headers.raw_items() if field.lower() == name), None)
-    if raw is None:
-        return None
-    text = charsets.decode(raw[:limit].encode("ascii", "surrogateescape"))
-    return _CONTROL_OR_SPACE.sub(" ", text).strip()
+    return field(headers, name, limit)
 
 
-def _decoded(headers: Message, name: str, limit: int = _VALUE_CHARACTERS) -> str | None:
+def decoded(headers: Message, name: str, limit: int = _VALUE_CHARACTERS) -> str | None:
     """Return a field's value with its encoded words (RFC 2047) decoded; gateways also encode what is plain ASCII."""
     value = _value(headers, name, limit)
     if value is None:
@@ -141,7 +136,7 @@ def _words(encoded: str) -> str:
 
 
 def _message_id(headers: Message, name: str) -> str | None:
-    found = MESSAGE_ID.search(_decoded(headers, name) or "")
+    found = MESSAGE_ID.search(decoded(headers, name) or "")
     return found.group() if found else None
 
 
