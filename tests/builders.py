@@ -156,6 +156,7 @@ def a_bot(bot_id: int = 1, **changes: Any) -> Row:
         "seats": 5,
         "free_from": int(MONDAY_NOON.timestamp()),
         "free_until": int(MONDAY_NOON.timestamp()) + 3600,
+        "pause_s": 0,
         "capacity": 1.0,
         "rest": 1.0,
     }

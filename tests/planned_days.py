@@ -34,10 +34,15 @@ class PlannedDays:
         zones: tuple[str, ...] = ("UTC",),
         sending_days: int = 0,
         bot_ages: tuple[int, ...] = (400,),
+        sender_profiles: tuple[str | None, ...] = (None,),
+        bot_profiles: tuple[str | None, ...] = (None,),
         seed: int = 1,
     ) -> None:
         self._policy, self._seed, self._start = policy, seed, start
         number = np.arange(1, senders + 1)
+        names = list(policy.numbers_of)
+        self.sender_profiles = [sender_profiles[place % len(sender_profiles)] for place in range(senders)]
+        self.bot_profiles = [bot_profiles[place % len(bot_profiles)] for place in range(bots)]
         self._senders = pd.DataFrame(
             {
                 "sender_id": number,
@@ -74,6 +79,9 @@ class PlannedDays:
                 "born_at": [start - timedelta(days=bot_ages[n % len(bot_ages)]) for n in range(bots)],
             }
         ).astype({"born_at": INSTANT})
+        if policy.profiles:
+            self._senders["profile"] = [names.index(name) for name in self.sender_profiles]
+            self._bots["profile"] = [names.index(name) for name in self.bot_profiles]
         self.mails = pd.DataFrame({"sender_id": [], "bot_id": [], "target_time": [], "gap_s": [], "tier": []}).astype(
             {"sender_id": "int64", "bot_id": "int64", "target_time": INSTANT, "gap_s": "int64"}
         )
@@ -113,7 +121,8 @@ class PlannedDays:
         last = self.mails.groupby("sender_id")[["target_time", "gap_s"]].last()
         not_before = (last["target_time"] + pd.to_timedelta(last["gap_s"], unit="s")).reindex(senders["sender_id"])
         latest = self.mails.groupby("bot_id")["target_time"].max().reindex(bots["bot_id"])
-        cooldown = latest + pd.Timedelta(seconds=policy.bots.cooldown_s)
+        pauses = [policy.profile(name).bots.cooldown_s for name in self.bot_profiles]
+        cooldown = latest + pd.to_timedelta(pd.Series(pauses, index=latest.index), unit="s")
         moved = {
             name: senders[name].to_numpy(copy=True) for name in ("sending_days", "last_row", "last_volume", "idle_days")
         }

@@ -14,6 +14,10 @@ class ConfigurationError(EmberflowError):
     """A setting, a key or a policy is missing or contradicts another."""
 
 
+class UnknownProfileError(ConfigurationError):
+    """A mailbox names a profile that the policy does not have."""
+
+
 class EgressRefusedError(EmberflowError):
     """A connection that is not allowed in the present mode was stopped before its first byte."""
 

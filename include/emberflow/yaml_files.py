@@ -154,12 +154,13 @@ def _scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 
 
 def _repeated_keys(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Yield the keys that the document or one of its sections has twice, of which YAML would silently keep the last."""
+    """Yield the keys that a mapping of the document has twice, of which YAML would silently keep the last."""
     if not isinstance(node, yaml.MappingNode):
         return
-    for mapping in (node, *(value for _, value in node.value if isinstance(value, yaml.MappingNode))):
-        seen: set[str] = set()
-        for key, _ in mapping.value:
-            if str(key.value) in seen:
-                yield key.start_mark.line + 1, str(key.value)
-            seen.add(str(key.value))
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if str(key.value) in seen:
+            yield key.start_mark.line + 1, str(key.value)
+        seen.add(str(key.value))
+    for _, value in node.value:
+        yield from _repeated_keys(value)

@@ -34,6 +34,7 @@ from emberflow.email_ops.addresses import AddressError, normalise, normalise_hos
 from emberflow.email_ops.mailbox import TlsMode
 from emberflow.email_ops.message import UnsafeMessageError, require_one_line
 from emberflow.errors import ConfigurationError, ImportRejectedError, RowProblem
+from emberflow.policy.profiles import NO_PROFILE
 
 _DELIMITERS = ",;\t"
 _NOT_IN_A_HEADING = re.compile(r"[^a-z0-9]+")
@@ -97,6 +98,7 @@ class MailboxRow(BaseModel):
     """One mailbox as an import file describes it; the columns of the file are these names.
 
     A TLS mode that is left out follows its port; one that contradicts a port whose mode is a standard is refused.
+    ``profile`` names a profile of the policy in force; empty or ``none``: it goes by the document's own numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
@@ -115,6 +117,12 @@ class MailboxRow(BaseModel):
     provider: str = ""
     owner: Annotated[str, Field(max_length=100)] | None = None
     zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    profile: str | None = None
+
+    @field_validator("profile")
+    @classmethod
+    def _none_is_no_profile(cls, name: str | None) -> str | None:
+        return None if name is None or name.lower() == NO_PROFILE else name
 
     @field_validator("*", mode="before")
     @classmethod

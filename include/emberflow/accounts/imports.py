@@ -6,7 +6,7 @@ its row, column and reason. Imported bots are mailboxes that the operator attest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from emberflow.database.secrets import SecretBox
 from emberflow.database.tables import mailboxes
 from emberflow.email_ops.addresses import domain_of
 from emberflow.errors import ConfigurationError, ImportRejectedError, RowProblem
+from emberflow.policy import versions
 from emberflow.settings import Settings
 
 _ROWS_AT_ONCE = 2000
@@ -94,7 +95,8 @@ def import_senders(connection: Connection, file: ImportFile, settings: Settings,
     """
 
     def add(by_id: Mapping[int, MailboxRow]) -> None:
-        lifecycle.admit(connection, "sender", [{"mailbox_id": mailbox_id} for mailbox_id in by_id], actor)
+        rows = [{"mailbox_id": mailbox_id, "profile": row.profile} for mailbox_id, row in by_id.items()]
+        lifecycle.admit(connection, "sender", rows, actor)
 
     return _import(connection, "sender", file, settings, add)
 
@@ -150,6 +152,7 @@ def add_bots(
             "attested_by": attestation.who,
             "attestation": attestation.how,
             "attested_at": now,
+            "profile": row.profile,
             "interaction_limits": getattr(row, "interaction_limits", None),
             "born_at": getattr(row, "born_at", None) or now,
         }
@@ -165,6 +168,19 @@ def columns_of(row: MailboxRow) -> dict[str, Any]:
     values["display_name"] = row.display_name or row.address.partition("@")[0]
     values["provider"] = row.provider or domain_of(row.address)
     return values
+
+
+def unknown_profiles(connection: Connection, names: Collection[str | None]) -> dict[str, str]:
+    """Return what is wrong with those of ``names`` that are no profiles, by name; None is the document's own numbers.
+
+    The profiles stay until the transaction ends.
+    """
+    named = {name for name in names if name is not None}
+    if not named:
+        return {}
+    unknown, known = versions.hold_profiles(connection, named)
+    there_are = f"which has {', '.join(known)}" if known else "which has none"
+    return {name: f"{name!r} is no profile of the policy in force, {there_are}" for name in unknown}
 
 
 def _read(file: Path, model: type[MailboxRow], reading: Reading) -> ImportFile:
@@ -183,7 +199,11 @@ def _import(
     keys_in_force.require(connection, settings, keys_in_force.at_hand(settings))
     restores.identify(connection)
     connection.execute(_ONE_IMPORT)
-    problems = _registered(connection, file.rows) + _unknown_zones(connection, file.rows)
+    problems = [
+        problem
+        for problems_of in (_registered, _unknown_zones, _unknown_profiles)
+        for problem in problems_of(connection, file.rows)
+    ]
     if problems:
         raise ImportRejectedError(file.name, problems)
     ids: list[int] = []
@@ -211,4 +231,13 @@ def _unknown_zones(connection: Connection, rows: Sequence[tuple[int, MailboxRow]
         RowProblem(number, "zone", f"the database does not know {row.zone}: run `emberflow database migrate`")
         for number, row in rows
         if row.zone in unknown
+    ]
+
+
+def _unknown_profiles(connection: Connection, rows: Sequence[tuple[int, MailboxRow]]) -> list[RowProblem]:
+    reasons = unknown_profiles(connection, {row.profile for _, row in rows})
+    return [
+        RowProblem(number, "profile", reasons[row.profile])
+        for number, row in rows
+        if row.profile is not None and row.profile in reasons
     ]

@@ -15,11 +15,11 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, RowMapping, func, select, text, update
+from sqlalchemy import Connection, RowMapping, Table, func, select, text, update
 
 from emberflow.accounts import lifecycle, zone_moves
 from emberflow.accounts.import_files import TLS_OF_PORT, BotRow, SenderRow, complaints
-from emberflow.accounts.imports import columns_of
+from emberflow.accounts.imports import columns_of, unknown_profiles
 from emberflow.database import zones
 from emberflow.database.tables import bots, mailboxes, senders
 from emberflow.email_ops.addresses import normalise
@@ -28,7 +28,8 @@ from emberflow.errors import ConfigurationError, EmberflowError
 Kind = lifecycle.MailboxKind
 
 _MODELS: Mapping[Kind, type[SenderRow] | type[BotRow]] = {"sender": SenderRow, "bot": BotRow}
-_OF_BOTS = ("interaction_limits", "born_at")
+_TABLES: Mapping[Kind, Table] = {"sender": senders, "bot": bots}
+_OWN: Mapping[Kind, tuple[str, ...]] = {"sender": ("profile",), "bot": ("interaction_limits", "born_at", "profile")}
 _CHECKED = frozenset(
     {"smtp_host", "smtp_port", "smtp_tls", "imap_host", "imap_port", "imap_tls", "username", "auth_method"}
 )
@@ -56,11 +57,12 @@ def change(connection: Connection, kind: Kind, address: str, values: Mapping[str
     """
     before = _locked(connection, kind, address)
     row = _validated(connection, kind, before, values)
-    wanted = columns_of(row) | {name: getattr(row, name) for name in _OF_BOTS if kind == "bot"}
+    wanted = columns_of(row) | {name: getattr(row, name) for name in _OWN[kind]}
     changed = {name: value for name, value in wanted.items() if value != before[name]}
-    of_bot = {name: changed.pop(name) for name in _OF_BOTS if name in changed}
-    if of_bot:
-        connection.execute(update(bots).where(bots.c.mailbox_id == before["id"]).values(of_bot))
+    own = {name: changed.pop(name) for name in _OWN[kind] if name in changed}
+    if own:
+        table = _TABLES[kind]
+        connection.execute(update(table).where(table.c.mailbox_id == before["id"]).values(own))
     check_is_due = bool(changed.keys() & _CHECKED)
     waits_until = None
     if "zone" in changed:
@@ -71,7 +73,7 @@ def change(connection: Connection, kind: Kind, address: str, values: Mapping[str
         unchecked = {"check_passed": None, "check_stage": None, "check_text": None, "checked_at": None}
         connection.execute(update(mailboxes).where(mailboxes.c.id == before["id"]).values(unchecked))
         lifecycle.require_check(connection, kind, before["id"], actor)
-    return Changed(before["id"], (*changed, *of_bot), check_is_due, waits_until)
+    return Changed(before["id"], (*changed, *own), check_is_due, waits_until)
 
 
 def remove(connection: Connection, kind: Kind, address: str, reason: str, actor: str) -> int:
@@ -89,10 +91,9 @@ def remove(connection: Connection, kind: Kind, address: str, reason: str, actor:
 
 
 def _locked(connection: Connection, kind: Kind, address: str) -> RowMapping:
-    table = senders if kind == "sender" else bots
-    more = [bots.c[name] for name in _OF_BOTS] if kind == "bot" else []
+    table = _TABLES[kind]
     query = (
-        select(mailboxes, *more)
+        select(mailboxes, *(table.c[name] for name in _OWN[kind]))
         .join(table, table.c.mailbox_id == mailboxes.c.id)
         .where(mailboxes.c.address == normalise(address), mailboxes.c.removed_at.is_(None))
         .with_for_update(of=[mailboxes, table])
@@ -118,4 +119,6 @@ def _validated(connection: Connection, kind: Kind, before: RowMapping, values: M
         raise ConfigurationError(f"{before['address']}: nothing was changed: {reasons}") from None
     if zones.unknown(connection, [row.zone]):
         raise ConfigurationError(f"the database does not know {row.zone}: run `emberflow database migrate`")
+    if "profile" in values and (wrong := unknown_profiles(connection, {row.profile})):
+        raise ConfigurationError(f"{before['address']}: nothing was changed: profile: {'; '.join(wrong.values())}")
     return row

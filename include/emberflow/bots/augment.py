@@ -40,7 +40,7 @@ def augment(matching: Matching, slots: Integers) -> None:
             moves.assign(move=moves.index).drop_duplicates("mover"), on="bot"
         )
         paths["sender"], paths["other"] = matching.row[paths["slot"]], matching.row[paths["mover"]]
-        for once in ("sender", "mover", "other", "target", *(["bot"] if matching.schedule.pause_s else [])):
+        for once in ("sender", "mover", "other", "target", *(["bot"] if matching.schedule.pauses else [])):
             paths = paths.drop_duplicates(once)
         if paths.empty:
             return

@@ -25,17 +25,23 @@ def unix_seconds_of(instants: pd.Series[Any]) -> Integers:
 
 
 class BotSchedule:
-    """The mails of every bot that is free from ``first`` until ``until`` (half-open), ``pause_s`` apart."""
+    """The mails of every bot that is free from ``first`` until ``until`` (half-open), ``pause_s`` apart.
 
-    def __init__(self, first: Integers, until: Integers, pause_s: int) -> None:
-        self.pause_s = pause_s
+    ``pauses`` says whether any bot needs a pause. A bot that needs none has no mails here: they are in nobody's way.
+    """
+
+    def __init__(self, first: Integers, until: Integers, pause_s: Integers) -> None:
+        self.pauses = bool(pause_s.any())
+        self._pause_s = pause_s
+        self._same_pause_s = int(pause_s[0]) if len(pause_s) and (pause_s == pause_s[0]).all() else None
         self._first, self._last = first, until - 1
         self._times: Integers = np.full((len(first), 1), _NEVER, dtype=np.int64)
         self._count = np.zeros(len(first), dtype=np.int64)
 
     def add(self, bots: Integers, times: Integers) -> None:
         """Enter mails; a bot may stand several times in ``bots``."""
-        if not self.pause_s or not len(bots):
+        bots, times = self._of_pausing(bots, times)
+        if not len(bots):
             return
         order = order_of_whole(bots)
         bots, times = bots[order], times[order]
@@ -48,7 +54,8 @@ class BotSchedule:
 
     def remove(self, bots: Integers, times: Integers) -> None:
         """Remove mails; each bot at most once."""
-        if not self.pause_s or not len(bots):
+        bots, times = self._of_pausing(bots, times)
+        if not len(bots):
             return
         column = np.argmax(self._times[bots] == times[:, None], axis=1)
         last = self._count[bots] - 1
@@ -59,9 +66,9 @@ class BotSchedule:
     def is_free(self, bots: Integers, times: Integers) -> Mask:
         """Return which bots are free at the times beside them."""
         is_free = (self._first[bots] <= times) & (times <= self._last[bots])
-        if self.pause_s:
+        if self.pauses:
             entered = self._times[bots, : int(self._count.max(initial=0))]
-            is_free &= (np.abs(entered - times[:, None]) >= self.pause_s).all(axis=1)
+            is_free &= (np.abs(entered - times[:, None]) >= self._pause_of(bots)).all(axis=1)
         return np.asarray(is_free)
 
     def fit(self, bots: Integers, times: Integers, earliest: Integers, latest: Integers, draws: Floats) -> Integers:
@@ -78,12 +85,18 @@ class BotSchedule:
             found[moved] = self._moved(bots[moved], times[moved], earliest[moved], latest[moved], draws[moved])
         return found
 
+    def needs_pause(self, bots: Integers) -> Mask:
+        """Return which bots need time between two mails."""
+        return np.asarray(self._pause_s[bots] > 0)
+
     def headroom(self, bots: Integers) -> Integers:
         """Return how many mails more fit into the time of each bot, if they stand as close as they may."""
-        if not self.pause_s:
+        if not self.pauses:
             return np.full(len(bots), _NEVER, dtype=np.int64)
         _, lengths = self._free(bots, self._first[bots], self._last[bots])
-        return np.asarray(((lengths + self.pause_s - 1) // self.pause_s).sum(axis=1))
+        pause_s = np.maximum(self._pause_of(bots), 1)
+        room = ((lengths + pause_s - 1) // pause_s).sum(axis=1)
+        return np.asarray(np.where(self.needs_pause(bots), room, _NEVER))
 
     def _moved(self, bots: Integers, times: Integers, earliest: Integers, latest: Integers, draws: Floats) -> Integers:
         starts, lengths = self._free(bots, earliest, latest)
@@ -100,10 +113,21 @@ class BotSchedule:
         is_inside = (self._first[bots] <= times) & (times <= self._last[bots])
         return np.where(total > 0, np.where(is_inside, near, drawn), -1)
 
+    def _of_pausing(self, bots: Integers, times: Integers) -> tuple[Integers, Integers]:
+        if self._same_pause_s is not None:
+            return (bots, times) if self.pauses else (bots[:0], times[:0])
+        pausing = self.needs_pause(bots)
+        return bots[pausing], times[pausing]
+
+    def _pause_of(self, bots: Integers) -> Any:
+        """Return the pause beside the mails of each bot; one number if it is the same for all, which is quicker."""
+        return self._pause_s[bots][:, None] if self._same_pause_s is None else self._same_pause_s
+
     def _free(self, bots: Integers, earliest: Integers, latest: Integers) -> tuple[Integers, Integers]:
         """Return the starts and the lengths of the pieces between the mails of each bot, pauses left out."""
         entered: npt.NDArray[np.int64] = np.sort(self._times[bots], axis=1)
-        starts = np.concatenate([earliest[:, None], entered + self.pause_s], axis=1)
-        ends = np.concatenate([entered - self.pause_s, latest[:, None]], axis=1)
+        pause_s = self._pause_of(bots)
+        starts = np.concatenate([earliest[:, None], entered + pause_s], axis=1)
+        ends = np.concatenate([entered - pause_s, latest[:, None]], axis=1)
         starts, ends = np.maximum(starts, earliest[:, None]), np.minimum(ends, latest[:, None])
         return starts, np.maximum(ends - starts + 1, 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 _DAY_H = 24
@@ -26,7 +27,7 @@ class BotsNeeded:
     ``largest_volume``
         w: the most that one of them sends in a day.
     ``inbound_cap``
-        L: what a grown bot receives in a day (`BotPolicy.daily_inbound_cap`).
+        L: what a grown bot receives in a day (`BotPolicy.daily_inbound_cap`), the mean of their profiles.
     ``cooldown_h``
         K in hours (`SelectionPolicy.pair_cooldown_h`).
     """
@@ -52,12 +53,12 @@ class BotsNeeded:
         return max(self.by_load, self.by_cooldown)
 
 
-def supply_by_state(bots: pd.DataFrame, full_cap: int) -> pd.DataFrame:
+def supply_by_state(bots: pd.DataFrame, full_cap: int | npt.NDArray[np.int64]) -> pd.DataFrame:
     """Return what active bots can take, added up by why they take nothing now.
 
     Columns in, one row per bot: ``seats`` int64, first mails that it may take in the hour; ``reason`` str or
     Categorical, null while it has seats; ``inbound_cap``, ``inbound_used`` int64, of the bot's present local day.
-    ``full_cap`` is the daily cap of a grown bot.
+    ``full_cap`` is the daily cap of a grown bot, of all or of each.
 
     Columns out: ``state`` str; ``bots``, ``cap_today``, ``used_today``, ``left_today``, ``seats_now`` int64. The state
     is ``free``, the reason, or ``at_lower_cap``: at a cap below the full one, by age (B-B2) or by its operator's own

@@ -44,9 +44,9 @@ def available_seats(bots: pd.DataFrame, at: datetime, until: datetime, policy: B
 
     Columns out: ``bot_id``; ``age_days`` int64, whole days of 24 h since birth; ``inbound_cap`` int64, by age
     and operator; ``free_from``, ``free_until`` int64, seconds since the epoch, half-open: when it is awake
-    (`waking_span`) and the pause after its last mail is over; ``seats`` int64, what is free of the cap, and not more
-    than fit in with the pauses between two mails; ``reason`` Categorical, null while there are seats, else the first
-    of ``cooldown``, ``asleep``, ``at_cap``.
+    (`waking_span`) and the pause after its last mail is over; ``pause_s`` int64, its pause between two mails;
+    ``seats`` int64, what is free of the cap, and not more than fit in with these pauses; ``reason`` Categorical, null
+    while there are seats, else the first of ``cooldown``, ``asleep``, ``at_cap``.
     """
     now = pd.Timestamp(require_utc(at))
     age_days = np.maximum((now - bots["born_at"]).to_numpy(dtype="timedelta64[s]").astype(np.int64) // _DAY_S, 0)
@@ -68,6 +68,7 @@ def available_seats(bots: pd.DataFrame, at: datetime, until: datetime, policy: B
             "inbound_cap": cap,
             "free_from": free_from,
             "free_until": sleeps,
+            "pause_s": np.full(len(bots), policy.cooldown_s, dtype=np.int64),
             "seats": np.where(code < 0, np.minimum(free, places), 0),
             "reason": pd.Categorical.from_codes(code, pd.Index(list(UNAVAILABLE), dtype="str")),
         },

@@ -53,7 +53,6 @@ class Matching:
         hour: datetime,
         shares: Mapping[int, float] | None,
         appointments: pd.DataFrame | None,
-        pause_s: int,
     ) -> None:
         self.history, self.policy, self._seed, self._hour = history, policy, seed, hour
         demand = demand.sort_values(["sender_id", "ordinal"], ignore_index=True)
@@ -93,7 +92,7 @@ class Matching:
 
         self.may_move = True
         self._move_draw = uniforms(self.stream("move"), *names)
-        self.schedule = self._schedule_of(bots, pause_s)
+        self.schedule = self._schedule_of(bots)
         if appointments is not None:
             place = self._place.get_indexer(pd.Index(appointments["bot_id"].to_numpy(dtype=np.int64)))
             known = np.flatnonzero(place >= 0)
@@ -101,13 +100,13 @@ class Matching:
         # Seats without time are gone.
         self.seats = np.minimum(self.seats, self.schedule.headroom(np.arange(len(self.seats))))
 
-    def _schedule_of(self, bots: pd.DataFrame, pause_s: int) -> BotSchedule:
+    def _schedule_of(self, bots: pd.DataFrame) -> BotSchedule:
         """Return when bots are free, before any mail is entered.
 
         A mail at an hour's end takes the start of the next one from its bot, and the next plan cannot take the end of
         this one. So each bot's own hour ends earlier by a drawn part of its pause: else busy bots crowd at the end.
         """
-        first, until = (bots[name].to_numpy(dtype=np.int64) for name in ("free_from", "free_until"))
+        first, until, pause_s = (bots[name].to_numpy(dtype=np.int64) for name in ("free_from", "free_until", "pause_s"))
         ends_with_plan = until == until.max(initial=0)
         longest_s = np.minimum(pause_s // 4, np.maximum(until - first, 0) // 16)
         sooner_s = longest_s * uniforms(state(self._seed, "own_hour"), self.bots)
@@ -138,7 +137,8 @@ class Matching:
             rank = np.empty(len(waiting), dtype=np.int64)
             rank[by_bot] = rank_within(bots[waiting[by_bot]])
             # Those of one bot change each other's times, unless it needs no pause.
-            now = np.flatnonzero(rank < (self.seats[bots[waiting]] if self.schedule.pause_s == 0 else 1))
+            at_once = np.where(self.schedule.needs_pause(bots[waiting]), 1, self.seats[bots[waiting]])
+            now = np.flatnonzero(rank < at_once)
             taken = waiting[now]
             is_settled[taken] = True
             self.book(slots[taken], bots[taken], times[now], tier)

@@ -6,6 +6,7 @@ Plain numbers and what they mean: reading a policy loads neither pandas nor NumP
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import time
 from typing import Annotated, Self
 
@@ -51,6 +52,14 @@ class BotPolicy(BaseModel):
         if self.wake_end != MIDNIGHT and self.wake_start >= self.wake_end:
             raise ValueError(f"the waking hours {self.wake_start}-{self.wake_end} must end after they start")
         return self
+
+
+@dataclass(frozen=True)
+class Rests:
+    """How many seconds a bot rests after a mail: ``own_s`` by the document, or what its profile says, by name."""
+
+    own_s: int
+    of_profiles: Mapping[str, int] = field(default_factory=dict)
 
 
 class SelectionPolicy(BaseModel):

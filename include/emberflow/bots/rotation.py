@@ -26,16 +26,17 @@ _DAY_S = 86_400
 _LONGEST_S, _SHORTEST_S = 14 * _DAY_S, 60
 
 
-def turn_terms(bots: pd.DataFrame, at: datetime, policy: BotPolicy) -> pd.DataFrame:
+def turn_terms(bots: pd.DataFrame, at: datetime, policy: BotPolicy, full_cap: int | None = None) -> pd.DataFrame:
     """Return the terms of each bot's weight in `select_bots`, on ``bots``' index.
 
     Columns in: ``inbound_cap`` int64, as of `available_seats`; ``zone`` str or Categorical, IANA name; ``born_at``
     datetime64[us, UTC]; ``cooldown_until`` and ``planned_until``, the last task that it is planned for,
     datetime64[us, UTC] or null.
 
-    Columns out: ``capacity`` float64, the cap as a share of ``daily_inbound_cap``, above 0; ``rest`` float64, the
-    square of capacity times the waking hours of the last 14 days since the last task, a minute at least. A bot without
-    any task counts from its birth. The clock's hours are those of the offset from UTC at ``at``.
+    Columns out: ``capacity`` float64, the cap as a share of ``full_cap``, above 0; ``rest`` float64, the square of
+    capacity times the waking hours of the last 14 days since the last task, a minute at least. A bot without any task
+    counts from its birth. The clock's hours are those of the offset from UTC at ``at``. ``full_cap``, by default the
+    policy's ``daily_inbound_cap``, must be the same for all bots that take turns, whatever the profile of each.
     """
     finished = bots["cooldown_until"] - pd.Timedelta(seconds=policy.cooldown_s)
     latest = finished.fillna(bots["born_at"])
@@ -45,7 +46,7 @@ def turn_terms(bots: pd.DataFrame, at: datetime, policy: BotPolicy) -> pd.DataFr
     since_s = np.maximum(latest_s, now_s - _LONGEST_S)
     awake_s = _awake_until(now_s + offset_s, policy) - _awake_until(since_s + offset_s, policy)
     awake_s = np.maximum(awake_s, _SHORTEST_S)
-    capacity = np.maximum(bots["inbound_cap"].to_numpy(), 1) / policy.daily_inbound_cap
+    capacity = np.maximum(bots["inbound_cap"].to_numpy(), 1) / (full_cap or policy.daily_inbound_cap)
     return pd.DataFrame({"capacity": capacity, "rest": (capacity * awake_s / 3600) ** SHARPNESS}, index=bots.index)
 
 

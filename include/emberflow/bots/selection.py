@@ -76,7 +76,6 @@ def select_bots(
     hour: datetime,
     shares: Mapping[int, float] | None = None,
     appointments: pd.DataFrame | None = None,
-    pause_s: int = 0,
     traced_slot: tuple[int, int] | None = None,
 ) -> Selection:
     """Choose a bot for every slot of ``demand``, as far as eligible bots with seats go.
@@ -87,16 +86,17 @@ def select_bots(
         ``owner``, ``ip_group`` int64, -1 for none; ``target_time``, ``earliest``, ``latest`` datetime64[us, UTC]
         (`senders.pacing.pace`).
         ``bots``: ``bot_id`` int64, unique; ``cell`` int64 (`bots.mix`); ``seats`` int64, shared by all senders;
-        ``free_from``, ``free_until`` int64, seconds since the epoch (`bots.limits.available_seats`);
+        ``free_from``, ``free_until`` int64, seconds since the epoch, and ``pause_s`` int64, the seconds that it needs
+        between two mails (`bots.limits.available_seats`);
         ``capacity``, ``rest`` float, whose product is the weight (`bots.rotation`); ``domain``, ``owner``,
         ``ip_group`` likewise.
         ``appointments``: ``bot_id`` int64; ``target_time`` datetime64[us, UTC]: mail that bots are to get anyway.
     ``hour`` (UTC) names the draws, and ages of contacts are judged at it. ``shares`` are the cells' shares of a
-    sender's partners; without them, those of the seats. ``pause_s`` is that of a bot between two mails.
-    ``traced_slot``: the sender_id and the ordinal of the slot whose evidence is kept.
+    sender's partners; without them, those of the seats. ``traced_slot``: the sender_id and the ordinal of the slot
+    whose evidence is kept.
 
     Guarantees: no bot gets more than its seats, a mail outside ``free_from`` to ``free_until``, or two mails less than
-    ``pause_s`` apart; a sender meets a bot at most once in the plan, never within 24 h of
+    its ``pause_s`` apart; a sender meets a bot at most once in the plan, never within 24 h of
     their last contact, never beyond the weekly maximum, and never one of its own domain, owner or IP group; a slot that
     asked ``virgin`` and stays open or got another tier had no virgin bot with a free seat left, and one that stays open
     had no bot at all.
@@ -107,9 +107,7 @@ def select_bots(
     is_positive = (bots[list(WEIGHT_TERMS)] > 0).all(axis=1)
     if not is_positive.all():
         raise ValueError(f"bots need a positive weight: {bots.loc[~is_positive, 'bot_id'].tolist()}")
-    matching = Matching(
-        demand, bots, history, policy, seed=seed, hour=hour, shares=shares, appointments=appointments, pause_s=pause_s
-    )
+    matching = Matching(demand, bots, history, policy, seed=seed, hour=hour, shares=shares, appointments=appointments)
     if traced_slot is not None:
         matching.trace = Trace(matching, *traced_slot, policy.runners_up)
     served = matching.order[: matching.seats.sum()]

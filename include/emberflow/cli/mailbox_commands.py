@@ -31,6 +31,12 @@ Shown = Annotated[str, typer.Option("--reason", help="Why; it is shown wherever 
 Text = Annotated[str | None, typer.Option(show_default=False)]
 Number = Annotated[int | None, typer.Option(show_default=False)]
 Tls = Annotated[str | None, typer.Option(help="starttls or implicit; default: follows a new port.", show_default=False)]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="The profile of the policy whose numbers it goes by; none: the document's own.", show_default=False
+    ),
+]
 Check = Annotated[bool, typer.Option(help="Run the connection check right away if it has become due.")]
 
 
@@ -63,15 +69,15 @@ def list_senders(as_json: AsJson = False) -> None:
 
     with open_engine().connect() as connection:
         found = listed(connection)
-    columns = ("address", "state", "day", "quota", "sent", "replies", "score", "reason", "what to do")
+    columns = ("address", "state", "day", "quota", "sent", "replies", "score", "profile", "reason", "what to do")
     rows = [
         (
             row["address"], row["state"], row["ramp_day"], row["daily_quota"], row["current_count"],
-            row["reply_count"], row["reputation_score"], _reason(row), row["state_remedy"],
+            row["reply_count"], row["reputation_score"], row["profile"], _reason(row), row["state_remedy"],
         )
         for row in found
     ]  # fmt: skip
-    least = ("day", "replies", "quota", "sent", "score")
+    least = ("day", "replies", "profile", "quota", "sent", "score")
     show(Section("senders", f"{len(rows)} senders", columns, rows, least=least), as_json=as_json)
 
 
@@ -139,6 +145,7 @@ def set_sender(
     provider: Text = None,
     owner: Text = None,
     zone: Text = None,
+    profile: Profile = None,
     check: Check = True,
     reason: Reason = BY_COMMAND,
     by: By = None,
@@ -148,7 +155,7 @@ def set_sender(
         "smtp_host": smtp_host, "smtp_port": smtp_port, "smtp_tls": smtp_tls,
         "imap_host": imap_host, "imap_port": imap_port, "imap_tls": imap_tls,
         "username": username, "auth_method": auth_method, "display_name": display_name,
-        "provider": provider, "owner": owner, "zone": zone,
+        "provider": provider, "owner": owner, "zone": zone, "profile": profile,
     }  # fmt: skip
     _set("sender", address, values, reason, by, check=check)
 
@@ -238,18 +245,19 @@ def list_bots(as_json: AsJson = False) -> None:
         "born",
         "received",
         "replies",
+        "profile",
         "reason",
         "what to do",
     )
     rows = [
         (
             row["address"], row["provider"], row["status"], row["source"], row["attested_by"],
-            f"{row['born_at']:%Y-%m-%d}", row["inbound_today"], row["replies_today"], _reason(row),
-            row["status_remedy"],
+            f"{row['born_at']:%Y-%m-%d}", row["inbound_today"], row["replies_today"], row["profile"],
+            _reason(row), row["status_remedy"],
         )
         for row in found
     ]  # fmt: skip
-    least = ("source", "attested by", "born", "provider", "replies", "received")
+    least = ("source", "attested by", "born", "profile", "provider", "replies", "received")
     show(Section("bots", f"{len(rows)} bots", columns, rows, least=least), as_json=as_json)
 
 
@@ -315,6 +323,7 @@ def set_bot(
     provider: Text = None,
     owner: Text = None,
     zone: Text = None,
+    profile: Profile = None,
     interaction_limits: Annotated[
         str | None, typer.Option(help="Own daily inbound cap, 1-200; an empty text: none.", show_default=False)
     ] = None,
@@ -328,7 +337,7 @@ def set_bot(
         "smtp_host": smtp_host, "smtp_port": smtp_port, "smtp_tls": smtp_tls,
         "imap_host": imap_host, "imap_port": imap_port, "imap_tls": imap_tls,
         "username": username, "auth_method": auth_method, "display_name": display_name,
-        "provider": provider, "owner": owner, "zone": zone,
+        "provider": provider, "owner": owner, "zone": zone, "profile": profile,
         "interaction_limits": interaction_limits, "born_at": born_at,
     }  # fmt: skip
     _set("bot", address, values, reason, by, check=check)

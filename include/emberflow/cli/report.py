@@ -194,12 +194,22 @@ def show_explanation(explanation: Explanation, *, as_json: bool) -> None:
         ("idempotency key", slot["idempotency_key"]),
         ("policy", f"{slot['policy_name']} (version {slot['policy_id']})"),
     ]
+    if any(explanation.profiles.values()):
+        named = (f"{who}: {name or 'none'}" for who, name in explanation.profiles.items())
+        facts.append(("profiles", ", ".join(named)))
     if slot["hour"] is not None:
         facts.append(("plan", f"{spell(slot['hour'])}, seed {slot['seed']}, sha256 {slot['plan_sha256'][:12]}"))
     events = [(event["occurred_at"], event["event_type"], event["details"]) for event in explanation.events]
     if as_json:
         section = Section("events", "Events", ("at (UTC)", "event", "details"), events)
-        print_json({"slot": dict(slot), "selection": _selection_as_json(explanation)} | records(section))
+        print_json(
+            {
+                "slot": dict(slot),
+                "selection": _selection_as_json(explanation),
+                "profiles": dict(explanation.profiles),
+            }
+            | records(section)
+        )
         return
     show(Section("slot", f"Slot {slot['id']}", ("", ""), facts))
     if explanation.evidence is None and not explanation.kind.has_bot:

@@ -22,6 +22,7 @@ from emberflow.delivery.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.delivery.retries import RetryPolicy
 from emberflow.domain.mail_kind import MailKind, Scope, SenderDayPart
 from emberflow.domain.slot import Slot
+from emberflow.errors import UnknownProfileError
 from emberflow.loopback import is_loopback
 from emberflow.senders.pacing import next_opening
 from emberflow.senders.policy import PacingPolicy, QuotaPolicy
@@ -31,8 +32,8 @@ _OPENINGS_TRIED = 60  # a day has one or two, and a weekend must pass
 _SUBMISSION_PORTS: Final = frozenset({25, 465, 587, 2525})
 
 
-class GuardPolicy(Protocol):
-    """What the guard reads of the policy in force."""
+class Numbers(Protocol):
+    """What the guard reads of the numbers of one mailbox."""
 
     @property
     def pacing(self) -> PacingPolicy: ...
@@ -40,10 +41,35 @@ class GuardPolicy(Protocol):
     def quota(self) -> QuotaPolicy: ...
     @property
     def bots(self) -> BotPolicy: ...
+
+
+class GuardPolicy(Protocol):
+    """What the guard reads of the policy in force."""
+
     @property
     def caps(self) -> CapPolicy: ...
     @property
     def dispatch(self) -> RetryPolicy: ...
+    def profile(self, name: str | None) -> Numbers: ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The numbers that bind one mail: of the sender's profile its hours and quotas, of the bot's its limits."""
+
+    pacing: PacingPolicy
+    quota: QuotaPolicy
+    bots: BotPolicy
+
+
+def rules_of(policy: GuardPolicy, sender_profile: str | None, bot_profile: str | None) -> Rules:
+    """Return the numbers of a sender and a bot by the names of their profiles; None: the policy's own.
+
+    Raises:
+        UnknownProfileError: the policy has no such profile.
+    """
+    sender = policy.profile(sender_profile)
+    return Rules(sender.pacing, sender.quota, policy.profile(bot_profile).bots)
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,9 @@ class Facts:
     to_zone: str | None
     is_checked: bool
     sender_state: str
+    sender_profile: str | None
     bot_status: str | None
+    bot_profile: str | None
     bot_born_at: datetime | None
     bot_limit: int | None
     egress_state: str | None
@@ -168,14 +196,27 @@ def judge(
     slot = facts.slot
     if is_stopped:
         return Refusal("stop_sending_is_on", now + timedelta(seconds=policy.dispatch.retry_s))
-    refusal = _state(facts, now) or _moment(facts, ledgers, now, policy, seed)
+    refusal = _state(facts, now)
+    if refusal is not None:
+        return refusal
+    try:
+        rules = rules_of(policy, facts.sender_profile, facts.bot_profile)
+    except UnknownProfileError:
+        # The policy changed under a worker that began before; its next run knows the profile.
+        return unknown_profile(slot, now + timedelta(seconds=policy.dispatch.retry_s))
+    refusal = _moment(facts, ledgers, now, rules, seed)
     if refusal is not None:
         return refusal
     caps = caps_of(slot, facts.route, policy.caps, facts.egress_sends_per_hour)
-    refusal = _day_caps(facts, ledgers, now, policy) or _rolling_caps(slot, caps, ledgers.counters)
+    refusal = _day_caps(facts, ledgers, now, rules) or _rolling_caps(slot, caps, ledgers.counters)
     if refusal is None:
-        _count(facts, ledgers, caps, now, policy)
+        _count(facts, ledgers, caps, now, rules)
     return refusal
+
+
+def unknown_profile(slot: Slot, retry_at: datetime) -> Refusal:
+    """Return the refusal of a mail of which no numbers are known; the next plan makes up for a warm-up mail."""
+    return Refusal("profile_unknown", None if slot.kind.is_made_up_for else retry_at)
 
 
 def unknown_zone(from_zone: str, to_zone: str | None, slot: Slot, now: datetime) -> Refusal | None:
@@ -204,7 +245,7 @@ def bot_rest(
     free_at: datetime | None,
     *,
     now: datetime,
-    policy: GuardPolicy,
+    rules: Rules,
     seed: int,
 ) -> Refusal | None:
     """Return until when the bot that the mail goes to rests from the one before; ``zones``: of sender and recipient.
@@ -214,7 +255,7 @@ def bot_rest(
     """
     if not slot.kind.goes_to_bot or free_at is None or free_at <= now:
         return None
-    retry_at = _opening(slot, zones, free_at, policy, seed)
+    retry_at = _opening(slot, zones, free_at, rules, seed)
     return Refusal("bot_cooldown", None if slot.kind.is_made_up_for and retry_at != free_at else retry_at)
 
 
@@ -277,48 +318,46 @@ def _state(facts: Facts, now: datetime) -> Refusal | None:
     return None
 
 
-def _moment(facts: Facts, ledgers: Ledgers, now: datetime, policy: GuardPolicy, seed: int) -> Refusal | None:
+def _moment(facts: Facts, ledgers: Ledgers, now: datetime, rules: Rules, seed: int) -> Refusal | None:
     slot, zones = facts.slot, (facts.from_zone, facts.to_zone)
-    opening = _opening(slot, zones, now, policy, seed)
+    opening = _opening(slot, zones, now, rules, seed)
     if opening != now:
-        sleeps = slot.kind.goes_to_bot and _own_opening(slot, facts.from_zone, now, policy, seed) == now
+        sleeps = slot.kind.goes_to_bot and _own_opening(slot, facts.from_zone, now, rules, seed) == now
         return Refusal("bot_asleep" if sleeps else "outside_window", None if slot.kind.is_made_up_for else opening)
     next_send_at = ledgers.next_send_at[slot.from_mailbox_id]
     if next_send_at is not None and next_send_at > now:
         return Refusal("gap", next_send_at)
     free_at = ledgers.bot_free_at.get(slot.known_bot_id) if slot.kind.goes_to_bot else None
-    return bot_rest(slot, zones, free_at, now=now, policy=policy, seed=seed)
+    return bot_rest(slot, zones, free_at, now=now, rules=rules, seed=seed)
 
 
-def _opening(
-    slot: Slot, zones: tuple[str, str | None], at: datetime, policy: GuardPolicy, seed: int
-) -> datetime | None:
+def _opening(slot: Slot, zones: tuple[str, str | None], at: datetime, rules: Rules, seed: int) -> datetime | None:
     """Return the first instant from ``at`` on at which its mailbox may send the mail, and a bot is awake to receive it.
 
     None: the window of the one and the waking hours of the other do not meet within weeks.
     """
     from_zone, to_zone = zones
     for _ in range(_OPENINGS_TRIED):
-        opening = _own_opening(slot, from_zone, at, policy, seed)
+        opening = _own_opening(slot, from_zone, at, rules, seed)
         if not slot.kind.goes_to_bot or to_zone is None:
             return opening
-        at = next_waking(to_zone, opening, policy.bots)
+        at = next_waking(to_zone, opening, rules.bots)
         if at == opening:
             return opening
     return None
 
 
-def _own_opening(slot: Slot, zone: str, at: datetime, policy: GuardPolicy, seed: int) -> datetime:
+def _own_opening(slot: Slot, zone: str, at: datetime, rules: Rules, seed: int) -> datetime:
     if slot.kind.is_from_sender:
-        return next_opening(zone, at, policy.pacing, seed=seed, sender_id=slot.sender_id)
-    return next_waking(zone, at, policy.bots)
+        return next_opening(zone, at, rules.pacing, seed=seed, sender_id=slot.sender_id)
+    return next_waking(zone, at, rules.bots)
 
 
-def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, policy: GuardPolicy) -> Refusal | None:
+def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, rules: Rules) -> Refusal | None:
     slot, kind = facts.slot, facts.slot.kind
 
     def capped(reason: str, zone: str, cap: str) -> Refusal:
-        return Refusal(reason, None if slot.kind.is_made_up_for else _next_day(now, zone, policy), cap)
+        return Refusal(reason, None if slot.kind.is_made_up_for else _next_day(now, zone, rules.pacing), cap)
 
     sender_key = sender_day_of(slot, facts.from_zone, now)
     if sender_key is not None and kind.sender_day is not None:
@@ -328,8 +367,8 @@ def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, policy: GuardPolicy
             return capped("sender_daily_quota", facts.from_zone, f"{name} no quota row")
         if day.sent >= day.total_quota:
             return capped("sender_daily_quota", facts.from_zone, f"{name} {day.sent}/{day.total_quota}")
-        if kind.sender_day != "warmup" and day.sent + day.unused_reserve(policy.quota) >= day.total_quota:
-            kept = f"{name} {day.sent}/{day.total_quota}, {day.unused_reserve(policy.quota)} kept for warm-up"
+        if kind.sender_day != "warmup" and day.sent + day.unused_reserve(rules.quota) >= day.total_quota:
+            kept = f"{name} {day.sent}/{day.total_quota}, {day.unused_reserve(rules.quota)} kept for warm-up"
             return capped("sender_daily_quota", facts.from_zone, kept)
         used, quota = day.used(kind.sender_day), day.quota(kind.sender_day)
         if used >= quota:
@@ -339,12 +378,12 @@ def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, policy: GuardPolicy
         return None
     bot_day = ledgers.bot_days[bot_key]
     if kind.bot_day == "reply":
-        used, cap = bot_day.reply_sent, policy.bots.daily_reply_cap
+        used, cap = bot_day.reply_sent, rules.bots.daily_reply_cap
         name, zone = "bot_daily_reply_cap", facts.from_zone
     else:
         if facts.bot_born_at is None or facts.to_zone is None:
             return Refusal("bot_unknown")
-        used, cap = bot_day.inbound_sent, cap_today(policy.bots, facts.bot_born_at, facts.bot_limit, now)
+        used, cap = bot_day.inbound_sent, cap_today(rules.bots, facts.bot_born_at, facts.bot_limit, now)
         name, zone = "bot_daily_inbound_cap", facts.to_zone
     return None if used < cap else capped(name, zone, f"bot_day:{slot.bot_id} {used}/{cap}")
 
@@ -359,7 +398,7 @@ def _rolling_caps(slot: Slot, caps: list[Cap], counters: Counters) -> Refusal | 
     return None
 
 
-def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, policy: GuardPolicy) -> None:
+def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, rules: Rules) -> None:
     slot = facts.slot
     sender_key = sender_day_of(slot, facts.from_zone, now)
     if sender_key is not None and slot.kind.sender_day is not None:
@@ -374,10 +413,10 @@ def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, polic
     ledgers.counters.add(counters_of(slot, facts.route))
     ledgers.next_send_at[slot.from_mailbox_id] = now + timedelta(seconds=slot.gap_s)
     if slot.kind.goes_to_bot:
-        ledgers.bot_free_at[slot.known_bot_id] = now + timedelta(seconds=policy.bots.cooldown_s)
+        ledgers.bot_free_at[slot.known_bot_id] = now + timedelta(seconds=rules.bots.cooldown_s)
 
 
-def _next_day(now: datetime, zone: str, policy: GuardPolicy) -> datetime:
+def _next_day(now: datetime, zone: str, pacing: PacingPolicy) -> datetime:
     """Return when sending hours start on the next local day of ``zone``."""
     tomorrow = local_day(now, zone) + timedelta(days=1)
-    return require_utc(datetime.combine(tomorrow, policy.pacing.window_start, clock_of(zone)))
+    return require_utc(datetime.combine(tomorrow, pacing.window_start, clock_of(zone)))

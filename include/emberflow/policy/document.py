@@ -8,18 +8,22 @@ manager, which imports this package, are in `policy.queue`. Reading a policy loa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from emberflow import yaml_files
-from emberflow.bots.policy import BotPolicy, PlacementPolicy, ReplyPolicy, SelectionPolicy
+from emberflow.bots.policy import BotPolicy, PlacementPolicy, ReplyPolicy, Rests, SelectionPolicy
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.caps import CapPolicy
 from emberflow.delivery.connections import ConnectionPolicy
 from emberflow.delivery.corroboration import RefusalPolicy
 from emberflow.delivery.reply_codes import SmtpReplyPolicy
-from emberflow.errors import ConfigurationError
+from emberflow.errors import ConfigurationError, UnknownProfileError
+from emberflow.policy.profiles import SECTIONS, Numbers, Profile, complete, normal
 from emberflow.policy.queue import DispatchPolicy, InboxPolicy, QueuePolicy, ReconcilePolicy
 from emberflow.senders.policy import LinearRamp, PacingPolicy, QuotaPolicy, RampPolicy
 
@@ -59,6 +63,50 @@ class Policy(BaseModel):
     inbox: InboxPolicy = InboxPolicy()
     reconcile: ReconcilePolicy = ReconcilePolicy()
     reputation: ReputationPolicy = ReputationPolicy()
+    profiles: Mapping[str, Numbers] = Field(
+        default_factory=dict,
+        description="named numbers for single mailboxes (`senders set ADDRESS --profile NAME`, `bots set`): sections "
+        "ramp, quota, pacing, bots, replies; what a profile leaves out is as above",
+    )
+
+    @field_validator("profiles")
+    @classmethod
+    def _profiles_are_complete(cls, stated: Mapping[str, Numbers], info: ValidationInfo) -> Mapping[str, Any]:
+        own = {name: info.data[name] for name in SECTIONS if name in info.data}
+        if len(own) < len(SECTIONS):  # a section of the document is wrong, which is said of it
+            return stated
+        return normal(stated, complete(Profile(**own), stated))
+
+    @cached_property
+    def numbers_of(self) -> Mapping[str | None, Profile]:
+        """All numbers by profile: None, the document's own, comes first, then the profiles by name."""
+        own = Profile(**{name: getattr(self, name) for name in SECTIONS})
+        named = complete(own, self.profiles)
+        return {None: own, **{name: named[name] for name in sorted(named)}}
+
+    @cached_property
+    def rests(self) -> Rests:
+        """How long a bot of each profile rests after a mail."""
+        return Rests(
+            self.bots.cooldown_s,
+            {name: one.bots.cooldown_s for name, one in self.numbers_of.items() if name is not None},
+        )
+
+    @property
+    def profile_names(self) -> list[str]:
+        """The profiles that a mailbox may name, in order."""
+        return sorted(self.profiles)
+
+    def profile(self, name: str | None) -> Profile:
+        """Return all numbers of a mailbox that names this profile, or none.
+
+        Raises:
+            UnknownProfileError: this document has no such profile.
+        """
+        if name not in self.numbers_of:
+            known = ", ".join(self.profile_names) or "none at all"
+            raise UnknownProfileError(f"the policy {self.name} has no profile {name!r}; it has {known}")
+        return self.numbers_of[name]
 
 
 def shipped(name: str) -> Policy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,7 +22,27 @@ from emberflow.policy import script_sets
 from emberflow.policy.document import Policy
 from emberflow.settings import Settings
 
+_AS_IT_IS = text("lock table ops.policies in share mode")
 _ONE_AT_A_TIME = text("lock table ops.policies in share row exclusive mode")  # readers, and plans, go on
+
+_SHOWN = 5
+_NAMED_PROFILES = text("""
+    select
+        named.profile,
+        count(*) as mailboxes,
+        (array_agg(mailboxes.address order by mailboxes.address))[1:cast(:shown as integer)] as examples
+    from (
+        select mailbox_id, profile from ops.senders
+        union all
+        select mailbox_id, profile from ops.bots
+    ) as named
+    inner join ops.mailboxes on mailboxes.id = named.mailbox_id
+    where named.profile is not null
+        and named.profile <> all(cast(:known as text[]))
+        and mailboxes.removed_at is null
+    group by named.profile
+    order by named.profile
+""")
 
 
 @dataclass(frozen=True)
@@ -46,8 +67,12 @@ def put_in_force(
     Without ``scripts`` those in force stay. The first version of a database takes its seed and its scripts from
     ``settings``: what these say later changes nothing, so that machines whose settings differ decide alike. Where they
     say no seed, one is drawn; without settings it begins with the built-in scripts.
+
+    Raises:
+        ConfigurationError: a mailbox names a profile that ``policy`` does not have; nothing was changed.
     """
     connection.execute(_ONE_AT_A_TIME)
+    _require_named_profiles(connection, policy)
     document = policy.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     current = connection.execute(
@@ -116,6 +141,34 @@ def in_force(connection: Connection) -> PolicyInForce:
     if row.script_set_id is None:
         raise ConfigurationError("no conversation scripts are in force: run `emberflow database migrate`")
     return PolicyInForce(row.id, Policy.model_validate(row.document), row.seed, row.script_set_id)
+
+
+def hold_profiles(connection: Connection, names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return which of ``names`` the policy in force lacks, and all that it has; it stays until the transaction ends.
+
+    So a profile does not disappear while a mailbox is given it.
+
+    Raises:
+        ConfigurationError: as in :func:`in_force`.
+    """
+    connection.execute(_AS_IT_IS)
+    known = in_force(connection).policy.profile_names
+    return sorted(set(names) - set(known)), known
+
+
+def _require_named_profiles(connection: Connection, policy: Policy) -> None:
+    rows = connection.execute(_NAMED_PROFILES, {"known": policy.profile_names, "shown": _SHOWN}).all()
+    if not rows:
+        return
+    lines = "\n".join(
+        f"  {row.profile}: {', '.join(row.examples)}"
+        + (f" and {row.mailboxes - _SHOWN} more" if row.mailboxes > _SHOWN else "")
+        for row in rows
+    )
+    raise ConfigurationError(
+        f"the policy {policy.name} lacks profiles that mailboxes name, and was not put in force:\n{lines}\n"
+        "add them to the document, or run `emberflow senders set ADDRESS --profile`, or `bots set`, for these mailboxes"
+    )
 
 
 def _first_seed(settings: Settings | None) -> int:

@@ -6,6 +6,7 @@ reading of the same mailbox, is one event; counters follow only from the first t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from emberflow.bots.policy import Rests
 from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery.reply_codes import Disposition
@@ -96,7 +98,7 @@ _FOLLOW_UP = text("""
     ),
 
     resting as (
-        select bots.id, received.moment
+        select bots.id, bots.profile, received.moment
         from (
             select bot_id, max(moment) as moment from mails where goes_to_bot group by bot_id
         ) as received
@@ -106,7 +108,14 @@ _FOLLOW_UP = text("""
     )
 
     update ops.bots
-    set cooldown_until = greatest(cooldown_until, resting.moment + make_interval(secs => :cooldown_s))
+    set cooldown_until = greatest(
+        cooldown_until,
+        resting.moment + make_interval(
+            secs => coalesce(
+                cast(cast(:rests as jsonb) ->> resting.profile as double precision), cast(:own_rest_s as integer)
+            )
+        )
+    )
     from resting
     where bots.id = resting.id
 """)
@@ -212,13 +221,13 @@ def record_parked(connection: Connection, rows: Sequence[Mapping[str, Any]], occ
     )
 
 
-def record_sent(connection: Connection, mails: Sequence[Sent], *, cooldown_s: int) -> None:
+def record_sent(connection: Connection, mails: Sequence[Sent], *, rests: Rests) -> None:
     """Append that mails left, and move their pairs, conversations and bots accordingly.
 
     The natural key is the slot's idempotency key, so a second ``sent`` for it cannot exist (D-B3), and what follows
     from a mail follows once.
     """
-    record(connection, sent=mails, cooldown_s=cooldown_s)
+    record(connection, sent=mails, rests=rests)
 
 
 def record(
@@ -227,7 +236,7 @@ def record(
     tried: Sequence[Tried] = (),
     fenced: Sequence[Late] = (),
     sent: Sequence[Sent] = (),
-    cooldown_s: int,
+    rests: Rests,
 ) -> None:
     """Append attempts (E-B2), results that came too late to count, and mails that left, with what follows from these.
 
@@ -263,9 +272,12 @@ def record(
     )
     new = [_mail(mail) for key, mail in by_key.items() if key in new_keys]
     if new:
-        prepared.rows_of(
-            connection, "follow_up_mails", _FOLLOW_UP, {"mails": rows_as_json(new), "cooldown_s": cooldown_s}
-        )
+        parameters = {
+            "mails": rows_as_json(new),
+            "rests": json.dumps(dict(rests.of_profiles)),
+            "own_rest_s": rests.own_s,
+        }
+        prepared.rows_of(connection, "follow_up_mails", _FOLLOW_UP, parameters)
 
 
 def close_conversation(connection: Connection, slot: Slot) -> None:

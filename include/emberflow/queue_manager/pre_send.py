@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
@@ -23,6 +23,7 @@ from emberflow.delivery.caps import CounterKey, Counters
 from emberflow.delivery.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay
 from emberflow.domain.mail_kind import BOT_DAY_PARTS, SENDER_DAY_PARTS
 from emberflow.domain.slot import Slot
+from emberflow.errors import UnknownProfileError
 from emberflow.policy.document import Policy
 from emberflow.queue_manager import counters, host_breakers, slot_store
 
@@ -40,7 +41,9 @@ _FACTS = text("""
         coalesce(to_mailbox.address, slots.to_address) as recipient_address,
         coalesce(to_mailbox.provider, split_part(slots.to_address, '@', 2)) as recipient_provider,
         senders.state as sender_state,
+        senders.profile as sender_profile,
         bots.status as bot_status,
+        bots.profile as bot_profile,
         bots.born_at as bot_born_at,
         bots.interaction_limits as bot_limit,
         egress_ips.address as egress_address,
@@ -75,6 +78,8 @@ _UNFIT = text("""
         bots.cooldown_until,
         from_mailbox.check_passed and coalesce(to_mailbox.check_passed, slots.to_mailbox_id is null) as is_checked,
         senders.state as sender_state,
+        senders.profile as sender_profile,
+        bots.profile as bot_profile,
         bots.status as bot_status
     from ops.scheduled_tasks as slots
     inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
@@ -247,16 +252,20 @@ def unfit(
     judged = {}
     for row in connection.execute(_UNFIT, {"ids": list(by_id)}):
         slot, zones = by_id[row.id], (row.from_zone, row.to_zone)
-        judged[row.id] = (
-            guard.fitness(
-                slot.kind,
-                is_checked=bool(row.is_checked),
-                sender_state=row.sender_state,
-                bot_status=row.bot_status,
-            )
-            or guard.unknown_zone(*zones, slot, now)
-            or guard.bot_rest(slot, zones, row.cooldown_until, now=now, policy=policy, seed=seed)
-        )
+        judged[row.id] = guard.fitness(
+            slot.kind,
+            is_checked=bool(row.is_checked),
+            sender_state=row.sender_state,
+            bot_status=row.bot_status,
+        ) or guard.unknown_zone(*zones, slot, now)
+        if judged[row.id] is not None:
+            continue
+        try:
+            rules = guard.rules_of(policy, row.sender_profile, row.bot_profile)
+        except UnknownProfileError:
+            judged[row.id] = guard.unknown_profile(slot, now + timedelta(seconds=policy.dispatch.retry_s))
+        else:
+            judged[row.id] = guard.bot_rest(slot, zones, row.cooldown_until, now=now, rules=rules, seed=seed)
     return {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
 
 
@@ -340,7 +349,9 @@ def _facts(
         to_zone=row.to_zone,
         is_checked=bool(row.is_checked),
         sender_state=row.sender_state,
+        sender_profile=row.sender_profile,
         bot_status=row.bot_status,
+        bot_profile=row.bot_profile,
         bot_born_at=row.bot_born_at,
         bot_limit=row.bot_limit,
         egress_state=row.egress_state,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, text
 from emberflow.reporting.senders import NO_ZONE
 
 _LISTED = text("""
-    select bots.id, mailboxes.address, mailboxes.provider, mailboxes.zone, bots.status,
+    select bots.id, mailboxes.address, mailboxes.provider, mailboxes.zone, bots.profile, bots.status,
         coalesce(bots.status_reason, case when zones.name is null then :no_zone end) as status_reason,
         bots.status_remedy, bots.source, bots.attested_by, bots.born_at, bots.interaction_limits,
         mailboxes.check_stage, mailboxes.check_text,

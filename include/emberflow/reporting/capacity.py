@@ -6,6 +6,7 @@ account: every mail of a sender's ramp volume gets a slot or has exactly one rea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,6 +58,18 @@ _VOLUMES = text("""
         limit 1
     ) as latest on true
     where senders.state = 'active'
+""")
+
+_PROFILES = text("""
+    select senders.profile, count(*) as senders, 0 as bots
+    from ops.senders
+    where senders.state = 'active'
+    group by senders.profile
+    union all
+    select bots.profile, 0, count(*)
+    from ops.bots
+    where bots.status = 'active'
+    group by bots.profile
 """)
 
 _CAPS = text("""
@@ -137,11 +150,11 @@ def capacity(connection: Connection, hour: datetime, plan: Plan, policy: Policy,
     senders = {row.state: row.senders for row in connection.execute(_SENDERS)}
     bots = {row.status: row.bots for row in connection.execute(_BOTS)}
     volumes = connection.execute(_VOLUMES).one()
-    L, K = policy.bots.daily_inbound_cap, policy.selection.pair_cooldown_h  # noqa: N806 - the formula's names
-    maximum = min(policy.ramp.maximum, policy.quota.total_daily_cap)
+    mean_cap, maxima = _by_profile(connection, policy)
+    L, K = mean_cap, policy.selection.pair_cooldown_h  # noqa: N806 - the formula's names
     present = BotsNeeded(int(volumes.daily_mails), int(volumes.largest_volume), L, K)
-    at_maximum = BotsNeeded(senders.get("active", 0) * maximum, maximum if senders.get("active") else 0, L, K)
-    supply = supply_by_state(plan.bots, L)
+    at_maximum = BotsNeeded(sum(count * maximum for maximum, count in maxima.items()), max(maxima, default=0), L, K)
+    supply = supply_by_state(plan.bots, _full_caps(plan.bots, policy))
     pools = supply_by_provider(plan.bots, plan.selection.picks)
     named = bot_names(connection, pools["example_bot_id"].tolist())
     pools["provider"] = [named[bot_id].provider for bot_id in pools["example_bot_id"]]
@@ -240,6 +253,26 @@ def bot_names(connection: Connection, bot_ids: Sequence[int]) -> dict[int, BotNa
     """Return address and provider of each of ``bot_ids``."""
     rows = connection.execute(_NAMES, {"ids": list(bot_ids)})
     return {row.id: BotName(row.address, row.provider) for row in rows}
+
+
+def _by_profile(connection: Connection, policy: Policy) -> tuple[int, dict[int, int]]:
+    """Return the mean daily cap of the active bots when grown, and how many senders end at which daily volume."""
+    caps: Counter[int] = Counter()
+    maxima: Counter[int] = Counter()
+    for row in connection.execute(_PROFILES):
+        if row.profile is None or row.profile in policy.profiles:  # others send and receive nothing
+            numbers = policy.profile(row.profile)
+            caps[numbers.bots.daily_inbound_cap] += row.bots
+            maxima[min(numbers.ramp.maximum, numbers.quota.total_daily_cap)] += row.senders
+    bots = caps.total()
+    mean_cap = sum(cap * count for cap, count in caps.items()) // bots if bots else policy.bots.daily_inbound_cap
+    return mean_cap, {maximum: count for maximum, count in maxima.items() if count}
+
+
+def _full_caps(bots: pd.DataFrame, policy: Policy) -> npt.NDArray[np.int64]:
+    """Return the daily cap of each planned bot when it is grown."""
+    caps = np.array([numbers.bots.daily_inbound_cap for numbers in policy.numbers_of.values()], dtype=np.int64)
+    return np.asarray(caps[bots["profile"].to_numpy() if "profile" in bots else np.zeros(len(bots), dtype=np.int64)])
 
 
 def _caps(connection: Connection, policy: Policy, now: datetime) -> list[CapUse]:

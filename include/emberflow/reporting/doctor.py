@@ -21,8 +21,9 @@ from emberflow.database.migrate import VERSION_TABLE, configuration
 from emberflow.database.secrets import SecretBox
 from emberflow.errors import EmberflowError
 from emberflow.policy import script_sets
+from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
-from emberflow.reporting import mail_servers, queue
+from emberflow.reporting import mail_servers, profiles, queue
 from emberflow.settings import Settings
 
 _ZONES_IN_USE = text(
@@ -170,6 +171,7 @@ def _policy(connection: Connection, settings: Settings) -> Iterator[Finding]:
     if settings.seed not in (None, force.seed):
         remedy = f"EMBERFLOW_SEED={settings.seed} changes nothing, only a new database begins with it: unset it"
     yield Finding("policy", f"{force.policy.label}, version {force.policy_id}, seed {force.seed}", remedy)
+    yield _profiles(connection, force.policy)
     stored = script_sets.load(connection, force.script_set_id).scripts
     remedy = None
     try:
@@ -181,6 +183,19 @@ def _policy(connection: Connection, settings: Settings) -> Iterator[Finding]:
     except EmberflowError as error:
         remedy = str(error)
     yield Finding("conversation scripts", f"{len(stored.by_id)}, set {force.script_set_id}", remedy)
+
+
+def _profiles(connection: Connection, policy: Policy) -> Finding:
+    """Say who goes by which profile, and name mailboxes whose profile the policy does not have."""
+    used = profiles.in_use(connection)
+    known = {row["profile"]: row for row in used if row["profile"] in policy.profiles}
+    lost = [f"{row['profile']} of {row['example']}" for row in used if row["profile"] not in policy.profiles]
+    counts = [f"{name} by {known[name]['mailboxes'] if name in known else 0}" for name in policy.profile_names]
+    result = f"used: {', '.join(counts)}" if counts else "the policy has none"
+    if not lost:
+        return Finding("profiles", result)
+    remedy = "nothing is sent from them or to them: run `emberflow senders set ADDRESS --profile`, or `bots set`"
+    return Finding("profiles", f"{result}; not known: {', '.join(lost)}", remedy)
 
 
 def _mode(connection: Connection, settings: Settings) -> Finding:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, RowMapping, text
 NO_ZONE: Final = "its time zone is not known: nothing is sent from it or to it"
 
 _LISTED = text("""
-    select today.*, senders.state_remedy, mailboxes.provider, mailboxes.zone,
+    select today.*, senders.state_remedy, senders.profile, mailboxes.provider, mailboxes.zone,
         mailboxes.check_stage, mailboxes.check_text,
         coalesce(senders.state_reason, case when zones.name is null then :no_zone end) as state_reason
     from ops.senders_today as today

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, RowMapping, text
 from emberflow.domain.mail_kind import MailKind, kind_of
 from emberflow.domain.tiers import VIRGIN
 from emberflow.errors import EmberflowError
+from emberflow.reporting import profiles
 
 if TYPE_CHECKING:
     from emberflow.bots.evidence import Evidence as Evidence  # noqa: PLC0414 - named by commands
@@ -90,7 +91,8 @@ class Explanation:
 
     ``evidence`` is computed again from what the plan was computed from; None for what no warm-up plan chose a bot for.
     ``is_replayed`` says whether that computation gave the very plan that was written. ``asked_at`` names the provider,
-    and the domain if one alone, at which the slot asked for a bot.
+    and the domain if one alone, at which the slot asked for a bot. ``profiles`` are those that decided, by who goes by
+    them (sender, bot, or who answers); None: the policy's own numbers.
     """
 
     slot: RowMapping
@@ -99,6 +101,7 @@ class Explanation:
     is_replayed: bool | None
     asked_at: str | None
     bot_addresses: Mapping[int, str]
+    profiles: Mapping[str, str | None]
     events: Sequence[RowMapping]
 
 
@@ -116,7 +119,8 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
     events = connection.execute(_EVENTS, {"id": slot_id}).mappings().all()
     kind = kind_of(slot["task_type"], slot["turn"])
     if slot["plan_kind"] != "warmup":
-        return Explanation(slot, kind, None, None, None, {}, events)
+        decided = {} if slot["parent_slot_id"] is None else {"who answers": slot["payload"].get("profile")}
+        return Explanation(slot, kind, None, None, None, {}, decided, events)
     again = replay(
         connection, slot["plan_run_id"], traced_slot=(slot["sender_id"], planned_ordinal(slot["idempotency_key"]))
     )
@@ -134,7 +138,11 @@ def explain(connection: Connection, slot_id: int) -> Explanation:
     codes = {name: int(again.plan.cells[name].iloc[evidence.asked_cell]) for name in ("provider", "domain")}
     asked = connection.execute(_CELL, codes).one()
     asked_at = ", ".join(dict.fromkeys(name for name in asked if name is not None))
-    return Explanation(slot, kind, evidence, again.is_same, asked_at, addresses, events)
+    planned = {
+        who: profiles.of_planned(again.inputs.policy, mailboxes[mailboxes[f"{who}_id"] == slot[f"{who}_id"]])
+        for who, mailboxes in (("sender", again.inputs.senders), ("bot", again.inputs.bots))
+    }
+    return Explanation(slot, kind, evidence, again.is_same, asked_at, addresses, planned, events)
 
 
 def planned_hours(connection: Connection, limit: int = 24) -> Sequence[RowMapping]:

@@ -25,6 +25,7 @@ from emberflow.errors import EmberflowError
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager.plan_runs import run_of
+from emberflow.reporting import profiles
 from emberflow.reporting.capacity import account, expected_slots
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from emberflow.queue_manager.planning.hour_plan import Plan
 
 _SENDER = text("""
-    select senders.id, senders.state, senders.state_reason, senders.state_remedy, mailboxes.address, mailboxes.zone
+    select
+        senders.id, senders.profile, senders.state, senders.state_reason, senders.state_remedy, mailboxes.address,
+        mailboxes.zone
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
     where mailboxes.address = :address and mailboxes.removed_at is null
@@ -113,14 +116,20 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     if run is not None and run["outcome"] == "past":
         return answered(_why_past(connection, hour))
 
+    force = in_force(connection)
+    if run is None and sender["profile"] is not None and sender["profile"] not in force.policy.profiles:
+        return answered(f"the policy in force has no profile {sender['profile']!r}: run `emberflow senders set`")
     start, plan, policy, seed = _computed(connection, hour, run, now=now)
     day = plan.day[plan.day["sender_id"] == sender["id"]]
+    profile = sender["profile"] if day.empty else profiles.of_planned(policy, day)
     if day.empty and run is not None:
         return answered("the sender was not active when the hour was planned")
     if day.empty or not day["open_s_now"].item() > 0:
         from emberflow.senders.pacing import next_opening
 
-        opens_at = next_opening(sender["zone"], start, policy.pacing, seed=seed, sender_id=sender["id"])
+        opens_at = next_opening(
+            sender["zone"], start, policy.profile(profile).pacing, seed=seed, sender_id=sender["id"]
+        )
         local = opens_at.astimezone(clock_of(sender["zone"]))
         return answered(
             f"its sending window is closed in this hour; it opens next on {local:%A, %Y-%m-%d at %H:%M} "
@@ -132,7 +141,11 @@ def why_not(connection: Connection, address: str, hour: datetime, *, now: dateti
     reasons = unfilled["reason"].astype("str").value_counts()
     unfilled_because = f"found no bot ({', '.join(f'{count} {name}' for name, count in reasons.items())})"
     expected = float(expected_slots(day)[0])
-    facts = day.iloc[0].to_dict() | account(day, times, placed).iloc[0].to_dict() | {"expected": expected}
+    facts = (
+        day.iloc[0].to_dict()
+        | account(day, times, placed).iloc[0].to_dict()
+        | {"expected": expected, "profile": profile}
+    )
     prefix = "not planned yet; a plan made now: " if run is None else ""
     ended = Counter(f"{slot['status']} ({slot['reason']})" for slot in slots if slot["status"] in _ENDED)
     return answered(prefix + reason(facts, unfilled_because, ended), steps_of(facts, clock_of(sender["zone"])))
@@ -172,7 +185,11 @@ def why_empty(connection: Connection, hour: datetime, *, now: datetime) -> str |
     def next_window(senders: pd.DataFrame) -> str:
         from emberflow.senders.pacing import first_opening
 
-        opening = first_opening(senders, policy.pacing, seed)
+        openings = [
+            first_opening(some, numbers.pacing, seed)
+            for some, numbers in zip(profiles.apart(policy, senders), policy.numbers_of.values(), strict=False)
+        ]
+        opening = min((found for found in openings if found is not None), default=None)
         if opening is None:
             return "no window opens within two weeks: `emberflow policy show`, section pacing"
         address: str = connection.execute(_ADDRESS, {"id": opening[1]}).scalar_one()
@@ -246,9 +263,10 @@ def steps_of(facts: Mapping[str, Any], zone: ZoneInfo) -> list[Step]:
     opens, closes = (facts[name].tz_convert(zone) for name in ("opens_at", "closes_at"))
     window = f"window {opens:%H:%M}-{'24:00' if closes.date() > opens.date() else f'{closes:%H:%M}'}"
     left = facts["ramp_volume"] - sum(facts[loss] for loss in ("by_health", "by_daily_factor", "used", "by_total_cap"))
+    of_profile = f" of profile {facts['profile']}" if facts.get("profile") else ""
     share = f"{facts['open_s_now']:.0f} of {facts['open_s_left']:.0f} s that are left of the window"
     return [
-        Step("ramp volume", facts["ramp_volume"], f"day {facts['ramp_day']} of the ramp"),
+        Step("ramp volume", facts["ramp_volume"], f"day {facts['ramp_day']} of the ramp{of_profile}"),
         Step("health", -facts["by_health"], f"x {facts['health_multiplier']:.2f}"),
         Step("daily factor", -facts["by_daily_factor"], f"x {facts['daily_factor']:.2f}, and the mix with cold mail"),
         Step("quota", facts["warmup_quota"], f"warm-up mails of {facts['local_day']:%Y-%m-%d}, {zone.key}"),

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from emberflow.bots.policy import Rests
 from emberflow.domain.events import EventType
 from emberflow.domain.mail_kind import Priority
 from emberflow.domain.slot import Slot
@@ -88,7 +89,7 @@ def test_a_second_sent_for_one_idempotency_key_is_impossible(world: World) -> No
     (slot,) = world.claim()
     for _ in range(3):
         with world.engine.begin() as connection:
-            event_log.record_sent(connection, [event_log.Sent(slot, NOON, "Soup")], cooldown_s=0)
+            event_log.record_sent(connection, [event_log.Sent(slot, NOON, "Soup")], rests=Rests(0))
     (sent,) = world.events("sent")
     assert sent["natural_key"] == f"sent:{slot.idempotency_key}"
     assert world.row("select * from ops.bot_sender_interactions")["sent_count"] == 1
@@ -156,7 +157,7 @@ def sent(world: World, slot_id: int, subject: str) -> None:
     row = world.row("select * from ops.slots where id = :id", id=slot_id)
     slot = Slot.of({**row, "lease_token": ""})
     with world.engine.begin() as connection:
-        event_log.record_sent(connection, [event_log.Sent(slot, NOON, subject)], cooldown_s=0)
+        event_log.record_sent(connection, [event_log.Sent(slot, NOON, subject)], rests=Rests(0))
 
 
 def message_id_of(world: World, slot_id: int) -> str:

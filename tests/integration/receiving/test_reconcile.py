@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, RowMapping, text
 from sqlalchemy.exc import OperationalError
 
+from emberflow.bots.policy import Rests
 from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.imap import ImapError, ImapReader
@@ -411,7 +412,7 @@ def heard_too_late(world: World, slot: Slot, outcome: Any, *, stage: Any = "eod"
     now = world.clock.now()
     with world.engine.begin() as connection:
         event_log.record(
-            connection, tried=[event_log.Tried(slot, attempt, now)], fenced=[event_log.Late(slot, now)], cooldown_s=0
+            connection, tried=[event_log.Tried(slot, attempt, now)], fenced=[event_log.Late(slot, now)], rests=Rests(0)
         )
 
 

@@ -41,7 +41,7 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
     results = {finding.check: finding.result for finding in findings}
     assert set(results) == {
         "keys", "conversation scripts", "database schema", "clock against database", "keys in force", "policy", "mail",
-        "mailboxes", "suppressions", "mail servers",
+        "mailboxes", "suppressions", "mail servers", "profiles",
         "inbox reading", "Junk folders", "messages set aside", "time zones", "queue",
         "mails in doubt", "open transactions", "restored database",
     }  # fmt: skip

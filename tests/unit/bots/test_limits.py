@@ -131,6 +131,7 @@ def test_rows_and_types_are_kept_even_for_no_bots_at_all() -> None:
         "inbound_cap": "int64",
         "free_from": "int64",
         "free_until": "int64",
+        "pause_s": "int64",
         "seats": "int64",
         "reason": "category",
     }

@@ -252,3 +252,72 @@ def test_a_zone_that_nobody_knows_stops_the_mail_and_only_warmup_is_given_up(
     assert unknown_zone(*zones, a_mail(), NOON) == Refusal(f"zone_unknown: {unknown}")
     assert unknown_zone(*zones, an_answer(), NOON) == Refusal(f"zone_unknown: {unknown}", NOON + timedelta(hours=1))
     assert unknown_zone("UTC", None, a_mail(), NOON) is None
+
+
+def late_and_lazy() -> Day:
+    """A day of the senders and bots of two profiles, beside those of the document."""
+    late = {
+        "pacing": {"window_start": "13:00"},
+        "bots": {"wake_start": "14:00"},
+        "quota": {"warmup_reserve": 0.5},
+    }
+    lazy = {"bots": {"wake_start": "13:30", "daily_inbound_cap": 1, "daily_reply_cap": 1, "cooldown_s": 7200}}
+    return Day(policy=a_policy(profiles={"late": late, "lazy": lazy}))
+
+
+def test_a_mail_goes_by_its_senders_hours_and_by_its_bots_hours_of_their_own_profiles() -> None:
+    """S-B11, B-B11: of one profile the other half concerns nobody."""
+    day = late_and_lazy()
+    assert day.ask(the_facts(a_mail(), sender_profile="late")) == Refusal("outside_window")
+    opens = NOON + timedelta(hours=1)
+    assert day.ask(the_facts(an_answer(), sender_profile="late")) == Refusal("outside_window", opens)
+    assert day.ask(the_facts(a_cold_mail(), sender_profile="late", to_zone=None)) == Refusal("outside_window", opens)
+    wakes = NOON + timedelta(hours=1, minutes=30)
+    assert day.ask(the_facts(an_answer(), bot_profile="lazy")) == Refusal("bot_asleep", wakes)
+    assert day.ask(the_facts(a_bots_reply(), bot_profile="lazy")) == Refusal("outside_window", wakes)
+    assert day.ask(the_facts(a_bots_reply(), sender_profile="late")) is None
+    assert day.ask(the_facts(a_mail(), bot_profile="late")) == Refusal("bot_asleep")
+
+
+def test_the_caps_of_a_bot_are_those_of_its_profile() -> None:
+    """B-B11"""
+    day = late_and_lazy()
+    day.now, day.bot_day = NOON + timedelta(hours=2), BotDay(1, 1)
+    capped = day.ask(the_facts(a_mail(), bot_profile="lazy"))
+    assert capped == Refusal("bot_daily_inbound_cap", None, "bot_day:2 1/1")
+    assert day.ask(the_facts(a_mail())) is None
+    capped = day.ask(the_facts(a_bots_reply(), bot_profile="lazy"))
+    assert capped is not None
+    assert capped.binding_cap == "bot_day:2 1/1"
+    assert day.ask(the_facts(a_bots_reply())) is None
+
+
+def test_a_bot_rests_as_long_as_its_profile_says() -> None:
+    """B-B11"""
+    day = late_and_lazy()
+    day.now = NOON + timedelta(hours=2)
+    for profile, rest_s in (("lazy", 7200), (None, 900)):
+        facts = the_facts(a_mail(), bot_profile=profile)
+        ledgers = day.ledgers(facts)
+        assert day.ask(facts, ledgers) is None
+        assert ledgers.bot_free_at[2] == day.now + timedelta(seconds=rest_s)
+
+
+def test_what_is_kept_for_warmup_is_the_share_of_the_senders_profile() -> None:
+    """S-B11: of 10 mails 5 are kept instead of 2."""
+    day = late_and_lazy()
+    day.now, day.sender_day = NOON + timedelta(hours=3), SenderDay(8, 10, 0, 6, 0)
+    kept = day.ask(the_facts(an_answer(), sender_profile="late"))
+    assert kept == Refusal(
+        "sender_daily_quota", datetime(2026, 6, 2, 13, tzinfo=UTC), "sender_day:1 6/10, 5 kept for warm-up"
+    )
+    assert day.ask(the_facts(an_answer())) is None
+
+
+@pytest.mark.parametrize("who", ["sender_profile", "bot_profile"])
+def test_a_profile_that_the_policy_does_not_have_forbids_the_mail(who: str) -> None:
+    """Q-B6: unknown numbers forbid; what is owed is asked about again."""
+    later = NOON + timedelta(seconds=late_and_lazy().policy.dispatch.retry_s)
+    gone: dict[str, Any] = {who: "gone"}
+    assert late_and_lazy().ask(the_facts(a_mail(), **gone)) == Refusal("profile_unknown")
+    assert late_and_lazy().ask(the_facts(an_answer(), **gone)) == Refusal("profile_unknown", later)

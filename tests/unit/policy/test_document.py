@@ -33,7 +33,8 @@ def test_the_standard_policy_is_the_documented_defaults() -> None:
     assert (policy.bots.daily_inbound_cap, policy.bots.new_bot_cap, policy.bots.cap_step_per_day) == (40, 5, 2)
     assert (policy.selection.pair_cooldown_h, policy.selection.pair_weekly_maximum) == (72, 3)
     assert (policy.replies.rate, policy.replies.floor_s, policy.replies.ceiling_s) == (0.30, 120, 72 * 3600)
-    assert policy == Policy(name="standard", label="standard")
+    assert policy == Policy(name="standard", label="standard", profiles=policy.profiles)
+    assert policy.profile(None).ramp == policy.ramp
 
 
 def test_the_demonstrations_policy_says_that_it_is_one() -> None:

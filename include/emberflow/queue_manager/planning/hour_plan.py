@@ -3,7 +3,11 @@
 Equal inputs and equal answers about pairs give an equal plan, byte by byte (Q-F1): every draw is addressed by the seed
 and by what it is about, and rows are in the order of their ids.
 
-Cost: linear in senders, bots and slots; the pair table is only asked about the pairs that are offered.
+A sender or bot goes by the numbers of its profile (S-B11, B-B11). Each rule is called once per profile, with all of its
+mailboxes, and what comes out is put back into their order: no draw depends on who else is in a call.
+
+Cost: linear in senders, bots and slots, with a call per profile; the pair table is only asked about the pairs that are
+offered.
 """
 
 from __future__ import annotations
@@ -24,11 +28,14 @@ from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.rotation import turn_terms
 from emberflow.bots.selection import Selection, select_bots
 from emberflow.clock import HOUR
-from emberflow.queue_manager.planning.inputs import PlanInputs, sha256
+from emberflow.policy.document import Policy
+from emberflow.policy.profiles import Profile
+from emberflow.queue_manager.planning.inputs import PROFILE, PlanInputs, sha256
 from emberflow.senders.pacing import open_windows, pace, planning_span
 from emberflow.senders.quota import daily_quota, slots_for_hour
 
 Phase = Callable[[str], None]
+Rule = Callable[[pd.DataFrame, Profile], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,16 @@ def compute(inputs: PlanInputs, history: History, *, traced_slot: tuple[int, int
 def quotas(inputs: PlanInputs) -> pd.DataFrame:
     """Return ``Plan.day``."""
     policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
-    windows = open_windows(inputs.senders[["sender_id", "zone"]], inputs.start, policy.pacing, seed)
-    spans = planning_span(windows, inputs.start, hour + HOUR, policy.pacing)
+
+    def windows_of(senders: pd.DataFrame, by: Profile) -> pd.DataFrame:
+        return open_windows(senders, inputs.start, by.pacing, seed)
+
+    windows = by_profile(inputs.senders, policy, windows_of)
+    spans = planning_span(windows, inputs.start, hour + HOUR, policy.pacing)  # its one number is no profile's
     day = _beside(inputs.senders, spans, windows)
-    day = daily_quota(day, policy.ramp, policy.quota, seed)
+    day = by_profile(day, policy, lambda senders, by: daily_quota(senders, by.ramp, by.quota, seed))
     day = _within_the_pool(day, inputs.bots, policy.selection)
-    slots = slots_for_hour(day, policy.quota, seed)
+    slots = by_profile(day, policy, lambda senders, by: slots_for_hour(senders, by.quota, seed))
     return day.assign(wanted=slots["warmup_slots"], first_s=slots["first_s"], every_s=slots["every_s"])
 
 
@@ -89,15 +100,17 @@ def choose(
     """
     policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
     asked = _demand(day)
-    times = pace(asked, day, policy.pacing, seed, hour)
+    times = by_profile(asked, policy, lambda slots, by: pace(slots, day, by.pacing, seed, hour))
     on_phase("pace")
 
     until = max(hour + HOUR, day["span_end"].max()) if len(day) else hour + HOUR
-    seats = available_seats(inputs.bots, inputs.start, until, policy.bots)
+    seats = by_profile(inputs.bots, policy, lambda bots, by: available_seats(bots, inputs.start, until, by.bots))
     bots = _beside(inputs.bots, seats)
     factors = placement_factors(inputs.providers[["provider", "inbox", "junk"]], policy.placement)
     mix = partner_mix(bots, inputs.providers.assign(factor=factors.to_numpy()), inputs.domains)
-    bots = _beside(bots, turn_terms(bots, inputs.start, policy.bots)).assign(cell=mix.cell)
+    full_cap = policy.bots.daily_inbound_cap  # of all: a bot whose profile lets it take less has fewer turns
+    terms = by_profile(bots, policy, lambda some, by: turn_terms(some, inputs.start, by.bots, full_cap))
+    bots = _beside(bots, terms).assign(cell=mix.cell)
     shares = dict(enumerate(mix.cells["share"].tolist()))
     selection = select_bots(
         _beside(asked.loc[times.index], times),
@@ -108,7 +121,6 @@ def choose(
         hour=hour,
         shares=shares,
         appointments=inputs.appointments,
-        pause_s=policy.bots.cooldown_s,
         traced_slot=traced_slot,
     )
     slots = selection.picks.merge(
@@ -116,6 +128,22 @@ def choose(
     )
     on_phase("select")
     return Plan(day, times, bots, mix.cells, selection, slots)
+
+
+def by_profile(mailboxes: pd.DataFrame, policy: Policy, rule: Rule) -> pd.DataFrame:
+    """Apply ``rule`` to the mailboxes of each profile, and return its rows in the order of their index.
+
+    ``mailboxes`` has a unique, rising index and, where the policy has profiles, the column ``profile`` int64: the
+    place of its profile in ``Policy.numbers_of``. ``rule`` may leave rows out.
+    """
+    numbers = list(policy.numbers_of.values())
+    if PROFILE not in mailboxes:
+        return rule(mailboxes, numbers[0])
+    codes = mailboxes[PROFILE].to_numpy()
+    present = np.unique(codes)
+    if len(present) <= 1:
+        return rule(mailboxes, numbers[present[0] if len(present) else 0])
+    return pd.concat([rule(mailboxes[codes == code], numbers[code]) for code in present]).sort_index()
 
 
 def _within_the_pool(day: pd.DataFrame, bots: pd.DataFrame, policy: SelectionPolicy) -> pd.DataFrame:
@@ -130,6 +158,7 @@ def _demand(day: pd.DataFrame) -> pd.DataFrame:
     """Return one row per wanted slot, numbered from 1 within its sender."""
     wanted = day["wanted"].to_numpy()
     columns = ["sender_id", "ramp_day", *GROUPS, "warmup_used", "sending_days", "idle_days"]
+    columns += [PROFILE] if PROFILE in day else []
     asked = day.loc[day.index.repeat(wanted), columns]
     ordinal = np.arange(len(asked)) - np.repeat(np.cumsum(wanted) - wanted, wanted) + 1
     idle_days = np.where(asked["sending_days"] == 0, LONGEST_IDLE_DAYS, asked["idle_days"])

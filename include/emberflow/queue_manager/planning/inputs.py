@@ -71,6 +71,15 @@ _GROUPS: Final = """
         coalesce(mailboxes.egress_ip_id, -1) as ip_group
 """
 
+# The place among the policy's profiles, from 1; 0 for the document's own numbers. A mailbox whose profile the policy
+# does not have goes by no numbers, and is left out.
+_PROFILE: Final = """
+        case
+            when {table}.profile is null then 0
+            else coalesce(array_position(%(profiles)s::text[], {table}.profile), -1)
+        end"""
+PROFILE: Final = "profile"
+
 # A mailbox whose zone nobody knows has no day, and is left out: it alone is not planned for.
 _TODAY: Final = """
     inner join (select name, ops.local_day(%(start)s, name) as local_day from ops.zones offset 0) as here
@@ -83,6 +92,7 @@ _SENDERS: Final = f"""
     select
         senders.id as sender_id,
         senders.mailbox_id,
+        {_PROFILE.format(table="senders")} as profile,
         {_GROUPS},
         mailboxes.next_send_at,
         here.local_day,
@@ -124,6 +134,7 @@ _BOTS: Final = f"""
     select
         bots.id as bot_id,
         bots.mailbox_id,
+        {_PROFILE.format(table="bots")} as profile,
         {_GROUPS},
         hashtextextended(mailboxes.provider, 0) as provider,
         bots.born_at,
@@ -181,6 +192,8 @@ class PlanInputs:
     ``cooldown_until``, ``planned_until`` (the latest task that is planned; null: none) datetime64[us, UTC];
     ``interaction_limits`` float64 (null: none); ``inbound_used`` int64.
 
+    Both have ``profile`` int64, the place in ``Policy.numbers_of``, if the policy has profiles.
+
     ``providers``, of which something is known, by ``provider`` int64: ``inbox``, ``junk`` float64, where warm-up mail
     was found, decayed; ``target`` float64, the configured share (null: none). ``domains`` likewise: ``domain``,
     ``target``. ``appointments``, the mails that bots will get within a day: ``bot_id`` int64, ``target_time``
@@ -211,9 +224,10 @@ def read(
     Open slots come first: what is sent meanwhile then counts twice, as planned and as sent, and never not at all.
     """
     (slots,) = sessions.map(read_numbers, [_OPEN_SLOTS])
+    named = policy.profile_names
     readers: list[Callable[[Connection], pd.DataFrame]] = [
-        lambda connection: read_numbers(connection, _SENDERS, start=start),
-        lambda connection: read_numbers(connection, _BOTS, start=start),
+        lambda connection: read_numbers(connection, _SENDERS, start=start, profiles=named),
+        lambda connection: read_numbers(connection, _BOTS, start=start, profiles=named),
         lambda connection: pd.DataFrame(connection.execute(_ZONES).all(), columns=["code", "zone"]),
         _scores,
         lambda connection: _providers(connection, policy),
@@ -223,6 +237,7 @@ def read(
     senders, bots, zones, scores, providers, domains, refused = sessions.map(
         lambda connection, reader: reader(connection), readers
     )
+    senders, bots = (_of_known_profiles(mailboxes, policy) for mailboxes in (senders, bots))
     uncounted = slots[slots["is_uncounted"]]
     senders = _with_open_mail(_in_known_zones(senders, zones), uncounted)
     senders = senders.merge(scores, on="sender_id", how="left", validate="one_to_one")
@@ -343,6 +358,12 @@ def _in_known_zones(mailboxes: pd.DataFrame, names: pd.DataFrame) -> pd.DataFram
     zone = pd.Categorical.from_codes(codes, pd.Index(known["zone"]))
     placed: pd.DataFrame = mailboxes.assign(zone=zone)[codes >= 0]
     return placed.reset_index(drop=True)
+
+
+def _of_known_profiles(mailboxes: pd.DataFrame, policy: Policy) -> pd.DataFrame:
+    """Return the mailboxes whose profile the policy has; without profiles there is nothing to tell, and no column."""
+    known = mailboxes[mailboxes[PROFILE] >= 0].reset_index(drop=True)
+    return known if policy.profiles else known.drop(columns=PROFILE)
 
 
 def _days(instants: pd.Series[pd.Timestamp], zones: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 from emberflow.accounts.mailboxes import Mailbox
+from emberflow.bots.policy import Rests
 from emberflow.clock import Clock
 from emberflow.database import restores
 from emberflow.domain.events import EventType
@@ -49,7 +50,7 @@ class Finder:
 
     settings: Settings
     clock: Clock
-    cooldown_s: int
+    rests: Rests
     found: Counter[str]
 
     def take_in(
@@ -133,7 +134,7 @@ class Finder:
             mail,
             subject=message.subject or "",
             at=self.clock.now(),
-            cooldown_s=self.cooldown_s,
+            rests=self.rests,
             evidence={"by": "inbox", "where": f"in {message.folder} of its recipient"},
         )
         self.found["resolved"] += 1

@@ -68,7 +68,7 @@ class MailboxReading:
         self._clock = clock
         self._connections = connections
         self._parser = parser
-        self._finder = Finder(settings, clock, force.policy.bots.cooldown_s, self.found)
+        self._finder = Finder(settings, clock, force.policy.rests, self.found)
         self._answerer = Answerer(settings, clock, force, ScriptLibrary(), self.found)
 
     def read(self, turn: Turn, mailbox: Mailbox, left_s: float) -> Outcome:

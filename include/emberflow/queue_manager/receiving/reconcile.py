@@ -38,6 +38,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from emberflow.accounts.mailboxes import keep_replaced_refresh_tokens
 from emberflow.accounts.switches import enter_mail_mode
+from emberflow.bots.policy import Rests
 from emberflow.clock import Clock
 from emberflow.database import restores
 from emberflow.database.engine import is_away
@@ -201,13 +202,13 @@ def settle(
     mail = Uncertain.of(row)
     evidence = {"by": by, "why": why}
     if is_sent:
-        settle_as_sent(connection, mail, subject="", at=now, cooldown_s=policy.bots.cooldown_s, evidence=evidence)
+        settle_as_sent(connection, mail, subject="", at=now, rests=policy.rests, evidence=evidence)
         return "sent"
     return _settle_as_not_sent(connection, mail, at=now, policy=policy, evidence=evidence)
 
 
 def settle_as_sent(
-    connection: Connection, mail: Uncertain, *, subject: str, at: datetime, cooldown_s: int, evidence: Mapping[str, str]
+    connection: Connection, mail: Uncertain, *, subject: str, at: datetime, rests: Rests, evidence: Mapping[str, str]
 ) -> None:
     """Record that an uncertain slot, locked by the caller, was sent when it was submitted.
 
@@ -220,7 +221,7 @@ def settle_as_sent(
     else:
         reason = f"settled by {evidence['by']}: {evidence['why']}"
     _leave(connection, mail, "sent", reason)
-    event_log.record_sent(connection, [Sent(mail.slot, mail.submitted_at, subject)], cooldown_s=cooldown_s)
+    event_log.record_sent(connection, [Sent(mail.slot, mail.submitted_at, subject)], rests=rests)
     _record(connection, mail, at, {"found": "present", **evidence})
 
 
@@ -289,21 +290,19 @@ def _conclude(
             if row is None or row["status"] != "uncertain" or row["attempts"] != mail.slot.attempts:
                 return "settled_meanwhile"
             locked = Uncertain.of(row)
-            cooldown_s = policy.bots.cooldown_s
+            rests = policy.rests
             if finding.verdict == "returned":
                 _settle_as_returned(connection, locked, at=now, why=finding.detail)
                 return "failed"
             if finding.verdict == "present":
                 evidence = {"by": "reconcile", "where": finding.detail}
-                settle_as_sent(
-                    connection, locked, subject=finding.subject, at=now, cooldown_s=cooldown_s, evidence=evidence
-                )
+                settle_as_sent(connection, locked, subject=finding.subject, at=now, rests=rests, evidence=evidence)
                 return "sent"
             if answer is not None:
                 evidence = {"by": "reconcile", "answer": answer["answer"]}
                 if answer["outcome"] != "sent":
                     return _settle_as_not_sent(connection, locked, at=now, policy=policy, evidence=evidence)
-                settle_as_sent(connection, locked, subject="", at=now, cooldown_s=cooldown_s, evidence=evidence)
+                settle_as_sent(connection, locked, subject="", at=now, rests=rests, evidence=evidence)
                 return "sent"
             return _leave_in_doubt(connection, locked, finding, policy, now)
     except OperationalError as error:

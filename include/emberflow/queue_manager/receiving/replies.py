@@ -22,6 +22,7 @@ from emberflow.domain.mail_kind import warmup_kind
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import domain_of
 from emberflow.email_ops.message import message_id_for
+from emberflow.policy.profiles import Profile
 from emberflow.policy.script_sets import PAYLOAD_KEY, ScriptLibrary
 from emberflow.policy.versions import PolicyInForce
 from emberflow.queue_manager import event_log, slot_store
@@ -38,6 +39,16 @@ _REPLIES_TODAY = text("""
         and local_day = :day
         and status in ('planned', 'leased', 'submitting', 'sent', 'uncertain')
 """)
+
+_PROFILE = text("""
+    select case when cast(:is_bot as boolean) then bots.profile else senders.profile end
+    from ops.senders
+    cross join ops.bots
+    where senders.id = :sender_id and bots.id = :bot_id
+""")
+
+# In a reply's payload: the profile by which it was decided. It is missing where that was by the document's own numbers.
+PROFILE_KEY = "profile"
 
 
 @dataclass(frozen=True)
@@ -64,23 +75,37 @@ class Answerer:
                 event_log.close_conversation(connection, arrival.slot)
         if not by_slot:
             return
-        decided = decide_replies(
-            self._received(connection, mailbox, by_slot), self.force.policy.replies, self.force.seed
-        )
+        one = next(iter(by_slot.values())).slot
+        profile = self._profile(connection, one)
+        numbers = self.force.policy.profile(profile)
+        received = self._received(connection, mailbox, by_slot, numbers, is_bot=one.kind.goes_to_bot)
+        decided = decide_replies(received, numbers.replies, self.force.seed)
         for slot_id, replies, reply_at in zip(decided["slot_id"], decided["replies"], decided["reply_at"], strict=True):
             arrival = by_slot[int(slot_id)]
             if replies:
-                self._schedule(connection, mailbox, arrival, reply_at.to_pydatetime())
+                self._schedule(connection, mailbox, arrival, reply_at.to_pydatetime(), profile)
             else:
                 event_log.close_conversation(connection, arrival.slot)
 
     def _turns(self, slot: Slot) -> int:
         return self.scripts.of(slot.payload).turns(slot.payload["script"])
 
-    def _received(self, connection: Connection, mailbox: Mailbox, by_slot: Mapping[int, Arrival]) -> pd.DataFrame:
-        bots = self.force.policy.bots
-        pacing = self.force.policy.pacing
-        is_bot = next(iter(by_slot.values())).slot.kind.goes_to_bot
+    def _profile(self, connection: Connection, slot: Slot) -> str | None:
+        """Return the profile of the bot or the sender that got this mail."""
+        key = {"is_bot": slot.kind.goes_to_bot, "sender_id": slot.sender_id, "bot_id": slot.bot_id}
+        name: str | None = connection.execute(_PROFILE, key).scalar_one()
+        return name
+
+    def _received(
+        self,
+        connection: Connection,
+        mailbox: Mailbox,
+        by_slot: Mapping[int, Arrival],
+        numbers: Profile,
+        *,
+        is_bot: bool,
+    ) -> pd.DataFrame:
+        bots, pacing = numbers.bots, numbers.pacing
         used: int = connection.execute(
             _REPLIES_TODAY,
             {
@@ -88,7 +113,7 @@ class Answerer:
                 "day": local_day(self.clock.now(), mailbox.zone),
             },
         ).scalar_one()
-        cap = bots.daily_reply_cap if is_bot else self.force.policy.quota.total_daily_cap
+        cap = bots.daily_reply_cap if is_bot else numbers.quota.total_daily_cap
         return pd.DataFrame(
             {
                 "slot_id": list(by_slot),
@@ -104,17 +129,20 @@ class Answerer:
             }
         )
 
-    def _schedule(self, connection: Connection, mailbox: Mailbox, arrival: Arrival, reply_at: datetime) -> None:
+    def _schedule(
+        self, connection: Connection, mailbox: Mailbox, arrival: Arrival, reply_at: datetime, profile: str | None
+    ) -> None:
         """Put the reply into the queue, once; it answers exactly this mail in its own thread."""
         parent = arrival.slot
         kind = warmup_kind(parent.turn + 1)
+        pacing = self.force.policy.profile(profile).pacing
         key = f"reply:{parent.message_id}"
         signing_key = self.settings.require_token_keys()[0].get_secret_value().encode()
         answer = {
             "priority_level": int(kind.priority),
             "task_type": kind.task_type,
             "target_time": reply_at,
-            "payload": _thread_of(arrival),
+            "payload": _thread_of(arrival) | ({} if profile is None else {PROFILE_KEY: profile}),
             "idempotency_key": key,
             "from_mailbox_id": parent.to_mailbox_id,
             "to_mailbox_id": parent.from_mailbox_id,
@@ -124,7 +152,7 @@ class Answerer:
             "parent_slot_id": parent.id,
             "turn": parent.turn + 1,
             "local_day": local_day(reply_at, mailbox.zone),
-            "gap_s": int(gaps_s(self.force.policy.pacing, state(self.force.seed, "reply_gap"), [parent.id])[0]),
+            "gap_s": int(gaps_s(pacing, state(self.force.seed, "reply_gap"), [parent.id])[0]),
             "message_id": message_id_for(key, domain_of(mailbox.access.address), signing_key),
             "policy_id": self.force.policy_id,
         }

@@ -312,7 +312,7 @@ class _Settling:
             Uncertain.of(locked),
             subject=one.message.subject or "",
             at=now,
-            cooldown_s=self._force.policy.bots.cooldown_s,
+            rests=self._force.policy.rests,
             evidence={"by": "restore", "where": one.where},
         )
         return True

@@ -94,7 +94,7 @@ class Recorder:
             ],
             fenced=[event_log.Late(result.slot, now) for result, name in named if name == "fenced"],
             sent=[event_log.Sent(result.slot, now, result.subject) for result, name in named if name == "sent"],
-            cooldown_s=self._policy.bots.cooldown_s,
+            rests=self._policy.rests,
         )
         for result, (_, end, _) in zip(results, ends, strict=True):
             if result.slot.id not in changed:
