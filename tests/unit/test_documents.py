@@ -20,10 +20,12 @@ DECISIONS = PROJECT_ROOT / "docs" / "decisions"
 DOCUMENTS = sorted([*PROJECT_ROOT.glob("*.md"), *(PROJECT_ROOT / "docs").rglob("*.md")])
 # What these say was true when they were written, and stays.
 OF_THEIR_TIME = [PROJECT_ROOT / "CHANGELOG.md", *DECISIONS.glob("[0-9]*.md")]
+COLUMNS = 100
 
 _LINK = re.compile(r"\[[^\]]*\]\((?!https?:|mailto:)([^)#]*)(?:#([^)]*))?\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_GENERATED = re.compile(r"^<!-- generated: .*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _FILE = re.compile(r"(?!\w+://)[\w.][\w./-]*\.(?:py|md|sql|ya?ml|csv|json|toml|txt|service|svg)")
 _FOLDER = re.compile(r"\w[\w./-]*/")
@@ -229,3 +231,22 @@ def test_a_concept_is_one_short_page_that_the_list_names(page: Path) -> None:
     listed = (page.parent / "README.md").read_text(encoding="utf-8")
     assert page.name == "README.md" or f"({page.name})" in listed
     assert len(page.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+# The width of a page
+
+
+def too_long(document: str) -> list[str]:
+    """Return the lines that are wider than a page, but for tables and for what is made from the code."""
+    lines = _GENERATED.sub("", document).splitlines()
+    return [line for line in lines if len(line) > COLUMNS and not line.startswith("|")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
+def test_a_page_is_no_wider_than_a_hundred_columns(document: Path) -> None:
+    assert too_long(document.read_text(encoding="utf-8")) == []
+
+
+def test_a_wide_line_is_seen_and_a_wide_row_is_not() -> None:
+    wide = "x" * (COLUMNS + 1)
+    assert too_long(f"{wide}\n| {wide} |\n<!-- generated: x -->\n{wide}\n<!-- end -->\n") == [wide]

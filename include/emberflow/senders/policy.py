@@ -67,7 +67,7 @@ class LinearRamp(Ramp):
 
     shape: Literal["linear"] = Field(
         default="linear",
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them",
+        description="linear, step, geometric, logistic, engagement or table (docs/concepts/ramp-and-quota.md)",
     )
     step: int = Field(default=2, ge=0, le=10, description="mails more on every sending day")
 
@@ -76,7 +76,7 @@ class StepRamp(Ramp):
     """Stays ``hold_days`` sending days on a level, then rises by ``step``. 5 after a working week is our rule."""
 
     shape: Literal["step"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+        description="linear, step, geometric, logistic, engagement or table (docs/concepts/ramp-and-quota.md)"
     )
     step: int = Field(default=5, ge=0, le=10, description="mails more at every rise")
     hold_days: int = Field(default=5, ge=1, le=30, description="sending days between two rises")
@@ -90,7 +90,7 @@ class GeometricRamp(Ramp):
     """
 
     shape: Literal["geometric"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+        description="linear, step, geometric, logistic, engagement or table (docs/concepts/ramp-and-quota.md)"
     )
     growth: float = Field(
         default=1.17, ge=1.01, le=1.5, description="each day has so many times the mails of the day before"
@@ -104,7 +104,7 @@ class LogisticRamp(Ramp):
     """
 
     shape: Literal["logistic"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+        description="linear, step, geometric, logistic, engagement or table (docs/concepts/ramp-and-quota.md)"
     )
     growth: float = Field(
         default=1.4, ge=1.01, le=1.5, description="the growth of the first days; it shrinks towards the maximum"
@@ -121,7 +121,7 @@ class EngagementRamp(Ramp):
     """
 
     shape: Literal["engagement"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+        description="linear, step, geometric, logistic, engagement or table (docs/concepts/ramp-and-quota.md)"
     )
     step: int = Field(default=2, ge=0, le=10, description="mails between two rows")
     advance_from: float = Field(default=80, ge=0, le=100, description="a score from here on advances one row")
@@ -143,7 +143,7 @@ class TableRamp(Ramp):
     """
 
     shape: Literal["table"] = Field(
-        description="linear, step, geometric, logistic, engagement or table; docs/planning.md draws them"
+        description="linear, step, geometric, logistic, engagement or table (docs/concepts/ramp-and-quota.md)"
     )
     rows: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         default=None, min_length=1, max_length=365, description="own volumes, one per sending day"
@@ -314,7 +314,7 @@ class PacingPolicy(BaseModel):
         A pause of 30-60 min (Warmbly), evenly drawn, anywhere between 11:30 and 13:30 local time (our rule); 0: none.
         A workday of six hours or less has none (Directive 2003/88/EC, article 4), so a short window stays open.
         With all of it at its longest 6 h 30 min are left. A full ramp of 30 then ends at 27 to 30 mails on a day, and
-        50 mails need both the ranges and the jitter at 0 (docs/planning.md).
+        50 mails need both the ranges and the jitter at 0 (docs/concepts/pacing.md).
     ``spread_s``
         None: a run plans the rest of its hour. A number is for labelled demonstration policies only: all that
         is left today is planned at once over so many seconds, and only then may gaps be under 20 s.
