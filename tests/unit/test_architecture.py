@@ -113,6 +113,18 @@ def asks_another_zone_database(tree: ast.Module) -> list[str]:
     ]
 
 
+def guesses_the_kind_of_mail(tree: ast.Module) -> list[str]:
+    """Return the comparisons of a slot's task type or bot, of which ``Slot.kind`` says what follows."""
+    asked = {("slot", "bot_id"), ("slot", "task_type")}
+    return [
+        f"line {line}: {owner}.{name}"
+        for comparison in ast.walk(tree)
+        if isinstance(comparison, ast.Compare)
+        for line, owner, name in attributes(comparison)
+        if (owner, name) in asked
+    ]
+
+
 TASKS = {"emberflow.queue_manager.tasks", "emberflow.reporting.tasks"}
 
 
@@ -191,6 +203,8 @@ def library(*, without: str) -> list[Path]:
         (writes_slot_states, "insert(tables.slot_states).values(rows)", "select(tables.slot_states)"),
         (writes_slot_states, "slot_states.update().where(x)", "slot_states.select().where(x)"),
         (writes_slot_states, "copy_rows(connection, 'ops.slot_states', rows)", "copy_rows(connection, 'ops.x', rows)"),
+        (guesses_the_kind_of_mail, "slot.bot_id is None", "slot.kind.has_bot"),
+        (guesses_the_kind_of_mail, "mail.slot.task_type == 'warmup'", "key(slot.bot_id, slot.task_type)"),
         (reaches_below_the_tasks, "from emberflow.database.engine import open_engine", "import pandas"),
         (reaches_below_the_tasks, "import emberflow.senders", "from emberflow.queue_manager import tasks"),
         (reaches_below_the_tasks, "from emberflow import settings", "import emberflow.queue_manager.tasks"),
@@ -218,6 +232,11 @@ def test_only_the_clock_reads_the_names_of_zones() -> None:
 
 def test_only_the_named_streams_draw_random_numbers() -> None:
     assert breaches(draws_from_shared_randomness, library(without="randomness.py")) == {}
+
+
+def test_no_module_guesses_the_kind_of_a_mail() -> None:
+    """The next kind has other combinations of task type, bot and address."""
+    assert breaches(guesses_the_kind_of_mail, library(without="domain/slot.py")) == {}
 
 
 def test_only_the_slot_store_writes_the_states_of_slots() -> None:
