@@ -81,6 +81,17 @@ def daily_quota(senders: pd.DataFrame, ramp: RampPolicy, policy: QuotaPolicy, se
     )
 
 
+def within_the_pool(day: pd.DataFrame, eligible_bots: pd.Series[int], minimum_bots: int) -> pd.DataFrame:
+    """Shrink the quotas of senders whom fewer than ``minimum_bots`` may serve (B-F9), to one mail while there is a bot.
+
+    ``day`` as of :func:`daily_quota`; ``eligible_bots``, of the same senders in the same order, becomes a column of it.
+    """
+    eligible = eligible_bots.to_numpy()
+    quota = day["warmup_quota"].to_numpy()
+    shrunk = np.maximum(quota * eligible // minimum_bots, np.minimum(quota, np.minimum(eligible, 1)))
+    return day.assign(eligible_bots=eligible, warmup_quota=np.where(eligible < minimum_bots, shrunk, quota))
+
+
 def reserved_for_warmup(policy: QuotaPolicy, warmup_quota: Integers, total_quota: Integers) -> Integers:
     """Return how many of a day's mails only warm-up mail may use (Q-B2): its share of the total, at most its quota."""
     share = np.maximum(np.floor(total_quota * policy.warmup_reserve), 1)

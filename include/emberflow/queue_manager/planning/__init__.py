@@ -1,1 +1,1 @@
-"""The plan of an hour: read, computed, written, cancelled."""
+"""Planning: an hour is read, computed and written."""

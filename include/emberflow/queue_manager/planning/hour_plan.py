@@ -24,7 +24,6 @@ from emberflow.bots.limits import available_seats
 from emberflow.bots.matching import LONGEST_IDLE_DAYS
 from emberflow.bots.mix import partner_mix
 from emberflow.bots.placement import placement_factors
-from emberflow.bots.policy import SelectionPolicy
 from emberflow.bots.rotation import turn_terms
 from emberflow.bots.selection import Selection, select_bots
 from emberflow.clock import HOUR
@@ -32,7 +31,7 @@ from emberflow.policy.document import Policy
 from emberflow.policy.profiles import Profile
 from emberflow.queue_manager.planning.inputs import PROFILE, PlanInputs, sha256
 from emberflow.senders.pacing import open_windows, pace, planning_span
-from emberflow.senders.quota import daily_quota, slots_for_hour
+from emberflow.senders.quota import daily_quota, slots_for_hour, within_the_pool
 
 Phase = Callable[[str], None]
 Rule = Callable[[pd.DataFrame, Profile], pd.DataFrame]
@@ -73,6 +72,7 @@ def compute(inputs: PlanInputs, history: History, *, traced_slot: tuple[int, int
 def quotas(inputs: PlanInputs) -> pd.DataFrame:
     """Return ``Plan.day``."""
     policy, seed, hour = inputs.policy, inputs.seed, inputs.hour
+    eligible = eligible_bots(inputs.senders, inputs.bots)
 
     def windows_of(senders: pd.DataFrame, by: Profile) -> pd.DataFrame:
         return open_windows(senders, inputs.start, by.pacing, seed)
@@ -81,7 +81,7 @@ def quotas(inputs: PlanInputs) -> pd.DataFrame:
     spans = planning_span(windows, inputs.start, hour + HOUR, policy.pacing)  # its one number is no profile's
     day = _beside(inputs.senders, spans, windows)
     day = by_profile(day, policy, lambda senders, by: daily_quota(senders, by.ramp, by.quota, seed))
-    day = _within_the_pool(day, inputs.bots, policy.selection)
+    day = within_the_pool(day, eligible, policy.selection.minimum_bots)
     slots = by_profile(day, policy, lambda senders, by: slots_for_hour(senders, by.quota, seed))
     return day.assign(wanted=slots["warmup_slots"], first_s=slots["first_s"], every_s=slots["every_s"])
 
@@ -144,14 +144,6 @@ def by_profile(mailboxes: pd.DataFrame, policy: Policy, rule: Rule) -> pd.DataFr
     if len(present) <= 1:
         return rule(mailboxes, numbers[present[0] if len(present) else 0])
     return pd.concat([rule(mailboxes[codes == code], numbers[code]) for code in present]).sort_index()
-
-
-def _within_the_pool(day: pd.DataFrame, bots: pd.DataFrame, policy: SelectionPolicy) -> pd.DataFrame:
-    """Shrink the quotas of senders whom too few bots may serve (B-F9), to one mail while there is one such bot."""
-    eligible = eligible_bots(day, bots).to_numpy()
-    quota = day["warmup_quota"].to_numpy()
-    shrunk = np.maximum(quota * eligible // policy.minimum_bots, np.minimum(quota, np.minimum(eligible, 1)))
-    return day.assign(eligible_bots=eligible, warmup_quota=np.where(eligible < policy.minimum_bots, shrunk, quota))
 
 
 def _demand(day: pd.DataFrame) -> pd.DataFrame:
