@@ -3,30 +3,27 @@
 One process holds one access token per mailbox, whatever the number of its connections. A refused one is forgotten
 by its user and asked for again. Tokens are kept in memory only.
 
-A token endpoint is a server like any other: the whole of its answer has a deadline, its content a size, compressed or
-not, and whatever it says besides is an :class:`AccessTokenError` that names it.
+A token endpoint is a server like any other: its answers are bounded (``https``), and whatever it says besides a token
+is an :class:`AccessTokenError` that names it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import socket
 import time
-import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock, Timer
-from typing import Any, Self
+from threading import Lock
+from typing import Any
 
 import httpx
 from pydantic import SecretStr
 
-from emberflow.email_ops.egress import Mode, is_lasting_fault, require_mail_egress
+from emberflow.email_ops import https
+from emberflow.email_ops.egress import Mode, is_lasting_fault
 from emberflow.email_ops.mailbox import MailboxAccess
-from emberflow.email_ops.tls import client_context
 from emberflow.errors import EmberflowError
 from emberflow.settings import OAuthClient
 
@@ -35,11 +32,6 @@ MARGIN_SECONDS = 120.0
 # What RFC 6749 5.1 leaves open; Google and Microsoft say about an hour.
 _LIFETIME_UNLESS_STATED = 3600.0
 _LONGEST_LIFETIME = 86_400.0
-_TIMEOUT = httpx.Timeout(20.0, connect=10.0)
-# From the TLS handshake to the last byte, however lively the server is; and for its addresses together to connect.
-_ANSWER_WITHIN_S = 30.0
-# A hundred times what Google and Microsoft answer.
-_CONTENT_BYTES = 262_144
 _BEARER_TOKEN = re.compile(r"[!-~]{1,8192}")
 # RFC 6749 5.2 answers every lasting refusal with 400 or 401; these two errors are what providers send besides.
 _REFUSED = frozenset({400, 401, 403})
@@ -75,18 +67,6 @@ class _Grant:
     lock: Lock = field(default_factory=Lock)
     access_token: SecretStr | None = None
     usable_until: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Said:
-    """A token endpoint's answer, not judged yet."""
-
-    status: int
-    content: bytes
-
-
-class _UnreadableError(Exception):
-    """An answer that is longer than allowed, later, or compressed in a way that was not offered."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +153,10 @@ def _request(access: MailboxAccess, mode: Mode, ca_files: Mapping[str, Path]) ->
         "refresh_token": access.password.get_secret_value(),
     }
     try:
-        said = _post(
-            httpx.URL(client.token_url), {name: value for name, value in form.items() if value}, mode, ca_files
+        said = https.ask(
+            "POST", client.token_url, mode, ca_files, form={name: value for name, value in form.items() if value}
         )
-    except _UnreadableError as error:
+    except https.UnreadableAnswerError as error:
         text = access.public_text(f"the answer of {client.token_url} was not read: {error}")
         raise AccessTokenError(text, permanent=False) from None
     except (OSError, httpx.HTTPError) as error:
@@ -187,98 +167,7 @@ def _request(access: MailboxAccess, mode: Mode, ca_files: Mapping[str, Path]) ->
     return _judged(access, said)
 
 
-def _post(url: httpx.URL, form: Mapping[str, str], mode: Mode, ca_files: Mapping[str, Path]) -> _Said:
-    fault: OSError | httpx.HTTPError = OSError(f"{url.host} has no address")
-    give_up_at = time.monotonic() + _ANSWER_WITHIN_S
-    # Neither proxies nor redirects: a credential goes to the configured host or nowhere.
-    with httpx.Client(verify=client_context(url.host, ca_files), timeout=_TIMEOUT, trust_env=False) as http:
-        for address in require_mail_egress(mode, url.host):
-            if time.monotonic() >= give_up_at:
-                break
-            try:
-                return _ask(http, url, address, form)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                fault = error
-    raise fault
-
-
-def _ask(http: httpx.Client, url: httpx.URL, address: str, form: Mapping[str, str]) -> _Said:
-    """Post ``form`` to one address of the endpoint; whatever it does, it is over soon and in little memory."""
-    with _Deadline(_ANSWER_WITHIN_S) as deadline:
-        try:
-            with http.stream(
-                "POST",
-                url.copy_with(host=address),
-                data=form,
-                headers={
-                    "Host": url.netloc.decode("ascii"),
-                    "Accept": "application/json",
-                    "Accept-Encoding": "identity",
-                },
-                extensions={"sni_hostname": url.host, "trace": deadline.watch},
-            ) as answer:
-                content = bytearray()
-                for piece in answer.iter_raw():
-                    content += piece
-                    if len(content) > _CONTENT_BYTES:
-                        raise _UnreadableError(f"it is longer than {_CONTENT_BYTES} bytes")
-                encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
-                if deadline.is_over:
-                    raise _UnreadableError(f"it took longer than {_ANSWER_WITHIN_S:.0f} s")
-                return _Said(answer.status_code, _decoded(bytes(content), encoding))
-        except (OSError, httpx.HTTPError):
-            if deadline.is_over:
-                raise _UnreadableError(f"it took longer than {_ANSWER_WITHIN_S:.0f} s") from None
-            raise
-
-
-def _decoded(content: bytes, encoding: str) -> bytes:
-    """Return what was compressed (RFC 9110 8.4.1) although it was not asked for, within the same bounds."""
-    if encoding in ("", "identity"):
-        return content
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise _UnreadableError(f"its content encoding is {encoding!r}")
-    try:
-        plain = zlib.decompressobj(wbits=47).decompress(content, _CONTENT_BYTES + 1)  # 32 + 15: gzip or zlib
-    except zlib.error as error:
-        raise _UnreadableError(f"it is not {encoding}: {error}") from None
-    if len(plain) > _CONTENT_BYTES:
-        raise _UnreadableError(f"it is longer than {_CONTENT_BYTES} bytes")
-    return plain
-
-
-class _Deadline:
-    """Cuts the connection of a request that lasts too long; the time-outs of httpx are for each read alone."""
-
-    def __init__(self, seconds: float) -> None:
-        self.is_over = False
-        self._socket: socket.socket | None = None
-        self._timer = Timer(seconds, self._cut)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Self:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def watch(self, event: str, details: Mapping[str, Any]) -> None:
-        """Take note of the connection (httpx's extension ``trace``)."""
-        if event == "connection.start_tls.complete":
-            self._socket = details["return_value"].get_extra_info("socket")
-            if self.is_over:
-                self._cut()
-
-    def _cut(self) -> None:
-        self.is_over = True
-        if self._socket is not None:
-            with suppress(OSError):
-                # Not SSLSocket.shutdown: it drops TLS, and another thread may still be reading through it.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-
-
-def _judged(access: MailboxAccess, answer: _Said) -> _Answer:
+def _judged(access: MailboxAccess, answer: https.Answer) -> _Answer:
     try:
         content = json.loads(answer.content)
     except (ValueError, RecursionError):

@@ -20,7 +20,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from emberflow.domain.attempt import Attempt
-from emberflow.email_ops import oauth
+from emberflow.email_ops import https, oauth
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.oauth import AccessTokenError, access_token
@@ -271,7 +271,7 @@ def test_a_hostile_token_endpoint_costs_neither_time_nor_memory_and_is_named(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, answer: Any, word: str
 ) -> None:
     """E-F6: size, compressed or not, time and depth are bounded; it is this mailbox's outcome, for now."""
-    monkeypatch.setattr(oauth, "_ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr(https, "ANSWER_WITHIN_S", 1.0)
     with a_provider(authority, answer) as provider:
         (attempt,) = provider.send()
         url = f"https://localhost:{provider.tokens.port}/token"
