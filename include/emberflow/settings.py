@@ -23,7 +23,18 @@ from sqlalchemy.exc import ArgumentError
 from emberflow.errors import ConfigurationError
 from emberflow.locations import PROJECT_ROOT, home
 
-__all__ = ["PROJECT_ROOT", "TOKEN_URLS", "OAuthClient", "Settings", "home", "read_settings", "settings"]
+__all__ = [
+    "PROJECT_ROOT",
+    "TOKEN_URLS",
+    "OAuthClient",
+    "ProvisionMailcow",
+    "ProvisionPasswdFile",
+    "ProvisionSql",
+    "Settings",
+    "home",
+    "read_settings",
+    "settings",
+]
 
 _PREFIX = "EMBERFLOW_"
 _WORDS = {
@@ -82,6 +93,37 @@ class OAuthClient(BaseModel):
     token_url: str = Field(pattern=r"^https://[^/?#@\s]+/[^?#@\s]*$")
 
 
+class ProvisionPasswdFile(BaseModel):
+    """A passwd-file of the operator's own Dovecot; ``mailbox_map`` is Postfix's list of mailboxes, if it has one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    file: Path
+    fields: str = Field(default="::::::", pattern=r"^[^\r\n]*$", description="What follows the password in a line.")
+    mailbox_map: Path | None = None
+    map_type: Literal["hash", "btree", "lmdb", "cdb"] | None = None
+
+
+class ProvisionSql(BaseModel):
+    """The table from which the operator's own mail server reads its users, by SQLAlchemy URL and two statements."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: SecretStr
+    insert: str = Field(min_length=1)
+    select: str = Field(min_length=1)
+
+
+class ProvisionMailcow(BaseModel):
+    """The operator's own mailcow. ``quota_mib`` is of each mailbox; without it mailcow's default holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: str = Field(pattern=r"^https://[^/?#@\s]+/?$")
+    api_key: SecretStr = Field(min_length=1)
+    quota_mib: int | None = Field(default=None, ge=0)
+
+
 class _FirstThatHasIt(PydanticBaseSettingsSource):
     """Takes each setting from the first source that has it; pydantic-settings would merge the objects of all."""
 
@@ -135,6 +177,19 @@ class Settings(BaseSettings):
         default=None,
         description="Command that creates a mailbox on the operator's own server; {address} is replaced, "
         "the password arrives on standard input.",
+    )
+    provision_passwd_file: Annotated[ProvisionPasswdFile | None, *_JSON] = Field(
+        default=None,
+        description="JSON object: `file` (a passwd-file of your own Dovecot), and if they differ from the usual "
+        "`fields` (after the password, `::::::`), `mailbox_map` and `map_type` (of your Postfix).",
+    )
+    provision_sql: Annotated[ProvisionSql | None, *_JSON] = Field(
+        default=None,
+        description="JSON object: `url` of your own mail server's database, and the statements `insert` and `select`.",
+    )
+    provision_mailcow: Annotated[ProvisionMailcow | None, *_JSON] = Field(
+        default=None,
+        description="JSON object: `url` (https) and `api_key` of your own mailcow, and `quota_mib` of each mailbox.",
     )
     scripts_dir: Path | None = Field(
         default=None,
@@ -211,6 +266,13 @@ class Settings(BaseSettings):
         return self.token_keys
 
 
+_NESTED_FIELDS = frozenset(
+    field
+    for model in (OAuthClient, ProvisionMailcow, ProvisionPasswdFile, ProvisionSql)
+    for field in model.model_fields
+)
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """Return this process's settings; they are read once.
@@ -240,7 +302,7 @@ def _describe(place: tuple[int | str, ...], said: str, files: list[Path]) -> str
     """Return a line about one wrong setting; keys of its JSON are not shown: one may be a secret in a wrong place."""
     field = str(place[0])
     variable = f"{_PREFIX}{field.upper()}"
-    parts = [str(part) for part in place[1:] if part in OAuthClient.model_fields]
+    parts = [str(part) for part in place[1:] if part in _NESTED_FIELDS]
     told = said.removeprefix("Value error, ")
     for pydantics, ours in _WORDS.items():
         told = told.replace(pydantics, ours)

@@ -48,12 +48,12 @@ def why_not() -> str | None:
     return None if version.startswith("2.3.") else f"this is Dovecot {version.split()[0]}; the configuration is of 2.3"
 
 
-def has_module(name: str) -> bool:
-    """Return whether an optional authentication module, such as ``pgsql``, is installed."""
-    return (
-        Path(f"/usr/lib/dovecot/modules/auth/libdriver_{name}.so").exists()
-        or Path(f"/usr/lib/dovecot/modules/libdriver_{name}.so").exists()
-    )
+def why_not_sql() -> str | None:
+    """Return why Dovecot cannot read its users from PostgreSQL here."""
+    if (reason := why_not()) is not None:
+        return reason
+    is_there = Path("/usr/lib/dovecot/modules/auth/libdriver_pgsql.so").exists()
+    return None if is_there else "dovecot-pgsql is not installed: apt-get install dovecot-pgsql"
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,7 @@ class Dovecot:
             internal_group="dovecot" if is_root else group,
             login="dovenull" if is_root else me,
             service_user="" if is_root else f"user = {me}",
+            auth_user="root" if is_root else me,
             uid=uid,
             gid=gid,
             cert=self.certificates.cert_file,
@@ -359,7 +360,7 @@ service lmtp {{
   }}
 }}
 service auth {{
-  {service_user}
+  user = {auth_user}
   inet_listener {{
     address = 127.0.0.1
     port = {auth}

@@ -39,10 +39,14 @@ def why_not() -> str | None:
 
 
 class Postfix:
-    """A running server that delivers to ``dovecot``; use it in a ``with`` statement."""
+    """A running server that delivers to ``dovecot``; use it in a ``with`` statement.
 
-    def __init__(self, directory: Path, dovecot: Dovecot) -> None:
+    With ``mailbox_maps`` (``hash:FILE``) it knows its recipients itself and refuses others at once.
+    """
+
+    def __init__(self, directory: Path, dovecot: Dovecot, mailbox_maps: str = "") -> None:
         self.directory = directory
+        self._mailbox_maps = mailbox_maps
         self.submission_port, self.submissions_port = free_ports(2)
         self._dovecot = dovecot
         self._config = directory / "etc"
@@ -58,6 +62,7 @@ class Postfix:
             "auth": self._dovecot.auth_port,
             "submission": self.submission_port,
             "submissions": self.submissions_port,
+            "mailbox_maps": self._mailbox_maps,
         }
         for name, content in _FILES.items():
             (self._config / name).write_text(content.format(**values), encoding="utf-8")
@@ -143,7 +148,7 @@ relay_transport = error:5.7.1 Relaying denied
 smtp_dns_support_level = disabled
 smtpd_peername_lookup = no
 virtual_mailbox_domains = regexp:{{directory}}/etc/domains
-virtual_mailbox_maps =
+virtual_mailbox_maps = {{mailbox_maps}}
 virtual_transport = lmtp:inet:{LOOPBACK}:{{lmtp}}
 # Two first deliveries into one mailbox at once would make it twice.
 lmtp_destination_recipient_limit = 1

@@ -234,6 +234,15 @@ def check_undecided(connection: Connection, mailbox_id: int, stage: str, text: s
             _set(connection, party, "unverified", reason, remedy, Cause("check", actor), is_new=False)
 
 
+def creation_undecided(connection: Connection, mailbox_id: int, text: str, actor: str) -> None:
+    """Say at a new bot that its mailbox may not have been created."""
+    for party in _of_mailbox(connection, mailbox_id, "bot"):
+        if party.state == "unverified":
+            remedy = "run the same `emberflow bots create` again: it goes on with this mailbox before it makes others"
+            reason = f"nobody knows whether it was created: {text}"
+            _set_if_allowed(connection, party, "unverified", reason, remedy, Cause("check", actor))
+
+
 # By a server's answer
 
 

@@ -198,9 +198,13 @@ def create_bots(
     domain: Annotated[str, typer.Option(help="Domain of the new mailboxes, on your own mail server.")],
     count: Annotated[int, typer.Option(min=1, max=10_000)] = 10,
     zone: Annotated[str, typer.Option(help="IANA time zone of their waking hours.")] = "UTC",
+    via: Annotated[
+        str | None,
+        typer.Option(help="command, passwd-file, sql or mailcow, as your settings describe it. Default: command."),
+    ] = None,
     smtp_host: Annotated[str | None, typer.Option(help="Default: the local mail sandbox.")] = None,
     smtp_port: int = 587,
-    imap_host: str | None = None,
+    imap_host: Annotated[str | None, typer.Option(help="Default: the SMTP host.")] = None,
     imap_port: int = 993,
     reason: Reason = BY_COMMAND,
     by: By = None,
@@ -212,16 +216,21 @@ def create_bots(
     from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    actor, create = acting(by), None
+    actor = acting(by)
+    made_by: mailboxes.Way | mailboxes.WayName
     if smtp_host is None:
+        if via is not None:
+            raise ConfigurationError(f"--via {via} makes mailboxes on your own mail server: name it with --smtp-host")
         stack = _running_stack()
-        servers, create = stack.sandbox_servers(), stack.create_sandbox_account
+        servers, made_by = stack.sandbox_servers(), stack.sandbox_accounts()
     else:
-        servers = mailboxes.Servers(smtp_host, smtp_port, "starttls", imap_host or smtp_host, imap_port, "implicit")
+        servers = mailboxes.servers_at(smtp_host, smtp_port, imap_host or smtp_host, imap_port)
+        made_by = mailboxes.way_name(via or "command")
     with progress("creating", count) as advance:
         ids = mailboxes.create_bots(
             open_engine(), actor, domain, count, servers,
-            reason=reason, settings=settings(), create=create, zone=zone, progress=advance,
+            reason=reason, settings=settings(), via=made_by, zone=zone, progress=advance,
+            tell=lambda text: console.print(text, markup=False),
         )  # fmt: skip
     console.print(f"{len(ids)} mailboxes created")
     _check(actor, "they were created", ids=ids)

@@ -1,7 +1,11 @@
 """Creation of a mailbox on the operator's own mail server (B-B1).
 
-The server's administration command is the operator's and so is the server: nothing here registers an account
-at a third party, and there is no other way to create one.
+There are four ways, and each is named by the operator's settings: the server's administration command, a passwd-file of
+Dovecot (`passwd_file`), a table of virtual users (`virtual_users`), the API of mailcow (`mailcow`). Nothing here
+registers an account at a third party, and there is no other way to create one.
+
+A way may be asked for the same mailbox again: one that is there with this very password counts as created. A password
+is neither logged nor shown, and no process list has it.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ import os
 import shlex
 import signal
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from pydantic import SecretStr
 
@@ -20,7 +26,30 @@ TIMEOUT_SECONDS = 30.0
 
 
 class ProvisioningError(EmberflowError):
-    """The operator's command did not create the mailbox."""
+    """The mailbox was not created; if not ``is_certain``, it may have been all the same."""
+
+    def __init__(self, text: str, *, is_certain: bool = True) -> None:
+        super().__init__(text)
+        self.is_certain = is_certain
+
+
+class MailboxTakenError(ProvisioningError):
+    """The server has a mailbox or an alias of this address already, and not with this password."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How mailboxes are created, and where in words.
+
+    ``create(address, password)`` raises what this module defines. ``has(address)`` says that the server surely has a
+    mailbox or an alias of this address; a way that cannot ask says no. The server lets a new mailbox in after
+    ``noticed_within_s`` seconds.
+    """
+
+    name: str
+    create: Callable[[str, SecretStr], None]
+    has: Callable[[str], bool] = lambda _: False
+    noticed_within_s: float = 0.0
 
 
 def provision(command: str, address: str, password: SecretStr, timeout: float = TIMEOUT_SECONDS) -> None:
@@ -32,8 +61,9 @@ def provision(command: str, address: str, password: SecretStr, timeout: float = 
     Raises:
         ConfigurationError: the command is empty, badly quoted, or has no ``{address}``.
         AddressError: the address is not usable.
-        ProvisioningError: it could not be started, ran longer than ``timeout`` seconds, or failed; the text
-            carries its exit code and the last line of its standard error, never the password.
+        ProvisioningError: it could not be started, ran longer than ``timeout`` seconds, or failed, which leaves open
+            what it has done; the text carries its exit code and the last line of its standard error, never the
+            password.
     """
     mailbox = normalise(address)
     if mailbox.startswith("-"):
@@ -60,12 +90,14 @@ def provision(command: str, address: str, password: SecretStr, timeout: float = 
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             raise ProvisioningError(
-                f"{arguments[0]} did not create {mailbox} within {timeout:g} s and was stopped"
+                f"{arguments[0]} did not create {mailbox} within {timeout:g} s and was stopped", is_certain=False
             ) from None
     if process.returncode != 0:
         last_line = (complaint.strip().splitlines() or ["no message"])[-1]
         shown = last_line.replace(secret, "***") if secret else last_line
-        raise ProvisioningError(f"{arguments[0]} did not create {mailbox}: exit code {process.returncode}, {shown}")
+        raise ProvisioningError(
+            f"{arguments[0]} did not create {mailbox}: exit code {process.returncode}, {shown}", is_certain=False
+        )
 
 
 def _split(command: str) -> list[str]:

@@ -148,7 +148,7 @@ def populate(
             reason=reason,
             settings=settings,
             zone=zones[0],
-            create=stack.create_sandbox_account,
+            via=stack.sandbox_accounts(),
         )
     results = mailboxes.check(engine, actor, settings, ids=ids, reason=reason)
     failed = [result for result in results if result.stage is not None]

@@ -31,8 +31,10 @@ from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.local_stack.processes import Service, is_suspended
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from emberflow.local_stack.airflow_client import AirflowClient
-    from emberflow.operations.mailboxes import Servers
+    from emberflow.operations.mailboxes import Servers, Way
     from emberflow.sandbox import SandboxAddress
     from emberflow.settings import Settings
 
@@ -139,11 +141,15 @@ class Stack:
         address = self.sandbox_address()
         return Servers(address.host, address.smtp_port, "starttls", address.host, address.imaps_port, "implicit")
 
-    def create_sandbox_account(self, address: str, password: str) -> None:
-        """Create a mailbox on the sandbox."""
+    def sandbox_accounts(self) -> Way:
+        """Return how mailboxes are created on the sandbox."""
+        from emberflow.operations.mailboxes import Way
         from emberflow.sandbox import create_accounts
 
-        create_accounts(self.sandbox_directory, {address: password})
+        def create(address: str, password: SecretStr) -> None:
+            create_accounts(self.sandbox_directory, {address: password.get_secret_value()})
+
+        return Way("the local mail sandbox", create)
 
     def airflow_client(self) -> AirflowClient:
         """Return a REST client that is logged in as the administrator."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +12,28 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from emberflow.accounts import imports, keys_in_force, lifecycle, mailbox_changes, mailboxes, provisioning
-from emberflow.accounts.import_files import BotRow
+from emberflow.accounts.import_files import TLS_OF_PORT, BotRow
 from emberflow.accounts.imports import Attestation, Reading
 from emberflow.accounts.lifecycle import MailboxKind
 from emberflow.accounts.mailbox_changes import Changed
-from emberflow.accounts.provisioning import Create, Servers
+from emberflow.accounts.provisioning import MailboxTakenError, ProvisioningError, Servers, Unfinished, Way, WayName
+from emberflow.accounts.switches import enter_mail_mode
 from emberflow.database.secrets import SecretBox
+from emberflow.errors import ConfigurationError, EmberflowError
 from emberflow.operations.actor import Actor
 from emberflow.operations.audit import doing
 from emberflow.queue_manager import slot_store
 from emberflow.queue_manager.cancellation import cancel_of_mailbox
 from emberflow.settings import Settings
+
+_MOST_TAKEN = 100  # addresses that the server has already; a domain with more is not one for invented names
+
+# By whether it was asked for now or by an earlier run.
+_IF_IT_IS_YOURS: Mapping[bool, str] = {
+    True: "If it is yours, bring it in with `emberflow bots import`.",
+    False: "It does not take the password that is registered: give it another one there and store that with "
+    "`emberflow secrets set {address}`, or take it out with `emberflow bots remove {address}`.",
+}
 
 if TYPE_CHECKING:
     from emberflow.accounts.checks import CheckResult as CheckResult  # noqa: PLC0414 - named by commands
@@ -31,6 +44,8 @@ __all__ = [
     "MailboxKind",
     "Reading",
     "Servers",
+    "Way",
+    "WayName",
     "change",
     "check",
     "create_bots",
@@ -40,8 +55,10 @@ __all__ = [
     "remove",
     "resume",
     "retire_bot",
+    "servers_at",
     "set_password",
     "stop_sender",
+    "way_name",
 ]
 
 
@@ -87,6 +104,26 @@ def import_bots(
     return ids
 
 
+def servers_at(smtp_host: str, smtp_port: int, imap_host: str, imap_port: int) -> Servers:
+    """Return servers with the TLS modes that are usual on their ports."""
+    return Servers(
+        smtp_host, smtp_port, TLS_OF_PORT.get(smtp_port, "starttls"),
+        imap_host, imap_port, TLS_OF_PORT.get(imap_port, "implicit"),
+    )  # fmt: skip
+
+
+def way_name(text: str) -> WayName:
+    """Return the way of creating mailboxes that a person names.
+
+    Raises:
+        ConfigurationError: there is none of this name.
+    """
+    for name in provisioning.WAYS:
+        if name == text:
+            return name
+    raise ConfigurationError(f"there is no way {text!r} to create mailboxes; there are {', '.join(provisioning.WAYS)}")
+
+
 def create_bots(
     engine: Engine,
     actor: Actor,
@@ -96,42 +133,134 @@ def create_bots(
     *,
     reason: str,
     settings: Settings,
-    create: Create | None = None,
+    via: Way | WayName = "command",
     zone: str = "UTC",
     provider: str = "",
     progress: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[int]:
     """Create ``count`` mailboxes on the operator's own mail server and register them as bots; return their mailbox ids.
 
-    ``create(address, password)`` makes one mailbox; by default it is the operator's own command,
-    ``EMBERFLOW_PROVISION_COMMAND``. Each mailbox is registered as soon as it exists, with an audit row of its own, so
-    that an interruption leaves no mailbox whose password nobody knows.
+    Each is registered, with an audit row of its own, before it is made, so that no interruption leaves a mailbox whose
+    password nobody knows. Those of the domain that an earlier run left unfinished come first: one that can be logged in
+    to was made, any other is made now. ``tell`` is told of addresses that were left alone because the server has them.
 
     Raises:
         ConfigurationError: there is no way to create a mailbox.
-        EmberflowError: the operator's command failed; the mailboxes created before stay registered.
+        ProvisioningError: one was not created, or nobody knows whether it was; those before it stay registered, and in
+            the latter case it does as well.
     """
-    make = create or provisioning.by_command(settings)
-    created: list[int] = []
     with engine.begin() as connection:
-        fresh = provisioning.fresh_addresses(connection, domain, count, settings)
-    for address, display_name in fresh:
-        password = provisioning.new_password()
-        make(address, password.get_secret_value())
-        row = BotRow(
-            address=address,
-            password=password,
-            display_name=display_name,
-            provider=provider or domain,
-            zone=zone,
-            **vars(servers),
-        )
-        with doing(engine, actor, "bots.create", address, reason, smtp_host=servers.smtp_host) as deed:
-            mailbox_id = provisioning.register(deed.connection, row, servers, settings, actor.name)
-            slot_store.move_days(deed.connection, [mailbox_id])  # if it comes back
-        created.append(mailbox_id)
-        progress(address)
+        addresses = provisioning.fresh_addresses(connection, domain, settings)
+        left = provisioning.unfinished(connection, domain, settings)[:count]
+        if isinstance(via, str):
+            via = provisioning.way(via, enter_mail_mode(connection, settings), settings)
+    creation = _Creation(engine, actor, via, settings, reason, tell)
+    created: list[int] = []
+    for one in left:
+        if _can_be_logged_in_to(engine, settings, one) or creation.make(one, is_new=False):
+            tell(f"{one.address} was begun before and is finished now")
+            created.append(one.mailbox_id)
+            progress(one.address)
+    taken = 0
+    while len(created) < count:
+        address, display_name = next(addresses)
+        if via.has(address):
+            tell(f"{address} is on the server already, and was left alone")
+        else:
+            row = BotRow(
+                address=address,
+                password=provisioning.new_password(),
+                display_name=display_name,
+                provider=provider or domain,
+                zone=zone,
+                **vars(servers),
+            )
+            mailbox_id = creation.register(row)
+            if creation.make(Unfinished(mailbox_id, address, row.password), is_new=True):
+                created.append(mailbox_id)
+                progress(address)
+                continue
+        taken += 1
+        if taken > _MOST_TAKEN:
+            raise ProvisioningError(
+                f"{taken} addresses of {domain} are taken on the server: import mailboxes that are yours with "
+                "`emberflow bots import`"
+            )
+    if created:
+        time.sleep(via.noticed_within_s)  # whoever logs in before is refused, for the password
     return created
+
+
+@dataclass(frozen=True)
+class _Creation:
+    """One run of :func:`create_bots`."""
+
+    engine: Engine
+    actor: Actor
+    way: Way
+    settings: Settings
+    reason: str
+    tell: Callable[[str], None]
+
+    def register(self, row: BotRow) -> int:
+        """Register a bot whose mailbox is made next."""
+        with doing(
+            self.engine, self.actor, "bots.create", row.address, self.reason, smtp_host=row.smtp_host, by=self.way.name
+        ) as deed:
+            mailbox_id = provisioning.register(deed.connection, row, self.way, self.settings, self.actor.name)
+            slot_store.move_days(deed.connection, [mailbox_id])  # if it comes back
+        return mailbox_id
+
+    def make(self, bot: Unfinished, *, is_new: bool) -> bool:
+        """Make the mailbox of a registered bot; False if the server has one of this address already.
+
+        What was certainly not made is not registered any longer, if this was the first try. After an earlier one the
+        mailbox may be there, whatever is said now, so its password is kept.
+
+        Raises:
+            ProvisioningError: as in :func:`create_bots`.
+        """
+        try:
+            self.way.create(bot.address, bot.password)
+        except EmberflowError as error:
+            # What is none of provisioning's errors is of the configuration, the address, the mail mode.
+            is_open = not is_new or (isinstance(error, ProvisioningError) and not error.is_certain)
+            if is_open:
+                with self.engine.begin() as connection:
+                    provisioning.perhaps_made(connection, bot.mailbox_id, str(error), self.actor.name)
+            else:
+                self._take_back(bot.address, str(error))
+            if isinstance(error, MailboxTakenError):
+                self.tell(f"{error}: left alone. {_IF_IT_IS_YOURS[is_new].format(address=bot.address)}")
+                return False
+            if not is_open:
+                raise
+            raise ProvisioningError(
+                f"{error}\nNobody knows whether {bot.address} was made. It is registered, with its password: "
+                "run the same command again, which goes on with it first.",
+                is_certain=False,
+            ) from error
+        return True
+
+    def _take_back(self, address: str, why: str) -> None:
+        told = f"not created: {why}"
+        with doing(self.engine, self.actor, "bots.remove", address, told) as deed:
+            provisioning.not_made(deed.connection, address, told, self.actor.name)
+
+
+def _can_be_logged_in_to(engine: Engine, settings: Settings, one: Unfinished) -> bool:
+    from emberflow.accounts import checks
+
+    (result,) = checks.run(engine, settings, ids=[one.mailbox_id])
+    if result.stage in (None, "smtp_auth", "imap_auth"):
+        return result.stage is None
+    raise ProvisioningError(
+        f"{one.address} may have been made before, and cannot be asked: {result.stage}: {result.text}\n"
+        f"Correct its servers with `emberflow bots set {one.address}`, or wait until they answer, then run the same "
+        f"command again; or take it out with `emberflow bots remove {one.address}`.",
+        is_certain=False,
+    )
 
 
 def check(

@@ -667,13 +667,14 @@ def test_created_bots_exist_on_the_operators_own_server_and_pass_their_check(
         put_in_force(connection, a_policy())
     made: dict[str, str] = {}
 
-    def create(address: str, password: str) -> None:
-        made[address] = password
-        create_accounts(sandbox.directory, {address: password})
+    def create(address: str, password: SecretStr) -> None:
+        made[address] = password.get_secret_value()
+        create_accounts(sandbox.directory, {address: made[address]})
 
+    way = mailboxes.Way("a test", create)
     for _ in range(2):
         ids = mailboxes.create_bots(
-            database, OPERATOR, "created.test", 3, sandbox.servers(), settings=settings, create=create, reason="a test"
+            database, OPERATOR, "created.test", 3, sandbox.servers(), settings=settings, via=way, reason="a test"
         )
         assert [result.stage for result in mailboxes.check(database, OPERATOR, settings, ids=ids, reason="a test")] == [
             None
@@ -713,13 +714,15 @@ def test_mailboxes_created_before_the_command_failed_stay_registered(
     """B-B1: otherwise nobody would know their passwords."""
     made: list[str] = []
 
-    def create(address: str, _password: str) -> None:
+    def create(address: str, _password: SecretStr) -> None:
         if len(made) == 2:
             raise ProvisioningError("the disk is full")
         made.append(address)
 
+    way = mailboxes.Way("a test", create)
+
     with pytest.raises(ProvisioningError, match="the disk is full"):
         mailboxes.create_bots(
-            database, OPERATOR, "own.test", 5, sandbox.servers(), settings=settings, create=create, reason="a test"
+            database, OPERATOR, "own.test", 5, sandbox.servers(), settings=settings, via=way, reason="a test"
         )
     assert [bot["address"] for bot in shown_bots(database)] == sorted(made)

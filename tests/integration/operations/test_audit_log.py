@@ -126,7 +126,7 @@ def test_files_are_imported_with_one_row_each(world: World, tmp_path: Path) -> N
 def test_each_mailbox_that_is_created_has_a_row(world: World) -> None:
     mailboxes.create_bots(
         world.engine, EVA, "own.test", 2, world.sandbox.servers(),
-        settings=world.settings, create=lambda _address, _password: None, reason="more bots",
+        settings=world.settings, via=mailboxes.Way("nothing", lambda _address, _password: None), reason="more bots",
     )  # fmt: skip
     rows = world.rows("select subject from ops.audit_log where action = 'bots.create' order by id")
     assert [row["subject"] for row in rows] == ["ada.lindqvist@own.test", "bruno.keller@own.test"]
