@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select, update
 
-from emberflow.accounts import lifecycle
+from emberflow.accounts import lifecycle, logins
 from emberflow.accounts.egress import is_of_this_machine
 from emberflow.accounts.mailboxes import Mailbox, keep_replaced_refresh_tokens, open_mailboxes
 from emberflow.accounts.switches import enter_mail_mode
@@ -135,6 +135,7 @@ def _store(connection: Connection, result: CheckResult, actor: str) -> None:
         values["check_passed"] = result.stage is None
     connection.execute(update(mailboxes).where(mailboxes.c.id == result.mailbox_id).values(values))
     if result.stage is None:
+        logins.taken(connection, [result.mailbox_id])
         lifecycle.check_passed(connection, result.mailbox_id, actor)
     elif result.transient:
         lifecycle.check_undecided(connection, result.mailbox_id, result.stage, result.text, actor)

@@ -47,7 +47,8 @@ def _transitions(states: Iterable[str], ended: str) -> Transitions:
     allowed["active", "unverified"] = {"operator", "check"}  # other servers or login, or it failed
     allowed["active", "paused"].add("server")
     allowed["paused", "active"].add("server")  # a server that was doubted is not any more
-    allowed["paused", "unverified"] = {"server"}  # the same, and the last check had not passed
+    allowed["active", "unverified"].add("server")  # it let nobody in, several times
+    allowed["paused", "unverified"] = {"server"}  # the same, or a doubt that is gone after a check that had not passed
     return {change: frozenset(by) for change, by in allowed.items()}
 
 
@@ -252,6 +253,18 @@ def pause_because(connection: Connection, mailbox_id: int, reason: str, remedy: 
         filled_in = remedy.replace("{address}", party.address).replace("{kind}", f"{party.kind}s")
         if party.state == "active":
             _set_if_allowed(connection, party, "paused", reason, filled_in, cause)
+
+
+def logins_refused(connection: Connection, mailbox_id: int, protocol: str, server_text: str, cause: Cause) -> None:
+    """Make what is in use unverified: its server let nobody in, as often in a row as ``cause`` says."""
+    reason = f"{cause.n:g} logins in a row were refused over {protocol.upper()}: {server_text}"
+    for party in _of_mailbox(connection, mailbox_id):
+        remedy = (
+            f"correct the password with `emberflow secrets set {party.address}`, or allow the login at the provider, "
+            f"then run `emberflow {party.kind}s check {party.address}`"
+        )
+        if party.state in ("active", "paused"):
+            _set_if_allowed(connection, party, "unverified", reason, remedy, cause)
 
 
 def take_back(connection: Connection, mailbox_id: int, begins: str, cause: Cause) -> None:

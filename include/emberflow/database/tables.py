@@ -700,6 +700,25 @@ mailbox_readings = Table(
     comment="How reading one mailbox went the last time.",
 )
 
+login_refusals = Table(
+    "login_refusals",
+    metadata,
+    Column(
+        "mailbox_id",
+        BigInteger,
+        ForeignKey(mailboxes.c.id, ondelete="cascade"),
+        primary_key=True,
+        comment="the mailbox",
+    ),
+    Column("protocol", Text, primary_key=True, comment="smtp or imap, which count apart"),
+    Column("refused", Integer, nullable=False, comment="logins refused in a row"),
+    Column("server_text", Text, nullable=False, comment="what the server said the last time"),
+    _instant("first_at", comment="the first of them"),
+    _instant("next_try_at", comment="nobody logs in before, over this protocol"),
+    _one_of("protocol", ("smtp", "imap")),
+    comment="Logins to one mailbox that its server refused in a row.",
+)
+
 message_faults = Table(
     "message_faults",
     metadata,

@@ -37,6 +37,9 @@ class RefusalPolicy(BaseModel):
     refusal counts, and keeps its mailbox from that recipient: a week, in which every pair of servers of a working pool
     meets. ``outlier_recipients`` in a row that nobody else refuses are no longer chance: where one recipient in twenty
     is gone, three in a row come once in eight thousand.
+
+    ``logins`` refused in a row take a mailbox out of use (B-B10), with ``login_retry_s`` between them: three within
+    half an hour stay below what gets an account locked (Microsoft Entra's smart lockout: ten).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +56,10 @@ class RefusalPolicy(BaseModel):
         ge=2,
         le=100,
         description="recipients in a row that one server alone refuses, until the server is doubted",
+    )
+    logins: int = Field(default=3, ge=1, le=10, description="logins refused in a row that take a mailbox out of use")
+    login_retry_s: int = Field(
+        default=600, ge=1, le=86_400, description="wait after a refused login before the next one of its mailbox"
     )
 
 

@@ -239,6 +239,11 @@ def fitness(kind: MailKind, *, is_checked: bool, sender_state: str, bot_status: 
     return Refusal(f"bot_{bot_status}") if kind.has_bot and bot_status != "active" else None
 
 
+def login_rest(next_try_at: datetime | None, now: datetime) -> Refusal | None:
+    """Return until when nobody logs in to a mailbox whose last login was refused."""
+    return Refusal("login_refused", next_try_at) if next_try_at is not None and next_try_at > now else None
+
+
 def bot_rest(
     slot: Slot,
     zones: tuple[str, str | None],

@@ -80,12 +80,15 @@ _UNFIT = text("""
         senders.state as sender_state,
         senders.profile as sender_profile,
         bots.profile as bot_profile,
-        bots.status as bot_status
+        bots.status as bot_status,
+        refusals.next_try_at as next_login_at
     from ops.scheduled_tasks as slots
     inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
     inner join ops.senders on senders.id = slots.sender_id
     left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
     left join ops.bots on bots.id = slots.bot_id
+    left join ops.login_refusals as refusals
+        on refusals.mailbox_id = slots.from_mailbox_id and refusals.protocol = 'smtp'
     where slots.id = any(:ids)
 """)
 
@@ -244,20 +247,24 @@ def submit(
 def unfit(
     connection: Connection, slots: Sequence[Slot], *, now: datetime, policy: Policy, seed: int
 ) -> dict[int, Refusal]:
-    """Return the slots whose mailboxes are not fit to exchange mail, or whose bot rests; without locks.
+    """Return the slots whose mailboxes are not fit to exchange mail, whose bot rests, or whose login waits.
 
-    So nobody logs in for them.
+    Without locks, so that nobody logs in for them.
     """
     by_id = {slot.id: slot for slot in slots}
     judged = {}
     for row in connection.execute(_UNFIT, {"ids": list(by_id)}):
         slot, zones = by_id[row.id], (row.from_zone, row.to_zone)
-        judged[row.id] = guard.fitness(
-            slot.kind,
-            is_checked=bool(row.is_checked),
-            sender_state=row.sender_state,
-            bot_status=row.bot_status,
-        ) or guard.unknown_zone(*zones, slot, now)
+        judged[row.id] = (
+            guard.fitness(
+                slot.kind,
+                is_checked=bool(row.is_checked),
+                sender_state=row.sender_state,
+                bot_status=row.bot_status,
+            )
+            or guard.unknown_zone(*zones, slot, now)
+            or guard.login_rest(row.next_login_at, now)
+        )
         if judged[row.id] is not None:
             continue
         try:

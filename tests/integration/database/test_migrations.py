@@ -108,7 +108,15 @@ def test_the_migrations_revert_and_apply_on_a_database_with_a_conversation_in_it
     world.talk(2)
     filled = {table.name for table in metadata.sorted_tables if world.value(f"select count(*) from ops.{table.name}")}  # noqa: S608
     # All that goes well needs none of these.
-    untouched = {"switches", "suppressions", "egress_ips", "host_breakers", "recipient_refusals", "message_faults"}
+    untouched = {
+        "switches",
+        "suppressions",
+        "egress_ips",
+        "host_breakers",
+        "recipient_refusals",
+        "message_faults",
+        "login_refusals",
+    }
     assert filled == {table.name for table in metadata.sorted_tables} - untouched - {"restores"}
 
     downgrade(database)

@@ -13,12 +13,14 @@ from sqlalchemy import Engine
 
 from emberflow.accounts import egress
 from emberflow.email_ops.imap import ImapReader
+from emberflow.operations import mailboxes
 from emberflow.queue_manager.receiving import sweep
 from emberflow.queue_manager.receiving.mailbox_reading import MailboxReading
 from emberflow.queue_manager.receiving.sweep import ReadingReport
 from emberflow.queue_manager.receiving.turns import SILENT_AFTER
+from emberflow.sandbox import create_accounts
 from tests.faults.kit.tcp_proxy import FaultyProxy, Weather, Wire
-from tests.worlds import Member, Sandbox, World, a_policy, a_world
+from tests.worlds import OPERATOR, PASSWORD, Member, Sandbox, World, a_policy, a_world
 
 SILENT = {"replies": {"rate": 0.0}}
 READERS = 4
@@ -162,3 +164,31 @@ def test_logins_over_imap_count_at_their_address_and_who_must_wait_is_read_in_th
     assert world.value("select count(*) from ops.mailbox_readings where problem is not null") == 0
     world.clock.advance(timedelta(hours=1))
     assert read(world).found["inbox"] == 1
+
+
+def test_a_bot_that_lets_nobody_in_three_times_leaves_the_pool_with_a_reason_and_a_check_brings_it_back(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """B-B10"""
+    world = a_world(database, sandbox, 1, 2, a_policy(**SILENT))
+    locked = world.bots[0]
+    create_accounts(sandbox.directory, {locked.address: "changed at the server"})
+    for refused in (1, 2):
+        (said,) = read(world).unreadable
+        assert said.startswith(f"{locked.address}: imap_auth")
+        assert read(world).mailboxes == 2, "the next try waits"
+        assert world.value("select refused from ops.login_refusals") == refused
+        assert world.value("select status from ops.bots where id = :id", id=locked.id) == "active"
+        world.clock.advance(timedelta(minutes=10))
+    read(world)
+    bot = world.row("select status, status_reason, status_remedy from ops.bots where id = :id", id=locked.id)
+    assert bot["status"] == "unverified"
+    assert bot["status_reason"].startswith("3 logins in a row were refused over IMAP: ")
+    assert f"emberflow bots check {locked.address}" in bot["status_remedy"]
+    world.clock.advance(timedelta(hours=1))
+    assert (read(world).mailboxes, world.plan().bots) == (2, 1)
+
+    create_accounts(sandbox.directory, {locked.address: PASSWORD})
+    mailboxes.check(database, OPERATOR, world.settings, ids=[locked.mailbox_id], reason="a new password")
+    assert world.value("select status from ops.bots where id = :id", id=locked.id) == "active"
+    assert read(world).mailboxes == 3

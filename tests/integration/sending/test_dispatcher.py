@@ -37,6 +37,7 @@ from emberflow.queue_manager.sending.worker import SendingReport
 from tests.worlds import (
     NOON,
     OPERATOR,
+    PASSWORD,
     Sandbox,
     World,
     a_policy,
@@ -569,8 +570,10 @@ def test_what_was_forbidden_after_planning_does_not_leave(
     assert world.deliveries() == []
 
 
-def test_a_mailbox_whose_login_is_refused_logs_in_once(database: Engine, sandbox: Sandbox) -> None:
-    """Towards B-B10: whoever tries a wrong password again and again gets the account locked."""
+def test_a_mailbox_whose_login_is_refused_three_times_in_a_row_is_out_of_use_and_a_check_brings_it_back(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """B-B10: whoever tries a wrong password again and again gets the account locked."""
     world = a_world(database, sandbox, senders=1, bots=6, policy=a_policy(**SILENT))
     for bot in world.bots:
         world.slot(bot=bot, gap_s=0)
@@ -579,9 +582,44 @@ def test_a_mailbox_whose_login_is_refused_logs_in_once(database: Engine, sandbox
         box.store(connection, world.senders[0].mailbox_id, SecretStr("no longer the password"))
     assert world.dispatch() == {"retry": 1, "held": 5}
     world.clock.advance(timedelta(minutes=1))
+    assert world.dispatch() == {"held": 6}, "the next login waits"
+    for number in (2, 3):
+        assert world.value("select state from ops.senders") == "active"
+        world.clock.advance(timedelta(minutes=10))
+        world.change("update ops.slot_states set target_time = :now where status = 'planned'", now=world.clock.now())
+        assert world.dispatch()["retry"] == 1
+        assert [event["details"]["reply_code"] for event in world.events("attempt")] == [535] * number
+    sender = world.row("select state, state_reason, state_remedy from ops.senders")
+    assert sender["state"] == "unverified"
+    assert sender["state_reason"].startswith("3 logins in a row were refused over SMTP: ")
+    assert f"emberflow secrets set {world.senders[0].address}" in sender["state_remedy"]
+    change = world.row("select * from ops.state_changes order by id desc limit 1")
+    assert (change["metric"], change["n"], change["threshold"]) == ("refused_logins", 3, 3)
+    world.clock.advance(timedelta(minutes=10))
+    world.change("update ops.slot_states set target_time = :now where status = 'planned'", now=world.clock.now())
     assert world.dispatch() == {"refused": 6}
-    assert [event["details"]["reply_code"] for event in world.events("attempt")] == [535]
-    assert world.value("select state from ops.senders") == "paused"
+
+    with database.begin() as connection:
+        box.store(connection, world.senders[0].mailbox_id, SecretStr(PASSWORD))
+    ids = [world.senders[0].mailbox_id]
+    mailboxes.check(database, OPERATOR, world.settings, ids=ids, reason="a new password")
+    assert world.value("select state from ops.senders") == "active"
+    world.slot(gap_s=0)
+    assert world.dispatch() == {"sent": 1}
+
+
+def test_a_login_that_is_taken_again_starts_the_count_of_refused_ones_over(database: Engine, sandbox: Sandbox) -> None:
+    """Towards B-B10"""
+    world = a_world(database, sandbox, senders=1, bots=1, policy=a_policy(**SILENT))
+    box = SecretBox(world.settings.secret_keys)
+    for password, end in (("not it", "retry"), ("not it", "retry"), (PASSWORD, "sent"), ("not it", "retry")):
+        with database.begin() as connection:
+            box.store(connection, world.senders[0].mailbox_id, SecretStr(password))
+        world.clock.advance(timedelta(minutes=20))
+        world.slot(gap_s=0)
+        assert world.dispatch()[end] >= 1
+    assert world.value("select refused from ops.login_refusals") == 1
+    assert world.value("select state from ops.senders") == "active"
 
 
 def test_a_bot_that_one_server_alone_calls_unknown_is_asked_for_once_by_each_mailbox(

@@ -56,9 +56,9 @@ def test_an_impossible_host_name_costs_its_own_mailbox_only(world: World, host: 
     assert (the_slot(world, odd)["status"], the_slot(world, odd)["attempts"]) == ("failed", 4)
 
 
-@pytest.mark.parametrize(("outcome", "state"), [("transient", "active"), ("permanent", "paused")])
-def test_a_login_that_is_refused_for_a_time_leaves_its_mailbox_in_use(
-    world: World, monkeypatch: pytest.MonkeyPatch, outcome: Any, state: str
+@pytest.mark.parametrize(("outcome", "refused"), [("transient", 0), ("permanent", 1)])
+def test_a_login_that_is_refused_for_a_time_is_not_counted_as_a_wrong_password(
+    world: World, monkeypatch: pytest.MonkeyPatch, outcome: Any, refused: int
 ) -> None:
     """Towards B-B10: 535 says both; what the driver has made of the words decides."""
     odd, _ = one_each(world)
@@ -72,7 +72,8 @@ def test_a_login_that_is_refused_for_a_time_leaves_its_mailbox_in_use(
     monkeypatch.setattr(SmtpConnection, "open", refuse)
     assert world.dispatch() == {"sent": 1, "retry": 1}
     assert (the_slot(world, odd)["status"], the_slot(world, odd)["attempts"]) == ("planned", 1)
-    assert world.value("select state from ops.senders where id = :id", id=world.senders[0].id) == state
+    assert world.value("select coalesce(sum(refused), 0) from ops.login_refusals") == refused
+    assert world.value("select state from ops.senders where id = :id", id=world.senders[0].id) == "active"
 
 
 def while_writing(monkeypatch: pytest.MonkeyPatch, _world: World, odd: int) -> None:

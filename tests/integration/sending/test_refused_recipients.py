@@ -239,7 +239,8 @@ def test_who_was_stopped_goes_on_by_itself_only_with_a_passed_check(
     world.change("update ops.mailboxes set check_passed = :passed", passed=passed)
     cleared = Findings(cleared=[member.mailbox_id for member in (*world.senders, *world.bots)])
     with database.begin() as connection:
-        consequences.draw(connection, [], cleared, now=world.clock.now(), policy=world.policy.breakers)
+        now, policy = world.clock.now(), world.policy
+        consequences.draw(connection, [], cleared, now=now, policy=policy.breakers, refusals=policy.refusals)
     bot = world.row("select status, status_remedy from ops.bots")
     sender, bot_address = world.senders[0], world.bots[0].address
     assert state(world, sender)[0] == bot["status"] == becomes
@@ -446,7 +447,10 @@ def test_a_mailbox_that_is_stopped_is_called_by_its_address(reports: Reports, ca
     findings = Findings(outliers=[Outlier(sender.mailbox_id, "smtp.a.test", 3)])
     with world.engine.begin() as connection:
         now = world.clock.now()
-        assert consequences.draw(connection, [], findings, now=now, policy=BreakerPolicy()) == {sender.mailbox_id}
+        stopped = consequences.draw(
+            connection, [], findings, now=now, policy=BreakerPolicy(), refusals=world.policy.refusals
+        )
+        assert stopped == {sender.mailbox_id}
     assert caplog.messages[-1].startswith(f"{sender.address} is paused: its server is doubted: smtp.a.test says of 3 ")
 
 

@@ -258,7 +258,7 @@ def test_a_refused_message_is_not_repeated_unless_the_login_or_the_host_was_refu
 
 @pytest.mark.parametrize("code", [454, 535, 550])
 def test_a_login_that_is_refused_for_a_time_pauses_no_mailbox(code: int) -> None:
-    """Towards B-B10: the driver has read a limit or an outage from the words; the same code for good pauses it."""
+    """B-B10: the driver has read a limit or an outage from the words; the same code for good pauses it."""
     text = "5.7.8 Error: authentication failed: Temporary authentication failure"
     passing = Attempt("transient", "auth", "mailbox", code, None, text)
     disposition = disposition_of(passing)

@@ -11,9 +11,12 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from emberflow.accounts import logins
+from emberflow.accounts.logins import LoginPolicy
 from emberflow.queue_manager.receiving.turns import Turn
 
 _PROBLEM_CHARACTERS = 500
+_ACTOR = "inbox"
 
 _IN_TURN = text("""
     select mailboxes.id as mailbox_id, mailboxes.address, coalesce(readings.failures, 0) as failures
@@ -21,7 +24,9 @@ _IN_TURN = text("""
     left join ops.senders on senders.mailbox_id = mailboxes.id
     left join ops.bots on bots.mailbox_id = mailboxes.id
     left join ops.mailbox_readings as readings on readings.mailbox_id = mailboxes.id
+    left join ops.login_refusals as refusals on refusals.mailbox_id = mailboxes.id and refusals.protocol = 'imap'
     where mailboxes.id % :shards = :shard
+        and (refusals.next_try_at is null or refusals.next_try_at <= :now)
         and mailboxes.check_passed
         and (senders.state in ('active', 'paused') or bots.status in ('active', 'paused'))
     order by readings.tried_at nulls first, mailboxes.id
@@ -69,13 +74,22 @@ class Outcome:
         return self.junk_folder or ("none" if self.saw_folders else "unknown")
 
 
-def in_turn(connection: Connection, shard: int, shards: int) -> list[Turn]:
-    """Return the mailboxes of a shard that are in use, the one that was tried longest ago first."""
-    return [Turn(**row) for row in connection.execute(_IN_TURN, {"shard": shard, "shards": shards}).mappings()]
+def in_turn(connection: Connection, shard: int, shards: int, now: datetime) -> list[Turn]:
+    """Return the mailboxes of a shard that are in use, the one that was tried longest ago first.
+
+    One whose login was refused a short time ago is left out.
+    """
+    rows = connection.execute(_IN_TURN, {"shard": shard, "shards": shards, "now": now})
+    return [Turn(**row) for row in rows.mappings()]
 
 
-def record(connection: Connection, turn: Turn, outcome: Outcome, at: datetime) -> None:
-    """Store what became of a reading."""
+def record(connection: Connection, turn: Turn, outcome: Outcome, at: datetime, policy: LoginPolicy) -> None:
+    """Store what became of a reading; logins that were refused in a row take the mailbox out of use."""
+    if outcome.login_refused is not None:
+        said = outcome.login_refused
+        logins.refused(connection, turn.mailbox_id, "imap", said, now=at, policy=policy, actor=_ACTOR)
+    elif outcome.was_logged_in:
+        logins.taken(connection, [turn.mailbox_id], "imap")
     connection.execute(
         _RECORD,
         {

@@ -26,6 +26,7 @@ from emberflow.database import restores
 from emberflow.database.server_clock import shared
 from emberflow.email_ops.bounded_parser import ParserPool
 from emberflow.errors import EmberflowError, WorkerRefusedError
+from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager import recover
 from emberflow.queue_manager.permits import Permits
@@ -76,13 +77,13 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
         policy = force.policy
         # What a dead worker was submitting could hold up its recipient's folder as long as nothing is dispatched.
         freed = recover.free_lapsed(connection, now=clock.now(), policy=policy.queue)
-        turns = mailbox_readings.in_turn(connection, shard, policy.inbox.shards)
+        turns = mailbox_readings.in_turn(connection, shard, policy.inbox.shards, clock.now())
         opened = open_mailboxes(connection, settings, [turn.mailbox_id for turn in turns])
     if freed.is_anything:
         log.warning("freed lapsed leases: %s", freed)
     readers = min(policy.inbox.readers, len(turns))
     queue = TurnQueue(_at_their_servers(turns, opened.boxes), readers, time.monotonic() + policy.inbox.run_s)
-    run = _Run(engine, shard, clock, queue, opened, time.monotonic() + policy.inbox.run_s)
+    run = _Run(engine, shard, clock, policy, queue, opened, time.monotonic() + policy.inbox.run_s)
     with (
         ParserPool(min(_PARSERS, max(readers, 1))) as parsers,
         engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session,
@@ -112,12 +113,13 @@ class _Run:
     """What the threads of one run share; ``failure`` is what ended it before its time."""
 
     def __init__(
-        self, engine: Engine, shard: int, clock: Clock, queue: TurnQueue, opened: Opened, ends_at: float
+        self, engine: Engine, shard: int, clock: Clock, policy: Policy, queue: TurnQueue, opened: Opened, ends_at: float
     ) -> None:
         self.failure: BaseException | None = None
         self.failed = 0
         self._engine = engine
         self._clock = clock
+        self._policy = policy
         self._queue = queue
         self._opened = opened
         self._ends_at = ends_at
@@ -170,7 +172,7 @@ class _Run:
             self._report.unreadable += [f"{turn.address}: {problem}" for problem in outcome.problems]
             self.failed += bool(outcome.problems) and not outcome.was_read
         with self._engine.begin() as connection:
-            mailbox_readings.record(connection, turn, outcome, self._clock.now())
+            mailbox_readings.record(connection, turn, outcome, self._clock.now(), self._policy.refusals)
 
 
 def _at_their_servers(turns: Sequence[Turn], boxes: Mapping[int, Mailbox]) -> list[Turn]:

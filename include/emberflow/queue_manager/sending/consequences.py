@@ -13,7 +13,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from emberflow.accounts import lifecycle, suppressions
+from emberflow.accounts import lifecycle, logins, suppressions
 from emberflow.accounts.lifecycle import Cause
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Said
@@ -29,6 +29,7 @@ _ADDRESS = text("select address from ops.mailboxes where id = :mailbox_id")
 
 _DOUBTED = "its server is doubted: "
 _ACTOR = "dispatch"
+_BEFORE_LOGIN = frozenset({"dial", "tls", "ehlo", "auth"})
 # `{address}` and `{kind}` (senders, bots) in a remedy are those of the mailbox.
 _AGAIN = "then `emberflow {kind} check {address}` and `emberflow {kind} resume {address}`"
 _AT_THE_PROVIDER = "mend it at the provider"
@@ -38,13 +39,15 @@ _AT_THE_PROVIDER = "mend it at the provider"
 class Answer:
     """What came of one mail: the slot, its way, and the disposition; None for a mail that was sent.
 
-    ``peer`` is the address and port that said so.
+    ``peer`` is the address and port that said so, ``stage`` the command that was answered, ``text`` the words.
     """
 
     slot: Slot
     route: Route
     disposition: Disposition | None
     peer: tuple[str, int] | None = None
+    stage: str = ""
+    text: str = ""
 
 
 def weigh(connection: Connection, answers: Sequence[Answer], *, now: datetime, policy: RefusalPolicy) -> Findings:
@@ -65,12 +68,18 @@ def is_believed(route: Route | None, disposition: Disposition | None, findings: 
 
 
 def draw(
-    connection: Connection, answers: Sequence[Answer], findings: Findings, *, now: datetime, policy: BreakerPolicy
+    connection: Connection,
+    answers: Sequence[Answer],
+    findings: Findings,
+    *,
+    now: datetime,
+    policy: BreakerPolicy,
+    refusals: RefusalPolicy,
 ) -> frozenset[int]:
     """Count every answer in its circuit breakers, and take out of use what is refused.
 
     Returns:
-        The mailboxes that may not be used any more.
+        The mailboxes that may not be used any more, or not in this run: their login was refused.
     """
     host_breakers.record(
         connection,
@@ -81,11 +90,17 @@ def draw(
     stopped: set[int] = set()
     for mailbox_id in findings.cleared:
         lifecycle.take_back(connection, mailbox_id, _DOUBTED, Cause("server", _ACTOR))
+    let_in = {answer.slot.from_mailbox_id for answer in answers if answer.stage not in _BEFORE_LOGIN}
+    logins.taken(connection, let_in, "smtp")
     for answer in answers:
         slot, disposition = answer.slot, answer.disposition
         if disposition is None:
             continue
-        if disposition.action == "pause_mailbox":
+        if disposition.action == "pause_mailbox" and answer.stage == "auth":
+            said = f"{disposition.meaning}: {answer.text}" if answer.text else disposition.meaning
+            logins.refused(connection, slot.from_mailbox_id, "smtp", said, now=now, policy=refusals, actor=_ACTOR)
+            stopped.add(slot.from_mailbox_id)
+        elif disposition.action == "pause_mailbox":
             remedy = f"{disposition.remedy or _AT_THE_PROVIDER}; {_AGAIN}"
             reason = f"its server refused it: {disposition.meaning}"
             lifecycle.pause_because(connection, slot.from_mailbox_id, reason, remedy, Cause("server", _ACTOR))

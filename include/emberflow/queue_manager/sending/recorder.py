@@ -65,7 +65,14 @@ class Recorder:
         now = self._clock.now()
         ends = [self._end(result, now) for result in results]
         answers = [
-            Answer(result.slot, result.route, disposition, result.attempt.peer)
+            Answer(
+                result.slot,
+                result.route,
+                disposition,
+                result.attempt.peer,
+                result.attempt.stage,
+                result.attempt.server_text,
+            )
             for result, (_, _, disposition) in zip(results, ends, strict=True)
             if result.route is not None and result.attempt is not None
         ]
@@ -103,7 +110,14 @@ class Recorder:
                 pre_send.take_back(connection, result.slot, submitted_at=result.submitted_at, now=now)
             if end.status in ("failed", "cancelled"):
                 event_log.close_conversation(connection, result.slot)
-        stopped = consequences.draw(connection, answers, findings, now=now, policy=self._policy.breakers)
+        stopped = consequences.draw(
+            connection,
+            answers,
+            findings,
+            now=now,
+            policy=self._policy.breakers,
+            refusals=self._policy.refusals,
+        )
         reach("before_record_commit")
         return [Recorded(name, stopped) for name in names]
 
