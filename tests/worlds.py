@@ -112,7 +112,7 @@ def a_policy(**sections: dict[str, Any]) -> Policy:
         "replies": {"rate": 1.0, "continue_rate": 1.0},
         "bots": {"cooldown_s": 0},
         "dispatch": {"shards": 1},
-        "inbox": {"shards": 1},
+        "inbox": {"shards": 1, "fresh_s": 604_800},
     }
     for changes in (certain, sections):
         for section, values in changes.items():
@@ -126,7 +126,11 @@ def a_real_policy(**sections: dict[str, Any]) -> Policy:
     Workdays are their whole windows unless a test draws them, and the smallest pool is enough.
     """
     document = shipped("standard").model_dump()
-    plain: dict[str, dict[str, Any]] = {"pacing": WHOLE_WINDOWS, "selection": {"minimum_bots": 1}}
+    plain: dict[str, dict[str, Any]] = {
+        "pacing": WHOLE_WINDOWS,
+        "selection": {"minimum_bots": 1},
+        "inbox": {"fresh_s": 604_800},
+    }
     for changes in (plain, sections):
         for section, values in changes.items():
             document[section] = document[section] | values
@@ -236,6 +240,7 @@ def a_world(
         assert failed == []
     else:
         _take_as_checked(engine)
+    _take_as_read(engine, start)
     return World(engine, sandbox, settings, policy, ManualClock(start))
 
 
@@ -461,3 +466,16 @@ def _take_as_checked(engine: Engine) -> None:
         connection.execute(text("update ops.mailboxes set check_passed = true"))
         connection.execute(text("update ops.senders set state = 'active', state_reason = null, state_remedy = null"))
         connection.execute(text("update ops.bots set status = 'active', status_reason = null"))
+
+
+def _take_as_read(engine: Engine, at: datetime) -> None:
+    """Every mailbox was read whole a moment ago: what goes on with conversations may leave."""
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                insert into ops.mailbox_readings (mailbox_id, tried_at, read_at)
+                select id, cast(:at as timestamptz) - interval '1 hour', :at from ops.mailboxes
+                on conflict do nothing
+            """),
+            {"at": at},
+        )

@@ -79,6 +79,7 @@ def some_facts(slot: Slot, zone: str) -> Facts:
         from_zone=zone,
         to_zone=zone,
         is_checked=True,
+        read_at=datetime(2999, 1, 1, tzinfo=UTC),
         sender_state="active",
         sender_profile=None,
         bot_status="active",

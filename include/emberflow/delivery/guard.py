@@ -32,6 +32,13 @@ _OPENINGS_TRIED = 60  # a day has one or two, and a weekend must pass
 _SUBMISSION_PORTS: Final = frozenset({25, 465, 587, 2525})
 
 
+class FreshnessPolicy(Protocol):
+    """What is read of the policy in force (`policy.queue.InboxPolicy`)."""
+
+    @property
+    def fresh_s(self) -> int: ...
+
+
 class Numbers(Protocol):
     """What the guard reads of the numbers of one mailbox."""
 
@@ -50,6 +57,8 @@ class GuardPolicy(Protocol):
     def caps(self) -> CapPolicy: ...
     @property
     def dispatch(self) -> RetryPolicy: ...
+    @property
+    def inbox(self) -> FreshnessPolicy: ...
     def profile(self, name: str | None) -> Numbers: ...
 
 
@@ -113,13 +122,17 @@ def server_of(host: str, port: int) -> str:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one slot at this moment. ``bot_*`` are None for cold mail."""
+    """What is known of one slot at this moment. ``bot_*`` are None for cold mail.
+
+    ``read_at`` is when the mailbox that sends was read whole the last time; None: never.
+    """
 
     slot: Slot
     route: Route
     from_zone: str
     to_zone: str | None
     is_checked: bool
+    read_at: datetime | None
     sender_state: str
     sender_profile: str | None
     bot_status: str | None
@@ -196,7 +209,7 @@ def judge(
     slot = facts.slot
     if is_stopped:
         return Refusal("stop_sending_is_on", now + timedelta(seconds=policy.dispatch.retry_s))
-    refusal = _state(facts, now)
+    refusal = _state(facts, now) or staleness(slot.kind, facts.read_at, now=now, policy=policy)
     if refusal is not None:
         return refusal
     try:
@@ -237,6 +250,20 @@ def fitness(kind: MailKind, *, is_checked: bool, sender_state: str, bot_status: 
     if sender_state != "active":
         return Refusal(f"sender_{sender_state}")
     return Refusal(f"bot_{bot_status}") if kind.has_bot and bot_status != "active" else None
+
+
+def staleness(kind: MailKind, read_at: datetime | None, *, now: datetime, policy: GuardPolicy) -> Refusal | None:
+    """Return why nothing that goes on with a conversation leaves from a mailbox that was not read of late (D-F6).
+
+    What has arrived there since, an answer or a bounce, may forbid it.
+    """
+    if kind.conversation != "continues":
+        return None
+    if read_at is not None and now - read_at <= timedelta(seconds=policy.inbox.fresh_s):
+        return None
+    return Refusal(
+        "mailbox_not_read_lately", now + timedelta(seconds=min(policy.inbox.fresh_s, policy.dispatch.retry_s))
+    )
 
 
 def login_rest(next_try_at: datetime | None, now: datetime) -> Refusal | None:

@@ -107,12 +107,16 @@ class InboxPolicy(BaseModel):
 
     A shard is a process, and reads ``readers`` mailboxes at once: it mostly waits for servers. Each needs a connection
     to the database for a moment, of which a process has twenty. After ``run_s`` no other mailbox is begun: those that
-    are left come first in the next run, 5 minutes later.
+    are left come first in the next run, 5 minutes later. A mailbox that was not read whole for ``fresh_s`` sends
+    nothing that goes on with a conversation (D-F6): an hour is a dozen readings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shards: int = Field(default=4, ge=1, le=64, description="parts that one reading of all mailboxes fans out to")
+    fresh_s: int = Field(
+        default=3600, ge=1, le=604_800, description="a mailbox not read for so long sends no replies and no follow-ups"
+    )
     readers: int = Field(default=8, ge=1, le=16, description="mailboxes that one shard reads at once")
     run_s: int = Field(
         default=270, ge=1, le=1500, description="how long one reading takes; what is left then is read by the next one"

@@ -48,7 +48,8 @@ _FACTS = text("""
         bots.interaction_limits as bot_limit,
         egress_ips.address as egress_address,
         egress_ips.state as egress_state,
-        egress_ips.sends_per_hour as egress_sends_per_hour
+        egress_ips.sends_per_hour as egress_sends_per_hour,
+        readings.read_at
     from jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
     inner join ops.slot_states as states on states.slot_id = held.id and states.lease_token = held.token
     inner join ops.scheduled_tasks as slots on slots.id = held.id
@@ -57,6 +58,7 @@ _FACTS = text("""
     left join ops.mailboxes as to_mailbox on to_mailbox.id = slots.to_mailbox_id
     left join ops.bots on bots.id = slots.bot_id
     left join ops.egress_ips on egress_ips.id = from_mailbox.egress_ip_id
+    left join ops.mailbox_readings as readings on readings.mailbox_id = from_mailbox.id
     where states.status = 'leased' and states.lease_until > clock_timestamp()
     order by from_mailbox.id, slots.id
     for update of states, from_mailbox
@@ -81,7 +83,8 @@ _UNFIT = text("""
         senders.profile as sender_profile,
         bots.profile as bot_profile,
         bots.status as bot_status,
-        refusals.next_try_at as next_login_at
+        refusals.next_try_at as next_login_at,
+        readings.read_at
     from ops.scheduled_tasks as slots
     inner join ops.mailboxes as from_mailbox on from_mailbox.id = slots.from_mailbox_id
     inner join ops.senders on senders.id = slots.sender_id
@@ -89,6 +92,7 @@ _UNFIT = text("""
     left join ops.bots on bots.id = slots.bot_id
     left join ops.login_refusals as refusals
         on refusals.mailbox_id = slots.from_mailbox_id and refusals.protocol = 'smtp'
+    left join ops.mailbox_readings as readings on readings.mailbox_id = slots.from_mailbox_id
     where slots.id = any(:ids)
 """)
 
@@ -264,6 +268,7 @@ def unfit(
             )
             or guard.unknown_zone(*zones, slot, now)
             or guard.login_rest(row.next_login_at, now)
+            or guard.staleness(slot.kind, row.read_at, now=now, policy=policy)
         )
         if judged[row.id] is not None:
             continue
@@ -355,6 +360,7 @@ def _facts(
         from_zone=row.from_zone,
         to_zone=row.to_zone,
         is_checked=bool(row.is_checked),
+        read_at=row.read_at,
         sender_state=row.sender_state,
         sender_profile=row.sender_profile,
         bot_status=row.bot_status,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import Engine
@@ -14,13 +15,14 @@ from sqlalchemy import Engine
 from emberflow.accounts import egress
 from emberflow.email_ops.imap import ImapReader
 from emberflow.operations import mailboxes
+from emberflow.queue_manager import pre_send
 from emberflow.queue_manager.receiving import sweep
 from emberflow.queue_manager.receiving.mailbox_reading import MailboxReading
 from emberflow.queue_manager.receiving.sweep import ReadingReport
 from emberflow.queue_manager.receiving.turns import SILENT_AFTER
 from emberflow.sandbox import create_accounts
 from tests.faults.kit.tcp_proxy import FaultyProxy, Weather, Wire
-from tests.worlds import OPERATOR, PASSWORD, Member, Sandbox, World, a_policy, a_world
+from tests.worlds import NOON, OPERATOR, PASSWORD, Member, Sandbox, World, a_policy, a_world
 
 SILENT = {"replies": {"rate": 0.0}}
 READERS = 4
@@ -108,6 +110,7 @@ def test_a_server_that_hangs_costs_its_own_mailboxes_only(
     """Those that were read are fresh, the others are not."""
     world = a_full_world(database, sandbox, 14, inbox={"shards": 1, "readers": READERS})
     monkeypatch.setattr(sweep, "_READ_S", 1.0)
+    world.clock.advance(timedelta(minutes=5))
     with FaultyProxy(sandbox.address.imaps_port) as proxy:
         proxy.set(Weather(to_client=Wire(swallow=True)))
         behind(world, proxy, world.bots[:9])
@@ -117,10 +120,8 @@ def test_a_server_that_hangs_costs_its_own_mailboxes_only(
     assert {line.partition(":")[0] for line in report.unreadable} == {bot.address for bot in world.bots[:9]}
     left_out = [line for line in report.unreadable if "did not answer for" in line]
     assert len(left_out) >= 9 - SILENT_AFTER - READERS
-    fresh = {
-        row["mailbox_id"]
-        for row in world.rows("select mailbox_id from ops.mailbox_readings where read_at > '-infinity'")
-    }
+    query = "select mailbox_id from ops.mailbox_readings where read_at > :before and problem is null"
+    fresh = {row["mailbox_id"] for row in world.rows(query, before=NOON)}
     assert fresh == {member.mailbox_id for member in (*world.senders, *world.bots[9:])}
     world.change("update ops.mailboxes set imap_port = :port", port=sandbox.address.imaps_port)
     assert read(world).found == {"inbox": 9}
@@ -192,3 +193,35 @@ def test_a_bot_that_lets_nobody_in_three_times_leaves_the_pool_with_a_reason_and
     mailboxes.check(database, OPERATOR, world.settings, ids=[locked.mailbox_id], reason="a new password")
     assert world.value("select status from ops.bots where id = :id", id=locked.id) == "active"
     assert read(world).mailboxes == 3
+
+
+def test_a_mailbox_that_was_not_read_lately_answers_nobody_until_it_is_fresh(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    """Towards D-F6: first mails leave all the same, because nothing that came back could forbid them."""
+    world = a_world(database, sandbox, 1, 2, a_policy(inbox={"shards": 1, "fresh_s": 120}))
+    world.slot()
+    assert world.dispatch() == {"sent": 1}
+    assert world.read() == {"inbox": 1, "replies": 1}
+    world.clock.advance(timedelta(minutes=10))
+    world.slot(bot=world.bots[1], gap_s=0)
+    assert world.dispatch() == {"sent": 1, "held": 1}
+    held = world.row("select reason, status from ops.slots where task_type = 'reply'")
+    assert held == {"reason": "mailbox_not_read_lately", "status": "planned"}
+
+    world.read()
+    world.change("update ops.slot_states set target_time = :now where status = 'planned'", now=world.clock.now())
+    world.dispatch()
+    assert world.value("select status from ops.slots where parent_slot_id = 1") == "sent"
+
+
+def test_the_check_before_data_too_holds_what_a_stale_mailbox_would_answer(database: Engine, sandbox: Sandbox) -> None:
+    """Towards D-F6: it becomes stale while its mail is under way."""
+    world = a_world(database, sandbox, 1, 1)
+    world.slot()
+    world.talk(1)
+    with patch.object(pre_send, "unfit", return_value={}):
+        world.change("update ops.mailbox_readings set read_at = null")
+        world.clock.advance(timedelta(minutes=10))
+        assert world.dispatch() == {"held": 1}
+    assert world.value("select reason from ops.slots where task_type = 'reply'") == "mailbox_not_read_lately"

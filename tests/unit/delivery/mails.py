@@ -66,7 +66,8 @@ def the_facts(slot: Slot, **changes: Any) -> Facts:
     """Nothing but the time of day forbids the mail."""
     fields: dict[str, Any] = {
         "slot": slot, "route": Route("smtp.a.test", "own", "senders.test", "bot@bots.test", "google", None),
-        "from_zone": "UTC", "to_zone": "UTC", "is_checked": True, "sender_state": "active",
+        "from_zone": "UTC", "to_zone": "UTC", "is_checked": True,
+        "read_at": datetime(2999, 1, 1, tzinfo=UTC), "sender_state": "active",
         "sender_profile": None, "bot_status": "active", "bot_profile": None,
         "bot_born_at": datetime(2020, 1, 1, tzinfo=UTC), "bot_limit": None, "egress_state": None,
         "egress_sends_per_hour": None, "suppressed": None, "blocked_until": None,
