@@ -219,14 +219,15 @@ def test_a_profile_that_is_given_later_binds_what_is_planned_already(database: E
 
 def test_bots_rest_as_long_as_their_profiles_say(database: Engine, sandbox: Sandbox) -> None:
     """B-B11: after the pre-send check, and after the answer was recorded."""
-    policy = a_policy(bots={"cooldown_s": 60}, profiles={"slow": {"bots": {"cooldown_s": 3000}}})
-    world = a_world(database, sandbox, senders=2, bots=2, policy=policy)
+    rests = {"slow": {"bots": {"cooldown_s": 3000}}, "quick": {"bots": {"cooldown_s": 60}}}
+    world = a_world(database, sandbox, senders=3, bots=3, policy=a_policy(bots={"cooldown_s": 600}, profiles=rests))
     give(world, world.bots[1], "slow")
+    give(world, world.bots[2], "quick")
     for sender, bot in zip(world.senders, world.bots, strict=True):
         world.slot(sender, bot, gap_s=0)
-    assert world.dispatch() == {"sent": 2}
-    rests = [row["cooldown_until"] - NOON for row in world.rows("select cooldown_until from ops.bots order by id")]
-    assert [round(rest.total_seconds() / 60) for rest in rests] == [1, 50]
+    assert world.dispatch() == {"sent": 3}
+    rested = [row["cooldown_until"] - NOON for row in world.rows("select cooldown_until from ops.bots order by id")]
+    assert [round(rest.total_seconds() / 60) for rest in rested] == [10, 50, 1]
 
 
 def test_a_plan_is_computed_again_by_the_profiles_of_then(world: World) -> None:
