@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +47,7 @@ def import_senders(
     encoding: Annotated[str | None, typer.Option(help="Default: UTF-8 or UTF-16, as the file says.")] = None,
     reason: Reason = BY_COMMAND,
     by: By = None,
+    as_json: AsJson = False,
 ) -> None:
     """Import senders from a CSV file: all rows or none."""
     from emberflow.database.engine import open_engine
@@ -54,10 +55,10 @@ def import_senders(
     from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    actor = acting(by)
-    with _reading(encoding) as reading:
+    actor, notes = acting(by), _Notes(as_json)
+    with _reading(encoding, notes) as reading:
         ids = mailboxes.import_senders(open_engine(), actor, file, settings(), reading, reason=reason)
-    _imported("sender", ids, actor, check=check)
+    _came_in(f"{len(ids)} senders imported", ids, actor, "they were imported", notes, check=check)
 
 
 @senders.command("list")
@@ -179,6 +180,7 @@ def import_bots(
     encoding: Annotated[str | None, typer.Option(help="Default: UTF-8 or UTF-16, as the file says.")] = None,
     reason: Reason = BY_COMMAND,
     by: By = None,
+    as_json: AsJson = False,
 ) -> None:
     """Import mailboxes that you own as bots: all rows or none."""
     from emberflow.database.engine import open_engine
@@ -186,11 +188,11 @@ def import_bots(
     from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    actor = acting(by)
+    actor, notes = acting(by), _Notes(as_json)
     attestation = mailboxes.Attestation(attested_by, how)
-    with _reading(encoding) as reading:
+    with _reading(encoding, notes) as reading:
         ids = mailboxes.import_bots(open_engine(), actor, file, attestation, settings(), reading, reason=reason)
-    _imported("bot", ids, actor, check=check)
+    _came_in(f"{len(ids)} bots imported", ids, actor, "they were imported", notes, check=check)
 
 
 @bots.command("create")
@@ -208,15 +210,16 @@ def create_bots(
     imap_port: int = 993,
     reason: Reason = BY_COMMAND,
     by: By = None,
+    as_json: AsJson = False,
 ) -> None:
     """Create mailboxes on your own mail server (or in the sandbox) and register them as bots."""
-    from emberflow.console import console, progress
+    from emberflow.console import progress
     from emberflow.database.engine import open_engine
     from emberflow.operations import mailboxes
     from emberflow.operations.actor import acting
     from emberflow.settings import settings
 
-    actor = acting(by)
+    actor, notes = acting(by), _Notes(as_json)
     made_by: mailboxes.Way | mailboxes.WayName
     if smtp_host is None:
         if via is not None:
@@ -230,10 +233,9 @@ def create_bots(
         ids = mailboxes.create_bots(
             open_engine(), actor, domain, count, servers,
             reason=reason, settings=settings(), via=made_by, zone=zone, progress=advance,
-            tell=lambda text: console.print(text, markup=False),
+            tell=notes.tell,
         )  # fmt: skip
-    console.print(f"{len(ids)} mailboxes created")
-    _check(actor, "they were created", ids=ids)
+    _came_in(f"{len(ids)} mailboxes created", ids, actor, "they were created", notes, check=True)
 
 
 @bots.command("list")
@@ -476,12 +478,11 @@ def _remove(kind: MailboxKind, address: str, reason: str, by: str | None) -> Non
 
 
 @contextmanager
-def _reading(encoding: str | None) -> Iterator[Reading]:
+def _reading(encoding: str | None, notes: _Notes) -> Iterator[Reading]:
     """Show on a terminal how far the import is; say what was left out, and after Ctrl-C that nothing came in."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from emberflow.console import console
     from emberflow.operations.mailboxes import Reading
 
     errors = Console(stderr=True)
@@ -492,19 +493,41 @@ def _reading(encoding: str | None) -> Iterator[Reading]:
             yield Reading(
                 encoding,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
-                tell=lambda what: console.print(what, markup=False),
+                tell=notes.tell,
             )
     except KeyboardInterrupt:
         errors.print("stopped: nothing was imported")
         raise typer.Exit(130) from None
 
 
-def _imported(kind: str, ids: list[int], actor: Actor, *, check: bool) -> None:
-    from emberflow.console import console
+class _Notes:
+    """What a command says on its way: at once, or kept for the one document of ``--json``."""
 
-    console.print(f"{len(ids)} {kind}s imported")
-    if check:
-        _check(actor, "they were imported", ids=ids)
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.kept: list[str] = []
+
+    def tell(self, what: str) -> None:
+        from emberflow.console import console
+
+        self.kept.append(what)
+        if not self.as_json:
+            console.print(what, markup=False)
+
+
+def _came_in(what: str, ids: list[int], actor: Actor, reason: str, notes: _Notes, *, check: bool) -> None:
+    """Say how many mailboxes came in, and check them."""
+    from emberflow.console import console, print_json
+
+    if not notes.as_json:
+        console.print(what)
+        if check:
+            _check(actor, reason, ids=ids)
+        return
+    results = _checked(actor, reason, ids=ids) if check else []
+    print_json({"mailboxes": len(ids), "notes": notes.kept, "checks": _as_records(results)})
+    if any(result.stage for result in results):
+        raise typer.Exit(1)
 
 
 def _check(
@@ -516,40 +539,53 @@ def _check(
     as_json: bool = False,
 ) -> None:
     from emberflow.console import console, print_json, progress, table
+
+    if as_json:
+        results = _checked(actor, reason, ids=ids, addresses=addresses)
+        print_json(_as_records(results))
+    else:
+        asked = ids or addresses
+        with progress("checking", len(asked) if asked is not None else None) as advance:
+            results = _checked(actor, reason, ids=ids, addresses=addresses, advance=lambda _: advance())
+        failed = [
+            (result.address, result.stage, "stays as it was: check it again later" if result.transient else "not used",
+             result.text)
+            for result in results
+            if result.stage
+        ]  # fmt: skip
+        console.print(f"{len(results) - len(failed)} of {len(results)} mailboxes passed the connection check")
+        if failed:
+            table("Failed", ("address", "stage", "therefore it", "the server said"), failed)
+    if any(result.stage for result in results):
+        raise typer.Exit(1)
+
+
+def _checked(
+    actor: Actor,
+    reason: str,
+    *,
+    ids: list[int] | None = None,
+    addresses: list[str] | None = None,
+    advance: Callable[[object], None] = lambda _: None,
+) -> list[CheckResult]:
+    """Check mailboxes by id or address (neither: all), with ``advance`` called after each."""
     from emberflow.database.engine import open_engine
     from emberflow.operations import mailboxes
     from emberflow.settings import settings
 
-    wanted: dict[str, Any] = {"reason": reason, "ids": ids, "addresses": addresses}
-    asked = ids or addresses
-    if as_json:
-        with _counting_checks(asked) as count:
-            results = mailboxes.check(open_engine(), actor, settings(), **wanted, progress=count)
-        columns = ("address", "stage", "transient", "text")
-        print_json([{name: getattr(result, name) for name in columns} for result in results])
-        if any(result.stage for result in results):
-            raise typer.Exit(1)
-        return
-    with (
-        _counting_checks(asked) as count,
-        progress("checking", len(asked) if asked is not None else None) as advance,
-    ):
+    with _counting_checks(ids or addresses) as count:
 
         def go_on(result: CheckResult) -> None:
             count(result)
-            advance()
+            advance(result)
 
-        results = mailboxes.check(open_engine(), actor, settings(), **wanted, progress=go_on)
-    failed = [
-        (result.address, result.stage, "stays as it was: check it again later" if result.transient else "not used",
-         result.text)
-        for result in results
-        if result.stage
-    ]  # fmt: skip
-    console.print(f"{len(results) - len(failed)} of {len(results)} mailboxes passed the connection check")
-    if failed:
-        table("Failed", ("address", "stage", "therefore it", "the server said"), failed)
-        raise typer.Exit(1)
+        return mailboxes.check(
+            open_engine(), actor, settings(), reason=reason, ids=ids, addresses=addresses, progress=go_on
+        )
+
+
+def _as_records(results: Iterable[CheckResult]) -> list[dict[str, Any]]:
+    return [{name: getattr(result, name) for name in ("address", "stage", "transient", "text")} for result in results]
 
 
 @contextmanager

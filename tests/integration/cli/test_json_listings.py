@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 from typer.main import get_command
 
 from emberflow.cli.main import app
-from tests.worlds import Command, Sandbox, World, a_world
+from emberflow.sandbox import create_accounts
+from tests.worlds import PASSWORD, Command, Sandbox, World, a_file, a_row, a_world
 
 LISTINGS = [
     ("senders", "list"), ("bots", "list"), ("queue", "list"), ("queue", "shape"), ("suppressions", "list"),
@@ -54,3 +56,15 @@ def test_every_command_named_like_a_listing_has_the_option() -> None:
 
     walk(get_command(app), ())
     assert without == []
+
+
+def test_an_import_as_json_says_what_came_in_and_how_each_check_went(
+    world: World, run: Command, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    good, wrong = "new1@imports.test", "new2@imports.test"
+    create_accounts(sandbox.directory, {good: PASSWORD, wrong: "another"})
+    file = a_file(tmp_path, [a_row(good, sandbox), a_row(wrong, sandbox)])
+    done = run("senders", "import", file, "--json")
+    document = json.loads(done.stdout)
+    assert (done.exit_code, document["mailboxes"]) == (1, 2)
+    assert {row["address"]: row["stage"] for row in document["checks"]} == {good: None, wrong: "smtp_auth"}
