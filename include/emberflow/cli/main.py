@@ -16,6 +16,7 @@ from emberflow.cli import (
     bench_command,
     capacity_command,
     chaos_command,
+    classify_command,
     docs_command,
     egress_commands,
     mailbox_commands,
@@ -47,6 +48,7 @@ app.command()(plan_commands.explain)
 app.command()(capacity_command.capacity)
 app.command()(bench_command.bench)
 app.command()(chaos_command.chaos)
+app.command()(classify_command.classify)
 app.command()(docs_command.docs)
 app.command("airflow", cls=airflow_command.Untouched)(airflow_command.airflow)
 

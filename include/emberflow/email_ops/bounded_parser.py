@@ -24,6 +24,7 @@ from typing import IO, Any, Protocol, Self
 
 from pydantic import TypeAdapter
 
+from emberflow.email_ops.classify import READ_BYTES, Classification
 from emberflow.email_ops.message_limits import too_much_in, too_much_in_header
 from emberflow.email_ops.parser_process import MESSAGE_CPU_SECONDS, READY
 from emberflow.email_ops.received import ReceivedMessage
@@ -33,6 +34,7 @@ from emberflow.errors import EmberflowError
 _HANG_SECONDS = 60.0
 _ANSWER_BYTES = 8 * 1024 * 1024
 _MESSAGES = TypeAdapter(ReceivedMessage)
+_CLASSIFICATIONS = TypeAdapter(Classification)
 
 
 class UnreadableMessageError(EmberflowError):
@@ -116,6 +118,21 @@ class BoundedParser:
         except UnreadableMessageError:
             return False
         return True
+
+    def classify(
+        self, raw: bytes, *, mailbox: str | None = None, received_at: datetime | None = None
+    ) -> Classification:
+        """Do what :func:`emberflow.email_ops.classify.classify` does.
+
+        Raises:
+            UnreadableMessageError: it cannot be done within the limits.
+        """
+        raw = raw[:READ_BYTES]
+        too_much = too_much_in_header(raw) or too_much_in(raw)
+        if too_much is not None:
+            raise UnreadableMessageError(too_much)
+        request = {"mailbox": mailbox, "received_at": received_at.isoformat() if received_at else None}
+        return _CLASSIFICATIONS.validate_python(self._ask("classify", request, raw))
 
     def close(self) -> None:
         """End the process."""

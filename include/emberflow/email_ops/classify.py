@@ -66,7 +66,7 @@ class Classification:
     ``evidence`` names what decided, the strongest first. ``bounce``, ``complaint`` and ``return_date`` are of those
     kinds alone. ``token`` is what stands in the token header, believed by nobody yet. ``offer`` is what the message
     says of the mail that it is about. ``auto`` is whether a machine wrote it, whatever its kind: nothing of that sort
-    is ever answered (RFC 3834 2).
+    is ever answered (RFC 3834 2). ``message_id`` and ``to_address`` are the message's own.
     """
 
     kind: Kind
@@ -77,6 +77,8 @@ class Classification:
     token: str | None = None
     offer: Offer = field(default_factory=Offer)
     auto: bool = False
+    message_id: str | None = None
+    to_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,11 @@ def classify(raw: bytes, *, mailbox: str | None = None, received_at: datetime | 
     message = parse(header_of(raw), uid=0, folder="", size=len(raw), internal_date=None, with_body=False)
     headers = header_alone(header_of(raw))
     try:
-        return _classified(raw, message, Parts(taken_apart(raw)), mailbox, received_at)
+        found = _classified(raw, message, Parts(taken_apart(raw)), mailbox, received_at)
     except Exception as error:  # the standard parser promises nothing for malformed mail; the header tells enough
         unread = Evidence("the body", f"cannot be taken apart: {type(error).__name__}")
-        return _by_header(message, headers, mailbox, unread)
+        found = _by_header(message, headers, mailbox, unread)
+    return replace(found, message_id=message.message_id, to_address=message.to_address)
 
 
 def settle(
@@ -126,13 +129,12 @@ def settle(
     sent: Iterable[SentMail],
     keys: Sequence[SecretStr] = (),
     slots: Collection[TokenSlot] = (),
-    message_id: str | None = None,
 ) -> Settled:
     """Return what ``found`` is worth in ``mailbox``, with the mails that are known to be sent.
 
-    ``slots`` are the mails that warm-up tokens name, ``keys`` sign those tokens; ``message_id`` is the message's own.
+    ``slots`` are the mails that warm-up tokens name, ``keys`` sign those tokens.
     """
-    sent = tuple(sent)
+    sent, message_id = tuple(sent), found.message_id
     if found.kind == "warm_up":
         verdict, why = _warm_up(found.token, keys, slots, mailbox, message_id)
         return Settled("warm_up", verdict == "genuine", None, verdict, (*found.evidence, why))

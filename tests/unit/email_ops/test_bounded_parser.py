@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from emberflow.email_ops.bounded_parser import BoundedParser, ParserUnavailableError, UnreadableMessageError
+from emberflow.email_ops.classify import classify
 from emberflow.email_ops.parser_process import MEMORY_BYTES
 from emberflow.email_ops.received import ReceivedMessage, parse
+from tests.unit.email_ops.returned_mail import a_feedback_report, a_message, a_report
 from tests.unit.email_ops.test_received import BOMBS, NOON
 
 PLAIN = b"Message-ID: <a@x.test>\r\nSubject: hello\r\n\r\nhi\r\n"
@@ -107,3 +109,20 @@ def test_the_process_ends_with_its_parser() -> None:
         pid = process_of(parser)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_it_classifies_as_the_classifier_does(parser: BoundedParser) -> None:
+    for raw in (
+        a_report(),
+        a_feedback_report(),
+        a_message("I am away until 1 July 2026.", fields={"Auto-Submitted": "auto-replied"}),
+        a_message("Yes.", fields={"In-Reply-To": "<a@b.test>", "References": "<c@d.test> <a@b.test>"}),
+    ):
+        assert parser.classify(raw, mailbox="ann@north.test") == classify(raw, mailbox="ann@north.test")
+
+
+def test_what_breaks_the_limits_is_not_classified(parser: BoundedParser) -> None:
+    """Towards E-F3"""
+    with pytest.raises(UnreadableMessageError, match="parameters"):
+        parser.classify(b"Content-Type: multipart/report" + b"; a=b" * 5_000 + b"\r\n\r\nhi")
+    assert parser.classify(a_report()).kind == "bounce"

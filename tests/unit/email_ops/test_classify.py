@@ -63,9 +63,7 @@ def test_a_token_is_believed_with_its_key_its_slot_and_its_mailbox(
     token: str, slots: list[TokenSlot], verdict: str
 ) -> None:
     """Towards B-B4"""
-    settled = settle(
-        warm_up(token), mailbox=MAILBOX, sent=[], keys=KEYS, slots=slots, message_id="<answer.1@south.test>"
-    )
+    settled = settle(warm_up(token), mailbox=MAILBOX, sent=[], keys=KEYS, slots=slots)
     assert (settled.kind, settled.warm_up, settled.counts) == ("warm_up", verdict, verdict == "genuine")
 
 
@@ -84,8 +82,8 @@ def test_what_is_from_the_mailbox_itself_is_its_own_copy() -> None:
 
 def test_a_copy_under_an_alias_is_known_by_its_message_id() -> None:
     """Towards E-B4"""
-    found = classify(a_message(sender="ann.alias@north.test", subject="Re: Soup"))
-    settled = settle(found, mailbox=MAILBOX, sent=[SENT], message_id=MESSAGE_ID)
+    found = classify(a_message(sender="ann.alias@north.test", subject="Re: Soup", fields={"Message-ID": MESSAGE_ID}))
+    settled = settle(found, mailbox=MAILBOX, sent=[SENT])
     assert (settled.kind, settled.counts) == ("own_copy", False)
 
 

@@ -1,0 +1,182 @@
+"""What the product makes of raw messages: the classifier of the inbox, shown for files.
+
+A message is parsed as one that arrives: in a process of its own, within limits. Where a database is at hand, a message
+is matched with the mails that it knows were submitted; without one, nothing is matched and no report counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, text
+
+from emberflow.reporting.mail_files import MailFile, messages_in
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from emberflow.email_ops.bounded_parser import BoundedParser
+    from emberflow.email_ops.classify import Classification, Settled, TokenSlot
+    from emberflow.email_ops.matching import SentMail
+
+# As many messages share one question to the database.
+_BATCH = 200
+
+_SUBMITTED = text("""
+    select slots.id, slots.message_id, slots.sender_id, slots.bot_id, slots.turn, slots.submitted_at,
+        from_box.address as from_address, coalesce(to_box.address, slots.to_address) as to_address,
+        placed.message_id as placed_as
+    from ops.slots
+    inner join ops.mailboxes as from_box on from_box.id = slots.from_mailbox_id
+    left join ops.mailboxes as to_box on to_box.id = slots.to_mailbox_id
+    left join lateral (
+        select details ->> 'message_id' as message_id
+        from ops.mail_events
+        where slot_id = slots.id and event_type in ('placed_inbox', 'placed_junk')
+        order by id
+        limit 1
+    ) as placed on true
+    where (slots.message_id = any(:message_ids) or slots.id = any(:slot_ids)) and slots.submitted_at is not null
+""")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of one message; ``problem`` says why there is none, and then nothing else is there."""
+
+    file: str
+    classification: Classification | None = None
+    settled: Settled | None = None
+    problem: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that programs read; bounce, date and method are null where there is none."""
+        if self.classification is None or self.settled is None:
+            return {"file": self.file, "kind": None, "error": self.problem}
+        found, settled = self.classification, self.settled
+        bounce = found.bounce
+        return {
+            "file": self.file,
+            "kind": settled.kind,
+            "bounce": None if bounce is None else {
+                "class": bounce.severity,
+                "action": bounce.action,
+                "status": bounce.status,
+                "recipient": bounce.recipient,
+                "original_message_id": bounce.original_message_id,
+            },
+            "return_date": found.return_date.isoformat() if found.return_date else None,
+            "matched_by": settled.match.method if settled.match else None,
+            "warm_up": settled.warm_up,
+            "counts": settled.counts,
+            "evidence": [{"where": evidence.where, "says": evidence.says} for evidence in settled.evidence],
+        }  # fmt: skip
+
+
+def judge_files(
+    paths: Sequence[str],
+    *,
+    connection: Connection | None = None,
+    keys: Sequence[SecretStr] = (),
+    mailbox: str | None = None,
+) -> Iterator[Judged]:
+    """Yield what each message of some files is, in their order; a file that cannot be read costs itself alone.
+
+    ``mailbox`` is the address whose mail this is; without it each message is taken for mail of the address in its To.
+
+    Raises:
+        ParserUnavailableError: the parsing process does not start.
+    """
+    from emberflow.email_ops.bounded_parser import BoundedParser
+    from emberflow.email_ops.classify import READ_BYTES
+
+    with BoundedParser() as parser:
+        messages = messages_in(list(paths), READ_BYTES)
+        while batch := list(islice(messages, _BATCH if connection is not None else 1)):
+            found = [_classified(parser, message, mailbox) for message in batch]
+            sent, slots = _known(connection, keys, [entry for _, entry, _ in found if entry is not None])
+            for message, entry, unreadable in found:
+                yield _judged(message, entry, unreadable, sent, slots, keys, mailbox)
+
+
+def _classified(
+    parser: BoundedParser, message: MailFile, mailbox: str | None
+) -> tuple[MailFile, Classification | None, str | None]:
+    from emberflow.email_ops.bounded_parser import UnreadableMessageError
+
+    if message.problem is not None:
+        return message, None, None
+    try:
+        return message, parser.classify(message.raw, mailbox=mailbox), None
+    except UnreadableMessageError as error:
+        return message, None, str(error)
+
+
+def _judged(
+    message: MailFile,
+    found: Classification | None,
+    unreadable: str | None,
+    sent: Iterable[SentMail],
+    slots: Sequence[TokenSlot],
+    keys: Sequence[SecretStr],
+    mailbox: str | None,
+) -> Judged:
+    from emberflow.email_ops.classify import Classification, settle
+    from emberflow.email_ops.evidence import Evidence
+
+    if message.problem is not None:
+        return Judged(message.file, problem=message.problem)
+    if found is None:
+        # Such a message is quarantined where it arrives; nothing of it is believed.
+        found = Classification("other", (Evidence("the message", unreadable or ""),), auto=True)
+    address = mailbox or found.to_address or ""
+    return Judged(message.file, found, settle(found, mailbox=address, sent=sent, keys=keys, slots=slots))
+
+
+def _known(
+    connection: Connection | None, keys: Sequence[SecretStr], found: Sequence[Classification]
+) -> tuple[list[SentMail], list[TokenSlot]]:
+    """Return the mails that some messages name, as the database knows them."""
+    from emberflow.email_ops.classify import TokenSlot
+    from emberflow.email_ops.matching import SentMail
+    from emberflow.email_ops.tokens import WarmupToken
+
+    if connection is None or not found:
+        return [], []
+    message_ids = {name for entry in found for name in (*entry.offer.in_reply_to, *entry.offer.references)}
+    message_ids |= {entry.message_id for entry in found if entry.message_id is not None}
+    slot_ids = {slot_id for entry in found if (slot_id := _slot_of(entry, keys)) is not None}
+    rows = connection.execute(_SUBMITTED, {"message_ids": sorted(message_ids), "slot_ids": sorted(slot_ids)}).mappings()
+    sent, slots = [], []
+    for row in rows:
+        names = dict.fromkeys(name for name in (row["message_id"], row["placed_as"]) if name)
+        sent.append(
+            SentMail(
+                id=row["id"],
+                message_ids=tuple(names),
+                from_address=row["from_address"],
+                to_address=row["to_address"],
+                slot_id=row["id"],
+                sent_at=row["submitted_at"],
+            )
+        )
+        if row["bot_id"] is not None:
+            token = WarmupToken(row["id"], row["sender_id"], row["bot_id"], row["turn"])
+            slots.append(TokenSlot(token, row["to_address"], row["placed_as"]))
+    return sent, slots
+
+
+def _slot_of(found: Classification, keys: Sequence[SecretStr]) -> int | None:
+    from emberflow.email_ops.tokens import TokenError, verify
+
+    report = found.bounce or found.complaint
+    token = report.original.token if report is not None else found.token
+    if token is None or not keys:
+        return None
+    try:
+        return verify(keys, token).slot_id
+    except TokenError:
+        return None
