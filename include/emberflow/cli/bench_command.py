@@ -15,7 +15,7 @@ from emberflow.errors import ConfigurationError
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="Which one: claim, dispatch, planner. benchmarks/README.md explains them.")
+        str, typer.Argument(help="Which one: claim, classify, dispatch, planner. benchmarks/README.md explains them.")
     ],
     size: Annotated[str | None, typer.Option(help="planner: small, middle, large, or all of them.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,

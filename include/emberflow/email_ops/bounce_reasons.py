@@ -19,6 +19,8 @@ from typing import Literal, cast
 Severity = Literal["hard", "soft"]
 
 _WORDS_READ = 4_000
+# A page that explains more: its address has words that say nothing of this mail.
+_LINK = re.compile(r"https?://[^\s<>\"]{1,500}", re.IGNORECASE)
 _ADDRESS = re.compile(r"<?[^\s<>\"'()]{1,320}@[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63}){0,9}>?", re.IGNORECASE)
 
 _MAILBOX = (
@@ -28,6 +30,15 @@ _MAILBOX = (
 _REASONS: tuple[tuple[str, Severity, re.Pattern[str]], ...] = tuple(
     (reason, cast("Severity", severity), re.compile(words))
     for reason, severity, words in (
+        (
+            "the sender was refused",
+            "soft",
+            r"(?:in reply to|after|did not like our) (?:the )?(?:mail from|helo|ehlo)|domain of sender"
+            r"|my name was rejected|sender (?:address )?(?:rejected|denied|verif|domain)"
+            r"|(?:invalid|unknown|bad|unverified|illegal|unresolvable) (?:envelope )?(?:sender|return address)"
+            r"|(?:sender|reverse.path|originator|from address)\b.{0,40}(?:does not exist|unknown|invalid|not exist"
+            r"|not found)",
+        ),
         ("the address does not exist", "hard", r"account or domain may not exist"),
         (
             "the sender, its server or the content was refused",
@@ -36,13 +47,10 @@ _REASONS: tuple[tuple[str, Severity, re.Pattern[str]], ...] = tuple(
             r"|\bptr\b|reverse dns|rdns|virus|malware|phish|banned|content (?:is |was )?(?:reject|refus)|content filter"
             r"|relay(?:ing)? (?:is )?(?:denied|not (?:permitted|allowed))|not permitted to relay|unable to relay"
             r"|cannot relay|relay access denied|policy|unsolicited|too (?:large|big)|size (?:limit|exceed)"
-            r"|exceeds? (?:the |a )?(?:maximum|size|fixed)|message size|sender (?:address )?(?:rejected|denied"
-            r"|verif|domain)"
+            r"|exceeds? (?:the |a )?(?:maximum|size|fixed)|message size"
             r"|authentication (?:is )?required|not authenticated|your (?:ip|host|server|domain)\b.{0,40}"
             r"(?:reject|block|refus|denied)|client host .{0,80}(?:blocked|rejected|denied)|(?<!not )listed (?:at"
             r"|in|by|on)\b"
-            r"|(?:in reply to|after|did not like our) (?:the )?(?:mail from|helo|ehlo)|domain of sender"
-            r"|my name was rejected"
             r"|recipient preferences"
             r"|bulk mail|blocked (?:using|by|due|for|because)|too many (?:hops|connections|recipients|messages|invalid)"
             r"|rate limit|throttl|quota for|greylist|graylist",
@@ -95,6 +103,11 @@ _REASONS: tuple[tuple[str, Severity, re.Pattern[str]], ...] = tuple(
             r"|not listed in|check (?:if|that|whether) (?:the )?address|見つかりません|存在しません|unrouteable address"
             r"|unroutable address|unrouteable mail"
             r"|address rejected: (?:user|unknown|undeliverable)|name not (?:found|recognized)|unknown address"
+            r"|(?:recipient|user|account|mailbox|address) not (?:found|known|exist)"
+            r"|no account (?:by|with|for)|not a registered|not known (?:here|at this)|addressee unknown"
+            r"|unable to (?:find|verify|validate)"
+            r" (?:the )?(?:recipient|user|address)|undeliverable address|address (?:is )?undeliverable"
+            r"|has no (?:mail)?account"
             r"|misspelled"
             r"|delivery to the following recipients? failed permanently.{0,400}no such|no matches to nameserver"
             r"|esta cuenta|no existe|n'existe pas|inconnu|existiert nicht|unbekannt|sconosciuto|inesistente"
@@ -106,7 +119,9 @@ _REASONS: tuple[tuple[str, Severity, re.Pattern[str]], ...] = tuple(
             r"host (?:or domain name )?(?:unknown|not found)|domain (?:name )?(?:not found|does not exist|is not"
             r"|isn'?t|unknown)|unknown (?:host|domain)"
             r"|(?:domain|host)(?: \S+){0,3} (?:does not exist|not found|couldn'?t be found|could not be found)"
-            r"|nullmx|null mx|does not accept mail|no (?:valid )?mx\b|couldn'?t find any host"
+            r"|nullmx|null mx|(?:does not|doesn't|not) (?:accept|receiv)(?:e|ing)? (?:any )?(?:incoming )?(?:mail"
+            r"|e-?mail|smtp)\b(?! from)"
+            r"|no (?:smtp|mail) service|no (?:valid )?mx\b|couldn'?t find any host"
             r"|cannot find (?:your )?(?:hostname|domain)"
             r"|no such (?:host|domain)|not accepting network messages|\S+\.[a-z]{2,} does not exist"
             r"|name or service not known|bad destination (?:host|domain|system|mailbox)|unable to (?:look up"
@@ -118,6 +133,8 @@ _REASONS: tuple[tuple[str, Severity, re.Pattern[str]], ...] = tuple(
         ),
     )
 )
+
+_UNKNOWN = next(pattern for reason, _, pattern in reversed(_REASONS) if reason == "the address does not exist")
 
 # RFC 3463 3.2 and the registry of RFC 5248; X.4.4 (unable to route) is the domain's, not a connection's.
 _HARD = re.compile(r"5\.(?:1\.(?:[1236]|10|0)|4\.4|3\.2)")
@@ -132,11 +149,18 @@ def severity_of(*, is_failed: bool, status: str | None, words: str) -> tuple[Sev
     """Return hard or soft, and why in words. ``words`` are a server's, or the text about the recipient."""
     if not is_failed:
         return "soft", "the server goes on trying"
-    plain = " ".join(_ADDRESS.sub("<>", words[:_WORDS_READ]).lower().replace("\u2019", "'").split())
+    words = _LINK.sub(" ", words[:_WORDS_READ])
+    plain = " ".join(_ADDRESS.sub("<>", words).lower().replace("\u2019", "'").split())
     if status is not None and status.startswith("4"):
         return "soft", f"status {status} is a temporary one"
     if status is not None and _SENDER.fullmatch(status):
         return "soft", f"status {status} is about the sender"
+    # Two signs that agree stand before whatever else a server remarks upon.
+    unknown = _UNKNOWN.search(plain) if status is not None and _HARD.fullmatch(status) else None
+    if unknown is not None and _REASONS[0][2].search(plain) is None:
+        return "hard", f"status {status}, and the address does not exist: {unknown.group()[:80]}"
+    if status in ("5.5.0", "5.1.1") and "mailbox unavailable" in plain:
+        return "hard", f"status {status}: mailbox unavailable"
     for reason, severity, pattern in _REASONS:
         found = pattern.search(plain)
         if found is not None:
