@@ -1,7 +1,7 @@
 """Hundreds of real bounces, collected by others: how many are understood, and that none raises or takes long.
 
-docs/classification.md states the agreement on bounces that were never looked at. The floors here are below it, so that
-a change which loses a kind of bounce is seen.
+docs/concepts/classification.md states the agreement on bounces that were never looked at. The floors here are below
+it, so that a change which loses a kind of bounce is seen.
 """
 
 from __future__ import annotations
