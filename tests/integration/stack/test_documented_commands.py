@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from emberflow.cli.main import app
 from emberflow.settings import PROJECT_ROOT
-from tests.integration.stack.test_stack import processes_of
+from tests.stacks import processes_of
 
 README = PROJECT_ROOT / "README.md"
 QUICKSTART = PROJECT_ROOT / "docs" / "quickstart.md"
@@ -79,6 +79,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 @pytest.mark.stack
+@pytest.mark.long(seconds=250)
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("document", [QUICKSTART, RUNBOOK], ids=["quickstart", "runbook"])
 def test_every_line_can_be_typed_in_the_order_of_the_document(machine: Machine, document: Path) -> None:

@@ -28,7 +28,7 @@ from emberflow.queue_manager.planning import planner
 from emberflow.sandbox import read_deliveries
 from emberflow.settings import PROJECT_ROOT
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.long(seconds=90), pytest.mark.timeout(900)]
 
 SHARDS = 2
 POINTS = ("before_guard", "after_dot")  # one per shard
