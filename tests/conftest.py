@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import sys
@@ -183,15 +182,10 @@ def run(world: World, configure: Callable[..., None]) -> Command:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Hand out the whole stack first and then the longest files, which would otherwise be waited for in the end."""
-
-    def seconds(item: pytest.Item) -> float:
-        if item.get_closest_marker("stack") is not None:
-            return math.inf
-        marker = item.get_closest_marker("long")
-        return 0 if marker is None else float(marker.kwargs["seconds"])
-
-    items.sort(key=seconds, reverse=True)
+    """Hand out the longest files first, which would otherwise be waited for in the end."""
+    markers = ((item, item.get_closest_marker("long")) for item in items)
+    seconds = {item: 0 if marker is None else marker.kwargs["seconds"] for item, marker in markers}
+    items.sort(key=lambda item: -seconds[item])
 
 
 class _Clones:

@@ -14,6 +14,8 @@ from tests.faults.kit.cutting_sandbox import QUARANTINE, RETURNED, Transaction
 from tests.faults.verdict import Cap, Evidence, Outcome, Stop, judge
 from tests.worlds import NOON
 
+pytestmark = pytest.mark.long(seconds=60)
+
 # A worker's answer that was lost is sent again blindly, as queues do that know only "failed" and "sent".
 _RETRY_BLINDLY = (
     """

@@ -88,7 +88,7 @@ def demo(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Run the test suite, a process per core; extra arguments go to pytest (``-n 0``: one process)."""
+    """Run the test suite in four processes; extra arguments go to pytest (``-n 0``: one process)."""
     from emberflow.errors import ConfigurationError
     from emberflow.locations import PROJECT_ROOT
 
@@ -96,7 +96,8 @@ def test(context: typer.Context) -> None:
         raise ConfigurationError(f"there are no tests in {PROJECT_ROOT}: run this in a clone of the repository")
     os.chdir(PROJECT_ROOT)
     # Tests of one file share their servers, so a file is never shared out. Each process has a PostgreSQL of its own.
-    shared_out = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
+    # Four also on two cores: tests of a whole stack mostly wait for it.
+    shared_out = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *shared_out, *context.args])
 
 

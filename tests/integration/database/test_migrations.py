@@ -17,6 +17,8 @@ from emberflow.database.tables import SCHEMA, metadata
 from emberflow.delivery.server_parties import organisation_of
 from tests.worlds import Sandbox, a_world
 
+pytestmark = pytest.mark.long(seconds=25)
+
 REVISIONS = [
     script.revision for script in reversed(list(ScriptDirectory.from_config(configuration()).walk_revisions()))
 ]

@@ -22,6 +22,8 @@ from emberflow.queue_manager.receiving import mailbox_reading, sweep
 from emberflow.queue_manager.sending import dispatcher
 from tests.worlds import NOON, Sandbox, World, a_policy, a_world
 
+pytestmark = pytest.mark.long(seconds=30)
+
 
 class PowerCut(BaseException):
     """Not an Exception, as a signal is not."""

@@ -22,6 +22,8 @@ from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.reporting.marts import MartBuild, MartBuildError, build_marts, is_due
 from emberflow.settings import PROJECT_ROOT, settings
 
+pytestmark = pytest.mark.long(seconds=50)
+
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)

@@ -6,6 +6,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
 
+import pytest
 from sqlalchemy import Engine, create_engine
 
 from emberflow.clock import HOUR, ManualClock, SystemClock
@@ -13,6 +14,8 @@ from emberflow.queue_manager.sending import dispatcher
 from emberflow.settings import Settings
 from tests.faults.kit.processes import fork_server
 from tests.worlds import NOON, Sandbox, a_policy, a_world
+
+pytestmark = pytest.mark.long(seconds=60)
 
 WORKERS = 8
 SENDERS, EACH, BOTS = 500, 20, 500

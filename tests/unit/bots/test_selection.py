@@ -22,6 +22,8 @@ from tests.builders import MONDAY_NOON, Row, a_bot, a_pair, a_slot, frame, recor
 from tests.pairs_in_memory import PairsInMemory
 from tests.unit.bots.reference import fill, tier_of
 
+pytestmark = pytest.mark.long(seconds=40)
+
 STANDARD = SelectionPolicy()
 ALWAYS_VIRGIN = SelectionPolicy(virgin_share_floor=1)
 NEVER_VIRGIN = SelectionPolicy(virgin_share_floor=0, virgin_days=1)
