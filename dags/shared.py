@@ -48,6 +48,7 @@ class Priority(IntEnum):
 
     By what an hour's delay costs. Slots are due to the second, and replies are among them. Reading brings the next
     replies, and settles mail in doubt. A plan is in time while its hour lasts, and the marts serve the plan after it.
+    What domains publish is judged over days.
     """
 
     DISPATCH = 50
@@ -55,6 +56,7 @@ class Priority(IntEnum):
     RECONCILE = 30
     PLAN = 20
     MARTS = 10
+    DOMAINS = 5
 
 
 def summary(runbook: str | None) -> str:

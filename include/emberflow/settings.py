@@ -8,6 +8,7 @@ defaults everything stays on this machine; set a variable to point at real serve
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from functools import lru_cache
@@ -31,6 +32,7 @@ __all__ = [
     "ProvisionPasswdFile",
     "ProvisionSql",
     "Settings",
+    "address_and_port",
     "home",
     "read_settings",
     "settings",
@@ -158,6 +160,16 @@ class Settings(BaseSettings):
         default=(),
         description="Hosts besides loopback that sandbox mode may reach for anything but mail, comma-separated.",
     )
+    dns_servers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="IP addresses of the name servers that the domain checks ask, comma-separated, each with :port or "
+        "without (192.0.2.1, 127.0.0.1:5353, [2001:db8::1]:53). Default: in live mode those of this machine, in "
+        "sandbox mode none, and nothing is looked up.",
+    )
+    block_list_keys: Annotated[dict[str, SecretStr], *_JSON] = Field(
+        default_factory=dict,
+        description="JSON object: name -> access key that stands for {name} in a block list's zone in the policy.",
+    )
     ca_files: Annotated[dict[str, Path], *_JSON] = Field(
         default_factory=dict, description="JSON object: mail host -> PEM file of the CA that signs it."
     )
@@ -233,7 +245,14 @@ class Settings(BaseSettings):
             raise ValueError("the URL begins with another scheme than postgresql+psycopg2://")
         return value
 
-    @field_validator("control_plane_hosts", mode="before")
+    @field_validator("dns_servers")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for server in value:
+            address_and_port(server)
+        return value
+
+    @field_validator("control_plane_hosts", "dns_servers", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         if isinstance(value, str):
@@ -271,6 +290,28 @@ _NESTED_FIELDS = frozenset(
     for model in (OAuthClient, ProvisionMailcow, ProvisionPasswdFile, ProvisionSql)
     for field in model.model_fields
 )
+
+
+def address_and_port(server: str) -> tuple[str, int]:
+    """Return the IP address and the port of a name server as the setting writes it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    address, port = server, "53"
+    if server.startswith("["):
+        address, bracket, port = server[1:].partition("]")
+        port = port.removeprefix(":") if port or not bracket else "53"
+    elif server.count(":") == 1:
+        address, _, port = server.partition(":")
+    try:
+        number = int(port)
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        raise ValueError("this is not an IP address") from None
+    if not 0 < number < 65536:
+        raise ValueError("there is no such port")
+    return str(parsed), number
 
 
 @lru_cache(maxsize=1)

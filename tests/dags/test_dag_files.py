@@ -24,7 +24,7 @@ from emberflow.settings import PROJECT_ROOT
 
 FOLDER = PROJECT_ROOT / "dags"
 FILES = sorted(FOLDER.glob("**/*.py"))
-DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reconcile", "reputation"}
+DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reconcile", "reputation", "domain_checks"}
 LONGEST_FILE = 110
 LONGEST_PARSE_S = 1.0
 LONGEST_DESCRIPTION = 100
@@ -181,6 +181,7 @@ def test_hours_are_partitions_and_no_schedule_is_a_bare_cron_string(report: dict
         "inbox": "CronPartitionTimetable",
         "reconcile": "CronTriggerTimetable",
         "reputation": "PartitionedAssetTimetable",
+        "domain_checks": "CronTriggerTimetable",
     }
 
 
@@ -200,6 +201,7 @@ def test_every_task_names_its_pool_and_a_priority_of_its_own(report: dict[str, A
         "reconcile": {("mail_reading", 30, "absolute")},
         "warmup_hourly": {("building", 20, "absolute")},
         "reputation": {("building", 10, "absolute")},
+        "domain_checks": {("mail_reading", 5, "absolute")},
     }
     assert {weight for tasks in found.values() for _, weight, _ in tasks} == set(report["priorities"])
 

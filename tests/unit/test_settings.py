@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from emberflow.errors import ConfigurationError
-from emberflow.settings import PROJECT_ROOT, Settings, home, settings
+from emberflow.settings import PROJECT_ROOT, Settings, address_and_port, home, read_settings, settings
 
 
 @pytest.fixture
@@ -156,3 +156,26 @@ def test_the_home_is_named_by_the_environment_or_lies_in_the_project(
     assert home() == PROJECT_ROOT / ".emberflow"
     monkeypatch.setenv("EMBERFLOW_HOME", "")
     assert home() == PROJECT_ROOT / ".emberflow"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("192.0.2.1", ("192.0.2.1", 53)),
+        ("127.0.0.1:5353", ("127.0.0.1", 5353)),
+        ("2001:db8::1", ("2001:db8::1", 53)),
+        ("[2001:db8::1]", ("2001:db8::1", 53)),
+        ("[::1]:5353", ("::1", 5353)),
+    ],
+)
+def test_a_name_server_is_an_ip_address_with_a_port_or_without(written: str, read: tuple[str, int]) -> None:
+    assert address_and_port(written) == read
+
+
+@pytest.mark.parametrize(
+    "written", ["dns.north.test", "192.0.2.1:dns", "127.0.0.1:0", "[::1", "127.0.0.1:70000", ":53"]
+)
+def test_what_is_no_name_server_is_refused_with_its_variable(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBERFLOW_DNS_SERVERS", f"127.0.0.1, {written}")
+    with pytest.raises(ConfigurationError, match=r"EMBERFLOW_DNS_SERVERS: (this is not an IP|there is no such port)"):
+        read_settings("keys.env")

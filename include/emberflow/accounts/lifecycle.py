@@ -1,7 +1,8 @@
 """Who is in service: the states of senders, bots and egress addresses. This module alone changes them.
 
 ``TRANSITIONS`` says which change is allowed, and to whom: ``operator`` is a person's command, ``check`` the outcome of
-a connection check, ``server`` what a mail server answered to a mail. A person who asks for a change that the table does
+a connection check, ``server`` what a mail server answered to a mail, ``dns`` what name servers say of a sender's domain
+or an egress address. A person who asks for a change that the table does
 not know gets an error; a check or a server changes what the table lets it change, and leaves the rest alone.
 
 Every change, also of the reason alone, writes one row of ``ops.state_changes`` in the same transaction. Who is not
@@ -24,7 +25,7 @@ from emberflow.errors import EmberflowError
 
 MailboxKind = Literal["sender", "bot"]
 Kind = Literal["sender", "bot", "egress"]
-By = Literal["operator", "check", "server"]
+By = Literal["operator", "check", "server", "dns"]
 Transitions = Mapping[tuple[str | None, str], frozenset[By]]
 
 _PASSES: Final = "transient, tried twice"
@@ -52,12 +53,23 @@ def _transitions(states: Iterable[str], ended: str) -> Transitions:
     return {change: frozenset(by) for change, by in allowed.items()}
 
 
+def _with_dns(transitions: Transitions) -> Transitions:
+    """Let what name servers say pause who is active, and take that back."""
+    allowed = dict(transitions)
+    for change in (("active", "paused"), ("paused", "active"), ("paused", "unverified")):
+        allowed[change] |= frozenset({"dns"})
+    return allowed
+
+
 TRANSITIONS: Final[Mapping[Kind, Transitions]] = {
-    "sender": _transitions(SENDER_STATES, ended="stopped"),
+    "sender": _with_dns(_transitions(SENDER_STATES, ended="stopped")),
     "bot": _transitions(BOT_STATUSES, ended="retired"),
     "egress": {
-        change: frozenset({"operator"})
-        for change in ((None, "active"), ("active", "active"), ("active", "held"), ("held", "held"), ("held", "active"))
+        (None, "active"): frozenset({"operator"}),
+        ("active", "active"): frozenset({"operator"}),
+        ("active", "held"): frozenset({"operator", "dns"}),
+        ("held", "held"): frozenset({"operator"}),
+        ("held", "active"): frozenset({"operator", "dns"}),
     },
 }
 
@@ -244,15 +256,20 @@ def creation_undecided(connection: Connection, mailbox_id: int, text: str, actor
             _set_if_allowed(connection, party, "unverified", reason, remedy, Cause("check", actor))
 
 
-# By a server's answer
+# By what a server or name servers say
 
 
-def pause_because(connection: Connection, mailbox_id: int, reason: str, remedy: str, cause: Cause) -> None:
-    """Pause what is active; ``{address}`` and ``{kind}`` (senders, bots) in the remedy are the mailbox's."""
+def pause_because(connection: Connection, mailbox_id: int, reason: str, remedy: str, cause: Cause) -> bool:
+    """Pause what is active and what the cause may pause; return whether anything was paused.
+
+    ``{address}`` and ``{kind}`` (senders, bots) in the remedy are the mailbox's.
+    """
+    paused = False
     for party in _of_mailbox(connection, mailbox_id):
         filled_in = remedy.replace("{address}", party.address).replace("{kind}", f"{party.kind}s")
         if party.state == "active":
-            _set_if_allowed(connection, party, "paused", reason, filled_in, cause)
+            paused |= _set_if_allowed(connection, party, "paused", reason, filled_in, cause)
+    return paused
 
 
 def logins_refused(connection: Connection, mailbox_id: int, protocol: str, server_text: str, cause: Cause) -> None:
@@ -267,18 +284,41 @@ def logins_refused(connection: Connection, mailbox_id: int, protocol: str, serve
             _set_if_allowed(connection, party, "unverified", reason, remedy, cause)
 
 
-def take_back(connection: Connection, mailbox_id: int, begins: str, cause: Cause) -> None:
-    """End a pause whose reason ``begins`` so. Without a passed check it stays out of use, unverified."""
+def take_back(connection: Connection, mailbox_id: int, begins: str, cause: Cause) -> bool:
+    """End a pause whose reason ``begins`` so; return whether there was one.
+
+    Without a passed check it stays out of use, unverified.
+    """
+    taken_back = False
     for party in _of_mailbox(connection, mailbox_id):
         if party.state != "paused" or not (party.reason or "").startswith(begins):
             continue
         if party.check_passed:
-            _set_if_allowed(connection, party, "active", None, None, cause)
+            taken_back |= _set_if_allowed(connection, party, "active", None, None, cause)
         else:
             remedy = f"run `emberflow {party.kind}s check {party.address}`"
-            _set_if_allowed(
+            taken_back |= _set_if_allowed(
                 connection, party, "unverified", "it has not passed its last connection check", remedy, cause
             )
+    return taken_back
+
+
+def hold_egress_because(connection: Connection, address: str, reason: str, cause: Cause) -> bool:
+    """Hold an egress address in normal form if it is active; return whether it was."""
+    party = _egress(connection, address)
+    return (
+        party is not None
+        and party.state == "active"
+        and _set_if_allowed(connection, party, "held", reason, None, cause)
+    )
+
+
+def take_back_egress(connection: Connection, address: str, begins: str, cause: Cause) -> bool:
+    """Let an egress address send again if the reason that it is held for ``begins`` so; return whether it was."""
+    party = _egress(connection, address)
+    if party is None or party.state != "held" or not (party.reason or "").startswith(begins):
+        return False
+    return _set_if_allowed(connection, party, "active", None, None, cause)
 
 
 def _command(
@@ -290,13 +330,17 @@ def _command(
 
 
 def _command_egress(connection: Connection, address: str, state: str, reason: str | None, actor: str) -> bool:
-    query = select(egress_ips).where(egress_ips.c.address == address).with_for_update()
-    row = connection.execute(query).one_or_none()
-    if row is None:
+    party = _egress(connection, address)
+    if party is None:
         return False
-    party = _Party("egress", row.id, row.address, row.state, row.state_reason, None, None)
     _set(connection, party, state, reason, None, Cause("operator", actor))
     return True
+
+
+def _egress(connection: Connection, address: str) -> _Party | None:
+    query = select(egress_ips).where(egress_ips.c.address == address).with_for_update()
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _Party("egress", row.id, row.address, row.state, row.state_reason, None, None)
 
 
 def _set(
@@ -331,9 +375,12 @@ def _require_allowed(kind: Kind, name: str, before: str | None, after: str, by: 
 
 def _set_if_allowed(
     connection: Connection, party: _Party, state: str, reason: str | None, remedy: str | None, cause: Cause
-) -> None:
-    if allows(party.kind, party.state, state, cause.by):
-        _set(connection, party, state, reason, remedy, cause)
+) -> bool:
+    """Give a state if the table allows it; return whether it did."""
+    if not allows(party.kind, party.state, state, cause.by):
+        return False
+    _set(connection, party, state, reason, remedy, cause)
+    return True
 
 
 def _record(connection: Connection, changes: Sequence[Mapping[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from emberflow.cli import (
     chaos_command,
     classify_command,
     docs_command,
+    domain_commands,
     egress_commands,
     mailbox_commands,
     plan_commands,
@@ -42,6 +43,7 @@ app.add_typer(plan_commands.database, name="database")
 app.add_typer(queue_commands.queue, name="queue")
 app.add_typer(queue_commands.suppressions, name="suppressions")
 app.add_typer(egress_commands.egress, name="egress")
+app.add_typer(domain_commands.domains, name="domains")
 app.add_typer(audit_commands.audit, name="audit")
 app.add_typer(script_commands.scripts, name="scripts")
 app.command()(plan_commands.explain)

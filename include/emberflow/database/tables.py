@@ -67,6 +67,9 @@ AUTH_METHODS = ("password", "xoauth2")
 SUPPRESSION_KINDS = ("address", "domain")
 EGRESS_STATES = ("active", "held")
 ENTITY_KINDS = ("sender", "bot", "egress")
+CHECKED_KINDS = ("domain", "address")
+CHECKS = ("spf", "dkim", "dmarc", "mx", "tls", "reverse_dns", "block_list")
+CHECK_STATUSES = ("pass", "fail", "unknown")
 
 
 def _id() -> Column[Any]:
@@ -409,6 +412,51 @@ state_changes = Table(
     _one_of("entity_kind", ENTITY_KINDS),
     Index("ix_state_changes_entity", "entity_kind", "entity_id"),
     comment="One change of a sender's, bot's or egress address's state, in the transaction of the change.",
+)
+
+domain_checks = Table(
+    "domain_checks",
+    metadata,
+    _id(),
+    Column("subject_kind", Text, nullable=False, comment="domain (of senders) or address (of egress)"),
+    Column("subject", Text, nullable=False, comment="the domain in ASCII, or the IP address"),
+    Column("check_name", Text, nullable=False, comment="spf, dkim, dmarc, mx, tls, reverse_dns or block_list"),
+    Column(
+        "status",
+        Text,
+        nullable=False,
+        comment="last outcome: pass, fail or unknown (nobody answered, or what was answered proves nothing)",
+    ),
+    Column("summary", Text, nullable=False, comment="the outcome in one sentence"),
+    Column("details", JSONB, nullable=False, comment="what it rests on: records, counts, notes; never a secret"),
+    Column(
+        "failing_since",
+        DateTime(timezone=True),
+        comment="the first failure since the last pass; kept while the outcome is unknown; null: it does not fail",
+    ),
+    Column("checked_at", DateTime(timezone=True), nullable=False, comment="when the questions were begun"),
+    UniqueConstraint("subject_kind", "subject", "check_name", name="uq_domain_checks_subject"),
+    _one_of("subject_kind", CHECKED_KINDS),
+    _one_of("check_name", CHECKS),
+    _one_of("status", CHECK_STATUSES),
+    CheckConstraint("status <> 'fail' or failing_since is not null", name="a_failure_has_a_beginning"),
+    CheckConstraint("status <> 'pass' or failing_since is null", name="a_pass_ends_it"),
+    comment="The last outcome of one check of a sending domain or an egress address that is in use.",
+)
+
+domain_check_changes = Table(
+    "domain_check_changes",
+    metadata,
+    _id(),
+    Column("subject_kind", Text, nullable=False, comment="domain or address"),
+    Column("subject", Text, nullable=False, comment="the domain in ASCII, or the IP address"),
+    Column("check_name", Text, nullable=False, comment="as in domain_checks"),
+    Column("from_status", Text, comment="null: it was not checked before"),
+    Column("to_status", Text, nullable=False, comment="pass, fail or unknown"),
+    Column("summary", Text, nullable=False, comment="the outcome in one sentence"),
+    Column("at", DateTime(timezone=True), nullable=False, comment="when the questions were begun"),
+    Index("ix_domain_check_changes_subject", "subject_kind", "subject"),
+    comment="One change of a check's outcome, in the transaction of the change.",
 )
 
 audit_log = Table(

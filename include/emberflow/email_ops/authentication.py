@@ -159,7 +159,7 @@ def reverse_dns(address: str) -> Inquiry:
     """Judge whether an address has a name, and one of its names that address (forward-confirmed reverse DNS)."""
     parsed = ip_address(address)
     if is_inside(address):
-        return Verdict("unknown", f"{address} is of a private network: others see another address than this one")
+        return (yield from not_visible(address))
     answer = yield Question(parsed.reverse_pointer, "PTR")
     if answer.unknown is not None:
         return Verdict("unknown", f"the name of {address} is not known: {answer.unknown}")
@@ -178,6 +178,12 @@ def reverse_dns(address: str) -> Inquiry:
         why = "; ".join(unknown) or f"it has {len(names)} names, and only {_HOSTS_LOOKED_AT} were looked at"
         return Verdict("unknown", f"no name of {address} is known to have that address: {why}", details)
     return Verdict("fail", f"no name of {address} has that address: {', '.join(details['names'])}", details)
+
+
+def not_visible(address: str) -> Inquiry:
+    """Say of an address of a private network that nothing can be found out about it."""
+    yield from ()
+    return Verdict("unknown", f"{address} is of a private network: others see another address than this one")
 
 
 def is_inside(address: str) -> bool:

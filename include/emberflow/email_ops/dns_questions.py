@@ -73,10 +73,10 @@ def addresses_of(host: str) -> Lookup:
     return (yield Question(host, "AAAA"))
 
 
-def shown(record: str) -> str:
+def shown(record: str, longest: int = _SHOWN) -> str:
     """Return the beginning of a record as one printable line: what a stranger publishes is stored and printed."""
     printable = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in record)
-    return printable if len(printable) <= _SHOWN else f"{printable[:_SHOWN]}... ({len(record)} characters)"
+    return printable if len(printable) <= longest else f"{printable[:longest]}... ({len(record)} characters)"
 
 
 def normal_name(name: str) -> str:

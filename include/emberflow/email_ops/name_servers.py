@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from emberflow.email_ops.dns_questions import Answer, Inquiry, Question, RecordKind, Verdict
+from emberflow.email_ops.dns_questions import Answer, Inquiry, Question, RecordKind, Verdict, shown
 from emberflow.email_ops.egress import Mode, require_name_server_egress
 from emberflow.errors import ConfigurationError
 
@@ -103,7 +103,7 @@ class NameServers:
         except dns.resolver.NoNameservers as error:
             return Answer(unknown=_last_fault(error) or "no name server answered")
         except (dns.exception.DNSException, OSError) as error:
-            return Answer(unknown=f"{type(error).__name__}: {error}"[:200])
+            return Answer(unknown=shown(f"{type(error).__name__}: {error}"))
         return _read(found, question.kind)
 
     def _resolver(self) -> Resolver:
@@ -156,4 +156,4 @@ def _last_fault(error: DNSException) -> str | None:
     from dns.exception import Timeout  # noqa: PLC0415 - as above
 
     faults = [(fault[0], fault[3]) for fault in error.kwargs.get("errors") or [] if not isinstance(fault[3], Timeout)]
-    return f"{faults[-1][0]}: {faults[-1][1]}"[:200] if faults else None
+    return shown(f"{faults[-1][0]}: {faults[-1][1]}") if faults else None

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from emberflow.sandbox import SandboxAddress
     from emberflow.settings import Settings
 
-DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reconcile", "reputation"}
+DAG_IDS = {"warmup_hourly", "dispatch", "inbox", "reconcile", "reputation", "domain_checks"}
 _PORTS = ("airflow", "smtp", "smtps", "imap", "imaps")
 _PREFERRED_AIRFLOW_PORT = 8080
 _FIRST_PORT = 20_000

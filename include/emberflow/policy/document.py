@@ -23,6 +23,7 @@ from emberflow.delivery.connections import ConnectionPolicy
 from emberflow.delivery.corroboration import RefusalPolicy
 from emberflow.delivery.reply_codes import SmtpReplyPolicy
 from emberflow.errors import ConfigurationError, UnknownProfileError
+from emberflow.policy.domain_checks import DomainCheckPolicy
 from emberflow.policy.profiles import SECTIONS, Numbers, Profile, complete, normal
 from emberflow.policy.queue import DispatchPolicy, InboxPolicy, QueuePolicy, ReconcilePolicy
 from emberflow.senders.policy import LinearRamp, PacingPolicy, QuotaPolicy, RampPolicy
@@ -63,6 +64,7 @@ class Policy(BaseModel):
     inbox: InboxPolicy = InboxPolicy()
     reconcile: ReconcilePolicy = ReconcilePolicy()
     reputation: ReputationPolicy = ReputationPolicy()
+    domain_checks: DomainCheckPolicy = DomainCheckPolicy()
     profiles: Mapping[str, Numbers] = Field(
         default_factory=dict,
         description="named numbers for single mailboxes (`senders set ADDRESS --profile NAME`, `bots set`): sections "

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from emberflow.accounts import domain_checks
 from emberflow.database.engine import open_engine
 from emberflow.errors import WorkerRefusedError
 from emberflow.policy.versions import in_force
@@ -97,6 +98,15 @@ def reconcile_shard(shard: int) -> dict[str, Any]:
     counts = {"waiting": len(report.waiting), "not_reached": len(report.not_reached), **report.ends}
     log_step(clock.now(), f"shard {shard}", counts)
     return {"shard": shard, "reasons": reasons, **counts, "not_reached": report.not_reached}
+
+
+def check_domains() -> dict[str, Any]:
+    """Check what is due of the sending domains and egress addresses; return the outcomes and what followed."""
+    clock = workers_clock()
+    report = domain_checks.run(open_engine(), clock=clock, settings=settings())
+    counts = {"subjects": report.subjects, "not_reached": len(report.not_reached), **report.outcomes}
+    log_step(clock.now(), report.refused or "domains and egress addresses", counts)
+    return asdict(report)
 
 
 def _listed(numbers: list[int]) -> str:

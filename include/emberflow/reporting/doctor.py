@@ -23,7 +23,7 @@ from emberflow.errors import EmberflowError
 from emberflow.policy import script_sets
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
-from emberflow.reporting import mail_servers, profiles, queue
+from emberflow.reporting import domains, mail_servers, profiles, queue
 from emberflow.settings import Settings
 
 _ZONES_IN_USE = text(
@@ -32,6 +32,7 @@ _ZONES_IN_USE = text(
 _CLOCK_TOLERANCE_S = 2.0
 _OPEN_TOO_LONG_S = 600
 _NAMED = 3
+_CHECKED_LATELY_H = 30  # checks are made every 6 hours, daily if the policy says so
 # Vacuum keeps what died since the oldest of them began; a role without pg_read_all_stats sees its own sessions only.
 _SUPPRESSED_BOTS = text(f"""
     select mailboxes.address from ops.mailboxes where mailboxes.id in ({SUPPRESSED_BOTS}) order by mailboxes.address
@@ -126,6 +127,7 @@ def _database(connection: Connection, settings: Settings) -> Iterator[Finding]:
     yield _suppressed(connection)
     yield _mail_servers(connection, settings)
     yield from _reading(connection)
+    yield _domains(connection, settings)
     yield _zones(connection)
     yield _queue(connection)
     yield _in_doubt(connection)
@@ -256,6 +258,30 @@ def _reading(connection: Connection) -> Iterator[Finding]:
         remedy = f"look at the newest with a mail program: {row.newest}"
     counts = f"{row.unread} not read, {row.in_junk} not rescued, {row.given_up} of them given up"
     yield Finding("messages set aside", counts, remedy)
+
+
+def _domains(connection: Connection, settings: Settings) -> Finding:
+    """Say which checks of domains and egress addresses fail, and which tell nothing."""
+    check = "domain checks"
+    found = domains.summary(connection)
+    total = found.passed + found.failing + found.unknown
+    if settings.mail_mode == "sandbox" and not settings.dns_servers and not total:
+        return Finding(check, "not looked up: sandbox mode, and EMBERFLOW_DNS_SERVERS is empty")
+    result = f"{found.passed} pass, {found.failing} fail, {found.unknown} unknown"
+    if found.unknown_example is not None:
+        result += f" (for instance {found.unknown_example})"
+    if found.failing:
+        remedy = (
+            "correct the records before they stop mail: `emberflow domains list` shows them; for instance "
+            f"{found.failing_example}"
+        )
+        return Finding(check, result, remedy)
+    if found.never_checked or (found.oldest_h or 0) > _CHECKED_LATELY_H:
+        remedy = f"{found.never_checked} domains in use were never checked: look at the DAG `domain_checks`"
+        if not found.never_checked:
+            remedy = f"the oldest outcome is {found.oldest_h:.0f} h old: look at the DAG `domain_checks`"
+        return Finding(check, result, remedy)
+    return Finding(check, result)
 
 
 def _zones(connection: Connection) -> Finding:

@@ -17,7 +17,7 @@ LISTINGS = [
     ("senders", "list"), ("bots", "list"), ("queue", "list"), ("queue", "shape"), ("suppressions", "list"),
     ("egress", "list"), ("scripts", "list"), ("plan", "show"), ("plan", "run", "--dry-run"), ("capacity",),
     ("explain", "1"), ("plan", "why-not", "sender1@senders1.test"), ("queue", "reconcile"), ("senders", "check"),
-    ("bots", "check"), ("policy", "show"), ("scripts", "check"), ("audit", "list"),
+    ("bots", "check"), ("policy", "show"), ("scripts", "check"), ("audit", "list"), ("domains", "list"),
 ]  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
         "keys", "conversation scripts", "database schema", "clock against database", "keys in force", "policy", "mail",
         "mailboxes", "suppressions", "mail servers", "profiles",
         "inbox reading", "Junk folders", "messages set aside", "time zones", "queue",
-        "mails in doubt", "open transactions", "restored database",
+        "mails in doubt", "open transactions", "restored database", "domain checks",
     }  # fmt: skip
     assert results["mail"] == "sandbox: loopback only"
     assert results["mailboxes"] == "4 of 4 passed their check"

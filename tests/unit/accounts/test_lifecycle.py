@@ -70,6 +70,16 @@ def test_a_check_neither_ends_a_pause_nor_brings_back_what_is_out_of_service(kin
     assert by_check == {("unverified", "active"), ("unverified", "unverified"), ("active", "unverified")}
 
 
+def test_name_servers_stop_senders_and_egress_addresses_alone_and_take_back_only_that() -> None:
+    """Towards S-B9"""
+    by_dns = {kind: {change for change, by in TRANSITIONS[kind].items() if "dns" in by} for kind in STATES}
+    assert by_dns == {
+        "sender": {("active", "paused"), ("paused", "active"), ("paused", "unverified")},
+        "bot": set(),
+        "egress": {("active", "held"), ("held", "active")},
+    }
+
+
 @pytest.mark.parametrize("kind", STATES)
 def test_a_person_can_bring_everything_into_service_and_out_of_it(kind: Kind) -> None:
     for state in STATES[kind]:

@@ -136,6 +136,12 @@ def test_a_subdomain_is_judged_by_the_record_of_its_organisation() -> None:
     assert verdict.summary == "policy quarantine, from north.test"
 
 
+@pytest.mark.parametrize("hidden", ["_dmarc.eu.north.test", "_dmarc.north.test", "_dmarc.test"])
+def test_a_step_of_the_walk_that_is_not_answered_leaves_it_open_whether_there_is_a_record(hidden: str) -> None:
+    """Towards S-B9"""
+    assert judge(dmarc("eu.north.test"), {}, (hidden, "TXT")).status == "unknown"
+
+
 def test_the_walk_up_stops_at_a_public_suffix_and_prefers_the_domain_below_it() -> None:
     zone: Records = {
         ("_dmarc.north.gov.test", "TXT"): ["v=DMARC1; p=none"],

@@ -139,6 +139,14 @@ def test_an_answer_that_is_not_known_leaves_the_verdict_open_unless_it_stands_al
     assert judge(spf("north.test"), broken, ("other.test", "TXT")).status == "fail"
 
 
+def test_a_look_up_that_is_not_answered_is_no_void_one() -> None:
+    """Towards S-B9"""
+    zone = a_zone("v=spf1 a:one.test a:two.test a:three.test -all")
+    hidden: list[tuple[str, RecordKind]] = [("one.test", "A"), ("two.test", "A"), ("three.test", "A")]
+    verdict = judge(spf("north.test"), zone, *hidden)
+    assert (verdict.status, verdict.details["void_lookups"]) == ("unknown", 0)
+
+
 def test_what_a_stranger_publishes_is_stored_as_a_short_printable_line() -> None:
     verdict = judge(spf("north.test"), a_zone("v=spf1 \x00\x1b[31m" + "x" * 5000))
     assert verdict.status == "fail"
