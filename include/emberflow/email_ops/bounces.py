@@ -12,11 +12,13 @@ proof: a stranger can write all of it. :mod:`emberflow.email_ops.matching` ties 
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesParser
 from email.policy import compat32
+from email.utils import getaddresses
 from itertools import islice
 from typing import Literal
 
@@ -44,6 +46,7 @@ from emberflow.email_ops.message_parts import TEXT_CHARACTERS, Parts, blocks, fi
 _MOST_RECIPIENTS = 20
 # flufl.bounce asks hundreds of expressions of every line.
 _DETECTOR_BYTES, _DETECTOR_LINES = 64 * 1024, 1_500
+_ASCII = bytes(range(128)) + b"?" * 128
 
 BounceAction = Literal["failed", "delayed"]
 
@@ -540,9 +543,16 @@ def _detected(raw: bytes) -> tuple[list[str], list[str]]:
         return [], []
     from flufl.bounce import all_failures  # noqa: PLC0415 (a tenth of a second that only bounces cost)
 
+    # It logs every exception of its own with a traceback, which any stranger could fill a log with.
+    logging.getLogger("flufl.bounce").setLevel(logging.CRITICAL + 1)
+    begin = b"".join(raw[:_DETECTOR_BYTES].splitlines(keepends=True)[:_DETECTOR_LINES])
     try:
-        begin = b"".join(raw[:_DETECTOR_BYTES].splitlines(keepends=True)[:_DETECTOR_LINES])
-        delayed, failed = all_failures(BytesParser(policy=compat32).parsebytes(begin))
+        # Its detectors fail for a From without an address, and for a header with 8-bit text, which is no str.
+        message = BytesParser(policy=compat32).parsebytes(begin.translate(_ASCII))
+        if not getaddresses([message.get("From", "")]):
+            del message["From"]
+            message["From"] = "nobody@invalid"
+        delayed, failed = all_failures(message)
     except Exception:  # it promises nothing for malformed mail; the words are read instead
         return [], []
 

@@ -166,6 +166,17 @@ def test_a_bounce_in_words_names_recipient_reason_and_mail(server: str, sender: 
     assert bounce.original_message_id == MESSAGE_ID
 
 
+@pytest.mark.parametrize("sender", ["Se\u00f1or <MAILER-DAEMON@mx.south.test>", "", "\u00e9\u00e9"])
+def test_the_detectors_are_asked_and_stay_silent_whatever_the_header_holds(
+    sender: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Towards E-F3: they fail for a From with 8-bit text or without an address, and log it with a traceback."""
+    found = classify(a_message(IN_WORDS["qmail"], sender=sender, subject="failure notice"))
+
+    assert f"failed: {RECIPIENT}" in [evidence.says for evidence in found.evidence if evidence.where == "flufl.bounce"]
+    assert caplog.records == []
+
+
 def test_a_warning_in_words_is_a_delay() -> None:
     text = (
         "This message was created automatically by mail delivery software.\r\n"
