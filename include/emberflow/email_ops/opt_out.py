@@ -83,6 +83,7 @@ _REQUEST = re.compile(
     re.IGNORECASE,
 )
 _NOT_A_REQUEST = re.compile(
+    r"\b(?:do not|don'?t|never) unsubscribe\b|"
     r"\b(?:do not|don'?t|did not|didn'?t|never) (?:want|wish|mean|intend|need) to (?:unsubscribe|opt)"
     r"|\bhow (?:many|often|high)\b.{0,60}unsubscribe"
     r"|\b(?:ohne|sans|sin|senza|sem|zonder|without) (?:me |mich )?(?:unsubscrib|abmeld|d[eé]sabonn)",

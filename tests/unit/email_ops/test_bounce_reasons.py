@@ -26,6 +26,7 @@ from emberflow.email_ops.bounce_reasons import severity_of
         "556 5.1.10 domain does not accept mail (nullMX)",
         "Empfaenger unbekannt, der Nutzer existiert nicht",
         "Bo no longer works here",
+        "550 User unknown, see https://mail.test/policy/spam",
     ],
 )
 def test_an_address_or_domain_that_does_not_exist_is_hard(words: str) -> None:

@@ -85,6 +85,8 @@ def test_a_persons_words_are_a_request(words: str) -> None:
         "Our unsubscribe rate is high, can you help?",
         "I don't want to unsubscribe, I want to buy.",
         "Please stop by on Friday.",
+        "Sorry, I did not mean to opt out.",
+        "Please do not unsubscribe me!",
         "Let's not remove the soup from the list of dishes.",
         "The bus stop is around the corner.",
         "We offer a button to unsubscribe in every mail.",
