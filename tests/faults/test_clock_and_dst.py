@@ -17,10 +17,10 @@ from emberflow.delivery.caps import HOURS_KEPT, Counters
 from emberflow.delivery.guard import (
     BotDay,
     Facts,
-    Ledgers,
     Refusal,
     Route,
     SenderDay,
+    Usage,
     bot_day_of,
     counters_of,
     judge,
@@ -98,14 +98,14 @@ def ask(facts: Facts, now: datetime, policy: Policy, quota: SenderDay | None = N
     slot, zone = facts.slot, facts.from_zone
     sender_key, bot_key = sender_day_of(slot, zone, now), bot_day_of(slot, zone, zone, now)
     keys = counters_of(slot, facts.route)
-    ledgers = Ledgers(
+    usage = Usage(
         sender_days={} if sender_key is None else {sender_key: quota or SenderDay(9999, 9999, 0, 0, 0)},
         bot_days={} if bot_key is None else {bot_key: BotDay()},
         counters=Counters(now.replace(minute=0, second=0, microsecond=0), dict.fromkeys(keys, [0] * HOURS_KEPT)),
         next_send_at={slot.from_mailbox_id: None},
         bot_free_at={},
     )
-    return judge(facts, ledgers, now=now, is_stopped=False, policy=policy, seed=SEED)
+    return judge(facts, usage, now=now, is_stopped=False, policy=policy, seed=SEED)
 
 
 def instants_around(zone: str, day: date) -> Iterator[datetime]:

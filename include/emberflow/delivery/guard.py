@@ -190,8 +190,8 @@ class BotDay:
 
 
 @dataclass
-class Ledgers:
-    """Everything that a mail is counted in, as read under lock; ``judge`` changes it."""
+class Usage:
+    """Usage: everything that a mail is counted in, as read under lock; ``judge`` changes it."""
 
     sender_days: dict[tuple[int, date], SenderDay]
     bot_days: dict[tuple[int, date], BotDay]
@@ -203,7 +203,7 @@ class Ledgers:
 
 
 def judge(
-    facts: Facts, ledgers: Ledgers, *, now: datetime, is_stopped: bool, policy: GuardPolicy, seed: int
+    facts: Facts, usage: Usage, *, now: datetime, is_stopped: bool, policy: GuardPolicy, seed: int
 ) -> Refusal | None:
     """Return why the mail may not leave at ``now``; None means that it may, and that it is counted (Q-B5)."""
     slot = facts.slot
@@ -217,13 +217,13 @@ def judge(
     except UnknownProfileError:
         # The policy changed under a worker that began before; its next run knows the profile.
         return unknown_profile(slot, now + timedelta(seconds=policy.dispatch.retry_s))
-    refusal = _moment(facts, ledgers, now, rules, seed)
+    refusal = _moment(facts, usage, now, rules, seed)
     if refusal is not None:
         return refusal
     caps = caps_of(slot, facts.route, policy.caps, facts.egress_sends_per_hour)
-    refusal = _day_caps(facts, ledgers, now, rules) or _rolling_caps(slot, caps, ledgers.counters)
+    refusal = _day_caps(facts, usage, now, rules) or _rolling_caps(slot, caps, usage.counters)
     if refusal is None:
-        _count(facts, ledgers, caps, now, rules)
+        _count(facts, usage, caps, now, rules)
     return refusal
 
 
@@ -350,16 +350,16 @@ def _state(facts: Facts, now: datetime) -> Refusal | None:
     return None
 
 
-def _moment(facts: Facts, ledgers: Ledgers, now: datetime, rules: Rules, seed: int) -> Refusal | None:
+def _moment(facts: Facts, usage: Usage, now: datetime, rules: Rules, seed: int) -> Refusal | None:
     slot, zones = facts.slot, (facts.from_zone, facts.to_zone)
     opening = _opening(slot, zones, now, rules, seed)
     if opening != now:
         sleeps = slot.kind.goes_to_bot and _own_opening(slot, facts.from_zone, now, rules, seed) == now
         return Refusal("bot_asleep" if sleeps else "outside_window", None if slot.kind.is_made_up_for else opening)
-    next_send_at = ledgers.next_send_at[slot.from_mailbox_id]
+    next_send_at = usage.next_send_at[slot.from_mailbox_id]
     if next_send_at is not None and next_send_at > now:
         return Refusal("gap", next_send_at)
-    free_at = ledgers.bot_free_at.get(slot.known_bot_id) if slot.kind.goes_to_bot else None
+    free_at = usage.bot_free_at.get(slot.known_bot_id) if slot.kind.goes_to_bot else None
     return bot_rest(slot, zones, free_at, now=now, rules=rules, seed=seed)
 
 
@@ -385,7 +385,7 @@ def _own_opening(slot: Slot, zone: str, at: datetime, rules: Rules, seed: int) -
     return next_waking(zone, at, rules.bots)
 
 
-def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, rules: Rules) -> Refusal | None:
+def _day_caps(facts: Facts, usage: Usage, now: datetime, rules: Rules) -> Refusal | None:
     slot, kind = facts.slot, facts.slot.kind
 
     def capped(reason: str, zone: str, cap: str) -> Refusal:
@@ -393,7 +393,7 @@ def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, rules: Rules) -> Re
 
     sender_key = sender_day_of(slot, facts.from_zone, now)
     if sender_key is not None and kind.sender_day is not None:
-        day = ledgers.sender_days.get(sender_key)
+        day = usage.sender_days.get(sender_key)
         name = f"sender_day:{slot.sender_id}"
         if day is None:
             return capped("sender_daily_quota", facts.from_zone, f"{name} no quota row")
@@ -408,7 +408,7 @@ def _day_caps(facts: Facts, ledgers: Ledgers, now: datetime, rules: Rules) -> Re
     bot_key = bot_day_of(slot, facts.from_zone, facts.to_zone, now)
     if bot_key is None:
         return None
-    bot_day = ledgers.bot_days[bot_key]
+    bot_day = usage.bot_days[bot_key]
     if kind.bot_day == "reply":
         used, cap = bot_day.reply_sent, rules.bots.daily_reply_cap
         name, zone = "bot_daily_reply_cap", facts.from_zone
@@ -430,22 +430,22 @@ def _rolling_caps(slot: Slot, caps: list[Cap], counters: Counters) -> Refusal | 
     return None
 
 
-def _count(facts: Facts, ledgers: Ledgers, caps: list[Cap], now: datetime, rules: Rules) -> None:
+def _count(facts: Facts, usage: Usage, caps: list[Cap], now: datetime, rules: Rules) -> None:
     slot = facts.slot
     sender_key = sender_day_of(slot, facts.from_zone, now)
     if sender_key is not None and slot.kind.sender_day is not None:
-        ledgers.sender_days[sender_key].count(slot.kind.sender_day)
-        ledgers.changed_sender_days.add(sender_key)
+        usage.sender_days[sender_key].count(slot.kind.sender_day)
+        usage.changed_sender_days.add(sender_key)
     bot_key = bot_day_of(slot, facts.from_zone, facts.to_zone, now)
     if bot_key is not None:
-        bot_day = ledgers.bot_days[bot_key]
+        bot_day = usage.bot_days[bot_key]
         bot_day.inbound_sent += slot.kind.bot_day == "inbound"
         bot_day.reply_sent += slot.kind.bot_day == "reply"
-        ledgers.changed_bot_days.add(bot_key)
-    ledgers.counters.add(counters_of(slot, facts.route))
-    ledgers.next_send_at[slot.from_mailbox_id] = now + timedelta(seconds=slot.gap_s)
+        usage.changed_bot_days.add(bot_key)
+    usage.counters.add(counters_of(slot, facts.route))
+    usage.next_send_at[slot.from_mailbox_id] = now + timedelta(seconds=slot.gap_s)
     if slot.kind.goes_to_bot:
-        ledgers.bot_free_at[slot.known_bot_id] = now + timedelta(seconds=rules.bots.cooldown_s)
+        usage.bot_free_at[slot.known_bot_id] = now + timedelta(seconds=rules.bots.cooldown_s)
 
 
 def _next_day(now: datetime, zone: str, pacing: PacingPolicy) -> datetime:

@@ -1,1 +1,1 @@
-"""The words that every part shares: what a slot is."""
+"""What every part speaks of, as types: slots, kinds of mail, attempts, events, tiers, the audit chain."""

@@ -20,7 +20,7 @@ from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery import guard
 from emberflow.delivery.caps import CounterKey, Counters
-from emberflow.delivery.guard import BotDay, Facts, Ledgers, Refusal, Route, SenderDay
+from emberflow.delivery.guard import BotDay, Facts, Refusal, Route, SenderDay, Usage
 from emberflow.domain.mail_kind import BOT_DAY_PARTS, SENDER_DAY_PARTS
 from emberflow.domain.slot import Slot
 from emberflow.errors import UnknownProfileError
@@ -235,16 +235,16 @@ def submit(
     time-outs from here on need. A slot that this worker does not hold any more is refused as ``lease_lost``.
     """
     said = {slot.id: Submission(LOST) for slot in slots}
-    facts, lost_in_time, ledgers, is_stopped = _look(connection, slots, now)
+    facts, lost_in_time, usage, is_stopped = _look(connection, slots, now)
     said |= {slot_id: Submission(refusal) for slot_id, refusal in lost_in_time.items()}
     allowed: list[Slot] = []
     for fact in facts:
-        refusal = guard.judge(fact, ledgers, now=now, is_stopped=is_stopped, policy=policy, seed=seed)
+        refusal = guard.judge(fact, usage, now=now, is_stopped=is_stopped, policy=policy, seed=seed)
         said[fact.slot.id] = Submission(refusal, fact.route)
         if refusal is None:
             allowed.append(fact.slot)
     if allowed:
-        _store(connection, allowed, ledgers, now=now, lease_s=policy.dispatch.submitting_lease_s)
+        _store(connection, allowed, usage, now=now, lease_s=policy.dispatch.submitting_lease_s)
     return said
 
 
@@ -327,7 +327,7 @@ def _recount(
 
 def _look(
     connection: Connection, slots: Sequence[Slot], now: datetime
-) -> tuple[list[Facts], dict[int, Refusal], Ledgers, bool]:
+) -> tuple[list[Facts], dict[int, Refusal], Usage, bool]:
     """Lock and read what the decision rests on; slots that are not held any more are left out.
 
     A slot between mailboxes of which one has no day is refused here, because no counters can be locked for it.
@@ -380,7 +380,7 @@ def _lock(
     pauses: dict[int, datetime | None],
     rests: dict[int, datetime | None],
     now: datetime,
-) -> Ledgers:
+) -> Usage:
     sender_keys = {guard.sender_day_of(fact.slot, fact.from_zone, now) for fact in facts} - {None}
     bot_keys = {guard.bot_day_of(fact.slot, fact.from_zone, fact.to_zone, now) for fact in facts} - {None}
     sender_days = {
@@ -396,7 +396,7 @@ def _lock(
         connection.execute(_OPEN_BOT_DAYS, {"days": _days("bot_id", bot_keys)})
         bot_days = _bot_days(connection, bot_keys)
     keys = (key for fact in facts for key in guard.counters_of(fact.slot, fact.route))
-    return Ledgers(sender_days, bot_days, counters.lock(connection, keys, now), pauses, rests)
+    return Usage(sender_days, bot_days, counters.lock(connection, keys, now), pauses, rests)
 
 
 def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, date], BotDay]:
@@ -406,15 +406,15 @@ def _bot_days(connection: Connection, keys: Iterable[Any]) -> dict[tuple[int, da
     }
 
 
-def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *, now: datetime, lease_s: float) -> None:
+def _store(connection: Connection, allowed: Sequence[Slot], usage: Usage, *, now: datetime, lease_s: float) -> None:
     sender_days = [
-        _day("sender_id", key) | {f"{part}_sent": ledgers.sender_days[key].used(part) for part in SENDER_DAY_PARTS}
-        for key in sorted(ledgers.changed_sender_days)
+        _day("sender_id", key) | {f"{part}_sent": usage.sender_days[key].used(part) for part in SENDER_DAY_PARTS}
+        for key in sorted(usage.changed_sender_days)
     ]
-    bot_days = [_day("bot_id", key) | vars(ledgers.bot_days[key]) for key in sorted(ledgers.changed_bot_days)]
+    bot_days = [_day("bot_id", key) | vars(usage.bot_days[key]) for key in sorted(usage.changed_bot_days)]
     sending = sorted({slot.from_mailbox_id for slot in allowed})
     receiving = sorted({slot.known_bot_id for slot in allowed if slot.kind.goes_to_bot})
-    counters.store(connection, ledgers.counters)
+    counters.store(connection, usage.counters)
     prepared.rows_of(
         connection,
         "submit_slots",
@@ -422,8 +422,8 @@ def _store(connection: Connection, allowed: Sequence[Slot], ledgers: Ledgers, *,
         {
             "sender_days": rows_as_json(sender_days),
             "bot_days": rows_as_json(bot_days),
-            "pauses": rows_as_json({"id": mailbox, "until": ledgers.next_send_at[mailbox]} for mailbox in sending),
-            "rests": rows_as_json({"id": bot, "until": ledgers.bot_free_at[bot]} for bot in receiving),
+            "pauses": rows_as_json({"id": mailbox, "until": usage.next_send_at[mailbox]} for mailbox in sending),
+            "rests": rows_as_json({"id": bot, "until": usage.bot_free_at[bot]} for bot in receiving),
             "ids": [slot.id for slot in allowed],
             "now": now,
             "lease_s": lease_s,

@@ -10,10 +10,10 @@ from emberflow.delivery.caps import HOURS_KEPT, Counters
 from emberflow.delivery.guard import (
     BotDay,
     Facts,
-    Ledgers,
     Refusal,
     Route,
     SenderDay,
+    Usage,
     bot_day_of,
     counters_of,
     judge,
@@ -88,7 +88,7 @@ class Day:
     is_stopped: bool = False
     sent_earlier: dict[str, int] = field(default_factory=dict)
 
-    def ledgers(self, facts: Facts) -> Ledgers:
+    def usage(self, facts: Facts) -> Usage:
         """Return what is read under lock; ``sent_earlier`` (scope -> mails) was sent an hour ago."""
         slot = facts.slot
         sender_days: dict[tuple[int, date], SenderDay] = {}
@@ -101,7 +101,7 @@ class Day:
             key: [0] * (HOURS_KEPT - 2) + [self.sent_earlier.get(key.scope, 0), 0]
             for key in counters_of(slot, facts.route)
         }
-        return Ledgers(
+        return Usage(
             sender_days=sender_days,
             bot_days=bot_days,
             counters=Counters(self.now.replace(minute=0, second=0), per_hour),
@@ -109,8 +109,8 @@ class Day:
             bot_free_at={} if slot.bot_id is None else {slot.bot_id: self.bot_free_at},
         )
 
-    def ask(self, facts: Facts, ledgers: Ledgers | None = None) -> Refusal | None:
+    def ask(self, facts: Facts, usage: Usage | None = None) -> Refusal | None:
         """Return what the guard says of the mail."""
         return judge(
-            facts, ledgers or self.ledgers(facts), now=self.now, is_stopped=self.is_stopped, policy=self.policy, seed=1
+            facts, usage or self.usage(facts), now=self.now, is_stopped=self.is_stopped, policy=self.policy, seed=1
         )

@@ -140,10 +140,10 @@ def test_cold_mail_has_a_quota_of_its_own_and_none_until_the_sender_has_graduate
 def test_cold_mail_below_its_quota_leaves_and_counts_as_cold() -> None:
     day = Day(sender_day=SenderDay(10, 50, 0, 0, 2, cold_quota=3))
     facts = the_facts(a_cold_mail())
-    ledgers = day.ledgers(facts)
-    assert day.ask(facts, ledgers) is None
-    assert ledgers.sender_days[1, TODAY] == SenderDay(10, 50, 0, 0, 3, cold_quota=3)
-    assert (ledgers.bot_days, ledgers.bot_free_at) == ({}, {})
+    usage = day.usage(facts)
+    assert day.ask(facts, usage) is None
+    assert usage.sender_days[1, TODAY] == SenderDay(10, 50, 0, 0, 3, cold_quota=3)
+    assert (usage.bot_days, usage.bot_free_at) == ({}, {})
 
 
 def test_warmup_may_use_its_reserve_to_the_last_mail() -> None:
@@ -212,34 +212,34 @@ def test_a_mail_that_may_leave_is_counted_before_the_next_one_is_judged() -> Non
     """Towards Q-B5: two mails of one transaction never share the last place."""
     day = Day(sender_day=SenderDay(1, 50, 0, 0, 0))
     facts = the_facts(a_mail(gap_s=0))
-    ledgers = day.ledgers(facts)
-    assert day.ask(facts, ledgers) is None
-    assert ledgers.sender_days[1, TODAY] == SenderDay(1, 50, 1, 0, 0)
-    assert ledgers.bot_days[2, TODAY] == BotDay(inbound_sent=1)
-    assert ledgers.bot_free_at == {2: NOON + timedelta(seconds=900)}
-    assert {key.scope: per_hour[-1] for key, per_hour in ledgers.counters.changed.items()} == {
+    usage = day.usage(facts)
+    assert day.ask(facts, usage) is None
+    assert usage.sender_days[1, TODAY] == SenderDay(1, 50, 1, 0, 0)
+    assert usage.bot_days[2, TODAY] == BotDay(inbound_sent=1)
+    assert usage.bot_free_at == {2: NOON + timedelta(seconds=900)}
+    assert {key.scope: per_hour[-1] for key, per_hour in usage.counters.changed.items()} == {
         "all": 1, "provider": 1, "recipient_domain": 1, "sender": 1,
     }  # fmt: skip
-    ledgers.bot_free_at = {2: None}
-    assert day.ask(facts, ledgers) == Refusal("sender_daily_quota", None, "sender_day:1:warmup 1/1")
+    usage.bot_free_at = {2: None}
+    assert day.ask(facts, usage) == Refusal("sender_daily_quota", None, "sender_day:1:warmup 1/1")
 
 
 def test_the_gap_of_a_mail_that_leaves_keeps_the_mailbox_from_the_next() -> None:
     day, facts = Day(), the_facts(a_cold_mail(), to_zone=None)
-    ledgers = day.ledgers(facts)
-    assert day.ask(facts, ledgers) is None
-    assert day.ask(facts, ledgers) == Refusal("gap", NOON + timedelta(seconds=600))
+    usage = day.usage(facts)
+    assert day.ask(facts, usage) is None
+    assert day.ask(facts, usage) == Refusal("gap", NOON + timedelta(seconds=600))
 
 
 def test_a_mail_that_is_refused_is_counted_nowhere() -> None:
     day = Day(policy=a_policy(caps={"all_24h": 0}))
     facts = the_facts(an_answer())
-    ledgers = day.ledgers(facts)
-    assert day.ask(facts, ledgers) is not None
-    assert ledgers.sender_days == {(1, TODAY): SenderDay(30, 50, 0, 0, 0, cold_quota=20)}
-    assert ledgers.bot_days == {(2, TODAY): BotDay()}
-    assert (ledgers.next_send_at, ledgers.bot_free_at) == ({11: None}, {2: None})
-    assert ledgers.counters.changed == {}
+    usage = day.usage(facts)
+    assert day.ask(facts, usage) is not None
+    assert usage.sender_days == {(1, TODAY): SenderDay(30, 50, 0, 0, 0, cold_quota=20)}
+    assert usage.bot_days == {(2, TODAY): BotDay()}
+    assert (usage.next_send_at, usage.bot_free_at) == ({11: None}, {2: None})
+    assert usage.counters.changed == {}
 
 
 @pytest.mark.parametrize(
@@ -298,9 +298,9 @@ def test_a_bot_rests_as_long_as_its_profile_says() -> None:
     day.now = NOON + timedelta(hours=2)
     for profile, rest_s in (("lazy", 7200), (None, 900)):
         facts = the_facts(a_mail(), bot_profile=profile)
-        ledgers = day.ledgers(facts)
-        assert day.ask(facts, ledgers) is None
-        assert ledgers.bot_free_at[2] == day.now + timedelta(seconds=rest_s)
+        usage = day.usage(facts)
+        assert day.ask(facts, usage) is None
+        assert usage.bot_free_at[2] == day.now + timedelta(seconds=rest_s)
 
 
 def test_what_is_kept_for_warmup_is_the_share_of_the_senders_profile() -> None:

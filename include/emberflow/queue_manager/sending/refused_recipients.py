@@ -36,7 +36,7 @@ _LOCK = text("select pg_advisory_xact_lock(hashtextextended('emberflow.recipient
 
 _FORGET = text("delete from ops.recipient_refusals where refused_at <= :since")
 
-# A recipient that is out of use already is settled: who asked it too late is no witness and no outlier.
+# A recipient that is out of use already is settled: who asked it too late is no evidence and no outlier.
 _REFUSED = text("""
     insert into ops.recipient_refusals
         (recipient, smtp_host, from_mailbox_id, to_mailbox_id, refused_at, reason, organisation, network)
