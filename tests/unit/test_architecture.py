@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from emberflow.database.tables import metadata
 from emberflow.settings import PROJECT_ROOT
 
 LIBRARY = PROJECT_ROOT / "include" / "emberflow"
@@ -252,9 +253,35 @@ def test_a_state_and_its_history_have_one_writer(table: str) -> None:
 
 
 def writers_of(table: str) -> dict[str, list[str]]:
-    """Return what writes a table besides its owner: what makes the table, and worlds for tests, are none."""
-    files = [file for file in library(without=OWNERS[table]) if not {"versions", "simulation"} & set(file.parts)]
-    return breaches(writes(table), files)
+    """Return what writes a table besides its owner."""
+    return writing(table, library(without=OWNERS[table]))
+
+
+def writing(table: str, files: list[Path]) -> dict[str, list[str]]:
+    """Return what writes a table: what makes the tables, and worlds for tests, are left out."""
+    product = [file for file in files if not {"versions", "simulation"} & set(file.parts)]
+    return breaches(writes(table), [file for file in product if table in file.read_text()])
+
+
+def not_named(page: str, writers: dict[str, list[str]]) -> list[str]:
+    """Return the tables and modules that write them, of which no row of the page tells that."""
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    return [
+        f"{table}: {file}"
+        for table, files in writers.items()
+        for file in files
+        if not any(re.search(rf"`{table}[.`]", row) and Path(file).name in row for row in rows)
+    ]
+
+
+def test_the_page_of_owners_names_whoever_writes_a_table() -> None:
+    page = (PROJECT_ROOT / "docs" / "concepts" / "states-and-owners.md").read_text()
+    files = sorted(LIBRARY.rglob("*.py"))
+    writers = {table.name: list(writing(table.name, files)) for table in metadata.sorted_tables}
+
+    assert len(writers["mailboxes"]) > 5
+    assert not_named(page, writers) == []
+    assert not_named(page.replace("zone_moves.py", ""), writers) != []
 
 
 def test_dags_and_plugins_call_the_tasks_and_nothing_deeper() -> None:
