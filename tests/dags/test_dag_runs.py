@@ -20,10 +20,11 @@ from sqlalchemy import Engine, text
 from emberflow.local_stack import airflow_health
 from emberflow.reporting.doctor import Finding
 from emberflow.settings import PROJECT_ROOT
+from tests.name_server import running_name_server
 from tests.worlds import Sandbox, World, a_policy, a_world
 
 FOLDER = PROJECT_ROOT / "dags"
-RunDag = Callable[[str], dict[str, Any]]
+RunDag = Callable[..., dict[str, Any]]
 A_DEAD_PORT = 1
 
 
@@ -47,11 +48,11 @@ def run_dag(world: World, bare_database: Engine, tmp_path: Path) -> RunDag:
         "PYTHONPATH": str(FOLDER),
     }
 
-    def run(dag_id: str) -> dict[str, Any]:
+    def run(dag_id: str, **variables: str) -> dict[str, Any]:
         probe = Path(__file__).with_name("run_probe.py")
         done = subprocess.run(
             [sys.executable, str(probe), str(FOLDER), dag_id],
-            env=inherited | configured | world.variables(),
+            env=inherited | configured | world.variables() | variables,
             capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
@@ -112,6 +113,22 @@ def test_a_run_of_inbox_is_green_when_mailboxes_are_read_and_says_what_it_did(
     ]
 
     examine_airflow(bare_database)
+
+
+def test_a_run_of_domain_checks_asks_the_name_server_that_is_named(run_dag: RunDag, world: World) -> None:
+    """Towards S-B9"""
+    domain = world.senders[0].address.partition("@")[2]
+    with running_name_server({(domain, "TXT"): ['"v=spf1 -all"']}) as server:
+        report = run_dag("domain_checks", EMBERFLOW_DNS_SERVERS=server.setting)
+
+    assert report["state"] == "success"
+    assert report["said"][0].endswith(
+        "domains and egress addresses: subjects 1, not_reached 0, pass 2, fail 2, unknown 1"
+    )
+    stored = world.rows("select check_name, status from ops.domain_checks where subject = :domain", domain=domain)
+    assert {row["check_name"]: row["status"] for row in stored} == {
+        "spf": "pass", "dkim": "unknown", "dmarc": "fail", "mx": "fail", "tls": "pass",
+    }  # fmt: skip
 
 
 def examine_airflow(metadata: Engine) -> None:
