@@ -112,6 +112,8 @@ def classify(raw: bytes, *, mailbox: str | None = None, received_at: datetime | 
     wrote, and only for the return date of an absence.
     """
     raw = raw[:READ_BYTES]
+    if b"\n" not in raw:
+        raw = raw.replace(b"\r", b"\n")  # as old Macs wrote files; nothing that comes over IMAP
     message = parse(header_of(raw), uid=0, folder="", size=len(raw), internal_date=None, with_body=False)
     headers = header_alone(header_of(raw))
     try:
@@ -156,7 +158,7 @@ def settle(
         evidence = (*evidence, Evidence("what was sent", f"matched by {matched.method}"))
         if kind == "other" and not found.auto:
             kind = "human_reply"
-    return Settled(kind, kind != "own_copy", matched, None, evidence)
+    return Settled(kind, kind not in ("own_copy", "other"), matched, None, evidence)
 
 
 def _classified(

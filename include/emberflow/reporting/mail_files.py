@@ -16,6 +16,7 @@ STANDARD_INPUT = "-"
 
 # RFC 4155: `From `, the envelope sender, and a time. A sentence that begins with `From` has no time.
 _ENVELOPE = re.compile(rb"From \S+ .*\d{1,2}:\d{2}.*\d{4}")
+_CR_ENVELOPE = re.compile(rb"\AFrom \S+ [^\r\n]{1,200}\r(?!\n)")
 _MAILDIR = ("new", "cur")
 _LINE_BYTES = 64 * 1024
 
@@ -60,8 +61,10 @@ def _of_folder(folder: Path, limit: int) -> Iterator[MailFile]:
 
 def _messages_of(name: str, opened: BinaryIO, limit: int) -> Iterator[MailFile]:
     first = opened.readline(_LINE_BYTES)
-    if not _ENVELOPE.match(first):
-        yield MailFile(name, (first + opened.read(max(limit - len(first), 0)))[:limit])
+    if not _ENVELOPE.match(first) or not first.endswith(b"\n"):
+        raw = first + opened.read(max(limit - len(first), 0))
+        # Old Macs end lines with CR alone, and then all is one line here.
+        yield MailFile(name, _CR_ENVELOPE.sub(b"", raw, count=1)[:limit])
         return
     # The number stands behind a name only if there is a second message, so one is held back.
     held: bytes | None = None

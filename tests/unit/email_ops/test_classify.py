@@ -139,6 +139,16 @@ def test_an_answer_is_matched_and_the_way_is_kept(fields: dict[str, str], subjec
     assert (settled.match.mail, settled.match.method) == (SENT, method)
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+def test_line_ends_of_files_make_no_difference(end: bytes) -> None:
+    assert classify(a_report().replace(b"\r\n", end)) == classify(a_report())
+
+
+def test_what_is_none_of_ours_counts_for_nothing() -> None:
+    settled = settle(classify(a_message("Soup is on.", subject="Soup")), mailbox=MAILBOX, sent=[SENT])
+    assert (settled.kind, settled.counts) == ("other", False)
+
+
 def test_an_answer_to_nothing_is_matched_by_nothing() -> None:
     """Towards E-B5"""
     raw = a_message("Yes.", subject="Re: Stew", fields={"In-Reply-To": "<unknown@x.test>"})

@@ -44,6 +44,12 @@ def test_an_mbox_of_one_message_needs_no_number(tmp_path: Path) -> None:
     assert list(messages_in([str(tmp_path / "one")], 1_000)) == [MailFile(str(tmp_path / "one"), ONE)]
 
 
+def test_a_file_of_an_old_mac_is_one_message(tmp_path: Path) -> None:
+    raw = ONE.replace(b"\r\n", b"\r")
+    (tmp_path / "one").write_bytes(b"From a@b.test Wed Jun 10 08:00:00 2026\r" + raw)
+    assert [found.raw for found in messages_in([str(tmp_path / "one")], 1_000)] == [raw]
+
+
 @pytest.mark.parametrize("first", ["From the beginning: x", "From: a@b.test"])
 def test_a_message_that_only_begins_like_an_mbox_is_one(tmp_path: Path, first: str) -> None:
     raw = f"{first}\n\n\nFrom a@b.test Wed Jun 10 08:00:00 2026\nSubject: quoted\n".encode()
