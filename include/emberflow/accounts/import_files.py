@@ -12,7 +12,8 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +31,9 @@ from pydantic import (
 )
 
 from emberflow.clock import known_zones
+from emberflow.email_ops import known_providers
 from emberflow.email_ops.addresses import AddressError, normalise, normalise_host
+from emberflow.email_ops.known_providers import KnownProvider
 from emberflow.email_ops.mailbox import TlsMode
 from emberflow.email_ops.message import UnsafeMessageError, require_one_line
 from emberflow.errors import ConfigurationError, ImportRejectedError, RowProblem
@@ -44,6 +47,9 @@ _HEADINGS = {
     "time_zone": "zone", "timezone": "zone",
 }  # fmt: skip
 _ROWS_PER_STEP = 1000
+_MISSING = "is empty or missing"
+_FILLED_IN = frozenset({"smtp_host", "imap_host"})
+MxHosts = Callable[[str], Sequence[str]]  # the mail servers of a domain, the preferred one first; none if unknown
 _SAMPLE = 4096
 _LONGEST_HEADING = 40
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -235,10 +241,13 @@ def read_rows(
     encoding: str | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     tell: Callable[[str], None] = lambda _: None,
+    mx_hosts: MxHosts | None = None,
 ) -> list[tuple[int, MailboxRow]]:
     """Return the rows of ``file`` as (line number, row), all of them valid and no address twice.
 
-    ``progress(done, total)`` is called now and then, ``tell`` with what was left out.
+    What a row leaves empty is filled in where the provider of its address is known: by its domain or, if there is
+    someone to ask, by the domain's mail servers. ``progress(done, total)`` is called now and then, ``tell`` with what
+    was left out and what was filled in.
 
     Raises:
         ConfigurationError: as in :func:`read_sheet`.
@@ -250,29 +259,96 @@ def read_rows(
         raise ImportRejectedError(str(file), problems)
     rows: list[tuple[int, MailboxRow]] = []
     first_seen: dict[str, int] = {}
+    providers = _Providers(mx_hosts)
+    missing: set[str] = set()  # columns, which are told of once and not for each row
     for done, (number, record) in enumerate(sheet.records, start=1):
         if done % _ROWS_PER_STEP == 0:
             progress(done, len(sheet.records))
         if None in record:
             problems.append(RowProblem(number, "-", f"has more fields than the header's {len(sheet.columns)}"))
             continue
+        given = {str(name): value for name, value in record.items() if value.strip()}
+        known = providers.fill_in(given)
         try:
-            row = model.model_validate({name: value for name, value in record.items() if value.strip()})
+            row = model.model_validate(given)
         except ValidationError as error:
-            problems += [RowProblem(number, column, reason) for column, reason in complaints(error)]
+            reasons = complaints(error)
+            untold = {column for column, _ in reasons if known is None} & (_FILLED_IN - set(sheet.columns))
+            missing |= untold
+            problems += [
+                RowProblem(number, column, reason + _why_not_known(column, reason, known))
+                for column, reason in reasons
+                if column not in untold
+            ]
             continue
         if row.address in first_seen:
             reason = f"{row.address} is already in row {first_seen[row.address]}"
             problems.append(RowProblem(number, "address", reason))
         first_seen.setdefault(row.address, number)
         rows.append((number, row))
+    problems += [
+        RowProblem(1, column, "the column is missing, and not every address is of a known provider")
+        for column in sorted(missing)
+    ]
     if not rows and not problems:
         problems.append(RowProblem(2, "-", "the file has a header and no rows"))
     if problems:
         raise ImportRejectedError(str(file), problems)
     if sheet.left_out:
         tell(sheet.left_out)
+    for line in providers.told():
+        tell(line)
     return rows
+
+
+class _Providers:
+    """Fills in what rows leave empty, and remembers what it has done."""
+
+    def __init__(self, mx_hosts: MxHosts | None) -> None:
+        self._mx_hosts = mx_hosts
+        self._of_domain: dict[str, KnownProvider | None] = {}
+        self._filled: Counter[tuple[KnownProvider, tuple[str, ...]]] = Counter()
+
+    def fill_in(self, given: dict[str, str]) -> KnownProvider | None:
+        """Add to ``given`` what it lacks; return the provider of its address, if it is known.
+
+        A port of the file goes with a host of the provider, but no port of the provider with a host of the file.
+        """
+        domain = given.get("address", "").strip().rpartition("@")[2].lower()
+        if {"provider", "smtp_host", "imap_host"} <= given.keys() or not domain:
+            return None
+        known = self._known(domain)
+        if known is None:
+            return None
+        values = {"provider": known.name}
+        for protocol in ("smtp", "imap"):
+            if f"{protocol}_host" not in given:
+                values |= {name: value for name, value in known.servers.items() if name.startswith(protocol)}
+        lacking = {name: value for name, value in values.items() if name not in given}
+        given.update(lacking)
+        self._filled[known, tuple(lacking)] += 1
+        return known
+
+    def told(self) -> Iterator[str]:
+        """Yield a line for each provider and the columns that were filled in from it."""
+        for (known, columns), rows in self._filled.items():
+            if columns:
+                note = f"; {known.note}" if known.note else ""
+                yield f"filled in from provider {known.name} (rows: {rows}): {', '.join(columns)}{note}"
+
+    def _known(self, domain: str) -> KnownProvider | None:
+        if domain not in self._of_domain:
+            found = known_providers.of_domain(domain)
+            if found is None and self._mx_hosts is not None:
+                found = known_providers.of_mail_servers(self._mx_hosts(domain))
+            self._of_domain[domain] = found
+        return self._of_domain[domain]
+
+
+def _why_not_known(column: str, reason: str, known: KnownProvider | None) -> str:
+    if column not in _FILLED_IN or reason != _MISSING:
+        return ""
+    return ", and no provider is known who runs its address" if known is None else f": {known.note}"
 
 
 def complaints(error: ValidationError) -> list[tuple[str, str]]:
@@ -280,7 +356,7 @@ def complaints(error: ValidationError) -> list[tuple[str, str]]:
     return [
         (
             str(detail["loc"][0]) if detail["loc"] else "-",
-            "is empty or missing" if detail["type"] == "missing" else detail["msg"].removeprefix("Value error, "),
+            _MISSING if detail["type"] == "missing" else detail["msg"].removeprefix("Value error, "),
         )
         for detail in error.errors(include_input=False)
         if detail["type"] != "default_factory_not_called"  # follows from another complaint
@@ -352,7 +428,7 @@ def _require_printable(value: str) -> None:
 
 def _header_problems(columns: Sequence[str], model: type[MailboxRow]) -> list[RowProblem]:
     fields = model.model_fields
-    required = {name for name, field in fields.items() if field.is_required()}
+    required = {name for name, field in fields.items() if field.is_required()} - _FILLED_IN
     # What stands there instead may be anybody's password: it is not repeated.
     if any("@" in name for name in columns) or not required & set(columns):
         reason = f"is no header; a header names the columns: {', '.join(sorted(required))}, and others"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, func, select, text
 
 from emberflow.accounts import keys_in_force, lifecycle, returning_mailboxes
-from emberflow.accounts.import_files import BotRow, MailboxRow, SenderRow, read_rows
+from emberflow.accounts.import_files import BotRow, MailboxRow, MxHosts, SenderRow, read_rows
 from emberflow.accounts.lifecycle import MailboxKind
 from emberflow.database import restores, zones
 from emberflow.database.json_rows import rows_as_json
@@ -53,11 +53,15 @@ class Attestation:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read: its ``encoding`` (None: told by its bytes), and who is told how far it is and what is odd."""
+    """How a file is read: its ``encoding`` (None: told by its bytes), and who is told how far it is and what is odd.
+
+    ``mx_hosts`` looks up the mail servers of a domain whose provider is not known by name.
+    """
 
     encoding: str | None = None
     progress: Callable[[int, int], None] = lambda _done, _total: None
     tell: Callable[[str], None] = lambda _: None
+    mx_hosts: MxHosts | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,10 @@ def unknown_profiles(connection: Connection, names: Collection[str | None]) -> d
 
 
 def _read(file: Path, model: type[MailboxRow], reading: Reading) -> ImportFile:
-    rows = read_rows(file, model, encoding=reading.encoding, progress=reading.progress, tell=reading.tell)
+    rows = read_rows(
+        file, model,
+        encoding=reading.encoding, progress=reading.progress, tell=reading.tell, mx_hosts=reading.mx_hosts,
+    )  # fmt: skip
     return ImportFile(str(file), rows, reading.progress)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ def import_senders(
     Raises:
         ImportRejectedError: a row is invalid, repeated, or already known; nothing was written.
     """
-    found = imports.read_senders(file, reading or Reading())
+    found = imports.read_senders(file, _with_lookup(reading, settings))
     with doing(engine, actor, "senders.import", str(file), reason) as deed:
         ids = imports.import_senders(deed.connection, found, settings, actor.name)
         slot_store.move_days(deed.connection, ids)  # of those that come back
@@ -94,7 +94,7 @@ def import_bots(
         ImportRejectedError: as in :func:`import_senders`.
         ConfigurationError: the attestation is empty.
     """
-    found = imports.read_bots(file, reading or Reading())
+    found = imports.read_bots(file, _with_lookup(reading, settings))
     with doing(
         engine, actor, "bots.import", str(file), reason, attested_by=attestation.who, how=attestation.how
     ) as deed:
@@ -102,6 +102,13 @@ def import_bots(
         slot_store.move_days(deed.connection, ids)  # of those that come back
         deed.details["imported"] = len(ids)
     return ids
+
+
+def _with_lookup(reading: Reading | None, settings: Settings) -> Reading:
+    from emberflow.accounts import mail_servers
+
+    reading = reading or Reading()
+    return replace(reading, mx_hosts=reading.mx_hosts or mail_servers.lookup(settings))
 
 
 def servers_at(smtp_host: str, smtp_port: int, imap_host: str, imap_port: int) -> Servers:

@@ -563,11 +563,17 @@ def test_of_two_imports_of_one_address_at_the_same_moment_the_second_is_refused(
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("address,password,smtp_host\na@b.test,x,h\n", ["row 1, column imap_host: the column is missing"]),
+        (
+            "address,password,smtp_host\na@b.test,x,h\nc@d.test,x,h\n",
+            ["row 1, column imap_host: the column is missing, and not every address is of a known provider"],
+        ),
         ("", ["row 1, column -: the file is empty"]),
         (f"{HEADER}\n", ["row 2, column -: the file has a header and no rows"]),
         (f"{HEADER}\na@b.test,x,h,h,extra\n", ["row 2, column -: has more fields than the header's 4"]),
-        (f"{HEADER}\na@b.test,x,h\n", ["row 2, column imap_host: is empty or missing"]),
+        (
+            f"{HEADER}\na@b.test,x,h\n",
+            ["row 2, column imap_host: is empty or missing, and no provider is known who runs its address"],
+        ),
     ],
 )
 def test_a_file_of_the_wrong_shape_is_refused(

@@ -159,7 +159,7 @@ def test_cells_where_a_header_should_be_are_not_repeated(read: Reader, content: 
     """S-B2: they may be passwords."""
     (problem,) = problems(read, content)
 
-    assert "is no header; a header names the columns: address, imap_host, password, smtp_host" in problem
+    assert "is no header; a header names the columns: address, password, and others" in problem
     assert "5eetk" not in problem
     assert len(problem) < 200
 
@@ -277,3 +277,81 @@ def test_a_bots_own_columns_are_checked_too() -> None:
     with pytest.raises(ValidationError) as caught:
         BotRow.model_validate({"address": "b@north.test", **SERVERS, "interaction_limits": 0, "born_at": "soon"})
     assert [column for column, _ in complaints(caught.value)] == ["born_at", "interaction_limits"]
+
+
+# What is filled in from the provider of an address
+
+
+def test_servers_of_a_known_provider_are_filled_in_and_told(read: Reader) -> None:
+    """E-F2: hosts, ports and TLS modes by the domain of the address alone."""
+    told: list[str] = []
+    content = "address,password\nann@gmail.com,x\nbob@GMAIL.com,x\neva@icloud.com,x\n"
+    ann, bob, eva = read(content, tell=told.append)
+    for row in (ann, bob):
+        assert (row.provider, row.smtp_host, row.smtp_port, row.smtp_tls) == (
+            "google",
+            "smtp.gmail.com",
+            465,
+            "implicit",
+        )
+        assert (row.imap_host, row.imap_port, row.imap_tls) == ("imap.gmail.com", 993, "implicit")
+    assert (eva.smtp_host, eva.smtp_port, eva.smtp_tls) == ("smtp.mail.me.com", 587, "starttls")
+    filled = "provider, smtp_host, smtp_port, imap_host, imap_port"
+    assert [line.partition(";")[0] for line in told] == [
+        f"filled in from provider google (rows: 2): {filled}",
+        f"filled in from provider icloud (rows: 1): {filled}",
+    ]
+
+
+def test_what_the_file_says_is_never_overridden(read: Reader) -> None:
+    """E-F2: a host of the file keeps its own port, and a port of the file goes with the provider's host."""
+    told: list[str] = []
+    content = (
+        "address,password,provider,smtp_host,smtp_port,imap_host,imap_port\n"
+        "ann@gmail.com,x,relayed,relay.north.test,,,\n"
+        "bob@gmail.com,x,,,587,imap.north.test,143\n"
+        "eva@gmail.com,x,ours,smtp.north.test,25,imap.north.test,993\n"
+    )
+    ann, bob, eva = read(content, tell=told.append)
+    assert (ann.provider, ann.smtp_host, ann.smtp_port) == ("relayed", "relay.north.test", 587)
+    assert (ann.imap_host, ann.imap_port) == ("imap.gmail.com", 993)
+    assert (bob.provider, bob.smtp_host, bob.smtp_port, bob.smtp_tls) == ("google", "smtp.gmail.com", 587, "starttls")
+    assert (bob.imap_host, bob.imap_port) == ("imap.north.test", 143)
+    assert (eva.provider, eva.smtp_host, eva.imap_host) == ("ours", "smtp.north.test", "imap.north.test")
+    assert [line.partition(";")[0] for line in told] == [
+        "filled in from provider google (rows: 1): imap_host, imap_port",
+        "filled in from provider google (rows: 1): provider, smtp_host",
+    ]
+
+
+def test_the_mail_servers_of_an_unknown_domain_are_asked_for_once(read: Reader) -> None:
+    """E-F2: a domain of its owner's at a known provider."""
+    asked: list[str] = []
+
+    def mx_hosts(domain: str) -> list[str]:
+        asked.append(domain)
+        return {"north.test": ["north-test.mail.protection.outlook.com"]}.get(domain, [])
+
+    content = "address,password\nann@north.test,x\nbob@north.test,x\neva@gmail.com,x\n"
+    ann, _, eva = read(content, mx_hosts=mx_hosts)
+    assert (ann.provider, ann.smtp_host, ann.imap_host) == (
+        "microsoft",
+        "smtp.office365.com",
+        "outlook.office365.com",
+    )
+    assert eva.provider == "google"
+    assert asked == ["north.test"]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("ann@north.test", "is empty or missing, and no provider is known who runs its address"),
+        ("ann@proton.me", "is empty or missing: Proton Mail is reached through Proton Mail Bridge"),
+    ],
+)
+def test_a_server_that_nobody_knows_is_asked_for(read: Reader, address: str, reason: str) -> None:
+    """E-F2"""
+    smtp, imap = problems(read, f"address,password,smtp_host,imap_host\n{address},x,,\n")
+    assert smtp.startswith(f"row 2, column smtp_host: {reason}")
+    assert imap.startswith(f"row 2, column imap_host: {reason}")
