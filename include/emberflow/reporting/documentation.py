@@ -17,6 +17,7 @@ import sqlalchemy as sa
 import yaml
 from sqlalchemy.dialects import postgresql
 
+from emberflow.accounts import lifecycle
 from emberflow.database.tables import metadata
 from emberflow.domain.events import EVENTS, Detail
 from emberflow.domain.slot import ENDS, TRANSITIONS, SlotStatus
@@ -46,6 +47,7 @@ def parts() -> dict[str, Callable[[], str]]:
         "events": events,
         "event-details": event_details,
     }
+    named |= {f"states {kind}": partial(lifecycle_diagram, kind) for kind in lifecycle.TRANSITIONS}
     named |= {f"table {table.name}": partial(table_columns, table) for table in metadata.sorted_tables}
     named |= {f"mart {name}": partial(mart_columns, model) for name, model in marts().items()}
     return named
@@ -96,7 +98,7 @@ def difference(file: Path, page: str, wanted: str) -> str:
     return "\n".join(lines)
 
 
-# Slots and events
+# States and events
 
 
 def slot_diagram() -> str:
@@ -117,6 +119,13 @@ def slot_transitions() -> str:
         for one in sorted(TRANSITIONS, key=lambda one: order.index(one.before))
     )
     return _table(("From", "To", "Who", "When", "Reason stored"), rows)
+
+
+def lifecycle_diagram(kind: lifecycle.Kind) -> str:
+    """Return the states of senders, bots or egress addresses as a Mermaid diagram; an arrow says who may take it."""
+    ways = sorted(lifecycle.TRANSITIONS[kind].items(), key=lambda way: (way[0][0] or "", way[0][1]))
+    arrows = [f"    {before or '[*]'} --> {after}: {' / '.join(sorted(by))}" for (before, after), by in ways]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *arrows, "```"])
 
 
 def event_keys() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from emberflow.accounts import lifecycle
 from emberflow.cli.main import app
 from emberflow.database.tables import metadata
 from emberflow.domain.events import EVENTS
@@ -109,6 +110,14 @@ def test_the_diagram_and_the_table_have_every_way_of_a_slot() -> None:
     assert set(arrows) == {(one.before or "[*]", one.after) for one in TRANSITIONS}
     rows = documentation.slot_transitions().splitlines()[2:]
     assert len(rows) == len(TRANSITIONS)
+
+
+@pytest.mark.parametrize("kind", lifecycle.TRANSITIONS)
+def test_the_diagram_of_a_sender_bot_or_egress_address_has_every_way_and_who_may_take_it(kind: lifecycle.Kind) -> None:
+    arrows = re.findall(r"^    (\S+) --> (\w+): (.+)$", parts()[f"states {kind}"](), re.MULTILINE)
+    shown = {(None if before == "[*]" else before, after): set(by.split(" / ")) for before, after, by in arrows}
+    assert shown == lifecycle.TRANSITIONS[kind]
+    assert len(arrows) == len(shown)
 
 
 def test_the_tables_of_events_have_every_event_and_detail() -> None:
