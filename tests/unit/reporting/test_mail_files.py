@@ -26,7 +26,7 @@ def test_an_mbox_is_as_many_messages_as_it_holds(tmp_path: Path) -> None:
     box = mailbox.mbox(str(tmp_path / "mbox"))
     for raw in (ONE, TWO, TWO):
         box.add(raw)
-    box.flush()
+    box.close()
     path = str(tmp_path / "mbox")
 
     found = list(messages_in([path], 1_000))
