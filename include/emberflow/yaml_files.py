@@ -154,13 +154,19 @@ def _scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 
 
 def _repeated_keys(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Yield the keys that a mapping of the document has twice, of which YAML would silently keep the last."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if str(key.value) in seen:
-            yield key.start_mark.line + 1, str(key.value)
-        seen.add(str(key.value))
-    for _, value in node.value:
-        yield from _repeated_keys(value)
+    """Yield the keys that a mapping of the document has twice, of which YAML would silently keep the last.
+
+    Each mapping is looked at once: aliases can name it again and again, and from inside of itself.
+    """
+    waiting, known = [node], set[int]()
+    while waiting:
+        mapping = waiting.pop()
+        if not isinstance(mapping, yaml.MappingNode) or id(mapping) in known:
+            continue
+        known.add(id(mapping))
+        seen: set[str] = set()
+        for key, _ in mapping.value:
+            if str(key.value) in seen:
+                yield key.start_mark.line + 1, str(key.value)
+            seen.add(str(key.value))
+        waiting += [value for _, value in reversed(mapping.value)]
