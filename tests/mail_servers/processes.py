@@ -13,6 +13,9 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
+# The kernel tells a process of its parent's death unless its credentials have changed since it asked for that, and
+# those of Postfix's master do: so a shell asks, and passes the signal on.
+_FOLLOW = """trap 'kill "$child"' TERM; "$@" & child=$!; wait "$child"; wait "$child" """
 _SYSTEM_PATHS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
@@ -40,7 +43,7 @@ class Daemon:
         self._name = name
         self._log = log
         setpriv = program("setpriv")
-        follows = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+        follows = [setpriv, "--pdeathsig", "TERM", "--", "sh", "-c", _FOLLOW, "sh"] if setpriv else []
         # A file, not a pipe: the server's children inherit it, and a reader would wait for all of them.
         with log.open("a") as out:
             self._process = subprocess.Popen(
