@@ -150,6 +150,7 @@ def set_sender(
     check: Check = True,
     reason: Reason = BY_COMMAND,
     by: By = None,
+    as_json: AsJson = False,
 ) -> None:
     """Change what an import file says of a sender; an empty text takes the default. New servers are checked."""
     values = {
@@ -158,7 +159,7 @@ def set_sender(
         "username": username, "auth_method": auth_method, "display_name": display_name,
         "provider": provider, "owner": owner, "zone": zone, "profile": profile,
     }  # fmt: skip
-    _set("sender", address, values, reason, by, check=check)
+    _set("sender", address, values, reason, by, check=check, as_json=as_json)
 
 
 @senders.command("remove")
@@ -342,6 +343,7 @@ def set_bot(
     check: Check = True,
     reason: Reason = BY_COMMAND,
     by: By = None,
+    as_json: AsJson = False,
 ) -> None:
     """Change what an import file says of a bot; an empty text takes the default. New servers are checked."""
     values = {
@@ -351,7 +353,7 @@ def set_bot(
         "provider": provider, "owner": owner, "zone": zone, "profile": profile,
         "interaction_limits": interaction_limits, "born_at": born_at,
     }  # fmt: skip
-    _set("bot", address, values, reason, by, check=check)
+    _set("bot", address, values, reason, by, check=check, as_json=as_json)
 
 
 @bots.command("remove")
@@ -374,7 +376,7 @@ def generate_secrets() -> None:
 
 
 @secrets.command("set")
-def set_secret(address: str, reason: Reason = BY_COMMAND, by: By = None) -> None:
+def set_secret(address: str, reason: Reason = BY_COMMAND, by: By = None, as_json: AsJson = False) -> None:
     """Store a new password for a registered mailbox (asked for, or read from standard input) and check it."""
     from pydantic import SecretStr
 
@@ -388,7 +390,7 @@ def set_secret(address: str, reason: Reason = BY_COMMAND, by: By = None) -> None
         raise ConfigurationError("no password was given; nothing was changed")
     actor = acting(by)
     ids = [mailboxes.set_password(open_engine(), actor, address, SecretStr(password), settings(), reason=reason)]
-    _check(actor, f"after {reason!r}", ids=ids)
+    _check(actor, f"after {reason!r}", ids=ids, as_json=as_json)
 
 
 @secrets.command("rotate")
@@ -446,9 +448,16 @@ def _running_stack() -> Stack:
 
 
 def _set(
-    kind: MailboxKind, address: str, given: Mapping[str, Any], reason: str, by: str | None, *, check: bool
+    kind: MailboxKind,
+    address: str,
+    given: Mapping[str, Any],
+    reason: str,
+    by: str | None,
+    *,
+    check: bool,
+    as_json: bool,
 ) -> None:
-    from emberflow.console import console
+    from emberflow.console import console, print_json
     from emberflow.database.engine import open_engine
     from emberflow.operations import mailboxes
     from emberflow.operations.actor import acting
@@ -458,11 +467,26 @@ def _set(
         raise ConfigurationError(f"nothing was given to change; see `emberflow {kind}s set --help`")
     actor = acting(by)
     changed = mailboxes.change(open_engine(), actor, kind, address, values, reason=reason)
+    why = "its servers or login were changed"
+    if as_json:
+        checks = _checked(actor, why, ids=[changed.mailbox_id]) if changed.check_is_due and check else []
+        print_json(
+            {
+                "address": address,
+                "changed": changed.columns,
+                "waits_until": changed.waits_until,
+                "check_is_due": changed.check_is_due,
+                "checks": _as_records(checks),
+            }
+        )
+        if any(result.stage for result in checks):
+            raise typer.Exit(1)
+        return
     console.print(f"{address}: changed {', '.join(changed.columns) or 'nothing'}", markup=False)
     if changed.waits_until is not None:
         console.print(f"it sends again from {changed.waits_until:%Y-%m-%d %H:%M} UTC, when both zones have a new day")
     if changed.check_is_due and check:
-        _check(actor, "its servers or login were changed", ids=[changed.mailbox_id])
+        _check(actor, why, ids=[changed.mailbox_id])
     elif changed.check_is_due:
         console.print(f"not checked since: run `emberflow {kind}s check {address}`", markup=False)
 

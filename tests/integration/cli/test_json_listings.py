@@ -58,6 +58,18 @@ def test_every_command_named_like_a_listing_has_the_option() -> None:
     assert without == []
 
 
+def test_a_change_as_json_says_what_changed_and_how_the_check_went(world: World, run: Command) -> None:
+    address = world.senders[0].address
+    named = json.loads(run("senders", "set", address, "--display-name", "Ann Example", "--json").stdout)
+    assert (named["address"], named["changed"], named["checks"]) == (address, ["display_name"], [])
+    moved = run("senders", "set", address, "--smtp-port", "1", "--json")
+    document = json.loads(moved.stdout)
+    assert (moved.exit_code, document["check_is_due"]) == (1, True)
+    assert [(row["address"], bool(row["stage"])) for row in document["checks"]] == [(address, True)]
+    wrong = run("secrets", "set", address, "--json", input="not this one\n")
+    assert [row["address"] for row in json.loads(wrong.stdout)] == [address]
+
+
 def test_an_import_as_json_says_what_came_in_and_how_each_check_went(
     world: World, run: Command, sandbox: Sandbox, tmp_path: Path
 ) -> None:
