@@ -6,6 +6,7 @@ is matched with the mails that it knows were submitted; without one, nothing is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
+from emberflow.clock import SystemClock
 from emberflow.reporting.mail_files import MailFile, messages_in
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 # As many messages share one question to the database.
 _BATCH = 200
+_DATE_FIELD = re.compile(rb"^Date:[ \t]*\S", re.IGNORECASE | re.MULTILINE)
 
 _SUBMITTED = text("""
     select slots.id, slots.message_id, slots.sender_id, slots.bot_id, slots.turn, slots.submitted_at,
@@ -106,11 +109,14 @@ def _classified(
     parser: BoundedParser, message: MailFile, mailbox: str | None
 ) -> tuple[MailFile, Classification | None, str | None]:
     from emberflow.email_ops.bounded_parser import UnreadableMessageError
+    from emberflow.email_ops.message_limits import header_of
 
     if message.problem is not None:
         return message, None, None
     try:
-        return message, parser.classify(message.raw, mailbox=mailbox), None
+        # A message without a date was written today, as far as "until Monday" goes.
+        received_at = None if _DATE_FIELD.search(header_of(message.raw)) else SystemClock().now()
+        return message, parser.classify(message.raw, mailbox=mailbox, received_at=received_at), None
     except UnreadableMessageError as error:
         return message, None, str(error)
 

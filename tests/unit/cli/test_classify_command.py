@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def test_an_object_is_printed_for_each_message(tmp_path: Path) -> None:
         "where": "part 3 (message/delivery-status), recipient 1, Action",
         "says": "failed",
     }
+
+
+def test_an_absence_without_a_date_field_is_read_as_of_today(tmp_path: Path) -> None:
+    """Towards E-B6"""
+    day = (datetime.now(UTC) + timedelta(days=20)).date()
+    text = f"I am out of the office until {day:%-d %B %Y}."
+    raw = f"From: a@b.test\nSubject: Away\nAuto-Submitted: auto-replied\n\n{text}\n"
+    _, found, _ = classified(*written(tmp_path, absence=raw.encode()))
+    assert (found[0]["kind"], found[0]["return_date"]) == ("out_of_office", day.isoformat())
 
 
 def test_a_file_that_is_missing_costs_itself_alone(tmp_path: Path) -> None:
