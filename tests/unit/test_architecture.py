@@ -309,3 +309,24 @@ def test_integration_tests_lie_in_folders_named_after_packages() -> None:
     files = [file.relative_to(folder) for file in folder.rglob("*.py")]
     assert len(files) > 40
     assert [str(file) for file in files if len(file.parts) != 2 or file.parts[0] not in packages] == []
+
+
+# Of the unit tests that lie in no package's folder: those about the project as a whole.
+ABOUT_THE_WHOLE = {"architecture", "benchmarks", "bootstrap", "compose_file", "documents", "features", "guarantees"}
+ABOUT_THE_WHOLE |= {"light_packages"}
+
+
+def test_unit_tests_lie_where_what_they_test_lies() -> None:
+    """A folder for each package; beside them what is about a module that lies beside the packages."""
+    folder = PROJECT_ROOT / "tests" / "unit"
+    files = [file.relative_to(folder) for file in folder.rglob("test_*.py")]
+    beside = {file.stem for file in LIBRARY.glob("*.py")} | ABOUT_THE_WHOLE
+    assert len(files) > 80
+    assert [str(file) for file in files if not (LIBRARY / file.parent / "__init__.py").is_file()] == []
+    assert [
+        str(file) for file in files if file.parent == Path() and file.stem.removeprefix("test_") not in beside
+    ] == []
+    # No test of a package's own module lies one folder too high.
+    below = {file.stem: file.parent.name for file in (LIBRARY / "queue_manager").glob("*/*.py")}
+    own = [file.stem.removeprefix("test_") for file in (folder / "queue_manager").glob("test_*.py")]
+    assert [f"{name}: {below[name]}" for name in own if name in below] == []
