@@ -2,8 +2,8 @@
 
 ``TRANSITIONS`` says which change is allowed, and to whom: ``operator`` is a person's command, ``check`` the outcome of
 a connection check, ``server`` what a mail server answered to a mail, ``dns`` what name servers say of a sender's domain
-or an egress address. A person who asks for a change that the table does
-not know gets an error; a check or a server changes what the table lets it change, and leaves the rest alone.
+or an egress address. A person who asks for a change that the table does not know gets an error; the others change what
+the table lets them change, and leave the rest alone.
 
 Every change, also of the reason alone, writes one row of ``ops.state_changes`` in the same transaction. Who is not
 active has one open reason and, but for an egress address, a remedy: what the operator can do about it.

@@ -72,8 +72,10 @@ def changes(pages: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield the pages that differ from what they should be: the file, its text, and its text anew.
 
     Raises:
-        DocumentationError: as above, or a part is in no page.
+        DocumentationError: as above, a part is in no page, or there are no pages, as in an installed package.
     """
+    if not pages.is_dir():
+        raise DocumentationError(f"there are no pages in {pages}: run this in a clone of the repository")
     makers = parts()
     missing = set(makers)
     for file in sorted(pages.rglob("*.md")):

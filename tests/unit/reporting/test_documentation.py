@@ -57,6 +57,11 @@ def test_a_part_that_is_in_no_page_is_missed(pages: Path) -> None:
         list(changes(pages))
 
 
+def test_an_installed_package_has_no_pages_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DocumentationError, match="run this in a clone"):
+        list(changes(tmp_path / "docs"))
+
+
 def test_the_command_finds_a_page_that_differs_and_mends_it(pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documentation, "PAGES", pages)
     page = pages / "guarantees.md"
