@@ -157,7 +157,7 @@ def run(
         used = in_use(connection)
         due = used if subjects is not None else _due(connection, now, policy.domain_checks.interval_s)
     wanted = list(dict.fromkeys(subjects)) if subjects is not None else due
-    servers = servers_of(mode, settings, policy.domain_checks)
+    servers = servers_of(mode, settings, policy.domain_checks.question_s)
     report = Report()
     if servers is None:
         report.refused = NOTHING_ASKED

@@ -49,8 +49,8 @@ class Means:
     domains: Sequence[tuple[BlockList, Verdict]]
 
 
-def servers_of(mode: Mode, settings: Settings, policy: DomainCheckPolicy) -> NameServers | None:
-    """Return whom to ask; None: nobody, because sandbox mode asks only whom the operator names.
+def servers_of(mode: Mode, settings: Settings, question_s: float) -> NameServers | None:
+    """Return whom to ask, ``question_s`` for each question; None: nobody, as in sandbox mode unless one is named.
 
     Raises:
         EgressRefusedError: sandbox mode, and a name server is not on this machine.
@@ -58,8 +58,8 @@ def servers_of(mode: Mode, settings: Settings, policy: DomainCheckPolicy) -> Nam
     """
     if settings.dns_servers:
         named = [NameServer(*address_and_port(server)) for server in settings.dns_servers]
-        return NameServers.of(mode, named, policy.question_s)
-    return NameServers.of_this_machine(policy.question_s) if mode == "live" else None
+        return NameServers.of(mode, named, question_s)
+    return NameServers.of_this_machine(question_s) if mode == "live" else None
 
 
 def means_of(servers: NameServers, settings: Settings, policy: DomainCheckPolicy, subjects: Iterable[Subject]) -> Means:

@@ -1,13 +1,15 @@
 """Which mail servers a domain names, for imports that leave a provider open (E-F2).
 
-In sandbox mode nobody is asked: who a provider is, the domain of an address says, or the file. An answer that does not
-come in time is none; all questions of an import together have half a minute.
+In sandbox mode only name servers that the operator names are asked (`domain_inquiries.servers_of`); without one, who a
+provider is, the domain of an address says, or the file. An answer that does not come in time is none; all questions of
+an import together have half a minute.
 """
 
 from __future__ import annotations
 
 import time
 
+from emberflow.accounts.domain_inquiries import servers_of
 from emberflow.accounts.import_files import MxHosts
 from emberflow.email_ops.dns_questions import Question
 from emberflow.email_ops.name_servers import NameServers
@@ -19,13 +21,12 @@ _IMPORT_S = 30.0
 
 
 def lookup(settings: Settings) -> MxHosts | None:
-    """Return what asks this machine's name servers; None in sandbox mode, and where the machine names none."""
-    if settings.mail_mode != "live":
-        return None
+    """Return what asks the name servers in use; None where there is none."""
     try:
-        return asked_of(NameServers.of_this_machine(_QUESTION_S))
+        servers = servers_of(settings.mail_mode, settings, _QUESTION_S)
     except ConfigurationError:
         return None
+    return None if servers is None else asked_of(servers)
 
 
 def asked_of(servers: NameServers, seconds: float = _IMPORT_S) -> MxHosts:

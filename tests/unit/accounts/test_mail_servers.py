@@ -50,6 +50,14 @@ def test_name_servers_that_say_nothing_hold_up_no_import(server: NameServer) -> 
     assert len(set(server.asked)) <= 3
 
 
-def test_sandbox_mode_asks_nobody() -> None:
+def test_the_name_servers_that_the_operator_names_are_asked_in_sandbox_mode_too(server: NameServer) -> None:
+    """E-F2"""
+    server.zone["north.test", "MX"] = ["10 a.test."]
+    ask = mail_servers.lookup(Settings(mail_mode="sandbox", dns_servers=(f"127.0.0.1:{server.port}",)))
+    assert ask is not None
+    assert ask("north.test") == ["a.test"]
+
+
+def test_sandbox_mode_asks_nobody_else() -> None:
     """E-F2"""
     assert mail_servers.lookup(Settings(mail_mode="sandbox")) is None
