@@ -79,8 +79,8 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
-def test_a_strangers_bomb_costs_a_line(world: World, bomb: bytes) -> None:
-    """Towards E-F10: without a token of ours nothing of it is parsed."""
+def test_a_strangers_bomb_of_before_costs_a_line(world: World, bomb: bytes) -> None:
+    """Towards E-F10: what lay in the mailbox before it was added here, and has no token, is not parsed."""
     for _ in range(3):
         lay_in(world, world.bots[0], bomb + b"\r\n\r\nx")
     real = BoundedParser.message

@@ -45,6 +45,12 @@ _READ_ANEW = (
     text("delete from ops.imap_cursors where mailbox_id = any(:ids)"),
     text("delete from ops.message_faults where mailbox_id = any(:ids)"),
     text("delete from ops.mailbox_readings where mailbox_id = any(:ids)"),
+    # Its server may be another one, which numbers other messages so.
+    text("""
+        update ops.inbound_messages
+        set uidvalidity = null, uid = null
+        where mailbox_id = any(:ids) and uid is not null
+    """),
 )
 
 # It waits 25 hours: the longest local day, and as far back as rolling caps count.

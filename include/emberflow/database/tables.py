@@ -70,6 +70,17 @@ ENTITY_KINDS = ("sender", "bot", "egress")
 CHECKED_KINDS = ("domain", "address")
 CHECKS = ("spf", "dkim", "dmarc", "mx", "tls", "reverse_dns", "block_list")
 CHECK_STATUSES = ("pass", "fail", "unknown")
+INBOUND_KINDS = (
+    "warm_up",
+    "human_reply",
+    "out_of_office",
+    "auto_reply",
+    "bounce",
+    "complaint",
+    "opt_out",
+    "own_copy",
+    "other",
+)
 
 
 def _id() -> Column[Any]:
@@ -726,7 +737,77 @@ imap_cursors = Table(
     Column("uidvalidity", BigInteger, nullable=False, comment="of the folder; another one renumbers its messages"),
     Column("next_uid", BigInteger, nullable=False, comment="every UID below is known"),
     _instant("synced_at", default_now=True, comment="when it was read"),
+    Column(
+        "strangers_uidvalidity",
+        BigInteger,
+        comment="as uidvalidity, of messages without a token, which are read last; null: none was read yet",
+    ),
+    Column("strangers_next_uid", BigInteger, comment="as next_uid, of messages without a token"),
+    CheckConstraint(
+        "(strangers_uidvalidity is null) = (strangers_next_uid is null)", name="strangers_uids_are_of_a_folder"
+    ),
     comment="How far one folder of a mailbox is read.",
+)
+
+inbound_messages = Table(
+    "inbound_messages",
+    metadata,
+    _id(),
+    Column(
+        "mailbox_id",
+        BigInteger,
+        ForeignKey(mailboxes.c.id, ondelete="cascade"),
+        nullable=False,
+        comment="the mailbox that it came to",
+    ),
+    Column("fingerprint", Text, nullable=False, comment="SHA-256 of its Message-ID, or of its bytes if it has none"),
+    Column("folder", Text, nullable=False, comment="where it was first found"),
+    Column("uidvalidity", BigInteger, comment="of the folder then; null: the mailbox came back, and may be another"),
+    Column("uid", BigInteger, comment="its number then"),
+    Column("message_id", Text, comment="its Message-ID; null: it has none"),
+    Column("from_address", Text, comment="its From; null: unreadable"),
+    Column("subject", Text, comment="at most 200 characters"),
+    Column(
+        "kind",
+        Text,
+        nullable=False,
+        comment=(
+            "human_reply, out_of_office, auto_reply, bounce, complaint, opt_out, own_copy, other; warm_up: it carries "
+            "our label and no token"
+        ),
+    ),
+    Column("auto", Boolean, nullable=False, comment="whether a machine wrote it"),
+    Column(
+        "counts",
+        Boolean,
+        nullable=False,
+        comment="whether anything may follow; a bounce or complaint: only if it names a mail of this mailbox to that "
+        "recipient",
+    ),
+    Column("bounce_action", Text, comment="failed or delayed; null: no bounce"),
+    Column("bounce_severity", Text, comment="hard or soft; null: no bounce"),
+    Column("bounce_status", Text, comment="enhanced status code (RFC 3463) of a bounce, if it tells one"),
+    Column("bounce_recipient", Text, comment="who was not reached, if a bounce tells it"),
+    Column("return_date", Date, comment="of an out-of-office, if it tells one: a day of its author's zone"),
+    Column(
+        "matched_by",
+        Text,
+        comment="how the mail that it is about was found: in_reply_to, references, token, from_to_subject; null: it "
+        "was not",
+    ),
+    Column("slot_id", BigInteger, comment="scheduled_tasks.id of that mail"),
+    Column("evidence", JSONB, nullable=False, comment="what decided, the strongest first: where it stands, and what"),
+    _instant("arrived_at", comment="not after now, and not before the mail that it is about was submitted"),
+    _instant("recorded_at", comment="when it was read"),
+    _one_of("kind", INBOUND_KINDS),
+    CheckConstraint("(uidvalidity is null) = (uid is null)", name="a_uid_is_of_a_folder"),
+    CheckConstraint("(kind = 'bounce') = (bounce_action is not null)", name="a_bounce_has_an_action"),
+    CheckConstraint("(matched_by is null) = (slot_id is null)", name="a_match_names_a_mail"),
+    Index("uq_inbound_messages_fingerprint", "mailbox_id", "fingerprint", unique=True),
+    Index("uq_inbound_messages_place", "mailbox_id", "folder", "uidvalidity", "uid", unique=True),
+    Index("ix_inbound_messages_recorded_at", "recorded_at"),
+    Index("ix_inbound_messages_slot_id", "slot_id", postgresql_where=text("slot_id is not null")),
+    comment="One message that came to a mailbox and carries no token of ours.",
 )
 
 mailbox_readings = Table(

@@ -22,7 +22,7 @@ from datetime import datetime
 from queue import LifoQueue
 from typing import IO, Any, Protocol, Self
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from emberflow.email_ops.classify import READ_BYTES, Classification
 from emberflow.email_ops.message_limits import too_much_in, too_much_in_header
@@ -59,6 +59,10 @@ class Parser(Protocol):
         oversized: bool = False,
         with_body: bool = True,
     ) -> ReceivedMessage: ...
+
+    def classify(
+        self, raw: bytes, *, mailbox: str | None = None, received_at: datetime | None = None
+    ) -> Classification: ...
 
     def can_read_report(self, raw: bytes) -> bool: ...
 
@@ -132,7 +136,10 @@ class BoundedParser:
         if too_much is not None:
             raise UnreadableMessageError(too_much)
         request = {"mailbox": mailbox, "received_at": received_at.isoformat() if received_at else None}
-        return _CLASSIFICATIONS.validate_python(self._ask("classify", request, raw))
+        try:
+            return _CLASSIFICATIONS.validate_python(self._ask("classify", request, raw))
+        except ValidationError as error:
+            raise UnreadableMessageError(f"what was found in it is no value: {error.errors()[0]['msg']}") from error
 
     def close(self) -> None:
         """End the process."""
@@ -227,6 +234,11 @@ class ParserPool:
         """Do what :meth:`BoundedParser.message` does."""
         with self._one() as parser:
             return parser.message(raw, **about)
+
+    def classify(self, raw: bytes, **about: Any) -> Classification:
+        """Do what :meth:`BoundedParser.classify` does."""
+        with self._one() as parser:
+            return parser.classify(raw, **about)
 
     def can_read_report(self, raw: bytes) -> bool:
         """Do what :meth:`BoundedParser.can_read_report` does."""

@@ -10,6 +10,7 @@ and whatever is raised on the way is an :class:`ImapError` of this mailbox.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from emberflow.email_ops.bounded_parser import BoundedParser, Parser, UnreadableMessageError
+from emberflow.email_ops.classify import READ_BYTES
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.header_fields import MESSAGE_ID
 from emberflow.email_ops.imap_folders import Folder, SpecialUse, read_listed, special_folder
@@ -30,12 +32,13 @@ from emberflow.email_ops.imap_session import (
     folder_name,
     item_of,
 )
+from emberflow.email_ops.inbound import InboundMessage
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message_limits import HEADER_BYTES
 from emberflow.email_ops.received import ReceivedMessage, parse_date
 from emberflow.email_ops.session_budget import SessionLimits
 
-__all__ = ["Cursor", "ImapError", "ImapReader", "Portion", "SpecialUse", "Unread"]
+__all__ = ["Cursor", "Envelope", "ImapError", "ImapReader", "Portion", "SpecialUse", "Strangers", "Unread"]
 
 HeaderName = Literal["Message-ID", "X-Emberflow-Token"]
 
@@ -68,20 +71,44 @@ class Unread:
 
 @dataclass(frozen=True)
 class Portion:
-    """What was read of a folder, by ascending UID, and the cursor to go on from; ``is_last``: nothing is left."""
+    """What was read of a folder, by ascending UID, and the cursor to go on from; ``is_last``: nothing is left.
+
+    ``others`` is how many more there were, without the header field that was asked for.
+    """
 
     messages: list[ReceivedMessage]
     unread: list[Unread]
+    others: int
     cursor: Cursor
     is_last: bool
 
 
 @dataclass(frozen=True)
-class _Envelope:
+class Envelope:
+    """What can be told of a message without reading it; ``has_header``: the field that was asked for."""
+
     uid: int
     size: int
     arrived: datetime | None
     has_header: bool
+
+    @property
+    def octets_read(self) -> int:
+        """Return how much of it is read to classify it."""
+        return min(self.size, READ_BYTES)
+
+
+@dataclass(frozen=True)
+class Strangers:
+    """The messages of a folder without a header field of ours, by ascending UID, not read yet.
+
+    ``cursor`` is for when all of them are read, ``is_last`` as in :class:`Portion`.
+    """
+
+    envelopes: list[Envelope]
+    unread: list[Unread]
+    cursor: Cursor
+    is_last: bool
 
 
 # What bounces have in common, as search keys; what else they may be is not looked at.
@@ -159,33 +186,100 @@ class ImapReader(ImapSession):
 
         A message that the server does not give, or that cannot be parsed, is in ``unread`` and keeps no other back.
         """
+        uids, cursor, is_last = self._since(folder, after, since)
+        messages, unread, others = self._read(folder, uids, having, without)
+        return Portion(messages, unread, others, cursor, is_last)
+
+    def strangers(
+        self,
+        folder: str,
+        after: Cursor | None,
+        *,
+        lacking: HeaderName,
+        without: Collection[tuple[int, int]] = (),
+        since: date | None = None,
+    ) -> Strangers:
+        """Return which messages without the header field ``lacking`` arrived in ``folder`` since ``after``.
+
+        As :meth:`next_portion`, but nothing of them is read, and ``since`` holds without a cursor too. Selects
+        ``folder``.
+        """
+        uids, cursor, is_last = self._since(folder, after, since, is_always=True)
+        uids = [uid for uid in uids if (self._uidvalidity, uid) not in without]
+        envelopes, refused = self._envelopes(folder, uids, lacking)
+        return Strangers(
+            sorted((one for one in envelopes if not one.has_header), key=lambda one: one.uid),
+            [Unread(uid, None, reason, is_final=False) for uid, reason in refused.items()],
+            cursor,
+            is_last,
+        )
+
+    def strangers_again(
+        self, folder: str, uidvalidity: int, uids: Sequence[int], *, lacking: HeaderName
+    ) -> list[Envelope]:
+        """Return which of these messages are there and lack a header field; none under another UIDVALIDITY."""
+        self._select(folder)
+        if self._uidvalidity != uidvalidity:
+            return []
+        return [one for one in self._envelopes(folder, uids, lacking)[0] if not one.has_header]
+
+    def read_strangers(
+        self, folder: str, envelopes: Sequence[Envelope], *, mailbox: str
+    ) -> tuple[list[InboundMessage], list[Unread]]:
+        """Read messages of the selected ``folder``, 256 KiB of each at most, and classify them.
+
+        What is gone is left out.
+        """
+        messages: list[InboundMessage] = []
+        given, refused = self._fetch_each(folder, [one.uid for one in envelopes], f"(UID BODY.PEEK[]<0.{READ_BYTES}>)")
+        unread = [
+            Unread(one.uid, one.size, refused[one.uid], is_final=False) for one in envelopes if one.uid in refused
+        ]
+        for one in envelopes:
+            head, raw = given.get(one.uid, (b"", b""))
+            if b"BODY[" not in head.upper():
+                continue
+            try:
+                header = self._parser.message(
+                    raw, uid=one.uid, folder=folder, size=one.size, internal_date=one.arrived, with_body=False
+                )
+                found = self._parser.classify(raw, mailbox=mailbox, received_at=one.arrived)
+            except UnreadableMessageError as error:
+                unread.append(Unread(one.uid, one.size, str(error), is_final=True))
+            else:
+                named = raw if header.message_id is None else header.message_id.encode()
+                messages.append(InboundMessage(header, found, hashlib.sha256(named).hexdigest()))
+        return messages, unread
+
+    def _since(
+        self, folder: str, after: Cursor | None, since: date | None, *, is_always: bool = False
+    ) -> tuple[list[int], Cursor, bool]:
         exists = self._select(folder)
         uidnext = self._number("UIDNEXT")
+        arrived = () if since is None else ("SINCE", _day(since))
         if after is None or after.uidvalidity != self._uidvalidity:
             newest = f"{exists - MESSAGES_PER_CALL + 1}:*" if exists > MESSAGES_PER_CALL else "ALL"
-            uids = self._search(newest)[-MESSAGES_PER_CALL:]
+            uids = self._search(newest, *(arrived if is_always else ()))[-MESSAGES_PER_CALL:]
             next_uid = max([1, uidnext, *(uid + 1 for uid in uids)])
-            cursor = Cursor(self._uidvalidity, next_uid)
-            return Portion(*self._read(folder, uids, having, without), cursor, is_last=True)
+            return uids, Cursor(self._uidvalidity, next_uid), True
         start = max(after.next_uid, 1)
         if start > LAST_UID or 0 < uidnext <= start:
-            return Portion([], [], after, is_last=True)
+            return [], after, True
         # "n:*" always matches the last message, also when its UID is below n.
-        found = [
-            uid
-            for uid in self._search("UID", f"{start}:*", *(() if since is None else ("SINCE", _day(since))))
-            if uid >= start
-        ]
+        found = [uid for uid in self._search("UID", f"{start}:*", *arrived) if uid >= start]
         uids = found[:MESSAGES_PER_CALL]
         cursor = Cursor(self._uidvalidity, uids[-1] + 1) if uids else after
-        return Portion(*self._read(folder, uids, having, without), cursor, is_last=len(found) == len(uids))
+        return uids, cursor, len(found) == len(uids)
 
     def read_again(
         self, folder: str, uidvalidity: int, uids: Sequence[int], *, having: HeaderName | None = None
     ) -> tuple[list[ReceivedMessage], list[Unread]]:
         """Return these messages as :meth:`next_portion` does; none under another UIDVALIDITY. Selects ``folder``."""
         self._select(folder)
-        return self._read(folder, uids, having) if self._uidvalidity == uidvalidity else ([], [])
+        if self._uidvalidity != uidvalidity:
+            return [], []
+        messages, unread, _ = self._read(folder, uids, having)
+        return messages, unread
 
     def folders(self) -> list[str]:
         """Return every folder that can hold messages, INBOX first; one whose name cannot be told is left out."""
@@ -267,9 +361,10 @@ class ImapReader(ImapSession):
         uids: Sequence[int],
         having: HeaderName | None,
         without: Collection[tuple[int, int]] = (),
-    ) -> tuple[list[ReceivedMessage], list[Unread]]:
+    ) -> tuple[list[ReceivedMessage], list[Unread], int]:
         uids = [uid for uid in uids if (self._uidvalidity, uid) not in without]
-        envelopes, refused = self._envelopes(folder, uids, having)
+        told, refused = self._envelopes(folder, uids, having)
+        envelopes = [one for one in told if one.has_header]
         unread = [Unread(uid, None, reason, is_final=False) for uid, reason in refused.items()]
         messages: list[ReceivedMessage] = []
         header = f"(UID BODY.PEEK[HEADER]<0.{HEADER_BYTES}>)"
@@ -286,9 +381,9 @@ class ImapReader(ImapSession):
                     elif one.uid in given and b"BODY[" in given[one.uid][0].upper():
                         read = self._parse(folder, one, given[one.uid][1], with_body=asked == whole)
                         (messages if isinstance(read, ReceivedMessage) else unread).append(read)  # type: ignore[arg-type]
-        return sorted(messages, key=lambda message: message.uid), unread
+        return sorted(messages, key=lambda message: message.uid), unread, len(told) - len(envelopes)
 
-    def _parse(self, folder: str, one: _Envelope, raw: bytes, *, with_body: bool) -> ReceivedMessage | Unread:
+    def _parse(self, folder: str, one: Envelope, raw: bytes, *, with_body: bool) -> ReceivedMessage | Unread:
         oversized = one.size > MESSAGE_BYTES
         try:
             return self._parser.message(
@@ -305,7 +400,7 @@ class ImapReader(ImapSession):
 
     def _envelopes(
         self, folder: str, uids: Sequence[int], having: HeaderName | None
-    ) -> tuple[list[_Envelope], dict[int, str]]:
+    ) -> tuple[list[Envelope], dict[int, str]]:
         """Return what can be told of the messages without reading them, and why nothing can be told of others."""
         header = f" BODY.PEEK[HEADER.FIELDS ({having})]" if having else ""
         given, refused = self._fetch_each(folder, uids, f"(UID RFC822.SIZE INTERNALDATE{header})")
@@ -314,10 +409,8 @@ class ImapReader(ImapSession):
             size = item_of(rb"RFC822\.SIZE (\d{1,10})", head)
             if size is None:
                 continue  # an unsolicited FETCH: somebody changed a flag
-            has_header = having is None or b":" in literal
-            if has_header:
-                arrived = parse_date(item_of(rb'INTERNALDATE "([^"]+)"', head) or "")
-                envelopes.append(_Envelope(uid, int(size), arrived, has_header))
+            arrived = parse_date(item_of(rb'INTERNALDATE "([^"]+)"', head) or "")
+            envelopes.append(Envelope(uid, int(size), arrived, having is None or b":" in literal))
         return envelopes, refused
 
     def _raw(self, uid: int, part: str) -> bytes | None:

@@ -46,7 +46,8 @@ def main() -> None:
         except (MemoryError, RecursionError) as error:
             reply = {"unreadable": f"{type(error).__name__} while parsing it"}
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _write(answers, json.dumps(reply, default=_iso).encode())
+        # UTF-8 has no half of a surrogate pair, and neither has a value that can be stored.
+        _write(answers, json.dumps(reply, default=_iso, ensure_ascii=False).encode(errors="replace"))
 
 
 def _answer(request: dict[str, Any], raw: bytes) -> Any:

@@ -121,6 +121,12 @@ class InboxPolicy(BaseModel):
     run_s: int = Field(
         default=270, ge=1, le=1500, description="how long one reading takes; what is left then is read by the next one"
     )
+    strangers_per_run: int = Field(
+        default=200,
+        ge=0,
+        le=5000,
+        description="messages without a warm-up token that one run reads per folder; the next run reads the rest",
+    )
 
 
 class ReconcilePolicy(BaseModel):

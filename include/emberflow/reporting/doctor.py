@@ -23,7 +23,7 @@ from emberflow.errors import EmberflowError
 from emberflow.policy import script_sets
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
-from emberflow.reporting import domains, mail_servers, profiles, queue
+from emberflow.reporting import domains, inbound, mail_servers, profiles, queue
 from emberflow.settings import Settings
 
 _ZONES_IN_USE = text(
@@ -258,6 +258,12 @@ def _reading(connection: Connection) -> Iterator[Finding]:
         remedy = f"look at the newest with a mail program: {row.newest}"
     counts = f"{row.unread} not read, {row.in_junk} not rescued, {row.given_up} of them given up"
     yield Finding("messages set aside", counts, remedy)
+    row = inbound.lately(connection)
+    counts = (
+        f"{row.bounces} bounces that count within 7 days, {row.hard} of them hard, {row.complaints} complaints; "
+        f"{row.not_counting} reports are about no mail of ours"
+    )
+    yield Finding("mail that came back", counts)
 
 
 def _domains(connection: Connection, settings: Settings) -> Finding:

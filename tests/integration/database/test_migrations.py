@@ -118,6 +118,7 @@ def test_the_migrations_revert_and_apply_on_a_database_with_a_conversation_in_it
         "recipient_refusals",
         "message_faults",
         "login_refusals",
+        "inbound_messages",
         "restores",
         "domain_checks",
         "domain_check_changes",
@@ -290,8 +291,15 @@ def test_every_day_says_whose_zone_it_is_in(database: Engine) -> None:
     """)
     with database.connect() as connection:
         days = {row.of_table: row for row in connection.execute(query)}
-    assert set(days) == {"ops.sender_days", "ops.bot_days", "ops.scheduled_tasks", "ops.slot_states"}
-    assert {row.attname for row in days.values()} == {"local_day"}
+    assert set(days) == {
+        "ops.sender_days",
+        "ops.bot_days",
+        "ops.scheduled_tasks",
+        "ops.slot_states",
+        "ops.inbound_messages",
+    }
+    assert days["ops.inbound_messages"].attname == "return_date"
+    assert {row.attname for row in days.values()} == {"local_day", "return_date"}
     assert all("zone" in row.said for row in days.values())
     assert "sender" in days["ops.sender_days"].said
     assert "bot" in days["ops.bot_days"].said

@@ -80,10 +80,10 @@ def test_a_shard_reads_its_mailboxes_at_once_and_records_each_mail_once(
     together = threading.Barrier(4, timeout=60)
     real, met = MailboxReading._read_folders, iter(range(4))
 
-    def wait_for_three_others(reading: MailboxReading, *arguments: Any) -> None:
+    def wait_for_three_others(reading: MailboxReading, *arguments: Any) -> Any:
         if next(met, None) is not None:
             together.wait()
-        real(reading, *arguments)
+        return real(reading, *arguments)
 
     monkeypatch.setattr(MailboxReading, "_read_folders", wait_for_three_others)
     report = read(world)

@@ -82,7 +82,7 @@ class Finder:
             self._reject(connection, mailbox_id, uid, message, "unknown", seen_at)
             return None
         slot = genuine.slot
-        received_at = _arrived_at(message.internal_date, genuine.submitted_at, seen_at)
+        received_at = arrived_at(message.internal_date, genuine.submitted_at, seen_at)
         is_new = event_log.record_event(
             connection,
             EventType.PLACED_JUNK if placement == "junk" else EventType.PLACED_INBOX,
@@ -190,13 +190,13 @@ class Finder:
         self.found["rejected"] += int(is_new)
 
 
-def _arrived_at(internal_date: datetime | None, submitted_at: datetime | None, now: datetime) -> datetime:
+def arrived_at(internal_date: datetime | None, submitted_at: datetime | None, now: datetime) -> datetime:
     """Return when a mail arrived: not before it was sent and not after now, whatever INTERNALDATE says.
 
     A mailbox that was restored or migrated, or a server whose clock is off, tells any year.
     """
-    arrived_at = min(internal_date or now, now)
-    return arrived_at if submitted_at is None else max(arrived_at, min(submitted_at, now))
+    told = min(internal_date or now, now)
+    return told if submitted_at is None else max(told, min(submitted_at, now))
 
 
 def _is_same_place(known: str, seen: str) -> bool:

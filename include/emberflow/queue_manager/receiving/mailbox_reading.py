@@ -1,10 +1,12 @@
-"""One mailbox, read once: Junk, then INBOX; what arrived is recorded, answered, rescued.
+"""One mailbox, read once: Junk, then INBOX; what arrived is recorded, answered, rescued. Then what strangers wrote.
 
 Junk is read first: a junked warm-up mail is recorded as such and moved to the inbox, and only when it is seen
 there (B-B5) does its reader decide to reply. Every step can be repeated: events have natural keys, a decision
 is drawn from the slot's own stream, a reply has an idempotency key of its parent, and the cursor of a folder
 moves only after everything that was read is committed. A crash therefore costs a second reading, not a second
 reply.
+
+What has no token of ours is read last (`stranger_reading`), so that it keeps no warm-up mail waiting.
 
 A fault stays where it happens. A message that cannot be read or rescued is set aside (`message_faults`), a folder that
 cannot be opened leaves the other one to be read, and a mailbox that fails is left with its reason (`mailbox_readings`).
@@ -13,6 +15,7 @@ cannot be opened leaves the other one to be read, and a mailbox that fails is le
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +43,7 @@ from emberflow.queue_manager.receiving.imap_connections import ImapConnections, 
 from emberflow.queue_manager.receiving.mailbox_readings import Outcome
 from emberflow.queue_manager.receiving.message_faults import Place
 from emberflow.queue_manager.receiving.replies import Answerer
+from emberflow.queue_manager.receiving.stranger_reading import StrangerReading, Unfinished
 from emberflow.queue_manager.receiving.turns import Turn
 from emberflow.settings import Settings
 
@@ -70,6 +74,7 @@ class MailboxReading:
         self._parser = parser
         self._finder = Finder(settings, clock, force.policy.rests, self.found)
         self._answerer = Answerer(settings, clock, force, ScriptLibrary(), self.found)
+        self._strangers = StrangerReading(engine, clock, settings, force.policy.inbox.strangers_per_run, self.found)
 
     def read(self, turn: Turn, mailbox: Mailbox, left_s: float) -> Outcome:
         """Read Junk, then INBOX, and say what could not be read.
@@ -81,10 +86,12 @@ class MailboxReading:
         outcome = Outcome([])
         own_s = _MAILBOX_AFTER_FAILURE_S if turn.failures else _MAILBOX_S
         limits = SessionLimits(seconds=max(min(own_s, left_s), _MAILBOX_AFTER_FAILURE_S))
+        ends_at = time.monotonic() + limits.seconds
         try:
             with self._connections.open(mailbox, limits, self._parser) as reader:
                 outcome.was_logged_in = True
-                self._read_folders(reader, mailbox, outcome)
+                unfinished = self._read_folders(reader, mailbox, outcome)
+                self._strangers.read(reader, mailbox, unfinished, ends_at, outcome.problems)
         except (ParserUnavailableError, restores.DatabaseBehindError, NoPlaceError):
             raise
         except LoginsUsedUpError as error:
@@ -110,7 +117,9 @@ class MailboxReading:
         log.warning("mailbox %s: %s", turn.address, problem)
         outcome.problems.append(problem)
 
-    def _read_folders(self, reader: ImapReader, mailbox: Mailbox, outcome: Outcome) -> None:
+    def _read_folders(self, reader: ImapReader, mailbox: Mailbox, outcome: Outcome) -> list[Unfinished]:
+        """Read what has a token; return the folders in which there may be something without one."""
+        unfinished: list[Unfinished] = []
         try:
             outcome.junk_folder = reader.find_folder("\\Junk")
             outcome.saw_folders = True
@@ -124,30 +133,37 @@ class MailboxReading:
         for folder, placement in folders:
             folder_reading = _FolderReading(reader, mailbox, folder, placement, outcome)
             try:
-                self._read_folder(folder_reading)
+                unfinished += self._read_folder(folder_reading)
                 outcome.was_read = True
             except ImapError as error:
                 if error.is_lost:
                     raise
                 log.warning("%s of %s: %s", folder, mailbox.access.address, error)
                 outcome.problems.append(f"{folder}: {error}")
+        return unfinished
 
-    def _read_folder(self, at: _FolderReading) -> None:
+    def _read_folder(self, at: _FolderReading) -> list[Unfinished]:
         with self._engine.begin() as connection:
-            before = _cursor(connection, at.mailbox_id, at.folder)
+            before, strangers_before = _cursors(connection, at.mailbox_id, at.folder)
             given_up = message_faults.given_up(connection, at.mailbox_id, at.folder)
+        # Most folders get warm-up mail only: then nothing is asked twice.
+        nothing_else = strangers_before == before
         for _ in range(_PORTIONS):
             portion = at.reader.next_portion(at.folder, before, having=TOKEN_HEADER, without=given_up)
             is_complete = self._take_in(at, portion.cursor.uidvalidity, portion.messages, portion.unread)
+            nothing_else = nothing_else and not portion.others
             if not is_complete:
                 break
             if portion.cursor != before:
                 with self._engine.begin() as connection:
-                    _move_cursor(connection, at.mailbox_id, at.folder, portion.cursor)
+                    _move_cursor(connection, at.mailbox_id, at.folder, portion.cursor, of_strangers=nothing_else)
+            before = portion.cursor
             if portion.is_last:
                 break
-            before = portion.cursor
-        self._try_again(at)
+        again = self._try_again(at)
+        if nothing_else and not again:
+            return []
+        return [Unfinished(at.folder, strangers_before, before, again)]
 
     def _take_in(
         self, at: _FolderReading, uidvalidity: int, messages: Sequence[ReceivedMessage], unread: Sequence[Unread]
@@ -236,8 +252,12 @@ class MailboxReading:
             with self._engine.begin() as connection:
                 message_faults.settle(connection, place, "rescue", uids)
 
-    def _try_again(self, at: _FolderReading) -> None:
-        """Try what was set aside and is due now: singly, because one refusal would be that of all of them."""
+    def _try_again(self, at: _FolderReading) -> list[tuple[int, int]]:
+        """Try what was set aside and is due now: singly, because one refusal would be that of all of them.
+
+        Return (UIDVALIDITY, UID) of what turns out to have no token.
+        """
+        without_token: list[tuple[int, int]] = []
         now = self._clock.now()
         with self._engine.begin() as connection:
             unread = message_faults.due(connection, at.mailbox_id, at.folder, "read", now)
@@ -246,9 +266,10 @@ class MailboxReading:
             place = Place(at.mailbox_id, at.folder, uidvalidity)
             messages, still = at.reader.read_again(at.folder, uidvalidity, uids, having=TOKEN_HEADER)
             if self._take_in(at, uidvalidity, messages, still):
-                done = set(uids) - {one.uid for one in still}
+                known = {message.uid for message in messages} | {one.uid for one in still}
+                without_token += [(uidvalidity, uid) for uid in uids if uid not in known]
                 with self._engine.begin() as connection:
-                    message_faults.settle(connection, place, "read", done)
+                    message_faults.settle(connection, place, "read", [message.uid for message in messages])
         for uidvalidity, uids in in_junk.items():
             place = Place(at.mailbox_id, at.folder, uidvalidity)
             if at.reader.select(at.folder)[0] == uidvalidity:
@@ -257,6 +278,7 @@ class MailboxReading:
             else:
                 with self._engine.begin() as connection:
                     message_faults.settle(connection, place, "rescue", uids)
+        return without_token
 
 
 @dataclass(frozen=True)
@@ -274,18 +296,26 @@ class _FolderReading:
         return self.mailbox.access.mailbox_id
 
 
-def _cursor(connection: Connection, mailbox_id: int, folder: str) -> Cursor | None:
+def _cursors(connection: Connection, mailbox_id: int, folder: str) -> tuple[Cursor | None, Cursor | None]:
+    """Return how far a folder was read, and how far what has no token was."""
     row = connection.execute(
         imap_cursors.select().where(imap_cursors.c.mailbox_id == mailbox_id, imap_cursors.c.folder == folder)
     ).one_or_none()
-    return None if row is None else Cursor(row.uidvalidity, row.next_uid)
+    if row is None:
+        return None, None
+    of_strangers = (
+        None if row.strangers_uidvalidity is None else Cursor(row.strangers_uidvalidity, row.strangers_next_uid)
+    )
+    return Cursor(row.uidvalidity, row.next_uid), of_strangers
 
 
-def _move_cursor(connection: Connection, mailbox_id: int, folder: str, cursor: Cursor) -> None:
+def _move_cursor(connection: Connection, mailbox_id: int, folder: str, cursor: Cursor, *, of_strangers: bool) -> None:
     row = {
         "uidvalidity": cursor.uidvalidity,
         "next_uid": cursor.next_uid,
         "synced_at": text("clock_timestamp()"),
     }
+    if of_strangers:
+        row |= {"strangers_uidvalidity": cursor.uidvalidity, "strangers_next_uid": cursor.next_uid}
     statement = insert(imap_cursors).values(mailbox_id=mailbox_id, folder=folder, **row)
     connection.execute(statement.on_conflict_do_update(index_elements=["mailbox_id", "folder"], set_=row))
