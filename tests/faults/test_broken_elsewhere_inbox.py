@@ -123,13 +123,13 @@ def automatic_answers(to: Member, original: bytes, message_id: str) -> dict[str,
     }  # fmt: skip
 
 
-ANSWERS = (
-    "an out-of-office note",
-    "an acknowledgement of a no-reply address",
-    "a bounce",
-    "a bounce of a bounce",
-    "a copy that a mailing list passed on",
-)
+ANSWERS = {
+    "an out-of-office note": "out_of_office",
+    "an acknowledgement of a no-reply address": "auto_reply",
+    "a bounce": "bounce",
+    "a bounce of a bounce": "bounce",
+    "a copy that a mailing list passed on": "other",
+}
 
 
 @pytest.mark.parametrize("has_token", [False, True], ids=["", "with our own token"])
@@ -149,7 +149,7 @@ def test_what_a_machine_answers_is_never_answered_and_never_makes_us_send_again(
 
     for member in (world.senders[0], world.bots[0]):
         lay_in(world, member, marks + automatic_answers(member, original, ours["Message-ID"])[kind])
-    assert world.read() == ({"rejected": 2} if has_token else {})
+    assert world.read() == ({"rejected": 2} if has_token else {f"came_{ANSWERS[kind]}": 2})
     for _ in range(4):
         world.clock.sleep(1800)
         world.dispatch()
@@ -181,7 +181,7 @@ OUT_OF_OFFICE = {
 def test_an_automatic_note_about_a_mail_in_doubt_is_no_bounce_of_it(
     database: Engine, sandbox: Sandbox, kind: str
 ) -> None:
-    """Q-F5, towards E-B6, case 23: it neither fails nor is it sent again; it is in doubt until a person decides."""
+    """Q-F5, E-B6, case 23: it neither fails nor is it sent again; it is in doubt until a person decides."""
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT), checks=False)
     world.cold_slot("lead@customer.test")
     (slot,) = world.claim()
@@ -327,7 +327,7 @@ def test_pages_full_of_other_peoples_mail_do_not_end_the_reading(
 
     monkeypatch.setattr(mailbox_reading, "_PORTIONS", 1)
     found = [world.read() for _ in range(4)]
-    assert found == [{}, {}, {"inbox": 1}, {}]
+    assert found == [{"came_other": 5}, {}, {"inbox": 1}, {}]
 
 
 def test_a_forwarded_mail_that_comes_back_to_its_sender_starts_no_loop(database: Engine, sandbox: Sandbox) -> None:

@@ -99,7 +99,7 @@ def flags(reader: ImapReader, uid: int) -> bytes:
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 def test_what_was_sent_is_read_with_everything_that_was_put_in(sandbox: SandboxAddress, bot: str, tls: TlsMode) -> None:
-    """Towards E-B5: Message-ID, thread and token are there to match replies by."""
+    """E-B5: Message-ID, thread and token are there to match replies by."""
     send(sandbox, bot, "one")
     port = sandbox.imap_port if tls == "starttls" else sandbox.imaps_port
     access = replace(an_access(sandbox, bot), imap_tls=tls, imap_port=port)

@@ -17,7 +17,7 @@ from emberflow.email_ops.bounded_parser import BoundedParser
 from emberflow.email_ops.imap import ImapReader
 from emberflow.queue_manager.receiving import stranger_reading
 from emberflow.reporting.doctor import examine
-from tests.unit.email_ops.returned_mail import a_message, a_recipient, a_report
+from tests.unit.email_ops.returned_mail import a_feedback_report, a_message, a_recipient, a_report
 from tests.worlds import NOON, PASSWORD, Command, Member, Sandbox, World, a_policy, a_world
 
 SILENT = {"replies": {"rate": 0.0}}
@@ -157,6 +157,22 @@ def test_an_out_of_office_is_known_by_its_header_and_tells_when_its_author_is_ba
     (row,) = inbound(world)
     assert (row["return_date"], row["auto"], row["matched_by"]) == (date(2025, 6, 16), True, "in_reply_to")
     assert row["evidence"][0]["where"] == "header Auto-Submitted"
+
+
+@pytest.mark.parametrize("kind", ["complaint", "opt_out", "auto_reply"])
+def test_complaints_opt_outs_and_acknowledgements_are_told_apart(world: World, kind: str) -> None:
+    """E-B6"""
+    mail = world.raw_mailbox(world.bots[0])[0]
+    header = "".join(f"{name}: {value}\r\n" for name, value in mail.items() if name != "Received")
+    raw = {
+        "complaint": lambda: a_feedback_report(original=header),
+        "opt_out": lambda: an_answer(world, "Please unsubscribe me.\r\n\r\n> Hello\r\n"),
+        "auto_reply": lambda: an_answer(world, "We got it.\r\n", fields={"Auto-Submitted": "auto-replied"}),
+    }[kind]()
+    lay_in(world, world.senders[0], raw)
+    assert read(world) == {f"came_{kind}": 1}
+    (row,) = inbound(world)
+    assert (row["counts"], row["slot_id"]) == (True, world.value("select id from ops.slots"))
 
 
 def test_a_bounce_of_our_mail_counts_and_names_it(world: World) -> None:

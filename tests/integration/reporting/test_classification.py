@@ -54,7 +54,7 @@ def test_a_bounce_of_a_mail_that_was_sent_counts(world: World, tmp_path: Path) -
 
 
 def test_a_strangers_bounce_counts_for_nothing(world: World, tmp_path: Path) -> None:
-    """Towards E-B6"""
+    """E-B6"""
     message_id = world.value("select message_id from ops.slots")
     forged = {
         "made up": (returned(world, "<made.up@senders.test>"), 0),
@@ -73,7 +73,7 @@ def test_a_mail_that_never_left_cannot_come_back(world: World, tmp_path: Path) -
 
 
 def test_a_reply_is_matched_by_the_message_id_that_it_names(world: World, tmp_path: Path) -> None:
-    """Towards E-B5"""
+    """E-B5"""
     message_id = world.value("select message_id from ops.slots")
     raw = a_message("Yes.", sender=world.bots[0].address, fields={"References": f"<root@x.test> {message_id}"})
     assert method_of(judged(world, tmp_path, raw, world.senders[0].address)) == "references"

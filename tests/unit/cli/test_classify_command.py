@@ -37,7 +37,7 @@ def written(directory: Path, **messages: bytes) -> list[str]:
 
 
 def test_an_object_is_printed_for_each_message(tmp_path: Path) -> None:
-    """Towards E-B6"""
+    """E-B6"""
     files = written(
         tmp_path,
         bounce=a_report(),

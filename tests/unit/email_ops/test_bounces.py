@@ -213,7 +213,7 @@ def test_a_notice_that_names_the_failed_recipients_in_its_header_needs_no_known_
     ],
 )
 def test_a_person_who_quotes_a_bounce_has_not_bounced(subject: str, sender: str) -> None:
-    """Towards E-B6"""
+    """E-B6"""
     text = "Look what I got:\r\n\r\n" + "".join(f"> {line}\r\n" for line in IN_WORDS["qmail"].split("\n"))
     found = classify(a_message(text, subject=subject, sender=sender, fields={"In-Reply-To": MESSAGE_ID}))
     assert found.kind == "human_reply"

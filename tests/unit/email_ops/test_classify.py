@@ -131,7 +131,7 @@ def test_anything_else_is_other(sender: str, fields: dict[str, str]) -> None:
     ],
 )
 def test_an_answer_is_matched_and_the_way_is_kept(fields: dict[str, str], subject: str, method: str) -> None:
-    """Towards E-B5"""
+    """E-B5"""
     settled = settle(classify(a_message("Yes.", subject=subject, fields=fields)), mailbox=MAILBOX, sent=[SENT])
 
     assert (settled.kind, settled.counts) == ("human_reply", True)
@@ -195,7 +195,7 @@ FORGERIES = {
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_strangers_report_counts_for_nothing(forgery: str) -> None:
-    """Towards E-B6: it keeps its kind, so that it can be seen, and nothing follows from it."""
+    """E-B6: it keeps its kind, so that it can be seen, and nothing follows from it."""
     found = classify(FORGERIES[forgery])
     settled = settle(found, mailbox=MAILBOX, sent=[SENT], keys=KEYS)
 

@@ -10,7 +10,7 @@ from tests.unit.email_ops.returned_mail import MESSAGE_ID, ORIGINAL, RECIPIENT, 
 
 @pytest.mark.parametrize("kind", ["abuse", "fraud", "virus", "other", "Abuse"])
 def test_a_feedback_report_is_a_complaint(kind: str) -> None:
-    """Towards E-B6, RFC 5965 7.3"""
+    """E-B6, RFC 5965 7.3"""
     found = classify(a_feedback_report(f"Feedback-Type: {kind}\r\n"))
 
     assert found.kind == "complaint"

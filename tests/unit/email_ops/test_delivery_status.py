@@ -41,7 +41,7 @@ def test_a_notification_names_the_message_that_came_back_and_why(kind: str) -> N
 
 @pytest.mark.parametrize("action", ["delayed", "delivered", "relayed", "expanded"])
 def test_only_a_failure_means_that_it_came_back(action: str) -> None:
-    """Towards E-B6, RFC 3464 2.3.3, case 23: a delay or a note is no reason to send again."""
+    """E-B6, RFC 3464 2.3.3, case 23: a delay or a note is no reason to send again."""
     assert read_returned(a_notification(STATUS.replace("failed", action))) is None
 
 

@@ -18,7 +18,7 @@ SENT = (SECOND, FIRST, OTHER)
 
 
 def test_in_reply_to_stands_before_all_else() -> None:
-    """Towards E-B5"""
+    """E-B5"""
     offer = Offer(("<one@north.test>",), ("<two@north.test>",), 13, ANN, BO, "Re: Soup")
     found = match(offer, SENT)
     assert found is not None
@@ -26,7 +26,7 @@ def test_in_reply_to_stands_before_all_else() -> None:
 
 
 def test_references_stand_next_and_the_newest_first() -> None:
-    """Towards E-B5"""
+    """E-B5"""
     offer = Offer(
         ("<unknown@x.test>",), ("<one@north.test>", "<two@north.test>", "<stranger@x.test>"), 13, ANN, BO, "Soup"
     )
@@ -36,14 +36,14 @@ def test_references_stand_next_and_the_newest_first() -> None:
 
 
 def test_a_token_stands_before_people_and_subject() -> None:
-    """Towards E-B5"""
+    """E-B5"""
     found = match(Offer(slot_id=11, from_address=ANN, to_address=BO, subject="Re: Soup"), SENT)
     assert found is not None
     assert (found.mail, found.method) == (FIRST, "token")
 
 
 def test_people_and_subject_find_the_last_such_mail() -> None:
-    """Towards E-B5"""
+    """E-B5"""
     found = match(Offer(from_address=ANN, to_address=BO, subject="AW: Re: [list] soup "), SENT)
     assert found is not None
     assert (found.mail, found.method) == (SECOND, "from_to_subject")

@@ -72,7 +72,7 @@ def test_a_mail_program_may_send_the_request_by_itself() -> None:
     ],
 )
 def test_a_persons_words_are_a_request(words: str) -> None:
-    """Towards E-B6"""
+    """E-B6"""
     found = classify(a_message(words + QUOTED, subject="Re: Soup", fields=REPLY))
     assert found.kind == "opt_out"
     assert ", unquoted, line" in found.evidence[0].where
@@ -95,7 +95,7 @@ def test_a_persons_words_are_a_request(words: str) -> None:
     ],
 )
 def test_a_friendly_answer_over_our_own_footer_is_no_request(words: str) -> None:
-    """Towards E-B6: what is quoted is ours."""
+    """E-B6: what is quoted is ours."""
     assert classify(a_message(words + QUOTED, subject="Re: unsubscribe", fields=REPLY)).kind == "human_reply"
 
 

@@ -55,7 +55,7 @@ NOTICES = [
 
 @pytest.mark.parametrize(("words", "back"), NOTICES)
 def test_absence_and_the_day_of_return_are_read(words: str, back: str | None) -> None:
-    """Towards E-B6: seven languages; a date in the past is none."""
+    """E-B6: seven languages; a date in the past is none."""
     found = classify(a_message(words, subject="AW: Soup", fields=AUTOMATIC), received_at=RECEIVED)
 
     assert found.kind == "out_of_office"
