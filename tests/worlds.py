@@ -240,7 +240,7 @@ def a_world(
         assert failed == []
     else:
         _take_as_checked(engine)
-    _take_as_read(engine, start)
+    take_as_read(engine, start)
     return World(engine, sandbox, settings, policy, ManualClock(start))
 
 
@@ -468,14 +468,14 @@ def _take_as_checked(engine: Engine) -> None:
         connection.execute(text("update ops.bots set status = 'active', status_reason = null"))
 
 
-def _take_as_read(engine: Engine, at: datetime) -> None:
+def take_as_read(engine: Engine, at: datetime) -> None:
     """Every mailbox was read whole a moment ago: what goes on with conversations may leave."""
     with engine.begin() as connection:
         connection.execute(
             text("""
                 insert into ops.mailbox_readings (mailbox_id, tried_at, read_at)
                 select id, cast(:at as timestamptz) - interval '1 hour', :at from ops.mailboxes
-                on conflict do nothing
+                on conflict (mailbox_id) do update set read_at = excluded.read_at
             """),
             {"at": at},
         )
