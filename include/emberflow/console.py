@@ -73,6 +73,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     show(Section("rows", title, columns, [list(row) for row in rows], caption))
 
 
+def show_facts(title: str, facts: Iterable[tuple[str, Any]]) -> None:
+    """Print what is known of one thing, a line for each name and value."""
+    console.print(Text(title, "italic"))
+    console.print(_facts(list(facts)))
+
+
 def spell(value: Any) -> str:
     """Return a value as a person reads it; instants are UTC."""
     if value is None or value != value:  # noqa: PLR0124 - NaN is the one value unequal to itself
@@ -85,6 +91,11 @@ def spell(value: Any) -> str:
 
 
 def _print(section: Section) -> None:
+    if not section.rows:
+        console.print(Text(section.title, "italic"))
+        if section.caption:
+            console.print(Text(section.caption, "dim italic"))
+        return
     left_out: list[str] = []
     while left_out != list(section.least) and _least_width(section, left_out) > console.width:
         left_out.append(section.least[len(left_out)])
@@ -123,17 +134,20 @@ def _print(section: Section) -> None:
 def _print_records(section: Section) -> None:
     """Print each row as lines of its own, for a terminal that is too narrow for a table."""
     console.print(Text(section.title, "italic"))
-    label = max(map(len, section.columns), default=0)
     for row in section.rows:
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="bold", no_wrap=True, width=label)
-        grid.add_column(overflow="fold")
-        for name, value in zip(section.columns, row, strict=True):
-            grid.add_row(name, _cell(value))
-        console.print(grid)
+        console.print(_facts(list(zip(section.columns, row, strict=True))))
         console.print()
     if section.caption:
         console.print(Text(section.caption, "dim"))
+
+
+def _facts(facts: Sequence[tuple[str, Any]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True, width=max((len(name) for name, _ in facts), default=0))
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(name, _cell(value))
+    return grid
 
 
 def _least_width(section: Section, left_out: Sequence[str]) -> int:

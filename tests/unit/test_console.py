@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from emberflow import console as module
-from emberflow.console import Section, show
+from emberflow.console import Section, show, show_facts
 
 NOON = datetime(2026, 6, 2, 12, tzinfo=UTC)
 SENDERS = Section(
@@ -101,3 +101,20 @@ def test_several_tables_are_one_json_document(capsys: pytest.CaptureFixture[str]
     document = json.loads(capsys.readouterr().out)
     assert [row["address"] for row in document["senders"]] == ["ann.with.a.long.name@alder.test", "bo@alder.test"]
     assert document["none"] == []
+
+
+def test_a_listing_of_nothing_is_its_title_without_a_frame(printed: Callable[[Section, int], list[str]]) -> None:
+    assert [
+        line for line in printed(Section("senders", "0 senders", ("address", "state"), []), 80) if line.strip()
+    ] == ["0 senders"]
+
+
+@given(st.integers(30, 200))
+def test_facts_are_a_line_for_each_name_and_value_at_any_width(width: int) -> None:
+    written = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "console", Console(file=written, width=width, highlight=False))
+        show_facts("Slot 1", [("status", "sent"), ("message id", "<" + "x" * 90 + "@a.test>")])
+    lines = [line.split() for line in written.getvalue().splitlines()]
+    assert lines[0] == ["Slot", "1"]
+    assert ["status", "sent"] in lines

@@ -38,7 +38,7 @@ def list_inbox(
     with open_engine().connect() as connection:
         found = inbound.listed(connection, [one.value for one in kind or _Kind], limit)
     columns = (
-        "id", "mailbox", "kind", "counts", "from", "subject", "arrived_at (UTC)", "slot", "matched by", "says",
+        "id", "mailbox", "kind", "counts", "from", "subject", "arrived at (UTC)", "slot", "matched by", "says",
         "evidence",
     )  # fmt: skip
     names = (
@@ -47,5 +47,5 @@ def list_inbox(
     )  # fmt: skip
     rows = [tuple(row[name] for name in names) for row in found]
     title = f"{len(rows)} messages that came back"
-    least = ("evidence", "subject", "arrived_at (UTC)", "id")
+    least = ("evidence", "subject", "arrived at (UTC)", "id")
     show(Section("inbound", title, columns, rows, least=least), as_json=as_json)

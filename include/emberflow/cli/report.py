@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from emberflow.console import Section, console, print_json, records, show, spell
+from emberflow.console import Section, console, print_json, records, show, show_facts, spell
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
@@ -211,7 +211,7 @@ def show_explanation(explanation: Explanation, *, as_json: bool) -> None:
             | records(section)
         )
         return
-    show(Section("slot", f"Slot {slot['id']}", ("", ""), facts))
+    show_facts(f"Slot {slot['id']}", facts)
     if explanation.evidence is None and not explanation.kind.has_bot:
         console.print(f"This is {explanation.kind.label} mail to an address: it needs no bot.")
     elif explanation.evidence is None:
