@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import imaplib
 import json
 import ssl
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from emberflow.database.migrate import downgrade, upgrade
 from emberflow.email_ops.bounded_parser import BoundedParser
+from emberflow.email_ops.evidence import Evidence
 from emberflow.email_ops.imap import ImapReader
 from emberflow.queue_manager.receiving import stranger_reading
 from emberflow.reporting.doctor import examine
@@ -234,11 +235,15 @@ def test_a_true_bounce_in_another_mailbox_counts_for_nothing(world: World) -> No
 
 
 def test_words_that_no_database_holds_are_recorded_without_them(world: World) -> None:
-    letter = a_letter(subject="=?utf-8?b?YQBi7aCA?=", fields={"List-Id": "MARK"})
-    lay_in(world, world.senders[0], letter.replace(b"MARK", b"a\xed\xa0\x80\xff"))
-    words = base64.b64encode(b"Please unsubscribe me\0 now.\r\n").decode()
-    lay_in(world, world.senders[0], an_answer(world, words, fields={"Content-Transfer-Encoding": "base64"}))
-    assert read(world) == {"came_other": 1, "came_opt_out": 1}
+    real = BoundedParser.classify
+
+    def odd(parser: BoundedParser, raw: bytes, **about: Any) -> Any:
+        return replace(real(parser, raw, **about), evidence=(Evidence("the text", "a\0b\ud800c"),))
+
+    lay_in(world, world.senders[0], a_letter())
+    with patch.object(BoundedParser, "classify", odd):
+        assert read(world) == {"came_other": 1}
+    assert inbound(world)[0]["evidence"] == [{"where": "the text", "says": "ab?c"}]
 
 
 # Within bounds
