@@ -142,7 +142,7 @@ def examine_airflow(metadata: Engine) -> None:
             connection.execute(text(statement), values)
 
     before = found()
-    assert (before["DAG runs"].remedy, before["DAGs"]) == (None, Finding("DAGs", "5 of 5 known"))
+    assert (before["DAG runs"].remedy, before["DAGs"]) == (None, Finding("DAGs", "6 of 6 known"))
     assert "scheduler does not run" in before["Airflow's heartbeats"].result
     assert "airflow-scheduler.log" in (before["Airflow's heartbeats"].remedy or "")
 
@@ -162,6 +162,6 @@ def examine_airflow(metadata: Engine) -> None:
     )
     assert "airflow-triggerer.log" in (after["Airflow's heartbeats"].remedy or "")
     assert "airflow-scheduler.log" not in (after["Airflow's heartbeats"].remedy or "")
-    assert after["DAGs"].result == "4 of 5 known; missing: inbox; paused: dispatch"
+    assert after["DAGs"].result == "5 of 6 known; missing: inbox; paused: dispatch"
     assert "emberflow airflow dags unpause dispatch" in (after["DAGs"].remedy or "")
     assert after["DAG runs"].result.startswith("inbox running since 20")
