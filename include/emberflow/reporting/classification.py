@@ -7,12 +7,12 @@ is matched with the mails that it knows were submitted; without one, nothing is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from emberflow.clock import SystemClock
 from emberflow.reporting.mail_files import MailFile, messages_in
@@ -21,29 +21,12 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from emberflow.email_ops.bounded_parser import BoundedParser
-    from emberflow.email_ops.classify import Classification, Settled, TokenSlot
-    from emberflow.email_ops.matching import SentMail
+    from emberflow.email_ops.classify import Classification, Settled
+    from emberflow.queue_manager.sent_mail import Known
 
 # As many messages share one question to the database.
 _BATCH = 200
 _DATE_FIELD = re.compile(rb"^Date:[ \t]*\S", re.IGNORECASE | re.MULTILINE)
-
-_SUBMITTED = text("""
-    select slots.id, slots.message_id, slots.sender_id, slots.bot_id, slots.turn, slots.submitted_at,
-        from_box.address as from_address, coalesce(to_box.address, slots.to_address) as to_address,
-        placed.message_id as placed_as
-    from ops.slots
-    inner join ops.mailboxes as from_box on from_box.id = slots.from_mailbox_id
-    left join ops.mailboxes as to_box on to_box.id = slots.to_mailbox_id
-    left join lateral (
-        select details ->> 'message_id' as message_id
-        from ops.mail_events
-        where slot_id = slots.id and event_type in ('placed_inbox', 'placed_junk')
-        order by id
-        limit 1
-    ) as placed on true
-    where (slots.message_id = any(:message_ids) or slots.id = any(:slot_ids)) and slots.submitted_at is not null
-""")
 
 
 @dataclass(frozen=True)
@@ -100,9 +83,9 @@ def judge_files(
         messages = messages_in(list(paths), READ_BYTES)
         while batch := list(islice(messages, _BATCH if connection is not None else 1)):
             found = [_classified(parser, message, mailbox) for message in batch]
-            sent, slots = _known(connection, keys, [entry for _, entry, _ in found if entry is not None])
+            known = _known(connection, keys, [entry for _, entry, _ in found if entry is not None])
             for message, entry, unreadable in found:
-                yield _judged(message, entry, unreadable, sent, slots, keys, mailbox)
+                yield _judged(message, entry, unreadable, known, keys, mailbox)
 
 
 def _classified(
@@ -125,8 +108,7 @@ def _judged(
     message: MailFile,
     found: Classification | None,
     unreadable: str | None,
-    sent: Iterable[SentMail],
-    slots: Sequence[TokenSlot],
+    known: Known,
     keys: Sequence[SecretStr],
     mailbox: str | None,
 ) -> Judged:
@@ -139,50 +121,16 @@ def _judged(
         # Such a message is quarantined where it arrives; nothing of it is believed.
         found = Classification("other", (Evidence("the message", unreadable or ""),), auto=True)
     address = mailbox or found.to_address or ""
-    return Judged(message.file, found, settle(found, mailbox=address, sent=sent, keys=keys, slots=slots))
+    return Judged(message.file, found, settle(found, mailbox=address, sent=known.sent, keys=keys, slots=known.slots))
 
 
-def _known(
-    connection: Connection | None, keys: Sequence[SecretStr], found: Sequence[Classification]
-) -> tuple[list[SentMail], list[TokenSlot]]:
+def _known(connection: Connection | None, keys: Sequence[SecretStr], found: Sequence[Classification]) -> Known:
     """Return the mails that some messages name, as the database knows them."""
-    from emberflow.email_ops.classify import TokenSlot
-    from emberflow.email_ops.matching import SentMail
-    from emberflow.email_ops.tokens import WarmupToken
+    from emberflow.queue_manager import sent_mail
 
     if connection is None or not found:
-        return [], []
-    message_ids = {name for entry in found for name in (*entry.offer.in_reply_to, *entry.offer.references)}
-    message_ids |= {entry.message_id for entry in found if entry.message_id is not None}
-    slot_ids = {slot_id for entry in found if (slot_id := _slot_of(entry, keys)) is not None}
-    rows = connection.execute(_SUBMITTED, {"message_ids": sorted(message_ids), "slot_ids": sorted(slot_ids)}).mappings()
-    sent, slots = [], []
-    for row in rows:
-        names = dict.fromkeys(name for name in (row["message_id"], row["placed_as"]) if name)
-        sent.append(
-            SentMail(
-                id=row["id"],
-                message_ids=tuple(names),
-                from_address=row["from_address"],
-                to_address=row["to_address"],
-                slot_id=row["id"],
-                sent_at=row["submitted_at"],
-            )
-        )
-        if row["bot_id"] is not None:
-            token = WarmupToken(row["id"], row["sender_id"], row["bot_id"], row["turn"])
-            slots.append(TokenSlot(token, row["to_address"], row["placed_as"]))
-    return sent, slots
-
-
-def _slot_of(found: Classification, keys: Sequence[SecretStr]) -> int | None:
-    from emberflow.email_ops.tokens import TokenError, verify
-
-    report = found.bounce or found.complaint
-    token = report.original.token if report is not None else found.token
-    if token is None or not keys:
-        return None
-    try:
-        return verify(keys, token).slot_id
-    except TokenError:
-        return None
+        return sent_mail.Known([], [])
+    names = {name for entry in found for name in (*entry.offer.in_reply_to, *entry.offer.references)}
+    names |= {entry.message_id for entry in found if entry.message_id is not None}
+    slot_ids = {slot_id for entry in found if (slot_id := sent_mail.slot_of_token(entry, keys)) is not None}
+    return sent_mail.named(connection, map(sent_mail.storable, names), slot_ids)
