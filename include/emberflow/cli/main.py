@@ -14,6 +14,7 @@ from emberflow.cli import (
     airflow_command,
     audit_commands,
     bench_command,
+    bot_commands,
     capacity_command,
     chaos_command,
     classify_command,
@@ -21,10 +22,12 @@ from emberflow.cli import (
     domain_commands,
     egress_commands,
     inbox_commands,
-    mailbox_commands,
     plan_commands,
     queue_commands,
+    sandbox_commands,
     script_commands,
+    secret_commands,
+    sender_commands,
 )
 from emberflow.cli.options import AsJson
 
@@ -33,10 +36,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(mailbox_commands.senders, name="senders")
-app.add_typer(mailbox_commands.bots, name="bots")
-app.add_typer(mailbox_commands.sandbox, name="sandbox")
-app.add_typer(mailbox_commands.secrets, name="secrets")
+app.add_typer(sender_commands.senders, name="senders")
+app.add_typer(bot_commands.bots, name="bots")
+app.add_typer(sandbox_commands.sandbox, name="sandbox")
+app.add_typer(secret_commands.secrets, name="secrets")
 app.add_typer(plan_commands.plan, name="plan")
 app.add_typer(plan_commands.policy, name="policy")
 app.add_typer(plan_commands.mail, name="mail")
