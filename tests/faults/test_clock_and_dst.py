@@ -18,7 +18,6 @@ from emberflow.delivery.guard import (
     BotDay,
     Facts,
     Refusal,
-    Route,
     SenderDay,
     Usage,
     bot_day_of,
@@ -26,6 +25,7 @@ from emberflow.delivery.guard import (
     judge,
     sender_day_of,
 )
+from emberflow.delivery.routes import Route
 from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy
 from emberflow.queue_manager import pre_send, slot_store

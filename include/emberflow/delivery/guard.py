@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -20,16 +20,15 @@ from emberflow.bots.policy import BotPolicy
 from emberflow.clock import clock_of, known_zones, local_day, require_utc
 from emberflow.delivery.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.delivery.retries import RetryPolicy
+from emberflow.delivery.routes import Route
 from emberflow.domain.mail_kind import MailKind, Scope, SenderDayPart
 from emberflow.domain.slot import Slot
 from emberflow.errors import UnknownProfileError
-from emberflow.loopback import is_loopback
 from emberflow.senders.pacing import next_opening
 from emberflow.senders.policy import PacingPolicy, QuotaPolicy
 from emberflow.senders.quota import reserved_for_warmup
 
 _OPENINGS_TRIED = 60  # a day has one or two, and a weekend must pass
-_SUBMISSION_PORTS: Final = frozenset({25, 465, 587, 2525})
 
 
 class FreshnessPolicy(Protocol):
@@ -88,36 +87,6 @@ class Refusal:
     reason: str
     retry_at: datetime | None = None
     binding_cap: str | None = None
-
-
-@dataclass(frozen=True)
-class Route:
-    """Which way a mail goes, as far as caps and breakers ask: domains and providers are those of mailboxes.
-
-    ``smtp_host`` is the submission server, as :func:`server_of` names it.
-    """
-
-    smtp_host: str
-    sender_provider: str
-    sender_domain: str
-    recipient_address: str
-    recipient_provider: str
-    egress_address: str | None
-
-    @property
-    def recipient_domain(self) -> str:
-        """The part after the ``@``."""
-        return self.recipient_address.rpartition("@")[2]
-
-
-def server_of(host: str, port: int) -> str:
-    """Name a submission server: its host, whichever port a mailbox uses (RFC 8314 3.3).
-
-    On this machine any port but the usual ones is a server of its own: tunnels to different servers share its names.
-    """
-    name = host.lower()
-    is_own = port in _SUBMISSION_PORTS or not (name == "localhost" or is_loopback(name))
-    return name if is_own else f"{name}:{port}"
 
 
 @dataclass(frozen=True)

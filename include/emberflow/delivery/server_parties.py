@@ -24,7 +24,7 @@ class Party:
 
 
 def organisation_of(server: str) -> str:
-    """Return the registered domain in a server's name (`guard.server_of`); an address stands for itself."""
+    """Return the registered domain in a server's name (`routes.server_of`); an address stands for itself."""
     name, _, port = server.lower().rpartition(":")
     host = name if name and port.isdigit() else server.lower()
     labels = host.rstrip(".").split(".")

@@ -15,7 +15,7 @@ from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery import breakers
 from emberflow.delivery.breakers import Blocked, Breaker, BreakerPolicy, Keys, Outcome
-from emberflow.delivery.guard import Route
+from emberflow.delivery.routes import Route
 from emberflow.domain.slot import Slot
 
 _READ = text("""

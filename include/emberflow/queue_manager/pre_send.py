@@ -20,7 +20,8 @@ from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.delivery import guard
 from emberflow.delivery.caps import CounterKey, Counters
-from emberflow.delivery.guard import BotDay, Facts, Refusal, Route, SenderDay, Usage
+from emberflow.delivery.guard import BotDay, Facts, Refusal, SenderDay, Usage
+from emberflow.delivery.routes import Route, server_of
 from emberflow.domain.mail_kind import BOT_DAY_PARTS, SENDER_DAY_PARTS
 from emberflow.domain.slot import Slot
 from emberflow.errors import UnknownProfileError
@@ -441,7 +442,7 @@ def _days(column: str, keys: Iterable[Any]) -> str:
 
 def _route(row: Row[Any]) -> Route:
     return Route(
-        smtp_host=guard.server_of(row.smtp_host, row.smtp_port),
+        smtp_host=server_of(row.smtp_host, row.smtp_port),
         sender_provider=row.sender_provider,
         sender_domain=row.sender_domain,
         recipient_address=row.recipient_address,

@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.accounts import suppressions, switches
-from emberflow.delivery.guard import Refusal, server_of
+from emberflow.delivery.guard import Refusal
+from emberflow.delivery.routes import server_of
 from emberflow.domain.mail_kind import Priority
 from emberflow.domain.slot import Slot
 from emberflow.operations import mailboxes

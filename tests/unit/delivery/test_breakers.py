@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emberflow.delivery.breakers import Breaker, BreakerPolicy, admit, failing, keys_of, take_in
-from emberflow.delivery.guard import server_of
 from emberflow.delivery.reply_codes import Action, Disposition, Scope
+from emberflow.delivery.routes import server_of
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 POLICY = BreakerPolicy()

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from emberflow.delivery.caps import Cap, CounterKey
-from emberflow.delivery.guard import BotDay, Refusal, Route, SenderDay, caps_of, unknown_zone
+from emberflow.delivery.guard import BotDay, Refusal, SenderDay, caps_of, unknown_zone
+from emberflow.delivery.routes import Route
 from emberflow.domain.slot import Slot
 from tests.unit.delivery.mails import NOON, Day, a_bots_reply, a_cold_mail, a_mail, a_policy, an_answer, the_facts
 

@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 from emberflow.accounts.mailboxes import Mailbox
 from emberflow.clock import Clock
 from emberflow.delivery.connections import ConnectionPolicy
-from emberflow.delivery.guard import Refusal, server_of
+from emberflow.delivery.guard import Refusal
+from emberflow.delivery.routes import server_of
 from emberflow.email_ops.bounded_parser import Parser
 from emberflow.email_ops.egress import Mode
 from emberflow.email_ops.imap import ImapReader

@@ -18,7 +18,8 @@ from sqlalchemy import Connection
 
 from emberflow.accounts.mailboxes import Mailbox, open_mailboxes
 from emberflow.clock import Clock
-from emberflow.delivery.guard import Refusal, Route
+from emberflow.delivery.guard import Refusal
+from emberflow.delivery.routes import Route
 from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy
 from emberflow.policy.script_sets import ScriptLibrary

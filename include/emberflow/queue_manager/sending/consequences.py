@@ -17,8 +17,8 @@ from emberflow.accounts import lifecycle, logins, suppressions
 from emberflow.accounts.lifecycle import Cause
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Said
-from emberflow.delivery.guard import Route
 from emberflow.delivery.reply_codes import Disposition
+from emberflow.delivery.routes import Route
 from emberflow.domain.slot import Slot
 from emberflow.queue_manager import cancellation, host_breakers
 from emberflow.queue_manager.sending import refused_recipients

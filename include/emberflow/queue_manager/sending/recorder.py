@@ -16,8 +16,9 @@ from sqlalchemy import Connection
 from emberflow.clock import Clock
 from emberflow.crash_points import reach
 from emberflow.delivery import reply_codes, retries
-from emberflow.delivery.guard import Refusal, Route
+from emberflow.delivery.guard import Refusal
 from emberflow.delivery.reply_codes import Disposition
+from emberflow.delivery.routes import Route
 from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
 from emberflow.policy.document import Policy

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from emberflow.accounts.mailboxes import Mailbox
-from emberflow.delivery.guard import Route, server_of
+from emberflow.delivery.routes import Route, server_of
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import AddressError, domain_of
 from emberflow.email_ops.content import Scripts

@@ -48,7 +48,8 @@ from emberflow.accounts.mailboxes import Mailbox, keep_replaced_refresh_tokens
 from emberflow.clock import Clock
 from emberflow.crash_points import reach
 from emberflow.database import restores
-from emberflow.delivery.guard import Refusal, Route
+from emberflow.delivery.guard import Refusal
+from emberflow.delivery.routes import Route
 from emberflow.domain.attempt import Attempt
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import AddressError
