@@ -18,8 +18,10 @@ from emberflow.cli.mailboxes import (
     came_in,
     change,
     check_and_tell,
+    pause,
     reading_file,
     remove,
+    resume,
     why,
 )
 from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
@@ -146,13 +148,7 @@ def check_bots(
 @bots.command("pause")
 def pause_bot(address: str, reason: Shown, by: By = None) -> None:
     """Pause a bot: it is still read; what is planned for it is cancelled when it comes due before `resume`."""
-    from emberflow.console import console
-    from emberflow.database.engine import open_engine
-    from emberflow.operations import mailboxes
-    from emberflow.operations.actor import acting
-
-    mailboxes.pause(open_engine(), acting(by), "bot", address, reason=reason)
-    console.print(f"{address} is paused: {reason}", markup=False)
+    pause("bot", address, reason, by)
 
 
 @bots.command("retire")
@@ -170,13 +166,7 @@ def retire_bot(address: str, reason: Shown, by: By = None) -> None:
 @bots.command("resume")
 def resume_bot(address: str, reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Make a paused or retired bot active again, if it has passed its last connection check."""
-    from emberflow.console import console
-    from emberflow.database.engine import open_engine
-    from emberflow.operations import mailboxes
-    from emberflow.operations.actor import acting
-
-    mailboxes.resume(open_engine(), acting(by), "bot", address, reason=reason)
-    console.print(f"{address} is active")
+    resume("bot", address, reason, by)
 
 
 @bots.command("set")

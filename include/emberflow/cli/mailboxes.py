@@ -74,6 +74,28 @@ def change(
         console.print(f"not checked since: run `emberflow {kind}s check {address}`", markup=False)
 
 
+def pause(kind: MailboxKind, address: str, reason: str, by: str | None) -> None:
+    """Pause one sender or bot."""
+    from emberflow.console import console
+    from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
+
+    mailboxes.pause(open_engine(), acting(by), kind, address, reason=reason)
+    console.print(f"{address} is paused: {reason}", markup=False)
+
+
+def resume(kind: MailboxKind, address: str, reason: str, by: str | None) -> None:
+    """Make one sender or bot active again."""
+    from emberflow.console import console
+    from emberflow.database.engine import open_engine
+    from emberflow.operations import mailboxes
+    from emberflow.operations.actor import acting
+
+    mailboxes.resume(open_engine(), acting(by), kind, address, reason=reason)
+    console.print(f"{address} is active")
+
+
 def remove(kind: MailboxKind, address: str, reason: str, by: str | None) -> None:
     """Take one mailbox out of use for good, and say what was cancelled."""
     from emberflow.console import console

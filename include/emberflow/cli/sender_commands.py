@@ -18,8 +18,10 @@ from emberflow.cli.mailboxes import (
     came_in,
     change,
     check_and_tell,
+    pause,
     reading_file,
     remove,
+    resume,
     why,
 )
 from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
@@ -72,13 +74,7 @@ def list_senders(as_json: AsJson = False) -> None:
 @senders.command("pause")
 def pause_sender(address: str, reason: Shown, by: By = None) -> None:
     """Pause a sender; its ramp position stays."""
-    from emberflow.console import console
-    from emberflow.database.engine import open_engine
-    from emberflow.operations import mailboxes
-    from emberflow.operations.actor import acting
-
-    mailboxes.pause(open_engine(), acting(by), "sender", address, reason=reason)
-    console.print(f"{address} is paused: {reason}", markup=False)
+    pause("sender", address, reason, by)
 
 
 @senders.command("stop")
@@ -96,13 +92,7 @@ def stop_sender(address: str, reason: Shown, by: By = None) -> None:
 @senders.command("resume")
 def resume_sender(address: str, reason: Reason = BY_COMMAND, by: By = None) -> None:
     """Make a paused or stopped sender active again."""
-    from emberflow.console import console
-    from emberflow.database.engine import open_engine
-    from emberflow.operations import mailboxes
-    from emberflow.operations.actor import acting
-
-    mailboxes.resume(open_engine(), acting(by), "sender", address, reason=reason)
-    console.print(f"{address} is active")
+    resume("sender", address, reason, by)
 
 
 @senders.command("check")
