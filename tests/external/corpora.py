@@ -36,7 +36,7 @@ def of_pypi(name: str, version: str, below: Path) -> Path:
     Raises:
         Unreachable: no index has it, or none answers.
     """
-    arguments = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", f"{name}=={version}"]
+    arguments = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name, f"{name}=={version}"]
     return _fetched([sys.executable, *arguments, "--dest"], f"{name}-{version}", below)
 
 
@@ -82,7 +82,17 @@ def _fetched(command: list[str], label: str, below: Path) -> Path:
         raise Unreachable(f"{label} cannot be fetched: {error}") from error
     (archive,) = partly.glob("*.tar.gz") if list(partly.glob("*.tar.gz")) else partly.glob("*.tgz")
     with tarfile.open(archive) as opened:
-        opened.extractall(partly, filter="data")
+        _extract(opened, partly)
     archive.unlink()
     partly.rename(unpacked)
     return unpacked
+
+
+def _extract(archive: tarfile.TarFile, folder: Path) -> None:
+    """Write the files of an archive below ``folder`` and nothing else: Debian's Python 3.11.2 knows no filters."""
+    for member in archive:
+        target = (folder / member.name).resolve()
+        content = archive.extractfile(member) if member.isfile() else None
+        if content is not None and target.is_relative_to(folder.resolve()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.read())
