@@ -10,11 +10,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 Location = tuple[int | str, ...]
+Model = TypeVar("Model", bound=BaseModel)
 
 _LARGEST_BYTES = 1_000_000
 _DEEPEST = 32
@@ -83,6 +86,80 @@ def read(path: Path) -> Document:
         raise UnreadableYamlError(line, str(error.problem)) from error
     except yaml.YAMLError as error:
         raise UnreadableYamlError(1, f"is not YAML: {error}") from error
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake in a file that a person wrote; ``line`` counts from 1."""
+
+    file: Path
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Checked(Generic[Model]):
+    """A file as a model reads it: ``value`` is None if it cannot be read so; ``mistakes`` are in order of lines."""
+
+    value: Model | None
+    mistakes: list[Mistake]
+    document: Document | None
+
+
+def check(path: Path, model: type[Model]) -> Checked[Model]:
+    """Read a file as a model, and name every mistake with its line."""
+    try:
+        document = read(path)
+    except UnreadableYamlError as error:
+        return Checked(None, [Mistake(path, error.line, error.reason)], None)
+    found = [Mistake(path, line, f"{key}: is there more than once") for line, key in document.repeated]
+    value = None
+    try:
+        value = model.model_validate(document.content)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        found += [
+            Mistake(path, document.line(detail["loc"]), f"{spell(detail['loc']) or model.__name__.lower()}: {_reason(detail, model)}")
+            for detail in details
+            if not any(_is_within(other["loc"], detail["loc"]) for other in details)
+        ]
+    return Checked(value, sorted(found, key=lambda mistake: mistake.line), document)
+
+
+def spell(location: Location) -> str:
+    """Return a location as a person counts: elements of lists from 1."""
+    return ".".join(str(step + 1) if isinstance(step, int) else step for step in location)
+
+
+def _is_within(location: Location, outer: Location) -> bool:
+    """A list of which an element is wrong is also reported as too short: the element's mistake says enough."""
+    return len(location) > len(outer) and location[: len(outer)] == outer
+
+
+def _reason(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    match detail["type"]:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            known = f"; known are {', '.join(model.model_fields)}" if len(detail["loc"]) == 1 else ""
+            return f"is not a known key{known}"
+        case "string_type":
+            return f"is not text but {detail['input']!r:.60}; put it in quotes"
+        case "tuple_type":
+            return "is not a list"
+        case "model_type" | "dict_type":
+            return "is not a mapping of keys to values"
+        case "too_short" | "string_too_short" if not detail["input"]:
+            return "is empty"
+        case "too_short":
+            return f"has {detail['ctx']['actual_length']} entries and needs {detail['ctx']['min_length']}"
+        case "too_long":
+            return f"has {detail['ctx']['actual_length']} entries and may have {detail['ctx']['max_length']}"
+        case _:
+            return detail["msg"].removeprefix("Value error, ")
 
 
 def _require_limits(text: str) -> None:

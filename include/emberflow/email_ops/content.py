@@ -18,13 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from emberflow import yaml_files
 from emberflow.errors import ConfigurationError
 from emberflow.stream_names import Name, states
-from emberflow.yaml_files import Location
+from emberflow.yaml_files import Location, Mistake
 
 BUILT_IN = Path(__file__).with_name("scripts")
 
@@ -104,18 +103,6 @@ class Script(BaseModel):
 
 
 @dataclass(frozen=True)
-class ScriptProblem:
-    """One mistake in a script; ``line`` counts from 1."""
-
-    file: Path
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}, line {self.line}: {self.reason}"
-
-
-@dataclass(frozen=True)
 class Scripts:
     """A checked set of scripts."""
 
@@ -183,10 +170,10 @@ def load_scripts(directory: Path = BUILT_IN) -> Scripts:
     return Scripts({script.id: script for script in scripts})
 
 
-def check_scripts(directory: Path) -> tuple[list[Script], list[ScriptProblem]]:
+def check_scripts(directory: Path) -> tuple[list[Script], list[Mistake]]:
     """Return the scripts of ``directory`` that are right, and every mistake of the others."""
     scripts: list[Script] = []
-    problems = [ScriptProblem(path, 1, "is not read: call it *.yaml") for path in sorted(directory.glob("*.yml"))]
+    problems = [Mistake(path, 1, "is not read: call it *.yaml") for path in sorted(directory.glob("*.yml"))]
     for path in sorted(directory.glob("*.yaml")):
         script, found = _check(path)
         problems += found
@@ -195,54 +182,12 @@ def check_scripts(directory: Path) -> tuple[list[Script], list[ScriptProblem]]:
     return scripts, problems
 
 
-def _check(path: Path) -> tuple[Script | None, list[ScriptProblem]]:
-    try:
-        document = yaml_files.read(path)
-    except yaml_files.UnreadableYamlError as error:
-        return None, [ScriptProblem(path, error.line, error.reason)]
-    found = [ScriptProblem(path, line, f"{key}: is there more than once") for line, key in document.repeated]
-    try:
-        script = Script.model_validate(document.content)
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        found += [
-            ScriptProblem(path, document.line(detail["loc"]), f"{_spell(detail['loc'])}: {_reason(detail)}")
-            for detail in details
-            if not any(_is_within(other["loc"], detail["loc"]) for other in details)
-        ]
-        return None, sorted(found, key=lambda problem: problem.line)
-    found += [ScriptProblem(path, document.line(location), reason) for location, reason in _problems(script, path.stem)]
-    return script, sorted(found, key=lambda problem: problem.line)
-
-
-def _is_within(location: Location, outer: Location) -> bool:
-    """A list of which an element is wrong is also reported as too short: the element's mistake says enough."""
-    return len(location) > len(outer) and location[: len(outer)] == outer
-
-
-def _spell(location: Location) -> str:
-    """Return a location as an operator counts: turns and texts from 1."""
-    return ".".join(str(step + 1) if isinstance(step, int) else step for step in location) or "script"
-
-
-def _reason(detail: ErrorDetails) -> str:
-    match detail["type"]:
-        case "missing":
-            return "is missing"
-        case "extra_forbidden":
-            return f"is not a known key; known are {', '.join(Script.model_fields)}"
-        case "string_type":
-            return f"is not text but {detail['input']!r:.60}; put it in quotes"
-        case "tuple_type":
-            return "is not a list"
-        case "model_type" | "dict_type":
-            return "is not a mapping of keys to values"
-        case "too_short" | "too_long" if detail["loc"] == ("turns",):
-            return f"a conversation has 2 to 5 turns, not {len(detail['input'])}"
-        case "too_short" | "string_too_short":
-            return "is empty"
-        case _:
-            return detail["msg"].removeprefix("Value error, ")
+def _check(path: Path) -> tuple[Script | None, list[Mistake]]:
+    found = yaml_files.check(path, Script)
+    if found.value is None or found.document is None:
+        return None, found.mistakes
+    problems = [Mistake(path, found.document.line(at), reason) for at, reason in _problems(found.value, path.stem)]
+    return found.value, sorted([*found.mistakes, *problems], key=lambda mistake: mistake.line)
 
 
 def _problems(script: Script, expected_id: str) -> Iterator[tuple[Location, str]]:

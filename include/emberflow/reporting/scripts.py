@@ -7,10 +7,11 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from emberflow.email_ops import content
-from emberflow.email_ops.content import Script, ScriptProblem
+from emberflow.email_ops.content import Script
 from emberflow.policy import script_sets
 from emberflow.policy.versions import in_force
 from emberflow.settings import Settings
+from emberflow.yaml_files import Mistake
 
 __all__ = ["check", "directory_of", "listed", "listed_in_force"]
 
@@ -20,7 +21,7 @@ def directory_of(settings: Settings) -> Path:
     return settings.scripts_dir or content.BUILT_IN
 
 
-def check(directory: Path) -> tuple[list[Script], list[ScriptProblem]]:
+def check(directory: Path) -> tuple[list[Script], list[Mistake]]:
     """Return the scripts of a directory that are right, and every mistake in the others."""
     return content.check_scripts(directory)
 
