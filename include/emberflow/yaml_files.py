@@ -122,7 +122,11 @@ def check(path: Path, model: type[Model]) -> Checked[Model]:
     except ValidationError as error:
         details = error.errors(include_url=False)
         found += [
-            Mistake(path, document.line(detail["loc"]), f"{spell(detail['loc']) or model.__name__.lower()}: {_reason(detail, model)}")
+            Mistake(
+                path,
+                document.line(detail["loc"]),
+                f"{spell(detail['loc']) or model.__name__.lower()}: {_reason(detail, model)}",
+            )
             for detail in details
             if not any(_is_within(other["loc"], detail["loc"]) for other in details)
         ]

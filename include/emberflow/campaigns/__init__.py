@@ -1,1 +1,1 @@
-"""Cold outreach: leads, templates, sequences, rotation, compliance. Pure functions; none are built yet."""
+"""Cold outreach: texts, sequences, what is wrong with them. Pure functions; nothing is planned or sent yet."""

@@ -68,15 +68,15 @@ class _Missing(Undefined):
     __slots__ = ()
 
     def __str__(self) -> str:
-        raise _Absent(self.name)
+        raise _AbsentError(self.name)
 
     def __len__(self) -> int:
-        raise _Absent(self.name)
+        raise _AbsentError(self.name)
 
     force_liquid_default = True
 
 
-class _Absent(UndefinedError):
+class _AbsentError(UndefinedError):
     def __init__(self, name: str) -> None:
         super().__init__(f"'{name}' is undefined", token=None)
         self.name = name
@@ -85,7 +85,7 @@ class _Absent(UndefinedError):
 def _date(value: object, written: str) -> str:
     """Write a day of the lead's data; unlike Liquid's own filter this one has no ``now`` and no zone of the machine."""
     if isinstance(value, Undefined):
-        raise _Absent(value.name)
+        raise _AbsentError(value.name)
     if not isinstance(written, str) or not _DATE_FORMAT.fullmatch(written):
         raise FilterArgumentError(f"date cannot be written as {written!r}", token=None)
     try:
@@ -123,6 +123,7 @@ class _Profile(Environment):
             self.add_filter(name, function)
 
 
+_LIQUIDS_FILTERS = frozenset(Environment().filters)  # one that is not of the profile is refused, and no fallback
 _TEXT = _Profile(tolerance=Mode.STRICT, undefined=_Missing, autoescape=False)
 _HTML = _Profile(tolerance=Mode.STRICT, undefined=_Missing, autoescape=True)
 
@@ -157,7 +158,7 @@ class Template:
         drawn = {f"{_OWN}{number}": int(choice) for number, choice in enumerate(choices)}
         try:
             return self._compiled.render(given | drawn)
-        except _Absent as error:
+        except _AbsentError as error:
             raise MissingValueError(error.name) from None
         except LiquidError as error:
             raise TemplateError(_told(error)) from None
@@ -181,19 +182,19 @@ def compile_html(text: str) -> Template:
     return _compile(text, _HTML)
 
 
-def spin(seed: int, lead_ids: npt.NDArray[np.int64], step: int, groups: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Draw the alternative of each group for each lead: the same lead, step and group always draw the same.
+def spin(seed: int, part: str, leads: npt.NDArray[np.int64], step: int, groups: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Draw the alternative of each group for each lead (its key); the same always draw the same.
+
+    ``part`` is ``subject``, ``text`` or ``html``. Text and HTML draw together: written alike, they read alike.
 
     Returns an int64 array of one row per lead and one column per group.
     """
-    stream = state(seed, "spintax")
+    stream = state(seed, "spintax", "subject" if part == "subject" else "body")
     columns = [
-        (uniforms(stream, lead_ids, np.full_like(lead_ids, step), np.full_like(lead_ids, number)) * size).astype(
-            np.int64
-        )
+        (uniforms(stream, leads, np.full_like(leads, step), np.full_like(leads, number)) * size).astype(np.int64)
         for number, size in enumerate(groups)
     ]
-    return np.column_stack(columns) if columns else np.empty((len(lead_ids), 0), dtype=np.int64)
+    return np.column_stack(columns) if columns else np.empty((len(leads), 0), dtype=np.int64)
 
 
 def unknown(variables: Collection[str], fields: Collection[str]) -> list[str]:
@@ -211,15 +212,18 @@ def _compile(text: str, profile: _Profile) -> Template:
     try:
         compiled = profile.from_string(spun)
         names = compiled.global_variables()
+        filters = compiled.filter_names()
     except LiquidError as error:
         raise TemplateError(_told(error)) from None
+    if strange := sorted(set(filters) - set(FILTERS)):
+        raise TemplateError(f"{strange[0]!r} is no filter; there are {', '.join(FILTERS)}")
     variables = tuple(dict.fromkeys(name for name in names if not name.startswith(_OWN)))
     return Template(variables, groups, written, compiled)
 
 
 def _written_out(short: re.Match[str]) -> str:
     fallback = short["fallback"].strip()
-    if fallback in FILTERS or fallback.startswith(("'", '"')):
+    if fallback in _LIQUIDS_FILTERS or fallback.startswith(("'", '"')):
         return short.group()
     if not fallback:
         raise TemplateError(f"{short.group()} has an empty fallback: name one, or leave the bar out")
@@ -304,6 +308,9 @@ def _is_blank(value: object) -> bool:
 
 def _told(error: LiquidError) -> str:
     """Return what python-liquid says, with the line where it stands."""
-    found = error.context() if callable(getattr(error, "context", None)) else None
+    try:
+        found = error.context()
+    except ValueError:  # it stands behind the last character
+        found = None
     where = f"line {found[0]}: " if found else ""
     return where + str(error.args[0] if error.args else error)

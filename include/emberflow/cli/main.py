@@ -15,6 +15,7 @@ from emberflow.cli import (
     audit_commands,
     bench_command,
     bot_commands,
+    campaign_commands,
     capacity_command,
     chaos_command,
     classify_command,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(sender_commands.senders, name="senders")
 app.add_typer(bot_commands.bots, name="bots")
+app.add_typer(campaign_commands.campaigns, name="campaigns")
 app.add_typer(sandbox_commands.sandbox, name="sandbox")
 app.add_typer(secret_commands.secrets, name="secrets")
 app.add_typer(plan_commands.plan, name="plan")
