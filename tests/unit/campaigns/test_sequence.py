@@ -60,7 +60,7 @@ def test_a_sequence_has_steps_with_variants_and_a_footer_below_each_mail(tmp_pat
     ("content", "mistake"),
     [
         (GOOD.replace('opt_out: Reply "no" and I will not write again.\n', ""), "line 1: opt_out: is missing"),
-        (GOOD.replace("name: Spring", "nam: Spring"), "line 1: nam: is not a known key; known are name, "),
+        (GOOD.replace("name: Spring", "title: Spring"), "line 1: title: is not a known key; known are name, "),
         (GOOD.replace("wait: 3", "wait: 0"), "step 2 needs a wait"),
         (GOOD.replace("  - wait: 3\n", "  - wait: 3\n    subject: Again\n"), "leave the subject out"),
         (GOOD.replace("        subject: Warehouses\n", ""), "step 1, variant long: a first mail needs a subject"),
