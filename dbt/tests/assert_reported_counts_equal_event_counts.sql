@@ -1,6 +1,7 @@
 -- Every count of the report is a count over events (D-B4).
 -- Events keep arriving while the report is built: those recorded before `as_of` must be in it, later ones may be.
--- In a database at rest the two bounds are equal.
+-- In a database at rest the two bounds are equal. A mail that came back is undone as a hard bounce by a refusal at SMTP
+-- or a placement.
 
 with
 
@@ -45,6 +46,32 @@ reported as (
 
 ),
 
+undoing as (
+
+    select
+        mail_events.slot_id,
+        min(mail_events.recorded_at) as undone_at
+
+    from mail_events
+
+    inner join mail_events as returned
+        on mail_events.slot_id = returned.slot_id and returned.event_type = 'returned'
+
+    where
+        mail_events.occurred_at < (select max(report.as_of) from report)
+        and (
+            mail_events.event_type in ('placed_inbox', 'placed_junk')
+            or (
+                mail_events.outcome = 'permanent' and mail_events.scope = 'message'
+                and coalesce(mail_events.concerns, '') not in ('mailbox', 'host')
+                and mail_events.is_believed is not false
+            )
+        )
+
+    group by mail_events.slot_id
+
+),
+
 labelled as (
 
     select
@@ -52,6 +79,7 @@ labelled as (
         mail_events.sender_id,
         mail_events.occurred_at,
         mail_events.recorded_at,
+        case when mail_events.event_type = 'returned' then undoing.undone_at end as undone_at,
         case
             when mail_events.event_type = 'placed_inbox' and mail_events.direction = 'to_bot' then 'inbox'
             when mail_events.event_type = 'placed_junk' and mail_events.direction = 'to_bot' then 'junk'
@@ -59,6 +87,8 @@ labelled as (
                 then mail_events.event_type
             when mail_events.mailbox_id <> senders.mailbox_id then null
             when mail_events.event_type = 'sent' then 'sent'
+            when mail_events.event_type = 'returned' and mail_events.status like '4.%' then null
+            when mail_events.event_type = 'returned' then 'hard_bounces'
             when mail_events.concerns = 'mailbox' or mail_events.is_believed is false then null
             when mail_events.outcome = 'permanent' and mail_events.concerns = 'host' then null
             when mail_events.outcome = 'permanent' and mail_events.scope = 'message' then 'hard_bounces'
@@ -70,6 +100,8 @@ labelled as (
 
     inner join senders on mail_events.sender_id = senders.sender_id
 
+    left join undoing on mail_events.slot_id = undoing.slot_id
+
 ),
 
 counted as (
@@ -78,8 +110,12 @@ counted as (
         reported.sender_id,
         reported.figure,
         reported.reported,
-        count(labelled.event_id) filter (where labelled.recorded_at < reported.as_of) as at_least,
-        count(labelled.event_id) as at_most
+        count(labelled.event_id) filter (
+            where labelled.recorded_at < reported.as_of and labelled.undone_at is null
+        ) as at_least,
+        count(labelled.event_id) filter (
+            where labelled.undone_at is null or labelled.undone_at >= reported.as_of
+        ) as at_most
 
     from reported
 

@@ -30,6 +30,7 @@ renamed as (
         details ->> 'server_text' as server_text,
         details ->> 'direction' as direction,
         details ->> 'provider' as provider,
+        details ->> 'status' as status,
 
         ---------- numerics
         cast(details ->> 'attempt' as integer) as attempt,

@@ -30,7 +30,7 @@ def list_inbox(
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List messages that came back: what each is, whether it counts, which mail it is about, and what says so."""
+    """List messages that came back: what each is, which mail it is about, what followed, and what says so."""
     from emberflow.console import Section, show
     from emberflow.database.engine import open_engine
     from emberflow.reporting import inbound
@@ -38,12 +38,12 @@ def list_inbox(
     with open_engine().connect() as connection:
         found = inbound.listed(connection, [one.value for one in kind or _Kind], limit)
     columns = (
-        "id", "mailbox", "kind", "counts", "from", "subject", "arrived at (UTC)", "slot", "matched by", "says",
-        "evidence",
+        "id", "mailbox", "kind", "counts", "from", "subject", "arrived at (UTC)", "slot", "matched by", "followed",
+        "says", "evidence",
     )  # fmt: skip
     names = (
-        "id", "mailbox", "kind", "counts", "from_address", "subject", "arrived_at", "slot_id", "matched_by", "says",
-        "evidence",
+        "id", "mailbox", "kind", "counts", "from_address", "subject", "arrived_at", "slot_id", "matched_by", "followed",
+        "says", "evidence",
     )  # fmt: skip
     rows = [tuple(row[name] for name in names) for row in found]
     title = f"{len(rows)} messages that came back"

@@ -781,8 +781,8 @@ inbound_messages = Table(
         "counts",
         Boolean,
         nullable=False,
-        comment="whether anything may follow; a bounce or complaint: only if it names a mail of this mailbox to that "
-        "recipient",
+        comment="whether anything may follow; a bounce, complaint or request for no more mail: only if it names a mail "
+        "of this mailbox to that recipient",
     ),
     Column("bounce_action", Text, comment="failed or delayed; null: no bounce"),
     Column("bounce_severity", Text, comment="hard or soft; null: no bounce"),
@@ -797,9 +797,17 @@ inbound_messages = Table(
     ),
     Column("slot_id", BigInteger, comment="scheduled_tasks.id of that mail"),
     Column("evidence", JSONB, nullable=False, comment="what decided, the strongest first: where it stands, and what"),
+    Column(
+        "followed",
+        ARRAY(Text),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="what followed: returned, the event; suppressed, an entry for who it is about",
+    ),
     _instant("arrived_at", comment="not after now, and not before the mail that it is about was submitted"),
     _instant("recorded_at", comment="when it was read"),
     _one_of("kind", INBOUND_KINDS),
+    CheckConstraint("followed <@ array['returned', 'suppressed']", name="followed_known"),
     CheckConstraint("(uidvalidity is null) = (uid is null)", name="a_uid_is_of_a_folder"),
     CheckConstraint("(kind = 'bounce') = (bounce_action is not null)", name="a_bounce_has_an_action"),
     CheckConstraint("(matched_by is null) = (slot_id is null)", name="a_match_names_a_mail"),

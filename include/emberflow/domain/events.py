@@ -28,6 +28,7 @@ class EventType(StrEnum):
     FENCED = "fenced"
     PARKED = "parked"
     RECONCILED = "reconciled"
+    RETURNED = "returned"
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,23 @@ EVENTS: Mapping[EventType, EventKind] = {
             "where": Detail(str, "where it lies, or was looked for", is_optional=True),
             "answer": Detail(str, "the server's answer that was heard too late", is_optional=True),
             "why": Detail(str, "the reason that a person or a returned mail gives", is_optional=True),
+        },
+    ),
+    EventType.RETURNED: EventKind(
+        "a report came to the sending mailbox: the mail was taken, and could not be delivered",
+        mailbox="the sending mailbox",
+        keys=(f"returned:{_IDEMPOTENCY_KEY}",),
+        so_that="a mail comes back once, however many reports say so",
+        counts_as="hard bounce, unless its `status` is a temporary one, the mail was refused at SMTP and counted "
+        "there, or it was found at its recipient",
+        details={
+            "severity": Detail(str, "`hard`: the address will never take mail", ("hard", "soft")),
+            "status": Detail(str, "enhanced status code of the report, RFC 3463", is_optional=True),
+            "recipient": Detail(
+                str, "who was not reached; `address`: nobody's mailbox here", ("bot", "sender", "address")
+            ),
+            "by": Detail(str, "what ties the report to the mail", ("in_reply_to", "references", "token")),
+            "report": Detail(int, "inbound_messages.id of the report"),
         },
     ),
 }  # fmt: skip

@@ -174,6 +174,12 @@ TRANSITIONS = (
         "`suppressed: ...`",
     ),
     Transition(
+        _PLANNED, _CANCELLED, Move.CANCEL, "inbox", "its recipient bounced, complained or opted out",
+        "its recipient, an address that is not ours, was suppressed by a hard bounce, a complaint or a request for no "
+        "more mail that came back",
+        "`suppressed: ...`",
+    ),
+    Transition(
         _LEASED, _PLANNED, Move.LAPSE, "recover", "lease lapsed",
         "the lease lapsed before DATA (worker gone)", "`lease lapsed before DATA`",
     ),

@@ -7,7 +7,7 @@ warm-up (it carries a token) > own copy > complaint (ARF) > bounce > opt-out > a
 human reply > other.
 
 :func:`settle` adds what the caller knows: whether a token is genuine, which mail a message is about and how that was
-found, and whether a report counts. Nobody's word is proof by itself: a bounce or complaint that cannot be tied to a
+found, and whether it counts. Nobody's word is proof by itself: a bounce, complaint or request that cannot be tied to a
 mail keeps its kind and counts for nothing (:mod:`emberflow.email_ops.matching`).
 
 Whatever a stranger sends, :func:`classify` returns: 256 KiB are read, 50 parts, 16,000 characters of a text. What is
@@ -30,7 +30,7 @@ from emberflow.email_ops.bounces import Bounce, Original, read_bounce
 from emberflow.email_ops.complaints import Complaint, read_complaint
 from emberflow.email_ops.evidence import Evidence
 from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
-from emberflow.email_ops.matching import Match, Offer, SentMail, match, tie
+from emberflow.email_ops.matching import Match, Offer, SentMail, Tied, match, tie
 from emberflow.email_ops.message_limits import header_of
 from emberflow.email_ops.message_parts import Parts, header_alone, taken_apart, text_of_html
 from emberflow.email_ops.opt_out import opt_out_by_link, opt_out_in_words
@@ -151,6 +151,10 @@ def settle(
         if own is not None:
             why = Evidence("header Message-ID", f"{message_id} is that of a mail sent from {own.from_address}")
             return Settled("own_copy", False, None, None, (why,))
+    if found.kind == "opt_out":
+        tied = _tied_request(offer, sent, mailbox)
+        said = Evidence("what was sent", tied.why)
+        return Settled("opt_out", tied.counts, tied.match, None, (*found.evidence, said))
     matched = match(offer, sent)
     kind = found.kind
     evidence = found.evidence
@@ -342,6 +346,13 @@ def _offer_of_report(original: Original, recipients: tuple[str, ...], message: R
         subject=original.subject or message.subject,
         recipients=recipients or ((original.to_address,) if original.to_address else ()),
     )
+
+
+def _tied_request(offer: Offer, sent: Sequence[SentMail], mailbox: str) -> Tied:
+    """Return whether a request for no more mail counts: whoever got the mail, and nobody in their name, asks for it."""
+    authors = offer.recipients or ((offer.to_address,) if offer.to_address else ())
+    tied = tie(replace(offer, recipients=authors), sent, mailbox=mailbox)
+    return tied if authors else replace(tied, counts=False, why="it does not say who asks for it")
 
 
 def _with_slot(found: Classification, keys: Sequence[SecretStr]) -> Offer:

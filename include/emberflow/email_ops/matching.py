@@ -8,9 +8,9 @@ Asked in this order; the first that finds a mail decides, and its name is stored
 4. ``from_to_subject``: the people and the subject, for clients that name nothing.
 
 A Message-ID of ours and a token are keyed hashes: only who got that very mail, and the servers on its way, know them.
-People and subject can be guessed. So a bounce or a complaint *counts* only if it names the mail by an identifier, and
-if it is about the recipient of that mail and came to the mailbox that sent it. Anybody can send a report; without
-these it changes nothing.
+People and subject can be guessed. So a bounce, a complaint or a request for no more mail *counts* only if it names the
+mail by an identifier, if it is about the recipient of that mail, or from it, and if it came to the mailbox that sent
+it. Anybody can send a report, and write any address into From; without these it changes nothing.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Tied:
-    """Whether a report counts. ``why`` says it in words either way."""
+    """Whether a report or a request counts. ``why`` says it in words either way."""
 
     match: Match | None
     counts: bool
@@ -108,7 +108,10 @@ def match(offer: Offer, sent: Iterable[SentMail]) -> Match | None:
 
 
 def tie(offer: Offer, sent: Iterable[SentMail], *, mailbox: str) -> Tied:
-    """Return whether a bounce or a complaint counts: for a mail that ``mailbox`` sent to the recipient it is about."""
+    """Return whether a bounce, a complaint or a request counts: for a mail that ``mailbox`` sent to who it is about.
+
+    Of a person's request, ``offer.recipients`` is its author.
+    """
     found = match(offer, sent)
     if found is None:
         return Tied(None, False, "it is about no mail that is known to be sent")

@@ -261,9 +261,40 @@ def _reading(connection: Connection) -> Iterator[Finding]:
     row = inbound.lately(connection)
     counts = (
         f"{row.bounces} bounces that count within 7 days, {row.hard} of them hard, {row.complaints} complaints; "
-        f"{row.not_counting} reports are about no mail of ours"
+        f"{row.suppressed} addresses suppressed for it; {row.not_counting} reports are about no mail of ours"
     )
     yield Finding("mail that came back", counts)
+    yield _own_that_bounce(connection)
+    yield _requests(connection)
+
+
+def _own_that_bounce(connection: Connection) -> Finding:
+    """Name mailboxes of ours that do not take mail: they are not suppressed, for somebody can mend them."""
+    check = "own mailboxes that bounce"
+    found = inbound.own_that_bounce(connection)
+    if not found:
+        return Finding(check, "none within 7 days")
+    worst = found[0]
+    kind = "bots" if worst.is_bot else "senders"
+    remedy = (
+        f"see at the provider that {worst.address} exists and takes mail, or take it out of use: "
+        f"`emberflow {kind} pause {worst.address}`"
+    )
+    told = f"{worst.address} does not exist, as {worst.mailboxes} mailboxes that wrote to it were told"
+    return Finding(check, f"{len(found)}; {told}", remedy)
+
+
+def _requests(connection: Connection) -> Finding:
+    """Name who asked for no more mail and could not be tied to one: a person decides."""
+    check = "requests for no more mail"
+    found = inbound.unsettled_requests(connection)
+    if not found:
+        return Finding(check, "every one that is known is settled")
+    remedy = (
+        "read them: `emberflow inbox list --kind opt_out`; then `emberflow suppressions add ADDRESS --reason WHY`; "
+        f"for instance {found[0] or 'one without a readable From'}"
+    )
+    return Finding(check, f"{len(found)} within 7 days cannot be tied to a mail of ours", remedy)
 
 
 def _domains(connection: Connection, settings: Settings) -> Finding:

@@ -256,6 +256,7 @@ class Baseline:
     scored: Account  # has junk, hard bounces and deferrals beside its good mails
     refused: Account  # was refused for every kind of reason
     cold: Account  # sent a cold mail beside its good mails
+    returned: Account  # had mails that came back, for every kind of reason
     lacking: dict[str, Account]  # by what it lacks for a score
     tests: dict[str, str]  # the query of each test of the data, which is red when it finds rows
 
@@ -332,12 +333,13 @@ def baseline(databases: Databases, artefacts: Path) -> Baseline:
         scored, refused, lacking = a_scored_sender(world), a_refused_sender(world), senders_that_lack_something(world)
         cold = world.good_sender()
         world.cold_mail(cold, NOON - 7 * MINUTE)
+        returned = a_sender_whose_mail_came_back(world)
         build = build_marts(NOON)
     results = json.loads((artefacts / "dbt" / "target" / "run_results.json").read_text())["results"]
     nodes = [(result["unique_id"].split("."), result["compiled_code"]) for result in results]
     tests = {name: query for (kind, _, name, *_), query in nodes if kind == "test"}
     databases.keep_as("built")
-    return Baseline(build, good, scored, refused, cold, lacking, tests)
+    return Baseline(build, good, scored, refused, cold, returned, lacking, tests)
 
 
 @pytest.fixture
@@ -412,6 +414,27 @@ def a_refused_sender(world: World) -> Account:
     return sender
 
 
+def a_sender_whose_mail_came_back(world: World) -> Account:
+    """Two mails that came back count as bounces; four that were reported as well do not, or were counted before."""
+    sender, bot = world.good_sender(), world.bot("alpha")
+    pair, attempted, told = (sender, bot), NOON - DAY, NOON - MINUTE
+
+    def report(slot_id: int, status: str | None, *, at: Account = sender) -> None:
+        world.event("returned", at, slot_id, pair, told, severity="hard", status=status, recipient="bot")
+
+    for status in ("5.1.1", None, "4.4.7"):  # the last ran out of time: nobody refused it
+        slot_id = world.slot(sender, bot, attempted)
+        world.event("attempt", sender, slot_id, pair, attempted, attempt=1, outcome="sent", scope="message")
+        world.event("sent", sender, slot_id, pair, attempted, task_type="warmup", turn=1)
+        report(slot_id, status)
+    refused = world.slot(sender, bot, attempted, status="failed")
+    world.event("attempt", sender, refused, pair, attempted, attempt=1, outcome="permanent", scope="message")
+    report(refused, "5.1.1")
+    report(world.mail(sender, bot, attempted), "5.1.1")  # lies in the bot's inbox, whatever a forwarding server says
+    report(world.slot(sender, bot, attempted, status="failed", is_answer=True), "5.1.1", at=bot)
+    return sender
+
+
 def senders_that_lack_something(world: World) -> dict[str, Account]:
     alpha, beta = world.bot("alpha"), world.bot("beta")
 
@@ -437,6 +460,18 @@ def test_what_is_not_the_mails_fault_is_neither_a_bounce_nor_a_deferral(built: W
     days = built.rows_of("intermediate.int_deliveries__sender_day", baseline.refused)
     assert sum(row["hard_bounces"] for row in days) == 4
     assert sum(row["deferrals"] for row in days) == 2
+
+
+def test_a_mail_that_came_back_is_a_hard_bounce_of_the_day_of_its_report_and_is_counted_once(
+    built: World, baseline: Baseline
+) -> None:
+    """S-B7: not what was refused at SMTP already, lies at its recipient, ran out of time, or was the bot's."""
+    days = built.rows_of("intermediate.int_deliveries__sender_day", baseline.returned)
+    assert {row["utc_day"]: row["hard_bounces"] for row in days if row["hard_bounces"]} == {
+        (NOON - DAY).date(): 1,
+        NOON.date(): 2,
+    }
+    assert built.row("marts.rpt_sender_reputation", baseline.returned)["hard_bounces"] == 3
 
 
 def test_a_build_creates_the_marts_and_every_test_is_green(built: World, baseline: Baseline) -> None:

@@ -2,7 +2,8 @@
 
 :mod:`emberflow.email_ops.classify` decides what it is and whether it counts; here its mail is looked up and the row is
 written. A mail is looked for by the Message-IDs that the message names, by the token that a report returns, and if
-that finds none, by people and subject among what the mailbox sent in 30 days. Nothing else follows from a row.
+that finds none, by people and subject among what the mailbox sent in 30 days. What follows from a row that counts is in
+:mod:`emberflow.queue_manager.receiving.inbound_effects`, and in the same transaction.
 
 The natural key is the mailbox and the message's fingerprint: a folder that was numbered anew, a second reading, and a
 message that its owner moved, add no row.
@@ -24,6 +25,7 @@ from emberflow.email_ops.inbound import InboundMessage
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.matching import SentMail
 from emberflow.queue_manager import sent_mail
+from emberflow.queue_manager.receiving import inbound_effects
 from emberflow.queue_manager.receiving.arrivals import arrived_at
 from emberflow.queue_manager.receiving.message_faults import Place
 from emberflow.queue_manager.sent_mail import storable
@@ -44,23 +46,25 @@ _RECORD = text("""
         :slot_id, cast(:evidence as jsonb), :arrived_at, :recorded_at
     )
     on conflict do nothing
+    returning id
 """)
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """One run's keeper of what came back. ``found`` counts new rows as ``came_<kind>``."""
+    """One run's keeper of what came back. ``found`` counts new rows as ``came_<kind>``, and what followed from them."""
 
     settings: Settings
     clock: Clock
     found: Counter[str]
 
     def take_in(self, connection: Connection, access: MailboxAccess, place: Place, message: InboundMessage) -> None:
-        """Settle a message and record it, unless it was recorded before."""
+        """Settle a message, record it, and let follow what does; unless it was recorded before."""
         now = self.clock.now()
         settled = self._settled(connection, access, message, now)
         found, mail = message.found, settled.match.mail if settled.match is not None else None
         bounce = found.bounce if settled.kind == "bounce" else None
+        arrived = arrived_at(message.header.internal_date, mail.sent_at if mail is not None else None, now)
         row = {
             "fingerprint": message.fingerprint,
             "uid": message.header.uid,
@@ -80,11 +84,14 @@ class Recorder:
             "evidence": json.dumps(
                 [{name: _storable(words) for name, words in asdict(one).items()} for one in settled.evidence]
             ),
-            "arrived_at": arrived_at(message.header.internal_date, mail.sent_at if mail is not None else None, now),
+            "arrived_at": arrived,
             "recorded_at": now,
         }
-        if connection.execute(_RECORD, vars(place) | row).rowcount:
-            self.found[f"came_{settled.kind}"] += 1
+        row_id = connection.execute(_RECORD, vars(place) | row).scalar_one_or_none()
+        if row_id is None:
+            return
+        followed = inbound_effects.follow(connection, row_id, settled, bounce, at=arrived)
+        self.found.update([f"came_{settled.kind}", *followed])
 
     def _settled(
         self, connection: Connection, access: MailboxAccess, message: InboundMessage, now: datetime
