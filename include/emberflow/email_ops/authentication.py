@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from emberflow.email_ops.dns_questions import Answer, Inquiry, Question, Verdict, addresses_of, normal_name, shown
 from emberflow.email_ops.dns_tags import tags_of
+from emberflow.email_ops.known_providers import of_mail_servers
 
 POLICIES: Final = ("none", "quarantine", "reject")
 _DMARC = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(;|$)")
@@ -33,9 +34,12 @@ _INSIDE = [
 
 
 def dkim(domain: str, selectors: Sequence[str]) -> Inquiry:
-    """Judge the public keys of a domain (RFC 6376 3.6.1); each selector that is named must have a usable one."""
+    """Judge the public keys of a domain (RFC 6376 3.6.1); each selector that is named must have a usable one.
+
+    Where none is named, those are tried that its provider is known for.
+    """
     if not selectors:
-        return Verdict("unknown", f"no selector of {domain} is known: name it in the policy, domain_checks")
+        return (yield from _dkim_of_its_provider(domain))
     keys: dict[str, Any] = {}
     failed: list[str] = []
     unknown: list[str] = []
@@ -57,6 +61,38 @@ def dkim(domain: str, selectors: Sequence[str]) -> Inquiry:
     if unknown:
         return Verdict("unknown", "; ".join(unknown), details)
     return Verdict("pass", ", ".join(f"{selector}: {key}" for selector, key in keys.items()), details)
+
+
+def _dkim_of_its_provider(domain: str) -> Inquiry:
+    """Try the selectors of whoever takes the domain's mail, by its MX records.
+
+    That they are what signs is a guess. So a usable key under one of them passes, and nothing else says anything:
+    ``unknown``, never ``fail``.
+    """
+    remedy = "name the selector in the policy, domain_checks"
+    answer = yield Question(domain, "MX")
+    if answer.unknown is not None:
+        return Verdict("unknown", f"no selector is named and the MX records are not known: {answer.unknown}; {remedy}")
+    provider = of_mail_servers(host for _, host in sorted(_exchanges(answer)))
+    if provider is None or not provider.dkim_selectors:
+        return Verdict("unknown", f"no selector of {domain} is known: {remedy}")
+    keys: dict[str, str | None] = {}
+    notes: list[str] = []
+    told: list[str] = []
+    for selector in provider.dkim_selectors:
+        name = f"{selector}._domainkey.{domain}"
+        answer = yield Question(name, "TXT")
+        fault, key, noted = (f": {answer.unknown}", None, []) if answer.unknown is not None else _judge_key(answer)
+        if fault is not None:
+            told.append(f"{name} {fault}")
+            continue
+        keys[selector] = key
+        notes += [f"{selector}: {note}" for note in noted]
+    if not keys:
+        return Verdict("unknown", f"no usable key where {provider.name} has them: {'; '.join(told)}; {remedy}")
+    details = {"keys": keys, "provider": provider.name} | ({"notes": notes} if notes else {})
+    named = ", ".join(f"{selector}: {key}" for selector, key in keys.items())
+    return Verdict("pass", f"{named}, where {provider.name} has its keys: the policy names no selector", details)
 
 
 def dmarc(domain: str) -> Inquiry:

@@ -3,7 +3,8 @@
 The facts are in ``known_providers.csv``, each row with its source; hosts and ports are those that it names first. The
 TLS mode follows the port. MX records are matched by their last labels, as Thunderbird does for domains that it does not
 know. Many addresses of one provider are under domains of their owners, which only their MX records give away; a filter
-in front of them hides it.
+in front of them hides it. Under its DKIM selectors a provider publishes keys of its customers' domains, unless these
+chose other ones.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class KnownProvider:
     name: str
     servers: Mapping[str, str]
     note: str
+    dkim_selectors: tuple[str, ...] = ()
 
 
 def of_domain(domain: str) -> KnownProvider | None:
@@ -51,7 +53,7 @@ def _read() -> tuple[Mapping[str, KnownProvider], Mapping[str, KnownProvider]]:
         for row in csv.DictReader(rows):
             columns = ("smtp_host", "smtp_port", "imap_host", "imap_port")
             servers = {name: row[name] for name in columns if row[name]}
-            one = KnownProvider(row["provider"], servers, row["note"])
+            one = KnownProvider(row["provider"], servers, row["note"], tuple(row["dkim_selectors"].split()))
             by_domain |= dict.fromkeys(row["domains"].split(), one)
             by_suffix |= dict.fromkeys(row["mx_suffixes"].split(), one)
     return by_domain, by_suffix

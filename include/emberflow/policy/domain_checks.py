@@ -46,15 +46,16 @@ class DomainCheckPolicy(BaseModel):
         description="checks of a domain whose lasting failure pauses its senders; the others are shown only",
     )
     required_of_addresses: tuple[AddressCheck, ...] = Field(
-        default=("reverse_dns", "block_list"),
-        description="checks of an egress address whose lasting failure holds it; the others are shown only",
+        default=("block_list",),
+        description="checks of an egress address whose lasting failure holds it; the others are shown only. Add "
+        "reverse_dns where a mail server of yours delivers from the address itself",
     )
     failing_s: int = Field(default=259_200, ge=0, description="how long a required check may fail: 72 hours")
     listed_s: int = Field(default=259_200, ge=0, description="how long a block list may name it: 72 hours")
     dkim_selectors: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
         description="domain -> the selectors that its mail is signed with now, each of which must have a key; "
-        '"*": of all other domains',
+        '"*": of all other domains. Where none is named, those of a known provider are tried, which cannot fail',
     )
     block_lists: tuple[BlockListPolicy, ...] = Field(
         default=(), description="block lists to ask, none unless you name them; needs EMBERFLOW_DNS_SERVERS"

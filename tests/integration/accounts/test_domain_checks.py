@@ -223,6 +223,25 @@ def test_a_name_server_that_knows_nothing_of_the_world_fails_nobody(world: World
     assert states(world) == [("active", None)] * 2
 
 
+def test_a_selector_that_nobody_named_is_looked_for_at_the_provider_and_pauses_nobody(
+    world: World, server: NameServer
+) -> None:
+    """Towards S-B9: a domain whose MX records are Google's, with its key and after it was withdrawn."""
+    name = domain(world)
+    put(world, a_policy(domain_checks={"question_s": 1, "interval_s": 0}))
+    server.zone |= {
+        (name, "MX"): ["10 aspmx.l.google.com."],
+        ("aspmx.l.google.com", "A"): ["127.0.0.9"],
+        (f"google._domainkey.{name}", "TXT"): [txt(f"v=DKIM1; k=rsa; p={a_key()}")],
+    }
+    check(world)
+    assert statuses(world, name)["dkim"] == "pass"
+    del server.zone[f"google._domainkey.{name}", "TXT"]
+    assert fail_for(world, 100).paused == []
+    assert statuses(world, name)["dkim"] == "unknown"
+    assert states(world) == [("active", None)] * 2
+
+
 def test_each_change_of_an_outcome_is_kept(world: World, server: NameServer) -> None:
     check(world)
     world.clock.advance(6 * HOURS)
@@ -303,6 +322,20 @@ def test_a_block_list_that_refuses_the_query_holds_nothing(addressed: World, ser
     assert fail_for(addressed, 100).paused == []
     assert statuses(addressed, ADDRESS)["block_list"] == "unknown"
     assert held(addressed)["state"] == "active"
+
+
+@pytest.mark.parametrize(("required", "state"), [((), "active"), (("reverse_dns",), "held")])
+def test_an_address_without_a_name_is_held_only_where_the_policy_requires_one(
+    world: World, required: tuple[str, ...], state: str
+) -> None:
+    """Towards S-B9: mail is submitted to servers, whose addresses are the ones that receivers judge."""
+    egress.add(world.engine, OPERATOR, ADDRESS, reason="a test")
+    document = policy().model_dump()
+    document["domain_checks"]["required_of_addresses"] += required
+    put(world, Policy.model_validate(document))
+    fail_for(world, 78)
+    assert statuses(world, ADDRESS) == {"reverse_dns": "fail"}
+    assert held(world)["state"] == state
 
 
 def test_no_block_list_is_asked_unless_the_policy_names_it(world: World, server: NameServer) -> None:

@@ -86,6 +86,51 @@ def test_every_selector_that_is_named_must_have_one_key() -> None:
     assert judge(dkim("north.test", []), zone).status == "unknown"
 
 
+AT_MICROSOFT: Records = {("north.test", "MX"): ["10 north-test.mail.protection.outlook.com."]}
+
+
+def of_microsoft(*keys: str, hidden: Question | None = None) -> Verdict:
+    """Judge a domain at Microsoft without a word of the policy, with these records under its selectors."""
+    zone = AT_MICROSOFT | {
+        (f"selector{number}._domainkey.north.test", "TXT"): [key] for number, key in enumerate(keys, start=1)
+    }
+    unknown = [] if hidden is None else [(hidden.name, hidden.kind)]
+    return judge(dkim("north.test", []), zone, *unknown)
+
+
+def test_without_a_named_selector_those_of_the_provider_are_tried() -> None:
+    """Towards S-B9: one of them is enough, the other is for the next key."""
+    verdict = of_microsoft(f"v=DKIM1; p={rsa_key(2048)}", "v=DKIM1; p=")
+    assert verdict.status == "pass"
+    assert verdict.details == {"keys": {"selector1": "RSA 2048"}, "provider": "microsoft"}
+    assert of_microsoft("v=DKIM1; p=", f"v=DKIM1; p={rsa_key(1024)}").details["notes"] == [
+        "selector2: 1024 bits, 2048 are the rule"
+    ]
+
+
+@pytest.mark.parametrize("keys", [(), ("v=DKIM1; p=",), ("p=abc", "p=def")])
+def test_a_guessed_selector_never_fails_a_domain(keys: tuple[str, ...]) -> None:
+    """Towards S-B9: the owner may have chosen another one."""
+    verdict = of_microsoft(*keys)
+    assert verdict.status == "unknown"
+    assert "selector2._domainkey.north.test" in verdict.summary
+    assert "name the selector in the policy" in verdict.summary
+
+
+def test_a_guess_that_got_no_answer_is_unknown_unless_another_one_has_a_key() -> None:
+    """Towards S-B9"""
+    key = f"v=DKIM1; p={rsa_key(2048)}"
+    first = Question("selector1._domainkey.north.test", "TXT")
+    assert of_microsoft(key, hidden=first).status == "unknown"
+    assert of_microsoft(key, key, hidden=first).status == "pass"
+    assert of_microsoft(key, hidden=Question("north.test", "MX")).status == "unknown"
+
+
+def test_a_selector_that_is_named_is_the_only_one_that_is_asked_for() -> None:
+    zone = AT_MICROSOFT | {("selector1._domainkey.north.test", "TXT"): [f"p={rsa_key(2048)}"]}
+    assert judge(dkim("north.test", ["s1"]), zone).summary == "s1._domainkey.north.test has no key"
+
+
 def of_record(record: str) -> Verdict:
     return judge(dmarc("north.test"), {("_dmarc.north.test", "TXT"): ["google-site-verification=1", record]})
 

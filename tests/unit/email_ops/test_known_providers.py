@@ -78,6 +78,18 @@ def test_a_provider_is_known_by_the_mail_servers_of_a_domain(hosts: list[str], n
     assert (None if found is None else found.name) == name
 
 
+def test_selectors_are_of_providers_that_are_known_by_their_mail_servers_and_have_a_source() -> None:
+    """Towards S-B9"""
+    with_selectors = [row for row in ROWS if row["dkim_selectors"]]
+    assert {row["provider"] for row in with_selectors} >= {"google", "microsoft", "fastmail"}
+    for row in with_selectors:
+        assert row["mx_suffixes"]
+        assert urlsplit(row["dkim_source"]).scheme == "https"
+    google = of_mail_servers(["aspmx.l.google.com"])
+    assert google is not None
+    assert google.dkim_selectors == ("google",)
+
+
 def test_what_nobody_knows_is_not_guessed() -> None:
     """E-F2"""
     for domain in ("north.test", "gmail.com.north.test", "mail.gmail.com", ""):
