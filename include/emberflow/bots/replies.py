@@ -25,8 +25,12 @@ WAKE_SPREAD_S = 1800
 _STRATA = 10
 _DAYS_AHEAD = 3
 _HOUR_S = 3600
+_DAY_S = 86_400
+_SECOND = 1_000_000
+_NEVER = np.iinfo(np.int64).min  # what numpy and pandas store for a moment that is missing
 
 Floats = npt.NDArray[np.float64]
+Microseconds = npt.NDArray[np.int64]
 _STANDARD_NORMAL = NormalDist()
 _quantile = np.frompyfunc(_STANDARD_NORMAL.inv_cdf, 1, 1)
 
@@ -114,31 +118,56 @@ def _delays(slot_id: npt.NDArray[np.int64], policy: ReplyPolicy, seed: int) -> F
 
 def _into_waking_hours(replies: pd.DataFrame) -> pd.Series[pd.Timestamp]:
     """Return ``earliest`` where the responder is awake, else a moment after its next opening."""
-    wakes_s = pd.Series([seconds_of_day(start) for start in replies["wake_start"]], index=replies.index)
-    sleeps_s = pd.Series([seconds_of_day(end, closing=True) for end in replies["wake_end"]], index=replies.index)
+    # Arrays, not columns: an inbox asks about a handful of mails, mailbox by mailbox, and each operation on a column
+    # costs as much as on a thousand of them.
+    wakes_s = np.array([seconds_of_day(start) for start in replies["wake_start"]], dtype=np.int64)
+    sleeps_s = np.array([seconds_of_day(end, closing=True) for end in replies["wake_end"]], dtype=np.int64)
     if (wakes_s >= sleeps_s).any():
         raise ValueError(f"waking hours must end after they start: slots {replies['slot_id'].tolist()}")
-    moved = replies["earliest"].copy()
-    for zone, group in replies.groupby("zone"):
-        local = group["earliest"].dt.tz_convert(clock_of(str(zone)))
-        midnight = local.dt.tz_localize(None).dt.normalize()
-        wall_s = local.dt.hour * 3600 + local.dt.minute * 60 + local.dt.second
-        wakes, sleeps = wakes_s[group.index], sleeps_s[group.index]
-        asleep = (wall_s < wakes) | (wall_s >= sleeps)
-        target = pd.Series(pd.NaT, index=group.index, dtype=INSTANT)
-        for ahead in range(_DAYS_AHEAD):
-            day = midnight + pd.Timedelta(days=ahead)
-            # Of a time that happens twice the opening takes the second and the closing the first.
-            opens = _instant(day + pd.to_timedelta(wakes, unit="s"), str(zone), first=False)
-            closes = _instant(day + pd.to_timedelta(sleeps, unit="s"), str(zone), first=True)
-            room_s = (closes - opens).dt.total_seconds().clip(upper=WAKE_SPREAD_S)
-            later = opens + pd.to_timedelta((group["spread"] * room_s) // 1, unit="s")
-            usable = target.isna() & (opens >= group["earliest"]) & (closes > opens)
-            target = target.where(~usable, later.astype(INSTANT))
-        moved[group.index] = group["earliest"].where(~asleep, target)
-    return moved
+    earliest = pd.DatetimeIndex(replies["earliest"])
+    zones, spread = replies["zone"].to_numpy(), replies["spread"].to_numpy()
+    moved = _microseconds(earliest)
+    for zone in pd.unique(zones):
+        rows = np.flatnonzero(zones == zone)
+        local = earliest[rows].tz_convert(clock_of(str(zone))).tz_localize(None)
+        wall_s = _microseconds(local) // _SECOND % _DAY_S
+        asleep = (wall_s < wakes_s[rows]) | (wall_s >= sleeps_s[rows])
+        night = rows[asleep]
+        if night.size:
+            midnight = local[asleep].normalize()
+            moved[night] = _after_opening(
+                moved[night], midnight, wakes_s[night], sleeps_s[night], spread[night], str(zone)
+            )
+    return pd.Series(pd.DatetimeIndex(moved.view("datetime64[us]"), tz="UTC"), index=replies.index)
 
 
-def _instant(wall: pd.Series[pd.Timestamp], zone: str, *, first: bool) -> pd.Series[pd.Timestamp]:
+def _after_opening(
+    earliest: Microseconds,
+    midnight: pd.DatetimeIndex,
+    wakes_s: npt.NDArray[np.int64],
+    sleeps_s: npt.NDArray[np.int64],
+    spread: Floats,
+    zone: str,
+) -> Microseconds:
+    """Return a moment after the first opening that is not before ``earliest``; ``midnight`` began its day there."""
+    target = np.full(len(earliest), _NEVER)
+    for ahead in range(_DAYS_AHEAD):
+        day = midnight + pd.Timedelta(days=ahead)
+        # Of a time that happens twice the opening takes the second and the closing the first.
+        opens = _instant(day + pd.to_timedelta(wakes_s, unit="s"), zone, first=False)
+        closes = _instant(day + pd.to_timedelta(sleeps_s, unit="s"), zone, first=True)
+        room_s = np.minimum((closes - opens) / _SECOND, WAKE_SPREAD_S)
+        later = opens + (spread * room_s // 1).astype(np.int64) * _SECOND
+        usable = (target == _NEVER) & (opens >= earliest) & (closes > opens)
+        target = np.where(usable, later, target)
+    return target
+
+
+def _instant(wall: pd.DatetimeIndex, zone: str, *, first: bool) -> Microseconds:
     ambiguous = np.full(len(wall), first)
-    return wall.dt.tz_localize(clock_of(zone), nonexistent="shift_forward", ambiguous=ambiguous).dt.tz_convert("UTC")
+    return _microseconds(wall.tz_localize(clock_of(zone), nonexistent="shift_forward", ambiguous=ambiguous))
+
+
+def _microseconds(moments: pd.DatetimeIndex) -> Microseconds:
+    """Return microseconds since 1970, in UTC or on the wall clock of moments without a zone."""
+    return np.array(moments.as_unit("us").asi8)

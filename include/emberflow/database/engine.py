@@ -29,8 +29,10 @@ def open_engine(url: str | None = None) -> Engine:
 def _engine(url: str) -> Engine:
     return create_engine(
         url,
-        pool_size=4,
-        max_overflow=16,
+        # As many as the readers of a shard may want at once: one over the size is a new session each time, that is a
+        # process of the server's.
+        pool_size=20,
+        max_overflow=0,
         pool_pre_ping=True,
         connect_args={
             "options": " ".join(f"-c {setting}" for setting in _SESSION),

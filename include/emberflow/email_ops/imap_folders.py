@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from imap_tools.imap_utf7 import utf7_decode, utf7_encode
@@ -88,7 +89,7 @@ def special_folder(folders: Sequence[Folder], use: SpecialUse) -> str | None:
     Only folders that exist count, and one at the top before one inside of another: a training set or an archive has
     folders of the same names.
     """
-    names = {_plain(name): place for place, name in reversed([*enumerate(_NAMES[use])])}
+    names = _places(use)
     # A level that holds no mail of its own is a namespace: `INBOX.`, `[Gmail]/`.
     namespaces = {folder.name for folder in folders if not folder.is_selectable}
     candidates: list[tuple[bool, int, int, str]] = []
@@ -101,6 +102,12 @@ def special_folder(folders: Sequence[Folder], use: SpecialUse) -> str | None:
         if folder.is_selectable and folder.name.upper() != "INBOX" and (is_marked or name in names):
             candidates.append((not is_marked, depth, names.get(name, len(names)), folder.name))
     return min(candidates)[3] if candidates else None
+
+
+@cache
+def _places(use: SpecialUse) -> Mapping[str, int]:
+    """Return the customary names, as they are compared, with their place in the list."""
+    return {_plain(name): place for place, name in reversed([*enumerate(_NAMES[use])])}
 
 
 def _read(piece: bytes | tuple[bytes, bytes]) -> Folder | None:

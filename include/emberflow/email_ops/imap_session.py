@@ -140,10 +140,13 @@ class ImapSession:
             self._login_by_password()
         else:
             self._login_by_token()
-        # imaplib asked before the login, when servers announce neither MOVE nor UIDPLUS.
+        # imaplib asked before the login, when servers announce neither MOVE nor UIDPLUS. Most tell it with their
+        # consent (RFC 9051 7.1, response code CAPABILITY); the others are asked again.
         with self._faults("imap_connect"):
-            status, data = self._client.capability()
-        names = data[-1] if status == "OK" and data else None
+            names = self._client.response("CAPABILITY")[1][-1]
+            if names is None:
+                status, data = self._client.capability()
+                names = data[-1] if status == "OK" and data else None
         if isinstance(names, bytes) and names.strip():
             self._client.capabilities = tuple(names.decode("ascii", "replace").upper().split())
 

@@ -89,6 +89,17 @@ def test_a_reader_logs_in_under_tls_and_asks_for_capabilities_again(authority: A
     assert implicit or server.commands.index("STARTTLS") < server.commands.index(plain)
 
 
+def test_what_a_server_can_is_not_asked_where_it_tells_it_with_its_consent(authority: Authority) -> None:
+    """RFC 9051 7.1: the response code CAPABILITY, by which MOVE is known here."""
+    told: dict[str, Any] = {"LOGIN": [b"* OK [CAPABILITY IMAP4rev1 MOVE] welcome"]}
+    with a_reader(authority, told, capabilities="IMAP4rev1") as (reader, server), reader:
+        reader.select("INBOX")
+        reader.move([1], "Junk")
+    assert commands(server, "UID MOVE") == ['UID MOVE 1 "Junk"']
+    after_login = server.commands[server.commands.index(commands(server, "LOGIN")[0]) :]
+    assert "CAPABILITY" not in after_login
+
+
 def test_a_server_without_auth_plain_gets_a_quoted_login(authority: Authority) -> None:
     access = {"password": SecretStr('pa"ss\\word')}
     with a_reader(authority, capabilities="IMAP4rev1", access=access) as (reader, server), reader:
