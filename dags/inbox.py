@@ -7,13 +7,14 @@ queue; `dispatch` sends it. Then it reads what came without a token, classifies 
 
 - **Reads** IMAP, incrementally by UIDVALIDITY and UID
 - **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.slot_states`, `ops.conversations`,
-  `ops.imap_cursors`, `ops.mailbox_readings`, `ops.message_faults`, `ops.inbound_messages`
+  `ops.imap_cursors`, `ops.mailbox_readings`, `ops.message_faults`, `ops.quarantined_bytes`, `ops.inbound_messages`
 - **Announces** new events when the reputation marts are due; that starts `reputation` for this hour.
 
 ### Triage notes
 - *`unreadable` lists a mailbox or one of its folders*: it failed this time; the others were read. Look at it when it
   stays; `emberflow doctor` tells it too.
 - *`quarantined`, `refused`, `rescue_failed`*: single messages that were set aside; no other waits for them.
+  `emberflow inbox quarantined` lists them.
 - *`came_bounce`, `came_human_reply`, ...*: messages without a token, by kind; `emberflow inbox list` shows them.
 - *`not_reached`*: the run's time was over (`inbox.run_s`); these mailboxes come first in the next run.
 - *`waiting_for_a_login`*: their source address has used up its logins of this hour; they come first in the next.

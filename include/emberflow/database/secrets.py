@@ -1,6 +1,7 @@
-"""Mailbox passwords at rest: AES-256-GCM, the mailbox id as associated data, keys named by an id.
+"""Mailbox passwords, and bytes of strangers' mail, at rest: AES-256-GCM, keys named by an id.
 
-The associated data binds a ciphertext to its row: copied to another mailbox it no longer decrypts. Keys come
+The associated data, of a password the mailbox id, binds a ciphertext to its row: copied to another it no longer
+decrypts. Keys come
 from ``EMBERFLOW_SECRET_KEYS``; the first one encrypts and every listed one decrypts, so a key is rotated by
 putting a new one in front. Without a key nothing is stored: there is no plaintext fallback.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import secrets as entropy
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -25,8 +27,17 @@ _NONCE_BYTES = 12  # NIST SP 800-38D, 5.2.1.1: 96-bit nonces are the recommended
 _KEY_BYTES = 32
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """Encrypted bytes, and the id of the key that opens them."""
+
+    key_id: str
+    nonce: bytes
+    ciphertext: bytes
+
+
 class SecretBox:
-    """Encrypts, stores and reads mailbox passwords with one set of keys."""
+    """Encrypts, stores and reads mailbox passwords, and encrypts other bytes, with one set of keys."""
 
     def __init__(self, keys: Mapping[str, SecretStr]) -> None:
         """Take ``{key id: base64 key}``, the encrypting key first.
@@ -57,15 +68,33 @@ class SecretBox:
             [self._encrypt(mailbox_id, password) for mailbox_id, password in passwords.items()],
         )
 
-    def _encrypt(self, mailbox_id: int, password: SecretStr) -> dict[str, Any]:
+    @property
+    def current_key_id(self) -> str:
+        """Return the id of the key that encrypts."""
+        return self._current
+
+    def seal(self, plain: bytes, associated: bytes) -> Sealed:
+        """Encrypt ``plain`` with the current key, bound to ``associated``."""
         nonce = entropy.token_bytes(_NONCE_BYTES)
-        plain = password.get_secret_value().encode()
-        return {
-            "mailbox_id": mailbox_id,
-            "key_id": self._current,
-            "nonce": nonce,
-            "ciphertext": self._ciphers[self._current].encrypt(nonce, plain, _associated(mailbox_id)),
-        }
+        return Sealed(self._current, nonce, self._ciphers[self._current].encrypt(nonce, plain, associated))
+
+    def open(self, sealed: Sealed, associated: bytes) -> bytes:
+        """Return what was sealed.
+
+        Raises:
+            SecretError: its key is not configured, or it was altered or bound to something else.
+        """
+        cipher = self._ciphers.get(sealed.key_id)
+        if cipher is None:
+            raise SecretError(f"encrypted with key {sealed.key_id!r}, which EMBERFLOW_SECRET_KEYS does not list")
+        try:
+            return cipher.decrypt(sealed.nonce, sealed.ciphertext, associated)
+        except InvalidTag:
+            raise SecretError("altered, or moved to another row") from None
+
+    def _encrypt(self, mailbox_id: int, password: SecretStr) -> dict[str, Any]:
+        sealed = self.seal(password.get_secret_value().encode(), _associated(mailbox_id))
+        return {"mailbox_id": mailbox_id} | vars(sealed)
 
     def read(self, connection: Connection, mailbox_id: int) -> SecretStr:
         """Return the password of ``mailbox_id``.

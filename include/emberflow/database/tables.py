@@ -859,6 +859,7 @@ login_refusals = Table(
 message_faults = Table(
     "message_faults",
     metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False, unique=True),
     Column(
         "mailbox_id",
         BigInteger,
@@ -878,6 +879,26 @@ message_faults = Table(
     Column("next_try_at", DateTime(timezone=True), comment="null: given up, never read again"),
     _one_of("step", ("read", "rescue")),
     comment="A message that was set aside, so that no other waits for it.",
+)
+
+quarantined_bytes = Table(
+    "quarantined_bytes",
+    metadata,
+    Column(
+        "fault_id",
+        BigInteger,
+        ForeignKey(message_faults.c.id, ondelete="cascade"),
+        primary_key=True,
+        comment="the message, which broke a limit of the parser",
+    ),
+    Column("octets", Integer, nullable=False, comment="bytes that are kept: the beginning of the message"),
+    Column("sha256", LargeBinary, nullable=False, comment="digest of all bytes that were read of it"),
+    Column("key_id", Text, nullable=False, comment="key of EMBERFLOW_SECRET_KEYS that they are encrypted with"),
+    Column("nonce", LargeBinary, nullable=False, comment="of AES-256-GCM"),
+    Column("ciphertext", LargeBinary, nullable=False, comment="the bytes, compressed, then encrypted"),
+    _instant("kept_at", comment="since when; they go after `inbox.quarantine_days`"),
+    Index("ix_quarantined_bytes_age", "kept_at"),
+    comment="The first bytes of a message that broke a limit of the parser, for whoever looks into it.",
 )
 
 switches = Table(

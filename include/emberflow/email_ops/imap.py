@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Literal
@@ -61,12 +61,16 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Unread:
-    """A message that could not be read, and why. ``size`` in bytes, if told; ``is_final``: no later try can succeed."""
+    """A message that could not be read, and why. ``size`` in bytes, if told; ``is_final``: no later try can succeed.
+
+    ``raw`` is what was read of it before that.
+    """
 
     uid: int
     size: int | None
     reason: str
     is_final: bool
+    raw: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,11 @@ class ImapReader(ImapSession):
     def __exit__(self, failed: type[BaseException] | None, *arguments: object) -> None:
         super().__exit__(failed, *arguments)
         self._own_parser.close()
+
+    @property
+    def uidvalidity(self) -> int:
+        """Return the UIDVALIDITY of the selected folder."""
+        return self._uidvalidity
 
     def select(self, folder: str) -> tuple[int, int]:
         """Open ``folder`` for reading and flagging; return its UIDVALIDITY and UIDNEXT (0 if not told)."""
@@ -245,7 +254,7 @@ class ImapReader(ImapSession):
                 )
                 found = self._parser.classify(raw, mailbox=mailbox, received_at=one.arrived)
             except UnreadableMessageError as error:
-                unread.append(Unread(one.uid, one.size, str(error), is_final=True))
+                unread.append(Unread(one.uid, one.size, str(error), is_final=True, raw=raw))
             else:
                 named = raw if header.message_id is None else header.message_id.encode()
                 messages.append(InboundMessage(header, found, hashlib.sha256(named).hexdigest()))
@@ -396,7 +405,7 @@ class ImapReader(ImapSession):
                 with_body=with_body,
             )
         except UnreadableMessageError as error:
-            return Unread(one.uid, one.size, str(error), is_final=True)
+            return Unread(one.uid, one.size, str(error), is_final=True, raw=raw)
 
     def _envelopes(
         self, folder: str, uids: Sequence[int], having: HeaderName | None

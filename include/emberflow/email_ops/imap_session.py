@@ -47,7 +47,8 @@ class ImapError(EmberflowError):
 
     ``imap_auth`` is only ever the server's refusal of the login: a connection that breaks, an outage or a limit
     that the server announces during login, is ``imap_connect``. ``transient`` means that the same may succeed later
-    although nobody changes anything. After ``is_lost`` the connection is of no use any more.
+    although nobody changes anything. After ``is_lost`` the connection is of no use any more; ``ended_by`` are the
+    messages at each of which one broke when nothing else was asked for, and why.
     """
 
     def __init__(self, stage: ImapStage, server_text: str, *, transient: bool = False, is_lost: bool = False) -> None:
@@ -56,6 +57,7 @@ class ImapError(EmberflowError):
         self.server_text = server_text
         self.transient = transient
         self.is_lost = is_lost
+        self.ended_by: dict[int, str] = {}
 
 
 class ImapSession:
@@ -215,21 +217,28 @@ class ImapSession:
         """Return (text, literal) by UID, and by UID why the server does not give a message.
 
         A server that refuses one message refuses the command, or hangs up. What is missing then is asked for singly.
+
+        Raises:
+            ImapError: the connection is lost, and too many were before; ``ended_by`` tells of which messages.
         """
         given: Given = {}
         refused: dict[int, str] = {}
         for start in range(0, len(uids), _UIDS_PER_COMMAND):
             group = uids[start : start + _UIDS_PER_COMMAND]
-            some, refusal = self._try_fetch(folder, group, items)
-            given |= some
-            if refusal is not None and len(group) == 1:
-                refused[group[0]] = refusal
-            elif refusal is not None:
-                for uid in [uid for uid in group if uid not in some]:
+            singly = list(group)
+            if len(group) > 1:
+                some, refusal = self._try_fetch(folder, group, items)
+                given |= some
+                singly = [] if refusal is None else [uid for uid in group if uid not in some]
+            for uid in singly:
+                try:
                     one, reason = self._try_fetch(folder, [uid], items)
-                    given |= one
-                    if reason is not None and uid not in one:
-                        refused[uid] = reason
+                except ImapError as error:
+                    error.ended_by = refused | {uid: error.server_text}
+                    raise
+                given |= one
+                if reason is not None and uid not in one:
+                    refused[uid] = reason
         return given, refused
 
     def _try_fetch(self, folder: str, uids: Sequence[int], items: str) -> tuple[Given, str | None]:

@@ -8,11 +8,14 @@ from emberflow.accounts import keys_in_force
 from emberflow.database.secrets import SecretBox
 from emberflow.operations.actor import Actor
 from emberflow.operations.audit import doing
+from emberflow.queue_manager.receiving import quarantine
 from emberflow.settings import Settings
 
 
 def rotate(engine: Engine, actor: Actor, settings: Settings, *, reason: str) -> int:
     """Encrypt every stored password with the first key; return how many were under another one.
+
+    What is kept of messages in quarantine goes with them; of that, what no key opens is deleted.
 
     Raises:
         WorkerRefusedError: this machine has other keys than those in force.
@@ -20,7 +23,7 @@ def rotate(engine: Engine, actor: Actor, settings: Settings, *, reason: str) -> 
     with doing(engine, actor, "secrets.rotate", "stored passwords", reason) as deed:
         keys_in_force.require(deed.connection, settings)
         rotated = SecretBox(settings.secret_keys).rotate(deed.connection)
-        deed.details["rotated"] = rotated
+        deed.details |= {"rotated": rotated, "quarantined": vars(quarantine.rotate(deed.connection, settings))}
     return rotated
 
 

@@ -127,6 +127,12 @@ class InboxPolicy(BaseModel):
         le=5000,
         description="messages without a warm-up token that one run reads per folder; the next run reads the rest",
     )
+    quarantine_days: int = Field(
+        default=30,
+        ge=0,
+        le=365,
+        description="the bytes of messages that broke the parser's limits are kept for so long; 0 keeps none",
+    )
 
 
 class ReconcilePolicy(BaseModel):

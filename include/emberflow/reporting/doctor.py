@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from emberflow.errors import EmberflowError
 from emberflow.policy import script_sets
 from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
-from emberflow.reporting import domains, inbound, mail_servers, profiles, queue
+from emberflow.reporting import domains, inbound, mail_servers, profiles, queue, set_aside
 from emberflow.settings import Settings
 
 _ZONES_IN_USE = text(
@@ -62,17 +63,6 @@ _READINGS = text("""
     left join ops.senders on senders.mailbox_id = mailboxes.id
     left join ops.bots on bots.mailbox_id = mailboxes.id
     where check_passed and (senders.state in ('active', 'paused') or bots.status in ('active', 'paused'))
-""")
-_MESSAGE_FAULTS = text("""
-    select
-        count(*) filter (where last_at > clock_timestamp() - interval '7 days') as lately,
-        count(*) filter (where step = 'read') as unread,
-        count(*) filter (where step = 'rescue') as in_junk,
-        count(*) filter (where next_try_at is null) as given_up,
-        (array_agg(address || ', ' || folder || ', UID ' || uid || ': ' || faults.reason order by last_at desc))[1]
-            as newest
-    from ops.message_faults as faults
-    inner join ops.mailboxes on mailboxes.id = mailbox_id
 """)
 
 
@@ -252,11 +242,13 @@ def _reading(connection: Connection) -> Iterator[Finding]:
             f"for instance {row.without_junk_example}"
         )
     yield Finding("Junk folders", f"{row.without_junk} mailboxes show none", remedy)
-    row = connection.execute(_MESSAGE_FAULTS).one()
+    row = set_aside.counted(connection)
     remedy = None
     if row.lately:
-        remedy = f"look at the newest with a mail program: {row.newest}"
+        remedy = f"`emberflow inbox quarantined` lists them; the newest: {row.newest}"
     counts = f"{row.unread} not read, {row.in_junk} not rescued, {row.given_up} of them given up"
+    if row.kept:
+        counts += f"; bytes of {row.kept} are kept, {math.ceil(row.octets / 1024)} KiB"
     yield Finding("messages set aside", counts, remedy)
     row = inbound.lately(connection)
     counts = (

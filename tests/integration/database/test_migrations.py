@@ -117,6 +117,7 @@ def test_the_migrations_revert_and_apply_on_a_database_with_a_conversation_in_it
         "host_breakers",
         "recipient_refusals",
         "message_faults",
+        "quarantined_bytes",
         "login_refusals",
         "inbound_messages",
         "restores",

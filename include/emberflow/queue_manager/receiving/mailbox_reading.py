@@ -42,6 +42,7 @@ from emberflow.queue_manager.receiving.arrivals import Arrival, Finder, Placemen
 from emberflow.queue_manager.receiving.imap_connections import ImapConnections, LoginsUsedUpError, NoPlaceError
 from emberflow.queue_manager.receiving.mailbox_readings import Outcome
 from emberflow.queue_manager.receiving.message_faults import Place
+from emberflow.queue_manager.receiving.quarantine import Quarantine, unread_of
 from emberflow.queue_manager.receiving.replies import Answerer
 from emberflow.queue_manager.receiving.stranger_reading import StrangerReading, Unfinished
 from emberflow.queue_manager.receiving.turns import Turn
@@ -74,7 +75,11 @@ class MailboxReading:
         self._parser = parser
         self._finder = Finder(settings, clock, force.policy.rests, self.found)
         self._answerer = Answerer(settings, clock, force, ScriptLibrary(), self.found)
-        self._strangers = StrangerReading(engine, clock, settings, force.policy.inbox.strangers_per_run, self.found)
+        inbox = force.policy.inbox
+        self._quarantine = Quarantine(settings, inbox.quarantine_days)
+        self._strangers = StrangerReading(
+            engine, clock, settings, inbox.strangers_per_run, self._quarantine, self.found
+        )
 
     def read(self, turn: Turn, mailbox: Mailbox, left_s: float) -> Outcome:
         """Read Junk, then INBOX, and say what could not be read.
@@ -136,6 +141,7 @@ class MailboxReading:
                 unfinished += self._read_folder(folder_reading)
                 outcome.was_read = True
             except ImapError as error:
+                self._set_aside(folder_reading, error)
                 if error.is_lost:
                     raise
                 log.warning("%s of %s: %s", folder, mailbox.access.address, error)
@@ -145,11 +151,11 @@ class MailboxReading:
     def _read_folder(self, at: _FolderReading) -> list[Unfinished]:
         with self._engine.begin() as connection:
             before, strangers_before = _cursors(connection, at.mailbox_id, at.folder)
-            given_up = message_faults.given_up(connection, at.mailbox_id, at.folder)
+            known = message_faults.set_aside(connection, at.mailbox_id, at.folder, "read")
         # Most folders get warm-up mail only: then nothing is asked twice.
         nothing_else = strangers_before == before
         for _ in range(_PORTIONS):
-            portion = at.reader.next_portion(at.folder, before, having=TOKEN_HEADER, without=given_up)
+            portion = at.reader.next_portion(at.folder, before, having=TOKEN_HEADER, without=known)
             is_complete = self._take_in(at, portion.cursor.uidvalidity, portion.messages, portion.unread)
             nothing_else = nothing_else and not portion.others
             if not is_complete:
@@ -180,12 +186,13 @@ class MailboxReading:
                 if not is_deadlock(error) or tries == _DEADLOCK_TRIES:
                     raise
                 tries += 1
-        for fault in faults:
-            self.found["quarantined" if fault.is_final else "refused"] += 1
-            log.warning("%s of %s, UID %s: %s", at.folder, at.mailbox.access.address, fault.uid, fault.reason)
+        self._tell(at, faults)
         uids = [arrival.message.uid for arrival in arrivals]
         if at.placement == "junk":
-            self._rescue(at, place, uids)
+            # What could not be moved waits for its own turn: it may be what ended the run before this one.
+            with self._engine.begin() as connection:
+                waiting = message_faults.set_aside(connection, at.mailbox_id, at.folder, "rescue")
+            self._rescue(at, place, [uid for uid in uids if (uidvalidity, uid) not in waiting])
         elif uids:
             self._mark_seen(at, uids)
         return is_complete
@@ -218,11 +225,25 @@ class MailboxReading:
                     faults.append(Unread(message.uid, message.size, reason, is_final=False))
                 else:
                     arrivals += [arrival] if arrival is not None else []
-            message_faults.note(connection, place, "read", faults, self._clock.now())
+            self._quarantine.note(connection, place, faults, self._clock.now())
             if at.placement == "inbox":
                 answerer.answer(connection, at.mailbox, arrivals)
         self.found.update(found)
         return arrivals, faults, is_complete
+
+    def _set_aside(self, at: _FolderReading, error: ImapError) -> None:
+        """Note the messages at which the connection broke, so that the next run is not ended by the same ones."""
+        faults = unread_of(error)
+        if faults:
+            place = Place(at.mailbox_id, at.folder, at.reader.uidvalidity)
+            with self._engine.begin() as connection:
+                self._quarantine.note(connection, place, faults, self._clock.now())
+            self._tell(at, faults)
+
+    def _tell(self, at: _FolderReading, faults: Sequence[Unread]) -> None:
+        for fault in faults:
+            self.found["quarantined" if fault.is_final else "refused"] += 1
+            log.warning("%s of %s, UID %s: %s", at.folder, at.mailbox.access.address, fault.uid, fault.reason)
 
     def _mark_seen(self, at: _FolderReading, uids: Collection[int]) -> None:
         try:

@@ -1,23 +1,27 @@
 """Single messages of our mailboxes that could not be read or rescued: set aside, so that no other waits for them.
 
-What cannot be parsed within the limits is never read again. What a server refuses is tried again, after 15 minutes,
-1 hour, 4 and 16 hours; then it is given up. Either way its row stays and says why.
+What cannot be parsed within the limits is not read again. What a server refuses is tried again, after 15 minutes,
+1 hour, 4 and 16 hours; then it is given up. Either way its row stays and says why, until a person has it tried again
+or forgotten.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from emberflow.email_ops.imap import Unread
+from emberflow.errors import EmberflowError
 
 Step = Literal["read", "rescue"]
 
 _REASON_CHARACTERS = 300
+_NOT_PRINTABLE = re.compile(r"[^ -~\xa1-\ud7ff\ue000-\U0010ffff]+")
 
 _NOTE = text("""
     insert into ops.message_faults as faults
@@ -52,11 +56,40 @@ _GIVEN_UP = text("""
     where mailbox_id = :mailbox_id and folder = :folder and step = 'read' and next_try_at is null
 """)
 
+_SET_ASIDE = text("""
+    select uidvalidity, uid
+    from ops.message_faults
+    where mailbox_id = :mailbox_id and folder = :folder and step = :step
+""")
+
 _SETTLE = text("""
     delete from ops.message_faults
     where mailbox_id = :mailbox_id and folder = :folder and uidvalidity = :uidvalidity and step = :step
         and uid = any(:uids)
 """)
+
+_TRY_AGAIN = text("""
+    update ops.message_faults
+    set next_try_at = last_at
+    where id = :id
+    returning (select address from ops.mailboxes where mailboxes.id = mailbox_id) as address, folder, uid, reason
+""")
+
+_FORGET = text("""
+    delete from ops.message_faults
+    where id = :id
+    returning (select address from ops.mailboxes where mailboxes.id = mailbox_id) as address, folder, uid, reason
+""")
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A message that was set aside, as people name it."""
+
+    address: str
+    folder: str
+    uid: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -71,8 +104,9 @@ class Place:
 def note(connection: Connection, place: Place, step: Step, faults: Iterable[Unread], at: datetime) -> None:
     """Record one more failure of each message, unless it was given up or is not due for another try yet."""
     for fault in faults:
+        reason = _NOT_PRINTABLE.sub(" ", fault.reason)[:_REASON_CHARACTERS]
         values = {"uid": fault.uid, "size": fault.size, "is_final": fault.is_final, "step": step, "at": at}
-        connection.execute(_NOTE, vars(place) | values | {"reason": fault.reason[:_REASON_CHARACTERS]})
+        connection.execute(_NOTE, vars(place) | values | {"reason": reason})
 
 
 def due(connection: Connection, mailbox_id: int, folder: str, step: Step, now: datetime) -> dict[int, list[int]]:
@@ -89,7 +123,38 @@ def given_up(connection: Connection, mailbox_id: int, folder: str) -> frozenset[
     return frozenset((row.uidvalidity, row.uid) for row in rows)
 
 
+def set_aside(connection: Connection, mailbox_id: int, folder: str, step: Step) -> frozenset[tuple[int, int]]:
+    """Return (UIDVALIDITY, UID) of the messages of a folder that wait for another try, or were given up."""
+    rows = connection.execute(_SET_ASIDE, {"mailbox_id": mailbox_id, "folder": folder, "step": step})
+    return frozenset((row.uidvalidity, row.uid) for row in rows)
+
+
 def settle(connection: Connection, place: Place, step: Step, uids: Collection[int]) -> None:
     """Forget the failures of messages that were read or rescued, or are gone."""
     if uids:
         connection.execute(_SETTLE, vars(place) | {"step": step, "uids": list(uids)})
+
+
+def try_again(connection: Connection, fault_id: int) -> SetAside:
+    """Have the next run of the inbox try a message once more, whether or not it was given up.
+
+    Raises:
+        EmberflowError: no such message is set aside.
+    """
+    return _one(connection, _TRY_AGAIN, fault_id)
+
+
+def forget(connection: Connection, fault_id: int) -> SetAside:
+    """Delete what is known of a message, its bytes too; the message stays where it lies.
+
+    Raises:
+        EmberflowError: no such message is set aside.
+    """
+    return _one(connection, _FORGET, fault_id)
+
+
+def _one(connection: Connection, statement: TextClause, fault_id: int) -> SetAside:
+    row = connection.execute(statement, {"id": fault_id}).mappings().one_or_none()
+    if row is None:
+        raise EmberflowError(f"no message with the number {fault_id} is set aside: see `emberflow inbox quarantined`")
+    return SetAside(**row)

@@ -28,6 +28,7 @@ from emberflow.errors import EmberflowError
 from emberflow.queue_manager.receiving import message_faults
 from emberflow.queue_manager.receiving.inbound_messages import Recorder
 from emberflow.queue_manager.receiving.message_faults import Place
+from emberflow.queue_manager.receiving.quarantine import Quarantine, unread_of
 from emberflow.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,10 +64,19 @@ class Unfinished:
 class StrangerReading:
     """Reads them in one thread. ``most`` is how many of a folder; ``found`` counts what came of it, by kind."""
 
-    def __init__(self, engine: Engine, clock: Clock, settings: Settings, most: int, found: Counter[str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        settings: Settings,
+        most: int,
+        quarantine: Quarantine,
+        found: Counter[str],
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._most = most
+        self._quarantine = quarantine
         self._recorder = Recorder(settings, clock, found)
 
     def read(
@@ -91,6 +101,7 @@ class StrangerReading:
                 self._read_again(at, unfinished.again)
                 self._read_folder(at, unfinished)
             except ImapError as error:
+                self._set_aside(Place(at.mailbox_id, at.folder, reader.uidvalidity), unread_of(error))
                 if error.is_lost:
                     raise
                 log.warning("strangers in %s of %s: %s", at.folder, mailbox.access.address, error)
@@ -100,12 +111,12 @@ class StrangerReading:
     def _read_folder(self, at: _Folder, unfinished: Unfinished) -> None:
         after, reached = unfinished.after, unfinished.reached
         with self._engine.begin() as connection:
-            given_up = message_faults.given_up(connection, at.mailbox_id, at.folder)
+            known = message_faults.set_aside(connection, at.mailbox_id, at.folder, "read")
             since = None if after is not None else _since(connection, at.mailbox_id)
         for _ in range(_PORTIONS):
             if at.left.is_over:
                 return
-            some = at.reader.strangers(at.folder, after, lacking=TOKEN_HEADER, without=given_up, since=since)
+            some = at.reader.strangers(at.folder, after, lacking=TOKEN_HEADER, without=known, since=since)
             uidvalidity = some.cursor.uidvalidity
             self._set_aside(Place(at.mailbox_id, at.folder, uidvalidity), some.unread)
             if not self._read_all(at, uidvalidity, some.envelopes):
@@ -156,7 +167,7 @@ class StrangerReading:
             for message in messages:
                 fault = _recorded(recorder, connection, at, place, message)
                 faults += [fault] if fault is not None else []
-            message_faults.note(connection, place, "read", faults, self._clock.now())
+            self._quarantine.note(connection, place, faults, self._clock.now())
             if next_uid is not None:
                 _move_cursor(connection, place, next_uid)
         self._recorder.found.update(found)
@@ -166,7 +177,8 @@ class StrangerReading:
     def _set_aside(self, place: Place, faults: Sequence[Unread]) -> None:
         if faults:
             with self._engine.begin() as connection:
-                message_faults.note(connection, place, "read", faults, self._clock.now())
+                self._quarantine.note(connection, place, faults, self._clock.now())
+            self._count(faults)
 
     def _count(self, faults: Sequence[Unread]) -> None:
         for fault in faults:

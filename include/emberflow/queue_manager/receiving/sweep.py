@@ -30,7 +30,7 @@ from emberflow.policy.document import Policy
 from emberflow.policy.versions import in_force
 from emberflow.queue_manager import recover
 from emberflow.queue_manager.permits import Permits
-from emberflow.queue_manager.receiving import mailbox_readings
+from emberflow.queue_manager.receiving import mailbox_readings, quarantine
 from emberflow.queue_manager.receiving.imap_connections import ImapConnections, NoPlaceError, imap_server_of
 from emberflow.queue_manager.receiving.mailbox_reading import MailboxReading
 from emberflow.queue_manager.receiving.mailbox_readings import Outcome
@@ -75,6 +75,7 @@ def read_shard(engine: Engine, shard: int, *, clock: Clock, settings: Settings) 
         mode = enter_mail_mode(connection, settings)
         force = in_force(connection)
         policy = force.policy
+        quarantine.purge(connection, policy.inbox.quarantine_days, clock.now())
         # What a dead worker was submitting could hold up its recipient's folder as long as nothing is dispatched.
         freed = recover.free_lapsed(connection, now=clock.now(), policy=policy.queue)
         turns = mailbox_readings.in_turn(connection, shard, policy.inbox.shards, clock.now())
