@@ -112,7 +112,7 @@ def test_a_bomb_with_a_token_is_set_aside_once_and_never_read_again(world: World
     assert fault["next_try_at"] is None
     world.change("update ops.message_faults set first_at = clock_timestamp(), last_at = clock_timestamp()")
     result, remedy = said_by_doctor(world, "messages set aside")
-    assert result == "1 not read, 0 not rescued, 1 of them given up"
+    assert result == "1 not read, 0 not rescued, 1 of them given up; bytes of 1 are kept, 1 KiB"
     assert f"{world.bots[0].address}, INBOX, UID {fault['uid']}: more than" in (remedy or "")
 
     world.change("delete from ops.imap_cursors")
