@@ -300,9 +300,8 @@ def test_a_mail_without_a_message_id_is_judged_once_and_hides_no_other(database:
     world.slot()
     assert world.dispatch() == {"sent": 1}
     (ours,) = world.raw_mailbox(bot)
-    nameless = lines(f"{TOKEN_HEADER}: {ours[TOKEN_HEADER]}", "Subject: one", "", "x")
-    for _ in range(2):
-        lay_in(world, bot, nameless)
+    for subject in ("one", "two"):
+        lay_in(world, bot, lines(f"{TOKEN_HEADER}: {ours[TOKEN_HEADER]}", f"Subject: {subject}", "", "x"))
     lay_in(world, bot, lines("Subject: nothing of ours", "", "x"))
 
     assert world.read() == {"inbox": 1, "rejected": 2}

@@ -173,3 +173,24 @@ def test_a_message_at_whose_move_the_server_hangs_up_keeps_no_inbox_from_being_r
         assert read(world).found == {"inbox": 1}
     world.clock.advance(timedelta(minutes=20))
     assert read(world).found == {"rescued": 1}
+
+
+def test_a_folder_that_its_server_numbers_anew_adds_no_event_and_no_row(world: World, tmp_path: Path) -> None:
+    """E-B3: a forged token, a letter and a bomb are known again under their new numbers."""
+    bomb = QUARANTINED["10,000 parameters"]
+    forged = b"From: Eve <eve@far.test>\r\nX-Emberflow-Token: a.b\r\nSubject: hello\r\n\r\nx\r\n"
+    messages = [Message(forged, has_token=True), LETTER, Message(bomb)]
+
+    def recorded() -> list[Any]:
+        events = world.rows("select * from ops.mail_events order by id")
+        return [*events, *world.rows("select id, fingerprint from ops.inbound_messages")]
+
+    with hostile_mailbox(world, world.bots[0], tmp_path, dict(enumerate(messages, start=5))) as server:
+        assert read(world).found == {"inbox": 1, "rejected": 1, "came_other": 1, "quarantined": 1}
+        before = recorded()
+        server.uidvalidity, server.messages = 8, dict(enumerate(reversed(messages), start=1))
+        assert +read(world).found == {"quarantined": 1}
+        assert recorded() == before
+        (fault,) = faults(world)
+        assert (fault["uidvalidity"], fault["uid"]) == (8, 1)
+        assert read(world).found == {}

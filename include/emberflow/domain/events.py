@@ -155,8 +155,8 @@ EVENTS: Mapping[EventType, EventKind] = {
     EventType.TOKEN_REJECTED: EventKind(
         "a message carries a warm-up token that is not that of a mail to this mailbox",
         mailbox="the reading mailbox",
-        keys=("token_rejected:<mailbox id>:<folder>:<uidvalidity>:<uid>",),
-        so_that="one per message as the server numbers it",
+        keys=("token_rejected:<mailbox id>:<digest of its header>",),
+        so_that="one per message, however its folder is numbered and wherever it is moved",
         has_slot=False,
         details={
             "reason": Detail(str, "what is wrong with it", ("unknown", "forged", "malformed", "reused")),

@@ -29,7 +29,6 @@ from emberflow.email_ops.imap_session import (
     TIMEOUT_SECONDS,
     ImapError,
     ImapSession,
-    folder_name,
     item_of,
 )
 from emberflow.email_ops.inbound import InboundMessage
@@ -352,17 +351,28 @@ class ImapReader(ImapSession):
         """
         for group in _groups(uids):
             if "MOVE" in self._client.capabilities:
-                self._uid("MOVE", group, folder_name(folder))
+                self._uid("MOVE", group, self._named(folder))
             else:
-                self._uid("COPY", group, folder_name(folder))
+                self._uid("COPY", group, self._named(folder))
                 self._remove(group)
 
     def _folders(self) -> list[Folder]:
+        # RFC 6154 2: a server that marks folders need not tell it to a LIST that does not ask (Cyrus before 3.0).
+        offered = set(self._client.capabilities)
+        if "IMAP4REV2" in offered or {"SPECIAL-USE", "LIST-EXTENDED"} <= offered:
+            try:
+                return self._listed('"*" RETURN (SPECIAL-USE)')
+            except ImapError as error:
+                if error.is_lost:
+                    raise
+        return self._listed('"*"')
+
+    def _listed(self, pattern: str) -> list[Folder]:
         with self._faults("imap_command"):
-            status, data = self._client.list()
+            status, data = self._client.list('""', pattern)
         if status != "OK":
             self._refused("imap_command", data)
-        return read_listed(data)
+        return read_listed(data, is_utf8=self._is_utf8)
 
     def _read(
         self,

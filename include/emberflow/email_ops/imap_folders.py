@@ -74,12 +74,13 @@ class Folder:
         return not self.flags & _NOT_SELECTABLE
 
 
-def read_listed(data: Iterable[bytes | tuple[bytes, bytes] | None]) -> list[Folder]:
+def read_listed(data: Iterable[bytes | tuple[bytes, bytes] | None], *, is_utf8: bool = False) -> list[Folder]:
     """Return the folders in the answers to a LIST, as imaplib hands them out.
 
-    A folder whose name is not what a command could name (modified UTF-7 of printable text) is left out.
+    A folder whose name is not what a command could name is left out: modified UTF-7 of printable text, or the text
+    itself after ENABLE UTF8=ACCEPT (RFC 6855).
     """
-    found = (_read(piece) for piece in data if piece)
+    found = (_read(piece, is_utf8=is_utf8) for piece in data if piece)
     return [folder for folder in found if folder is not None]
 
 
@@ -110,7 +111,7 @@ def _places(use: SpecialUse) -> Mapping[str, int]:
     return {_plain(name): place for place, name in reversed([*enumerate(_NAMES[use])])}
 
 
-def _read(piece: bytes | tuple[bytes, bytes]) -> Folder | None:
+def _read(piece: bytes | tuple[bytes, bytes], *, is_utf8: bool) -> Folder | None:
     line, literal = piece if isinstance(piece, tuple) else (piece, None)
     listed = _LISTED.match(line)
     if listed is None:
@@ -120,7 +121,7 @@ def _read(piece: bytes | tuple[bytes, bytes]) -> Folder | None:
         raw = literal
     elif len(raw) >= 2 and raw.startswith(b'"') and raw.endswith(b'"'):
         raw = _ESCAPED.sub(rb"\1", raw[1:-1])
-    name = _decoded(raw)
+    name = _decoded_utf8(raw) if is_utf8 else _decoded(raw)
     if name is None:
         return None
     flags = listed["flags"].decode("ascii", "replace").lower().split()
@@ -136,6 +137,14 @@ def _decoded(raw: bytes) -> str | None:
     except (ValueError, binascii.Error):  # UnicodeError is a ValueError
         return None
     return name if is_same and name and name.isprintable() else None
+
+
+def _decoded_utf8(raw: bytes) -> str | None:
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        return None
+    return name if name and name.isprintable() else None
 
 
 def _plain(name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, Self
 
 from imap_tools.errors import ImapToolsError
-from imap_tools.utils import encode_folder
+from imap_tools.utils import encode_folder, quote
 from pydantic import SecretStr
 
 from emberflow.email_ops import login_refusals, oauth
@@ -88,6 +88,7 @@ class ImapSession:
         self._access_token: SecretStr | None = None
         self._reconnects_left = _RECONNECTS
         self._uidvalidity = 0
+        self._is_utf8 = False
 
     def __enter__(self) -> Self:
         self._budget = SessionBudget(self._limits, self._timeout)
@@ -151,6 +152,14 @@ class ImapSession:
                 names = data[-1] if status == "OK" and data else None
         if isinstance(names, bytes) and names.strip():
             self._client.capabilities = tuple(names.decode("ascii", "replace").upper().split())
+        # RFC 6855 6: such a server takes no command from a client that did not ask for it. From all others folder names
+        # come, and are given, in modified UTF-7 (RFC 9051 A.1), whatever they announce.
+        self._is_utf8 = "UTF8=ONLY" in self._client.capabilities
+        if self._is_utf8:
+            with self._faults("imap_connect"):
+                status, data = self._client.enable("UTF8=ACCEPT")
+            if status != "OK":
+                self._refused("imap_connect", data)
 
     def _login_by_password(self) -> None:
         access = self._access
@@ -196,7 +205,7 @@ class ImapSession:
 
         One that this login may only read, such as a shared folder, is opened for reading.
         """
-        name = folder_name(folder)
+        name = self._named(folder)
         with self._faults("imap_select"):
             try:
                 status, data = self._client.select(name)
@@ -207,6 +216,10 @@ class ImapSession:
         self._uidvalidity = self._number("UIDVALIDITY")
         exists = data[-1] if data else None
         return int(exists) if isinstance(exists, bytes) and _is_number(exists) else 0
+
+    def _named(self, folder: str) -> str:
+        """Return a folder's name as a command names it."""
+        return folder_name(folder, is_utf8=self._is_utf8)
 
     def _search(self, *criteria: str) -> list[int]:
         data = self._uid("SEARCH", *criteria)
@@ -335,15 +348,15 @@ def _is_lasting(error: Exception) -> bool:
     return "TLS not supported by server" in str(error)
 
 
-def folder_name(name: str) -> str:
-    """Return ``name`` as a command names it.
+def folder_name(name: str, *, is_utf8: bool = False) -> str:
+    """Return ``name`` as a command names it: in modified UTF-7, or as it is after ENABLE UTF8=ACCEPT (RFC 6855 3).
 
     Raises:
         ValueError: it is no folder name.
     """
     if not name or not name.isprintable():
         raise ValueError(f"{name!r} is not a folder name")
-    return str(encode_folder(name), "ascii")
+    return str(quote(name)) if is_utf8 else str(encode_folder(name), "ascii")
 
 
 def _is_number(text: bytes) -> bool:

@@ -14,7 +14,6 @@ from tests.unit.email_ops.fake_mail_servers import Authority, ScriptedImapServer
 from tests.worlds import Member, World
 
 HOST = "127.0.0.1"  # not the sandbox's name: one certificate authority vouches for a host
-_UIDVALIDITY = 7
 
 Body = bytes | Callable[[socket.socket], None]
 
@@ -37,6 +36,7 @@ class HostileMailbox(ScriptedImapServer):
     """An INBOX with ``messages`` by UID, whatever the login; it keeps to the parts of messages that are asked for."""
 
     messages: Mapping[int, Message] = field(default_factory=dict)
+    uidvalidity: int = 7
 
     def bodies_asked_for(self) -> list[int]:
         """The UIDs of the messages of which more than a header field was asked for, in order."""
@@ -50,7 +50,7 @@ class HostileMailbox(ScriptedImapServer):
             return [b'* LIST (\\HasNoChildren) "/" INBOX'], "OK done"
         if verb == "SELECT":
             told = b"* OK [UIDVALIDITY %d] ok", b"* OK [UIDNEXT %d] ok"
-            numbers = _UIDVALIDITY, max(self.messages, default=0) + 1
+            numbers = self.uidvalidity, max(self.messages, default=0) + 1
             exists = b"* %d EXISTS" % len(self.messages)
             return [exists, *(line % number for line, number in zip(told, numbers, strict=True))], "OK done"
         if verb == "UID SEARCH":

@@ -151,6 +151,24 @@ def test_stripped_starttls_ends_the_session_before_the_login(authority: Authorit
         assert not commands(server, "LOGIN")
 
 
+class InjectingServer(ScriptedImapServer):
+    """Somebody on the way adds an answer to the last line that is not under TLS."""
+
+    def _look_up(self, command: str) -> tuple[list[Any] | None, str]:
+        if command.upper() == "STARTTLS":
+            return [], "OK begin\r\n* BYE injected"
+        return super()._look_up(command)
+
+
+def test_what_was_said_before_tls_counts_for_nothing_after_it(authority: Authority) -> None:
+    """E-B7, RFC 3207 6: response injection, CVE-2011-0411 seen from the client's side."""
+    server = InjectingServer(authority.server_context(), script={"SELECT": selected()})
+    with server.running() as port:
+        access = an_access(imap_port=port)
+        with ImapReader(access, "sandbox", {"localhost": authority.ca_file}, 5.0) as reader:
+            assert reader.select("INBOX") == (9, 100)
+
+
 def test_sandbox_mode_refuses_another_machine_before_connecting() -> None:
     """E-B10"""
     with pytest.raises(EgressRefusedError):
@@ -529,6 +547,46 @@ def test_folders_are_found_by_special_use_and_then_by_name(authority: Authority)
     with a_reader(authority, {"LIST": FOLDERS}) as (reader, _), reader:
         assert reader.find_folder("\\Junk") == "Bulk ä"
         assert reader.find_folder("\\Sent") == "INBOX.Sent"
+
+
+def test_a_server_that_tells_marks_only_when_asked_is_asked(authority: Authority) -> None:
+    """RFC 6154 2: it may leave them out of a plain LIST. One that refuses the question is listed plainly."""
+    plain = [line.replace(b" \\Junk", b"") for line in FOLDERS[:2]]
+    capabilities = "IMAP4rev1 SPECIAL-USE LIST-EXTENDED"
+    for asked, found in ((FOLDERS[:2], "Bulk ä"), ([b"BAD what?"], None)):
+        script = {r'LIST "" "\*" RETURN \(SPECIAL-USE\)': asked, "LIST": plain}
+        with a_reader(authority, script, capabilities_after_login=capabilities) as (reader, _), reader:
+            assert reader.find_folder("\\Junk") == found
+    with a_reader(authority, {"LIST": FOLDERS}) as (reader, server), reader:
+        assert reader.find_folder("\\Junk") == "Bulk ä"
+    assert commands(server, "LIST") == ['LIST "" "*"']
+
+
+def test_names_are_modified_utf_7_even_where_utf_8_is_offered(authority: Authority) -> None:
+    """RFC 6855 3: without ENABLE a name is never UTF-8."""
+    script: Script = {"LIST": FOLDERS, "SELECT": selected()}
+    capabilities = "IMAP4rev1 ENABLE UTF8=ACCEPT"
+    with a_reader(authority, script, capabilities_after_login=capabilities) as (reader, server), reader:
+        reader.select(reader.find_folder("\\Junk") or "")
+    assert commands(server, "SELECT") == ['SELECT "Bulk &AOQ-"']
+    assert not commands(server, "ENABLE")
+
+
+def test_a_server_of_utf_8_alone_is_told_so_and_its_names_stay_as_they_are(authority: Authority) -> None:
+    """RFC 6855 6: it takes no command before."""
+    listed = [
+        '* LIST (\\Junk) "/" "Unerwünscht \\"&\\""'.encode(), b'* LIST () "/" {9}\r\nEntw\xc3\xbcrfe',
+        b'* LIST () "/" "x\xff"',
+    ]  # fmt: skip
+    script: Script = {"ENABLE UTF8=ACCEPT": [b"* ENABLED UTF8=ACCEPT"], "LIST": listed, "SELECT": selected()}
+    capabilities = "IMAP4rev1 ENABLE UTF8=ONLY MOVE"
+    with a_reader(authority, script, capabilities_after_login=capabilities) as (reader, server), reader:
+        assert reader.folders() == ["Entwürfe", 'Unerwünscht "&"']
+        reader.select(reader.find_folder("\\Junk") or "")
+        reader.move([1], "Entwürfe")
+    told = [command.encode("latin-1").decode() for command in server.commands]
+    assert 'SELECT "Unerwünscht \\"&\\""' in told
+    assert 'UID MOVE 1 "Entwürfe"' in told
 
 
 def test_a_missing_folder_is_none(authority: Authority) -> None:

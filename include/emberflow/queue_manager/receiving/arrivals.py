@@ -6,6 +6,7 @@ is then kept beside ours. What a stranger copies, alters or makes up is recorded
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -181,13 +182,20 @@ class Finder:
         is_new = event_log.record_event(
             connection,
             EventType.TOKEN_REJECTED,
-            f"token_rejected:{mailbox_id}:{uid}",
+            f"token_rejected:{mailbox_id}:{_fingerprint(message)}",
             occurred_at=seen_at,
             mailbox_id=mailbox_id,
             message_id=message.message_id,
             details={"reason": reason, "uid": uid, "from": message.from_address},
         )
         self.found["rejected"] += int(is_new)
+
+
+def _fingerprint(message: ReceivedMessage) -> str:
+    """Return what stays the same when a folder is renumbered and when the message is moved."""
+    date = message.date.isoformat() if message.date else ""
+    told = (message.message_id, message.token, message.from_address, message.subject, date, str(message.size))
+    return hashlib.sha256("\n".join(one or "" for one in told).encode(errors="replace")).hexdigest()
 
 
 def arrived_at(internal_date: datetime | None, submitted_at: datetime | None, now: datetime) -> datetime:

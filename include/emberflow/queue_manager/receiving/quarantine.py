@@ -38,6 +38,13 @@ _USED = text("""
     from ops.quarantined_bytes
     inner join ops.message_faults as faults on faults.id = fault_id
 """)
+# The same message, before its folder was numbered anew: nothing has that number any more.
+_SUPERSEDE = text("""
+    delete from ops.message_faults as faults
+    using ops.quarantined_bytes as kept
+    where kept.fault_id = faults.id and kept.sha256 = :sha256
+        and faults.mailbox_id = :mailbox_id and faults.folder = :folder and faults.uidvalidity <> :uidvalidity
+""")
 _KEEP = text("""
     insert into ops.quarantined_bytes (fault_id, octets, sha256, key_id, nonce, ciphertext, kept_at)
     select id, :octets, :sha256, :key_id, :nonce, :ciphertext, :at
@@ -75,17 +82,17 @@ class Quarantine:
     def note(self, connection: Connection, place: Place, faults: Sequence[Unread], at: datetime) -> None:
         """Record one more failure of each message, as ``message_faults.note`` does, and keep what was read of it."""
         message_faults.note(connection, place, "read", faults, at)
-        hostile = [fault for fault in faults if fault.is_final and fault.raw]
+        hostile = [(fault, hashlib.sha256(fault.raw).digest()) for fault in faults if fault.is_final and fault.raw]
         if not hostile or not self._days:
             return
+        connection.execute(_SUPERSEDE, [vars(place) | {"sha256": digest} for _, digest in hostile])
         used = connection.execute(_USED, {"mailbox_id": place.mailbox_id}).one()
         messages = MAILBOX_MESSAGES - used.messages
         octets = min(MAILBOX_BYTES - used.octets, ALL_BYTES - used.octets_of_all)
-        for fault in hostile:
+        for fault, digest in hostile:
             if messages <= 0 or octets <= 0:
                 return
             raw = fault.raw[:READ_BYTES]
-            digest = hashlib.sha256(fault.raw).digest()
             sealed = self._box.seal(zlib.compress(raw), _bound_to(place.mailbox_id, digest))
             if len(sealed.ciphertext) > octets:
                 continue
