@@ -7,7 +7,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from emberflow.email_ops.delivery_status import read_returned
+from emberflow.email_ops.bounces import read_returned
 from emberflow.email_ops.message import build
 from tests.mail_servers.mail import PASSWORD, User, a_mail, a_user, an_id
 from tests.mail_servers.servers import RealServers

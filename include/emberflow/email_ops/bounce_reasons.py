@@ -168,3 +168,18 @@ def severity_of(*, is_failed: bool, status: str | None, words: str) -> tuple[Sev
     if status is not None and _HARD.fullmatch(status):
         return "hard", f"status {status}"
     return "soft", f"status {status}" if status else NOTHING_SAID
+
+
+def said_of(own: str, recipient: str | None, others: list[str]) -> str:
+    """Return the words of a notice about one recipient: what follows its address, up to another recipient's."""
+    if recipient is None:
+        return own[:2_000]
+    lower = own.lower()
+    pieces: list[str] = []
+    at = lower.find(recipient)
+    while at >= 0 and len(pieces) < 6:
+        begin = own.rfind("\n", 0, at) + 1
+        end = min([at + 500, *(place for other in others if (place := lower.find(other, at + len(recipient))) >= 0)])
+        pieces.append(own[begin:end])
+        at = lower.find(recipient, max(end, at + 1))
+    return "\n".join(pieces) or own[:2_000]

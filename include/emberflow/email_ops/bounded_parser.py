@@ -114,7 +114,7 @@ class BoundedParser:
         return _MESSAGES.validate_python(self._ask("message", request, raw))
 
     def can_read_report(self, raw: bytes) -> bool:
-        """Return whether :func:`emberflow.email_ops.delivery_status.read_returned` gets through ``raw`` in bounds."""
+        """Return whether :func:`emberflow.email_ops.bounces.read_returned` gets through ``raw`` in bounds."""
         if (too_much_in_header(raw) or too_much_in(raw)) is not None:
             return False
         try:

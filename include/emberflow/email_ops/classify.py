@@ -26,13 +26,14 @@ from typing import Literal
 from pydantic import SecretStr
 
 from emberflow.email_ops import message_parts
-from emberflow.email_ops.bounces import Bounce, Original, read_bounce
+from emberflow.email_ops.bounces import read_bounce
 from emberflow.email_ops.complaints import Complaint, read_complaint
 from emberflow.email_ops.evidence import Evidence
 from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.matching import Match, Offer, SentMail, Tied, match, tie
 from emberflow.email_ops.message_limits import header_of
 from emberflow.email_ops.message_parts import Parts, header_alone, taken_apart, text_of_html
+from emberflow.email_ops.notices import Bounce, Original
 from emberflow.email_ops.opt_out import opt_out_by_link, opt_out_in_words
 from emberflow.email_ops.out_of_office import absence, automatic, automatic_subject, is_prefixed, is_weak, return_date
 from emberflow.email_ops.received import ReceivedMessage, parse

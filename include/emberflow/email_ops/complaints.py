@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from email.message import Message
 
-from emberflow.email_ops.bounces import Original, address_in, originals
-from emberflow.email_ops.delivery_status import ORIGINALS
 from emberflow.email_ops.evidence import Evidence
 from emberflow.email_ops.message_parts import Parts, blocks, field, header_in
+from emberflow.email_ops.notices import Original
+from emberflow.email_ops.originals import ORIGINALS, address_in, originals
 
 _REPORT = "message/feedback-report"
 _MICROSOFT = ("X-HmXmrOriginalRecipient", "X-MS-Exchange-JMRP-OriginalRecipient")

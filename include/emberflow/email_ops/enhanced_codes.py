@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+STATUS = re.compile(r"(?<![\d.])[245]\.\d{1,3}\.\d{1,3}(?![\d.]*\d)")
 _IN_FRONT = re.compile(r"[\s#(\[]*([245]\.\d{1,3}\.\d{1,3})(?![\d.]*\d)")
 _ELSEWHERE = re.compile(r"(?<![\w.:/-])([245]\.[0-7]\.\d{1,3})(?![\d.]*\d|\w)")
 _VERSION = re.compile(r"\b(?:v|ver|version|release|build|exim|postfix|sendmail|qmail|dovecot)[\s:/-]*$", re.IGNORECASE)

@@ -18,7 +18,7 @@ from datetime import date, datetime
 from functools import cache
 from typing import Any, BinaryIO
 
-from emberflow.email_ops.delivery_status import read_returned
+from emberflow.email_ops.bounces import read_returned
 from emberflow.email_ops.received import parse
 
 READY = b"ready"

@@ -6,8 +6,9 @@ from base64 import b64encode
 
 import pytest
 
-from emberflow.email_ops.bounces import Bounce, address_in
 from emberflow.email_ops.classify import classify
+from emberflow.email_ops.notices import Bounce
+from emberflow.email_ops.originals import address_in
 from tests.unit.email_ops.returned_mail import MESSAGE_ID, ORIGINAL, RECIPIENT, a_message, a_recipient, a_report
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.email_ops.delivery_status import Returned, read_returned
+from emberflow.email_ops.bounces import Returned, read_returned
+from emberflow.email_ops.classify import classify
 from emberflow.email_ops.parser_process import MESSAGE_CPU_SECONDS
 
 ORIGINAL = "Message-ID: <a.b@north.test>\r\nFrom: ann@north.test\r\nSubject: Soup\r\n"
@@ -169,6 +170,16 @@ def test_a_bounce_of_text_alone_is_tied_to_the_mail_by_the_quoted_copy(server: s
 
     assert returned is not None
     assert (returned.message_id, returned.token) == ("<a.b@north.test>", "abc.def")
+
+
+@pytest.mark.parametrize("raw", [a_notification(), *(in_words(text, COPY) for text in TEXTS.values())])
+def test_what_settles_a_mail_in_doubt_is_a_failure_for_the_inbox_too(raw: bytes) -> None:
+    """Q-F5, E-B6: both ask one reader."""
+    found, returned = classify(raw), read_returned(raw)
+    assert returned is not None
+    assert found.bounce is not None
+    assert (found.kind, found.bounce.action, found.bounce.is_outright) == ("bounce", "failed", True)
+    assert (found.bounce.original_message_id, found.bounce.status) == (returned.message_id, returned.status)
 
 
 def test_a_bounce_of_text_alone_keeps_the_servers_words() -> None:

@@ -23,9 +23,9 @@ from sqlalchemy import Connection, text
 from emberflow.accounts.suppressions import Target
 from emberflow.domain.events import EventType
 from emberflow.domain.slot import Slot
-from emberflow.email_ops.bounces import Bounce
 from emberflow.email_ops.classify import Settled
 from emberflow.email_ops.matching import Match
+from emberflow.email_ops.notices import Bounce
 from emberflow.queue_manager import cancellation, event_log
 
 Followed = Literal["returned", "suppressed"]

@@ -4,7 +4,7 @@
    mail, by its Message-ID, and by its token, because some providers write their own Message-ID. Every folder is
    searched twice, or a mail that was moved from a folder not yet searched to one searched already would be missed.
 2. What was not found there, and mail to anybody else, in the sender's mailbox: a bounce that names it
-   (``email_ops.delivery_status``), or the copy that many providers file under Sent when they accept a mail.
+   (``email_ops.bounces``), or the copy that many providers file under Sent when they accept a mail.
 
 Not found is no proof of anything: a server may still hold the mail, or keep it where IMAP does not show it.
 
@@ -31,7 +31,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from emberflow.accounts.mailboxes import Mailbox, open_mailboxes
 from emberflow.domain.slot import Slot
-from emberflow.email_ops.delivery_status import Returned, read_returned
+from emberflow.email_ops.bounces import Returned, read_returned
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.received import ReceivedMessage, parse
 from emberflow.email_ops.session_budget import SessionLimits
