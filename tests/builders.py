@@ -101,6 +101,7 @@ def a_sender_day(sender_id: int = 1, **changes: Any) -> Row:
         "cold_used": 0,
         "total_quota": 50,
         "total_used": 0,
+        "outside_sent": 0,
         "open_s_now": 3600.0,
         "open_s_left": 3600.0,
         "open_s": 3600.0,

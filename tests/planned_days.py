@@ -144,6 +144,7 @@ class PlannedDays:
                 not_before=pd.DatetimeIndex(not_before.astype(INSTANT)),
                 warmup_used=used,
                 total_used=used,
+                outside_sent=0,
                 zone=senders["zone"].astype("category"),
             ),
             bots=bots.assign(

@@ -6,7 +6,8 @@ proves nothing.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import imaplib
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -173,6 +174,30 @@ def test_junk_is_found_and_rescued(servers: Sandbox, bob: User) -> None:
         assert rescued.message_id == message.message_id == an_id(bob.address)
         reader.mark_seen([rescued.uid])
         assert b"\\Seen" in flags(reader, rescued.uid)
+
+
+def test_what_a_person_sent_lately_is_read_by_its_headers_and_stays_unread(ann: User, bob: User) -> None:
+    """Towards S-F7: since a day of a folder that was not read before, and then what is new."""
+    today = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    with bob.reader() as reader:
+        sent = reader.find_folder("\\Sent")
+        assert sent == "Sent"
+
+        def file_under_sent(key: str, at: datetime) -> None:
+            wire = build(a_mail(bob.address, ann.address, key))
+            assert reader._client.append(sent, "", imaplib.Time2Internaldate(at), wire)[0] == "OK"
+
+        file_under_sent("old", today - timedelta(days=5))
+        file_under_sent("new", today)
+        since = (today - timedelta(days=1)).date()
+        first = reader.next_portion(sent, None, since=since, headers_only=True)
+        file_under_sent("newer", today)
+        then = reader.next_portion(sent, first.cursor, since=since, headers_only=True)
+        assert [message.message_id for message in then.messages] == [an_id(ann.address, "newer")]
+        (message,) = first.messages
+        assert (message.message_id, message.recipients) == (an_id(ann.address, "new"), 1)
+        assert (message.internal_date, message.body_text, message.token) == (today, None, "a.b")
+        assert b"\\Seen" not in flags(reader, message.uid)
 
 
 def test_marking_and_moving_leave_other_peoples_marks_alone(ann: User, bob: User) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import imaplib
 import time
 from collections import Counter
 from datetime import timedelta
@@ -10,6 +11,7 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.email_ops.imap import ImapReader
 from emberflow.queue_manager import event_log
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.queue_manager.receiving.reconcile import ReconcileReport
@@ -72,6 +74,33 @@ def test_conversations_go_to_and_fro_and_every_mail_arrives_once(database: Engin
     )
     placed = world.rows("select message_id from ops.mail_events where event_type in ('placed_inbox', 'placed_junk')")
     assert sorted(row["message_id"] for row in placed) == sorted(row["message_id"] for row in sent)
+
+
+def test_a_person_who_answers_by_hand_in_dovecot_is_left_alone_and_counted(
+    database: Engine, real_servers: RealServers
+) -> None:
+    """S-F7"""
+    world = a_world(database, real_servers, senders=1, bots=1)
+    world.change("update ops.mailboxes set created_at = :at", at=world.clock.now() - timedelta(days=7))
+    world.slot()
+    for _ in range(2):
+        world.dispatch()
+        assert world.read()["replies"] == 1
+        world.clock.advance(timedelta(minutes=1))
+    parent = world.value("select message_id from ops.slots where turn = 2")
+    answer = (
+        f"From: {world.senders[0].address}\r\nTo: {world.bots[0].address}\r\nMessage-ID: <by.hand@person.test>\r\n"
+        f"In-Reply-To: {parent}\r\nSubject: Re: x\r\n\r\nI write this myself.\r\n"
+    )
+    with ImapReader(world.access(world.senders[0]), "sandbox", world.settings.ca_files) as reader:
+        stored_at = imaplib.Time2Internaldate(world.clock.now())
+        assert reader._client.append("Sent", "", stored_at, answer.encode())[0] == "OK"
+
+    assert world.read() == {"sent_outside": 1, "left_to_a_person": 1}
+    assert world.read() == {}
+    assert world.dispatch() == {}
+    assert world.value("select reason from ops.slots where turn = 3") == "answered_by_hand"
+    assert world.value("select sum(recipients) from ops.outside_mails") == 1
 
 
 def test_a_mail_whose_answer_was_lost_is_found_in_dovecot_and_not_sent_again(

@@ -21,6 +21,7 @@ _LOSSES = {
     "by_health": ("held back by health multipliers", "look at the scores: `emberflow senders list`"),
     "by_daily_factor": ("held back by daily factors and the mix with cold mail", "nothing: the policy wants it so"),
     "used": ("sent or planned before, today", "nothing"),
+    "outside": ("sent outside: a person's own mail, found under Sent", "nothing"),
     "by_total_cap": ("above the cap over mail of all kinds", "policy: quota.total_daily_cap"),
     "window_over": ("no sending time left on this local day", "policy: pacing.window_start, window_end, weekdays"),
     "later": ("left to later hours of the day", "nothing"),

@@ -818,6 +818,36 @@ inbound_messages = Table(
     comment="One message that came to a mailbox and carries no token of ours.",
 )
 
+# Of a person's own mail nothing is kept that says to whom it went or what it says.
+outside_mails = Table(
+    "outside_mails",
+    metadata,
+    _id(),
+    Column(
+        "mailbox_id",
+        BigInteger,
+        ForeignKey(mailboxes.c.id, ondelete="cascade"),
+        nullable=False,
+        comment="the sender's mailbox, under whose Sent it was found",
+    ),
+    Column("fingerprint", Text, nullable=False, comment="SHA-256 of its Message-ID; without one, of times and size"),
+    _instant("sent_at", comment="when it was stored, or its Date if that is more than a day earlier; not after now"),
+    Column("local_day", Date, nullable=False, comment="day of the mailbox's zone at sent_at, which it counts in"),
+    Column("recipients", Integer, nullable=False, comment="how many mails it counts as: its recipients, 1 to 500"),
+    Column(
+        "conversation_id", BigInteger, comment="conversations.id of our conversation that it is part of; null: of none"
+    ),
+    Column("matched_by", Text, comment="what names that conversation: in_reply_to or references"),
+    _instant("found_at", comment="when it was read"),
+    CheckConstraint("recipients between 1 and 500", name="recipients_of_one_mail"),
+    CheckConstraint("(matched_by is null) = (conversation_id is null)", name="a_match_names_a_conversation"),
+    Index("uq_outside_mails_fingerprint", "mailbox_id", "fingerprint", unique=True),
+    Index("ix_outside_mails_day", "mailbox_id", "local_day"),
+    Index("ix_outside_mails_sent_at", "sent_at"),
+    Index("ix_outside_mails_conversation_id", "conversation_id", postgresql_where=text("conversation_id is not null")),
+    comment="One mail that was sent from a sender's mailbox, and not by Emberflow.",
+)
+
 mailbox_readings = Table(
     "mailbox_readings",
     metadata,

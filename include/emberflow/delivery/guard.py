@@ -22,11 +22,11 @@ from emberflow.delivery.caps import Cap, CapPolicy, CounterKey, Counters
 from emberflow.delivery.retries import RetryPolicy
 from emberflow.delivery.routes import Route
 from emberflow.domain.mail_kind import MailKind, Scope, SenderDayPart
-from emberflow.domain.slot import Slot
+from emberflow.domain.slot import ANSWERED_BY_HAND, Slot
 from emberflow.errors import UnknownProfileError
 from emberflow.senders.pacing import next_opening
 from emberflow.senders.policy import PacingPolicy, QuotaPolicy
-from emberflow.senders.quota import reserved_for_warmup
+from emberflow.senders.quota import beside_outside_mail, reserved_for_warmup
 
 _OPENINGS_TRIED = 60  # a day has one or two, and a weekend must pass
 
@@ -93,7 +93,8 @@ class Refusal:
 class Facts:
     """What is known of one slot at this moment. ``bot_*`` are None for cold mail.
 
-    ``read_at`` is when the mailbox that sends was read whole the last time; None: never.
+    ``read_at`` is when the mailbox that sends was read whole the last time; None: never. ``is_answered``: a person has
+    written in its conversation from the mailbox that sends.
     """
 
     slot: Slot
@@ -112,11 +113,15 @@ class Facts:
     egress_sends_per_hour: int | None
     suppressed: str | None
     blocked_until: datetime | None
+    is_answered: bool = False
 
 
 @dataclass
 class SenderDay:
-    """A sender's local day: its quotas, and what is used of them. No quota for cold mail is known: none may leave."""
+    """A sender's local day: its quotas, and what is used of them. No quota for cold mail is known: none may leave.
+
+    ``outside_sent`` is what a person sent from the mailbox.
+    """
 
     warmup_quota: int
     total_quota: int
@@ -124,11 +129,12 @@ class SenderDay:
     reply_sent: int
     cold_sent: int
     cold_quota: int = 0
+    outside_sent: int = 0
 
     @property
     def sent(self) -> int:
-        """Mail of all kinds."""
-        return self.warmup_sent + self.reply_sent + self.cold_sent
+        """Mail of all kinds, whoever sent it."""
+        return self.warmup_sent + self.reply_sent + self.cold_sent + self.outside_sent
 
     def used(self, part: SenderDayPart) -> int:
         """What left in one part of the day."""
@@ -136,7 +142,9 @@ class SenderDay:
 
     def quota(self, part: SenderDayPart) -> int:
         """What may leave in one part of the day; replies have all of it."""
-        return {"warmup": self.warmup_quota, "reply": self.total_quota, "cold": self.cold_quota}[part]
+        if part == "warmup":
+            return int(beside_outside_mail(np.array(self.warmup_quota), np.array(self.outside_sent)))
+        return self.total_quota if part == "reply" else self.cold_quota
 
     def count(self, part: SenderDayPart) -> None:
         """Count one mail."""
@@ -147,7 +155,8 @@ class SenderDay:
     def unused_reserve(self, policy: QuotaPolicy) -> int:
         """What is left of the mails that only warm-up mail may use (Q-B2)."""
         quotas = (np.array([quota]) for quota in (self.warmup_quota, self.total_quota))
-        return max(int(reserved_for_warmup(policy, *quotas)[0]) - self.warmup_sent, 0)
+        unused = int(reserved_for_warmup(policy, *quotas)[0]) - self.warmup_sent
+        return max(min(unused, self.quota("warmup") - self.warmup_sent), 0)
 
 
 @dataclass
@@ -306,6 +315,8 @@ def caps_of(slot: Slot, route: Route, policy: CapPolicy, egress_sends_per_hour: 
 def _state(facts: Facts, now: datetime) -> Refusal | None:
     if facts.suppressed is not None:
         return Refusal(f"suppressed: {facts.suppressed}")
+    if facts.is_answered:
+        return Refusal(ANSWERED_BY_HAND)
     unfit = fitness(
         facts.slot.kind, is_checked=facts.is_checked, sender_state=facts.sender_state, bot_status=facts.bot_status
     )
@@ -360,20 +371,24 @@ def _day_caps(facts: Facts, usage: Usage, now: datetime, rules: Rules) -> Refusa
     def capped(reason: str, zone: str, cap: str) -> Refusal:
         return Refusal(reason, None if slot.kind.is_made_up_for else _next_day(now, zone, rules.pacing), cap)
 
+    def of_sender(cap: str, outside: int) -> Refusal:
+        named = f"{cap}, {outside} sent outside" if outside else cap
+        return capped("sender_daily_quota", facts.from_zone, f"sender_day:{slot.sender_id}{named}")
+
     sender_key = sender_day_of(slot, facts.from_zone, now)
     if sender_key is not None and kind.sender_day is not None:
         day = usage.sender_days.get(sender_key)
-        name = f"sender_day:{slot.sender_id}"
         if day is None:
-            return capped("sender_daily_quota", facts.from_zone, f"{name} no quota row")
+            return of_sender(" no quota row", 0)
         if day.sent >= day.total_quota:
-            return capped("sender_daily_quota", facts.from_zone, f"{name} {day.sent}/{day.total_quota}")
-        if kind.sender_day != "warmup" and day.sent + day.unused_reserve(rules.quota) >= day.total_quota:
-            kept = f"{name} {day.sent}/{day.total_quota}, {day.unused_reserve(rules.quota)} kept for warm-up"
-            return capped("sender_daily_quota", facts.from_zone, kept)
+            return of_sender(f" {day.sent}/{day.total_quota}", day.outside_sent)
+        reserve = day.unused_reserve(rules.quota)
+        if kind.sender_day != "warmup" and day.sent + reserve >= day.total_quota:
+            return of_sender(f" {day.sent}/{day.total_quota}, {reserve} kept for warm-up", day.outside_sent)
         used, quota = day.used(kind.sender_day), day.quota(kind.sender_day)
         if used >= quota:
-            return capped("sender_daily_quota", facts.from_zone, f"{name}:{kind.sender_day} {used}/{quota}")
+            outside = day.outside_sent if kind.sender_day == "warmup" else 0
+            return of_sender(f":{kind.sender_day} {used}/{quota}", outside)
     bot_key = bot_day_of(slot, facts.from_zone, facts.to_zone, now)
     if bot_key is None:
         return None

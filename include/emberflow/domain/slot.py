@@ -83,6 +83,9 @@ class Slot:
         return str(self.payload.get("thread", self.idempotency_key))
 
 
+# Why a mail was cancelled, and the mailbox writes no other in its conversation: a person writes there from it.
+ANSWERED_BY_HAND = "answered_by_hand"
+
 COLUMNS = tuple(field.name for field in fields(Slot))
 
 
@@ -174,10 +177,10 @@ TRANSITIONS = (
         "`suppressed: ...`",
     ),
     Transition(
-        _PLANNED, _CANCELLED, Move.CANCEL, "inbox", "its recipient bounced, complained or opted out",
+        _PLANNED, _CANCELLED, Move.CANCEL, "inbox", "its recipient bounced, complained or opted out, or a person wrote",
         "its recipient, an address that is not ours, was suppressed by a hard bounce, a complaint or a request for no "
-        "more mail that came back",
-        "`suppressed: ...`",
+        "more mail that came back; or a person wrote in its conversation from the mailbox that was to send it",
+        "`suppressed: ...`; `answered_by_hand`",
     ),
     Transition(
         _LEASED, _PLANNED, Move.LAPSE, "recover", "lease lapsed",

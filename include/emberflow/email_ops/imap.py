@@ -181,6 +181,7 @@ class ImapReader(ImapSession):
         having: HeaderName | None = None,
         without: Collection[tuple[int, int]] = (),
         since: date | None = None,
+        headers_only: bool = False,
     ) -> Portion:
         """Return what arrived in ``folder`` since ``after``.
 
@@ -188,14 +189,15 @@ class ImapReader(ImapSession):
         stopped. Without a cursor, or when the server has renumbered the folder (another UIDVALIDITY, RFC 9051
         2.3.1.1), the newest 500 are returned; after a renumbering the caller knows some of them already.
         With ``having`` only messages that have this header field are returned, read as far as their header: what
-        strangers send costs a line each. Otherwise they are read whole, and of those over 1 MiB the header.
-        Those ``without`` (UIDVALIDITY, UID) are left out, and with a cursor those that arrived before ``since`` (the
-        server's calendar). Nothing is marked as read. Selects ``folder``.
+        strangers send costs a line each. Otherwise they are read whole, and of those over 1 MiB the header; all as far
+        as their header with ``headers_only``. Those ``without`` (UIDVALIDITY, UID) are left out, and with a cursor, or
+        with ``headers_only``, those that arrived before ``since`` (the server's calendar). Nothing is marked as read.
+        Selects ``folder``.
 
         A message that the server does not give, or that cannot be parsed, is in ``unread`` and keeps no other back.
         """
-        uids, cursor, is_last = self._since(folder, after, since)
-        messages, unread, others = self._read(folder, uids, having, without)
+        uids, cursor, is_last = self._since(folder, after, since, is_always=headers_only)
+        messages, unread, others = self._read(folder, uids, having, without, headers_only=headers_only)
         return Portion(messages, unread, others, cursor, is_last)
 
     def strangers(
@@ -280,13 +282,19 @@ class ImapReader(ImapSession):
         return uids, cursor, len(found) == len(uids)
 
     def read_again(
-        self, folder: str, uidvalidity: int, uids: Sequence[int], *, having: HeaderName | None = None
+        self,
+        folder: str,
+        uidvalidity: int,
+        uids: Sequence[int],
+        *,
+        having: HeaderName | None = None,
+        headers_only: bool = False,
     ) -> tuple[list[ReceivedMessage], list[Unread]]:
         """Return these messages as :meth:`next_portion` does; none under another UIDVALIDITY. Selects ``folder``."""
         self._select(folder)
         if self._uidvalidity != uidvalidity:
             return [], []
-        messages, unread, _ = self._read(folder, uids, having)
+        messages, unread, _ = self._read(folder, uids, having, headers_only=headers_only)
         return messages, unread
 
     def folders(self) -> list[str]:
@@ -380,6 +388,8 @@ class ImapReader(ImapSession):
         uids: Sequence[int],
         having: HeaderName | None,
         without: Collection[tuple[int, int]] = (),
+        *,
+        headers_only: bool = False,
     ) -> tuple[list[ReceivedMessage], list[Unread], int]:
         uids = [uid for uid in uids if (self._uidvalidity, uid) not in without]
         told, refused = self._envelopes(folder, uids, having)
@@ -388,7 +398,8 @@ class ImapReader(ImapSession):
         messages: list[ReceivedMessage] = []
         header = f"(UID BODY.PEEK[HEADER]<0.{HEADER_BYTES}>)"
         whole = f"(UID BODY.PEEK[]<0.{MESSAGE_BYTES}>)"
-        is_short = {one.uid: having is not None or one.size > MESSAGE_BYTES for one in envelopes}
+        is_header = headers_only or having is not None
+        is_short = {one.uid: is_header or one.size > MESSAGE_BYTES for one in envelopes}
         for asked in (header, whole):
             wanted = [one for one in envelopes if is_short[one.uid] == (asked == header)]
             # Whole messages one by one: together they may be more than the answer to one command may be.

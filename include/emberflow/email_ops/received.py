@@ -26,10 +26,13 @@ from emberflow.email_ops.message_parts import field
 BODY_TEXT_CHARACTERS = 64 * 1024
 _VALUE_CHARACTERS = 2_000
 _REFERENCES_CHARACTERS = 16_000
+_RECIPIENTS_CHARACTERS = 64 * 1024
+_MOST_RECIPIENTS = 500  # of one mail at Gmail, at most (support.google.com/mail/answer/22839)
 
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
 # Neighbours are one text: RFC 2047 6.2 drops what is between them, and may cut a character in two.
 _ENCODED_WORD = r"=\?[!->@-~]{1,80}\?[bBqQ]\?[ !->@-~]*\?="
+_RECIPIENT = re.compile(r"[^\s<>()\[\],;:\"@]{1,64}@[^\s<>()\[\],;:\"@]{1,255}")
 _ENCODED_WORDS = re.compile(rf"{_ENCODED_WORD}(?:\s+{_ENCODED_WORD})*")
 
 
@@ -38,6 +41,7 @@ class ReceivedMessage:
     """One message of one folder. What is missing or unreadable is None; times are UTC.
 
     Addresses are lower case without display name; ``return_path`` is ``""`` for the null sender of bounces.
+    ``recipients`` is how many addresses To, Cc and Bcc name, at most 500.
     ``message_id``, ``in_reply_to`` and ``references`` keep their angle brackets; of long threads the root and
     the last nine are kept. ``oversized`` messages were read as far as their header. ``body_text`` is the
     first text/plain part that is not an attachment, with ``\\n`` line ends.
@@ -60,6 +64,7 @@ class ReceivedMessage:
     size: int
     oversized: bool
     body_text: str | None
+    recipients: int = 0
 
 
 def parse(
@@ -101,6 +106,7 @@ def parse(
         size=size,
         oversized=oversized,
         body_text=_body_text(raw) if with_body and not oversized else None,
+        recipients=_recipients(headers),
     )
 
 
@@ -147,6 +153,11 @@ def _address(headers: Message, name: str) -> str | None:
     except (RecursionError, ValueError, IndexError):  # nested comments and groups
         return None
     return next((address for address in addresses if "@" in address), None)
+
+
+def _recipients(headers: Message) -> int:
+    named = (_value(headers, name, _RECIPIENTS_CHARACTERS) or "" for name in ("To", "Cc", "Bcc"))
+    return min(len({address.lower() for value in named for address in _RECIPIENT.findall(value)}), _MOST_RECIPIENTS)
 
 
 def _return_path(headers: Message) -> str | None:

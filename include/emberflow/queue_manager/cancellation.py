@@ -1,4 +1,4 @@
-"""Cancel planned mail: of a mailbox that goes out of use, to a suppressed recipient, or of an hour's plan.
+"""Cancel planned mail: of a mailbox out of use, to a suppressed recipient, of a person's thread, of an hour's plan.
 
 It is cancelled, and the conversations that waited for it end. What a worker holds at that moment is refused by the
 pre-send check, except that of an hour's plan, which it may still send.
@@ -9,7 +9,7 @@ planned anew. Cancelled slots hold no place in a quota, so the later hours of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from emberflow.accounts import suppressions
 from emberflow.accounts.suppressions import Target
-from emberflow.domain.slot import Slot
+from emberflow.domain.slot import ANSWERED_BY_HAND, Slot
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import event_log, slot_store
 from emberflow.queue_manager.plan_runs import run_of
@@ -53,6 +53,13 @@ class CancelledPlan:
 def cancel_of_mailbox(connection: Connection, mailbox_id: int, reason: str) -> int:
     """Cancel what is planned from a mailbox or to it; return how many mails."""
     cancelled = slot_store.cancel_planned(connection, mailbox_id, reason)
+    _end_conversations(connection, cancelled)
+    return len(cancelled)
+
+
+def leave_to_person(connection: Connection, mailbox_id: int, conversation_ids: Collection[int]) -> int:
+    """Cancel what a mailbox has planned in conversations in which a person writes from it; return how many mails."""
+    cancelled = slot_store.cancel_in_conversations(connection, mailbox_id, conversation_ids, ANSWERED_BY_HAND)
     _end_conversations(connection, cancelled)
     return len(cancelled)
 

@@ -50,7 +50,11 @@ _FACTS = text("""
         egress_ips.address as egress_address,
         egress_ips.state as egress_state,
         egress_ips.sends_per_hour as egress_sends_per_hour,
-        readings.read_at
+        readings.read_at,
+        exists (
+            select from ops.outside_mails as outside
+            where outside.conversation_id = slots.conversation_id and outside.mailbox_id = slots.from_mailbox_id
+        ) as is_answered
     from jsonb_to_recordset(cast(:held as jsonb)) as held (id bigint, token uuid)
     inner join ops.slot_states as states on states.slot_id = held.id and states.lease_token = held.token
     inner join ops.scheduled_tasks as slots on slots.id = held.id
@@ -106,7 +110,14 @@ _CIRCUMSTANCES = text("""
 """)
 
 _SENDER_DAYS = text("""
-    select sender_id, local_day, warmup_quota, cold_quota, total_quota, warmup_sent, reply_sent, cold_sent
+    select
+        sender_id, local_day, warmup_quota, cold_quota, total_quota, warmup_sent, reply_sent, cold_sent,
+        (
+            select coalesce(sum(outside.recipients), 0)
+            from ops.senders
+            inner join ops.outside_mails as outside on outside.mailbox_id = senders.mailbox_id
+            where senders.id = sender_days.sender_id and outside.local_day = sender_days.local_day
+        ) as outside_sent
     from ops.sender_days
     inner join jsonb_to_recordset(cast(:days as jsonb)) as wanted (sender_id bigint, local_day date)
         using (sender_id, local_day)
@@ -362,6 +373,7 @@ def _facts(
         to_zone=row.to_zone,
         is_checked=bool(row.is_checked),
         read_at=row.read_at,
+        is_answered=row.is_answered,
         sender_state=row.sender_state,
         sender_profile=row.sender_profile,
         bot_status=row.bot_status,
@@ -386,7 +398,13 @@ def _lock(
     bot_keys = {guard.bot_day_of(fact.slot, fact.from_zone, fact.to_zone, now) for fact in facts} - {None}
     sender_days = {
         (row.sender_id, row.local_day): SenderDay(
-            row.warmup_quota, row.total_quota, row.warmup_sent, row.reply_sent, row.cold_sent, row.cold_quota
+            row.warmup_quota,
+            row.total_quota,
+            row.warmup_sent,
+            row.reply_sent,
+            row.cold_sent,
+            row.cold_quota,
+            int(row.outside_sent),
         )
         for row in prepared.rows_of(
             connection, "lock_sender_days", _SENDER_DAYS, {"days": _days("sender_id", sender_keys)}

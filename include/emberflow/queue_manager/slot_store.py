@@ -326,6 +326,9 @@ _CANCEL = f"""
     select slots.* from cancelled inner join ops.slots on slots.id = cancelled.slot_id
 """  # noqa: S608 - made of the domain's own constants
 _CANCEL_OF_MAILBOX = text(_CANCEL.format(which=":mailbox_id in (tasks.from_mailbox_id, tasks.to_mailbox_id)"))
+_CANCEL_OF_CONVERSATIONS = text(
+    _CANCEL.format(which="tasks.conversation_id = any(:conversation_ids) and tasks.from_mailbox_id = :mailbox_id")
+)
 _CANCEL_OF_PLAN = text(_CANCEL.format(which="tasks.plan_run_id = :plan_run_id"))
 
 # Every planned mail is looked at once, however many entries are new; its domains only if a new entry is a domain.
@@ -493,6 +496,14 @@ def cancel_planned(connection: Connection, mailbox_id: int, reason: str) -> list
     """Cancel all that is planned from or to a mailbox, and return it; what a worker holds is the worker's."""
     rows = connection.execute(_CANCEL_OF_MAILBOX, {"mailbox_id": mailbox_id, "reason": reason}).mappings()
     return [Slot.of(row) for row in rows]
+
+
+def cancel_in_conversations(
+    connection: Connection, mailbox_id: int, conversation_ids: Collection[int], reason: str
+) -> list[Slot]:
+    """Cancel what a mailbox has planned in these conversations; what a worker holds is refused before DATA."""
+    asked = {"mailbox_id": mailbox_id, "conversation_ids": list(conversation_ids), "reason": reason}
+    return [Slot.of(row) for row in connection.execute(_CANCEL_OF_CONVERSATIONS, asked).mappings()]
 
 
 def cancel_plan(connection: Connection, plan_run_id: int, reason: str) -> list[Slot]:

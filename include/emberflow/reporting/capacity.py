@@ -192,23 +192,26 @@ def account(day: pd.DataFrame, times: pd.DataFrame, slots: pd.DataFrame) -> pd.D
     """Return what became of every mail of each sender's ramp volume.
 
     Columns in: ``day``, one row per sender: ``sender_id``, ``ramp_volume``, ``warmup_quota``, ``warmup_used``,
-    ``total_quota``, ``total_used``, ``wanted`` int64; ``health_multiplier``, ``open_s_now``, ``open_s_left`` float64;
-    ``opens_at``, ``closes_at``, ``span_start`` datetime64[us, UTC]. ``times`` and ``slots``: ``sender_id`` int64, one
-    row per mail that fits in, and per planned one.
+    ``total_quota``, ``total_used``, ``outside_sent``, ``wanted`` int64; ``health_multiplier``, ``open_s_now``,
+    ``open_s_left`` float64; ``opens_at``, ``closes_at``, ``span_start`` datetime64[us, UTC]. ``times`` and ``slots``:
+    ``sender_id`` int64, one row per mail that fits in, and per planned one.
 
     Columns out, int64, with ``ramp_volume`` = the sum of all that follow it in every row: ``sender_id``;
     ``ramp_volume``; ``by_health`` and ``by_daily_factor`` (what the quota is below the ramp; the second includes the
-    mix with cold mail); ``used`` (sent or reserved before); ``by_total_cap``; ``window_over`` (no sending time left on
-    this local day); ``later`` (left to the later hours of the day); ``few_bots`` (the volume that a pool of fewer
-    than 8 eligible bots takes away, B-F9); ``no_room`` (no place between the gap and the end of the span); ``no_bot``
-    (selection found none that is free then); ``slots``.
+    mix with cold mail); ``used`` (sent or reserved before); ``outside`` (mail that a person sent has their place);
+    ``by_total_cap``; ``window_over`` (no sending time left on this local day); ``later`` (left to the later hours of
+    the day); ``few_bots`` (the volume that a pool of fewer than 8 eligible bots takes away, B-F9); ``no_room`` (no
+    place between the gap and the end of the span); ``no_bot`` (selection found none that is free then); ``slots``.
     """
     import pandas as pd
+
+    from emberflow.senders.quota import left_of_day
 
     volume, quota, wanted = (day[name].to_numpy(np.int64) for name in ("ramp_volume", "warmup_quota", "wanted"))
     healthy = np.clip(np.floor(volume * day["health_multiplier"].to_numpy()), quota, volume).astype(np.int64)
     used = np.minimum(day["warmup_used"].to_numpy(np.int64), quota)
-    allowed = np.clip((day["total_quota"] - day["total_used"]).to_numpy(np.int64), 0, quota - used)
+    left, left_of_total = left_of_day(day)
+    allowed = np.minimum(left, left_of_total)
     reopens = (
         day["closes_at"] > day["opens_at"].where(day["opens_at"] > day["span_start"], day["span_start"])
     ).to_numpy()
@@ -222,7 +225,8 @@ def account(day: pd.DataFrame, times: pd.DataFrame, slots: pd.DataFrame) -> pd.D
             "by_health": volume - healthy,
             "by_daily_factor": healthy - quota,
             "used": used,
-            "by_total_cap": quota - used - allowed,
+            "outside": quota - used - left,
+            "by_total_cap": left - allowed,
             "window_over": allowed - open_now,
             "later": open_now - wanted - few_bots,
             "few_bots": few_bots,
@@ -236,14 +240,12 @@ def account(day: pd.DataFrame, times: pd.DataFrame, slots: pd.DataFrame) -> pd.D
 def expected_slots(day: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Return the mails that each sender's share of this hour comes to before the seeded rounding.
 
-    It is what is left of the quota, times the seconds of the window in this hour, over those until it closes.
-    Columns in as in `account`.
+    It is what is left of the quota (`emberflow.senders.quota.left_of_day`), times the seconds of the window in this
+    hour, over those until it closes. Columns in as in `account`.
     """
-    of_warmup, of_total = (
-        day[f"{kind}_quota"].to_numpy(np.float64) - day[f"{kind}_used"].to_numpy(np.float64)
-        for kind in ("warmup", "total")
-    )
-    left = np.maximum(np.minimum(of_warmup, of_total), 0.0)
+    from emberflow.senders.quota import left_of_day
+
+    left = np.minimum(*left_of_day(day))
     now_s, left_s = (day[name].to_numpy(np.float64) for name in ("open_s_now", "open_s_left"))
     share = np.divide(now_s, left_s, out=np.zeros_like(now_s), where=left_s > 0)
     return np.asarray(left * share)

@@ -205,8 +205,10 @@ def why_empty(connection: Connection, hour: datetime, *, now: datetime) -> str |
         return f"no bot was left: `emberflow capacity` says what limits the plan; {next_hour}"
     if lost["no_room"].any():
         return f"no mail fits between the gap and the end of the window; {next_hour}"
-    quota, used = (now_open[[f"warmup_{name}", f"total_{name}"]].to_numpy() for name in ("quota", "used"))
-    if (quota <= used).any(axis=1).all():
+    from emberflow.senders.quota import left_of_day
+
+    of_warmup, of_total = left_of_day(now_open)
+    if not ((of_warmup > 0) & (of_total > 0)).any():
         after = now_open.assign(not_before=now_open["closes_at"])
         return f"every sender inside its window has used up its day's quota; {next_window(after)}"
     return f"the hour's share of what is left was rounded to no mail, and later hours make up for it; {next_hour}"
@@ -248,10 +250,12 @@ def reason(facts: Mapping[str, Any], unfilled_because: str, ended: Mapping[str, 
         return f"{got}; {' and '.join(lost)}" if lost else f"{got}: nothing is missing"
     if lost:
         return f"no mail: {' and '.join(lost)}"
-    if facts["total_used"] >= facts["total_quota"]:
-        return f"no mail: the day's cap of {facts['total_quota']} over mail of all kinds is used up"
-    if facts["warmup_used"] >= facts["warmup_quota"]:
-        return f"no mail: the day's warm-up quota of {facts['warmup_quota']} is used up"
+    outside = facts["outside_sent"]
+    with_outside = f", with {_mails(outside)} sent outside" if outside else ""
+    if facts["total_used"] + outside >= facts["total_quota"]:
+        return f"no mail: the day's cap of {facts['total_quota']} over mail of all kinds is used up{with_outside}"
+    if facts["warmup_used"] + facts["outside"] >= facts["warmup_quota"]:
+        return f"no mail: the day's warm-up quota of {facts['warmup_quota']} is used up{with_outside}"
     return (
         f"no mail: the hour's share of what is left is {facts['expected']:.2f}, and its seeded rounding came to 0; "
         "later hours make up for it"
@@ -262,7 +266,10 @@ def steps_of(facts: Mapping[str, Any], zone: ZoneInfo) -> list[Step]:
     """Return the numbers from the ramp to the slot; ``facts`` as in `reason`, clock times in ``zone``."""
     opens, closes = (facts[name].tz_convert(zone) for name in ("opens_at", "closes_at"))
     window = f"window {opens:%H:%M}-{'24:00' if closes.date() > opens.date() else f'{closes:%H:%M}'}"
-    left = facts["ramp_volume"] - sum(facts[loss] for loss in ("by_health", "by_daily_factor", "used", "by_total_cap"))
+    losses = ("by_health", "by_daily_factor", "used", "outside", "by_total_cap")
+    left = facts["ramp_volume"] - sum(facts[loss] for loss in losses)
+    outside = facts["outside_sent"]
+    of_all = f"{facts['total_used'] + outside} of {facts['total_quota']} over all kinds"
     of_profile = f" of profile {facts['profile']}" if facts.get("profile") else ""
     share = f"{facts['open_s_now']:.0f} of {facts['open_s_left']:.0f} s that are left of the window"
     return [
@@ -271,7 +278,8 @@ def steps_of(facts: Mapping[str, Any], zone: ZoneInfo) -> list[Step]:
         Step("daily factor", -facts["by_daily_factor"], f"x {facts['daily_factor']:.2f}, and the mix with cold mail"),
         Step("quota", facts["warmup_quota"], f"warm-up mails of {facts['local_day']:%Y-%m-%d}, {zone.key}"),
         Step("used", -facts["used"], "sent or planned in other hours of the day"),
-        Step("total cap", -facts["by_total_cap"], f"{facts['total_used']} of {facts['total_quota']} over all kinds"),
+        Step("sent outside", -facts["outside"], f"{_mails(outside)} of a person, found under Sent"),
+        Step("total cap", -facts["by_total_cap"], of_all),
         Step("left today", left, window),
         Step("expected", facts["expected"], share),
         Step("few bots", -facts["few_bots"], "held back while fewer than 8 bots are eligible"),

@@ -4,6 +4,7 @@
     cold quota     = least of (step limit, published mix, cap) x daily factor; 0 before graduation
     warm-up quota  = healthy volume x daily factor, at most the total cap less the cold quota
     slots of a span = what is left of the quota x the span's share of the window that is left, on the day's own grid
+    what is left    = quota - used - mail that a person sent from the mailbox
 
 The daily factor is fixed by (seed, sender, local day), so the quota of a day is the same number at any hour until
 the evidence changes. The slots of an hour look only at what is left, so a missed hour is made up by the later ones
@@ -98,11 +99,34 @@ def reserved_for_warmup(policy: QuotaPolicy, warmup_quota: Integers, total_quota
     return np.asarray(np.minimum(share, warmup_quota), dtype=np.int64)
 
 
+def beside_outside_mail(warmup_quota: Integers, outside: Integers) -> Integers:
+    """Return how many warm-up mails a day holds beside ``outside``, what a person sent from the mailbox (S-F7).
+
+    Providers count what a mailbox sends, whoever wrote it, so the ramp's volume is that of both together. One warm-up
+    mail is left, as health and chance leave one: or the ramp of a mailbox in daily use would never begin.
+    """
+    return np.asarray(np.maximum(warmup_quota - outside, np.minimum(warmup_quota, 1)), dtype=np.int64)
+
+
+def left_of_day(day: pd.DataFrame) -> tuple[Integers, Integers]:
+    """Return how many warm-up mails are left of each day, and how many mails of all kinds.
+
+    Columns in: ``warmup_quota``, ``warmup_used``, ``total_quota``, ``total_used``, ``outside_sent`` int64.
+    """
+    warmup_quota, warmup_used, total_quota, total_used, outside = (
+        day[name].to_numpy(dtype=np.int64)
+        for name in ("warmup_quota", "warmup_used", "total_quota", "total_used", "outside_sent")
+    )
+    of_warmup = np.maximum(beside_outside_mail(warmup_quota, outside) - warmup_used, 0)
+    return of_warmup, np.maximum(total_quota - total_used - outside, 0)
+
+
 def slots_for_hour(day: pd.DataFrame, policy: QuotaPolicy, seed: int) -> pd.DataFrame:
     """Return how many slots each sender gets in the span that is being planned, on the index of ``day``.
 
     Columns in: ``sender_id``; ``local_day`` datetime64[s]; ``warmup_quota``, ``warmup_used``, ``cold_quota``,
     ``cold_used``, ``total_quota``, ``total_used`` int64 (used = sent or reserved, of the sender's local day);
+    ``outside_sent`` int64, what a person sent on it;
     ``open_s_now``, ``open_s_left`` and ``open_s`` float64, seconds of the sending window inside the span, from the
     span's start until the window closes, and in all (`emberflow.senders.pacing.planning_span`).
 
@@ -115,12 +139,11 @@ def slots_for_hour(day: pd.DataFrame, policy: QuotaPolicy, seed: int) -> pd.Data
     different hours for different senders, and one hour goes on where the last one ended. What an hour missed is spread
     over the rest; the last span of a window takes exactly what is left.
     """
-    warmup_left, cold_left, left_of_total = (
-        (day[f"{kind}_quota"] - day[f"{kind}_used"]).clip(lower=0).to_numpy(dtype=np.int64)
-        for kind in ("warmup", "cold", "total")
-    )
+    warmup_left, left_of_total = left_of_day(day)
+    cold_left = (day["cold_quota"] - day["cold_used"]).clip(lower=0).to_numpy(dtype=np.int64)
     quotas = (day[name].to_numpy(dtype=np.int64) for name in ("warmup_quota", "total_quota"))
     unused_reserve = np.maximum(reserved_for_warmup(policy, *quotas) - day["warmup_used"].to_numpy(dtype=np.int64), 0)
+    unused_reserve = np.minimum(unused_reserve, warmup_left)
     cold_left = np.minimum(cold_left, np.maximum(left_of_total - unused_reserve, 0))
     warmup_left = np.minimum(warmup_left, left_of_total - cold_left)
     now, until_close, whole = (day[name].to_numpy(dtype=np.float64) for name in ("open_s_now", "open_s_left", "open_s"))

@@ -120,6 +120,7 @@ def test_the_migrations_revert_and_apply_on_a_database_with_a_conversation_in_it
         "quarantined_bytes",
         "login_refusals",
         "inbound_messages",
+        "outside_mails",
         "restores",
         "domain_checks",
         "domain_check_changes",
@@ -298,6 +299,7 @@ def test_every_day_says_whose_zone_it_is_in(database: Engine) -> None:
         "ops.scheduled_tasks",
         "ops.slot_states",
         "ops.inbound_messages",
+        "ops.outside_mails",
     }
     assert days["ops.inbound_messages"].attname == "return_date"
     assert {row.attname for row in days.values()} == {"local_day", "return_date"}

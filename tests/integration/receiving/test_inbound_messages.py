@@ -22,6 +22,7 @@ from emberflow.reporting.doctor import examine
 from tests.unit.email_ops.returned_mail import a_feedback_report, a_message, a_recipient, a_report
 from tests.worlds import NOON, PASSWORD, Command, Member, Sandbox, World, a_policy, a_world
 
+REWIND = "update ops.imap_cursors set next_uid = 1, strangers_next_uid = 1 where strangers_next_uid is not null"
 SILENT = {"replies": {"rate": 0.0}}
 
 
@@ -256,7 +257,7 @@ def test_a_bomb_without_a_token_is_set_aside_once_and_the_mailbox_goes_on(world:
     assert read(world) == {"quarantined": 1, "came_other": 1}
     (fault,) = world.rows("select * from ops.message_faults")
     assert (fault["step"], fault["next_try_at"], fault["tries"]) == ("read", None, 1)
-    world.change("update ops.imap_cursors set next_uid = 1, strangers_next_uid = 1")
+    world.change(REWIND)
     world.clock.advance(timedelta(days=2))
     assert read(world) == {}
     assert len(inbound(world)) == 1
@@ -342,12 +343,15 @@ def test_a_message_that_the_server_refuses_is_recorded_when_it_gives_it(world: W
 
 
 def renumber(world: World) -> None:
-    world.change("update ops.imap_cursors set uidvalidity = uidvalidity + 1, strangers_uidvalidity = uidvalidity + 1")
+    world.change(
+        "update ops.imap_cursors set uidvalidity = uidvalidity + 1, strangers_uidvalidity = uidvalidity + 1 "
+        "where strangers_uidvalidity is not null"
+    )
     world.change("update ops.inbound_messages set uidvalidity = uidvalidity + 1")
 
 
 def rewind(world: World) -> None:
-    world.change("update ops.imap_cursors set next_uid = 1, strangers_next_uid = 1")
+    world.change(REWIND)
 
 
 def come_back(world: World) -> None:

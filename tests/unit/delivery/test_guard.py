@@ -116,11 +116,23 @@ def test_a_day_without_a_quota_row_sends_nothing() -> None:
         (an_answer(), SenderDay(10, 20, 5, 10, 5), "sender_day:1 20/20"),
         (an_answer(), SenderDay(10, 20, 0, 16, 0), "sender_day:1 16/20, 4 kept for warm-up"),
         (a_cold_mail(), SenderDay(10, 20, 1, 0, 16, cold_quota=20), "sender_day:1 17/20, 3 kept for warm-up"),
+        (a_mail(), SenderDay(10, 50, 3, 0, 0, outside_sent=7), "sender_day:1:warmup 3/3, 7 sent outside"),
+        (a_mail(), SenderDay(10, 50, 0, 0, 0, outside_sent=50), "sender_day:1 50/50, 50 sent outside"),
+        (an_answer(), SenderDay(10, 20, 5, 8, 0, outside_sent=7), "sender_day:1 20/20, 7 sent outside"),
+        (an_answer(), SenderDay(10, 20, 0, 9, 0, outside_sent=8), None),
+        (
+            an_answer(),
+            SenderDay(10, 20, 0, 10, 0, outside_sent=8),
+            "sender_day:1 18/20, 2 kept for warm-up, 8 sent outside",
+        ),
     ],
 )
-def test_a_senders_quotas_bind_and_the_binding_one_is_named(slot: Slot, day: SenderDay, cap: str) -> None:
-    """Towards Q-B2: warm-up has its own quota, and of the total a reserve that no other mail takes."""
+def test_a_senders_quotas_bind_and_the_binding_one_is_named(slot: Slot, day: SenderDay, cap: str | None) -> None:
+    """Towards Q-B2, S-F7: warm-up has its own quota, and of the total a reserve that no other mail takes."""
     said = Day(sender_day=day).ask(the_facts(slot))
+    if cap is None:
+        assert said is None
+        return
     assert said == Refusal("sender_daily_quota", None if slot.task_type == "warmup" else NEXT_MORNING, cap)
 
 
@@ -145,6 +157,18 @@ def test_cold_mail_below_its_quota_leaves_and_counts_as_cold() -> None:
     assert day.ask(facts, usage) is None
     assert usage.sender_days[1, TODAY] == SenderDay(10, 50, 0, 0, 3, cold_quota=3)
     assert (usage.bot_days, usage.bot_free_at) == ({}, {})
+
+
+def test_beside_what_a_person_sent_one_warm_up_mail_may_leave() -> None:
+    """Towards S-F7"""
+    assert Day(sender_day=SenderDay(5, 50, 0, 0, 0, outside_sent=49)).ask(the_facts(a_mail())) is None
+    said = Day(sender_day=SenderDay(5, 50, 1, 0, 0, outside_sent=30)).ask(the_facts(a_mail()))
+    assert said == Refusal("sender_daily_quota", None, "sender_day:1:warmup 1/1, 30 sent outside")
+
+
+def test_an_answer_in_a_thread_in_which_a_person_writes_is_given_up() -> None:
+    """Towards S-F7: one answer is enough."""
+    assert Day().ask(the_facts(an_answer(), is_answered=True)) == Refusal("answered_by_hand")
 
 
 def test_warmup_may_use_its_reserve_to_the_last_mail() -> None:

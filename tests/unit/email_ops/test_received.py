@@ -58,6 +58,7 @@ def test_our_own_message_is_read_back_as_it_was_written() -> None:
         size=len(wire),
         oversized=False,
         body_text="Schöne Grüße\n\nAnn\n",
+        recipients=1,
     )
 
 
@@ -72,6 +73,23 @@ def test_the_null_sender_of_a_bounce_is_distinguished_from_a_missing_one() -> No
     assert headers("Return-Path: <>\nSubject: x").return_path == ""
     assert headers("Return-Path: <Ann@North.test>\nSubject: x").return_path == "ann@north.test"
     assert headers("Subject: x").return_path is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "recipients"),
+    [
+        ("To: Bo <bo@south.test>", 1),
+        ('To: "bo@south.test" <Bo@South.test>, eve@west.test', 2),
+        ("To: bo@south.test\nCc: eve@west.test,\n  bo@south.test\nBcc: <may@east.test>", 3),
+        ("To: undisclosed-recipients:;", 0),
+        ("Subject: x", 0),
+        ("Cc: " + ", ".join(f"n{n}@x.test" for n in range(700)), 500),
+        ("To: " + "(" * 9_000 + "@" * 9_000, 0),
+    ],
+)
+def test_every_address_of_to_cc_and_bcc_is_one_recipient(fields: str, recipients: int) -> None:
+    """Towards S-F7"""
+    assert headers(fields).recipients == recipients
 
 
 def test_addresses_lose_name_and_case() -> None:

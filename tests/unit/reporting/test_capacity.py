@@ -17,6 +17,7 @@ LOSSES = {
     "by_health",
     "by_daily_factor",
     "used",
+    "outside",
     "by_total_cap",
     "window_over",
     "later",
@@ -38,6 +39,7 @@ def a_planned_day(sender_id: int = 1, **changes: Any) -> Row:
         "warmup_used": 0,
         "total_quota": 50,
         "total_used": 0,
+        "outside_sent": 0,
         "opens_at": OPENS,
         "closes_at": CLOSES,
         "span_start": MONDAY_NOON,
@@ -73,11 +75,14 @@ def of_sender(day: Row, timed: int | None = None, planned: int | None = None) ->
         ({"warmup_used": 12, "wanted": 0}, {"used": 10}),
         ({"total_used": 47}, {"by_total_cap": 7, "later": 1, "slots": 2}),
         ({"total_used": 60, "wanted": 0}, {"by_total_cap": 10}),
+        ({"outside_sent": 7}, {"outside": 7, "later": 1, "slots": 2}),
+        ({"outside_sent": 12, "wanted": 1}, {"outside": 9, "slots": 1}),
+        ({"outside_sent": 7, "total_used": 43, "wanted": 0}, {"outside": 7, "by_total_cap": 3}),
         ({"wanted": 0, "open_s_now": 1800.0}, {"few_bots": 1, "later": 9}),
     ],
 )
 def test_each_loss_has_its_column(changes: dict[str, Any], expected: dict[str, int]) -> None:
-    """B-F6"""
+    """B-F6, S-F7"""
     assert of_sender(a_planned_day(**changes)) == expected
 
 
@@ -109,13 +114,14 @@ def test_every_mail_of_a_ramp_volume_is_counted_exactly_once(data: st.DataObject
     multiplier = data.draw(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
     quota = data.draw(st.integers(0, max(int(volume * multiplier), 1 if volume * multiplier else 0)))
     used, total_used = data.draw(st.integers(0, 60)), data.draw(st.integers(0, 60))
-    left = max(min(quota - used, 50 - total_used), 0)
+    outside = data.draw(st.integers(0, 60))
+    left = max(min(max(quota - outside, min(quota, 1)) - used, 50 - total_used - outside), 0)
     open_s_now = data.draw(st.floats(1, 3600))
     wanted = data.draw(st.integers(0, left))
     timed = data.draw(st.integers(0, wanted))
     day = a_planned_day(
         ramp_volume=volume, health_multiplier=multiplier, warmup_quota=quota, warmup_used=used, total_used=total_used,
-        open_s_now=open_s_now, wanted=wanted,
+        outside_sent=outside, open_s_now=open_s_now, wanted=wanted,
     )  # fmt: skip
 
     counted = of_sender(day, timed, data.draw(st.integers(0, timed)))

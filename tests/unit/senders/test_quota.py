@@ -198,6 +198,45 @@ def test_what_was_sent_or_reserved_is_subtracted_and_warmup_yields_down_to_its_r
     ]  # fmt: skip
 
 
+def test_mail_that_a_person_sent_takes_as_many_places_and_leaves_one_for_warm_up() -> None:
+    """S-F7: of the ramp's volume and of the total, which it can use up."""
+    day = frame(
+        a_sender_day(1, warmup_quota=20, outside_sent=7),
+        a_sender_day(2, warmup_quota=20, warmup_used=5, total_used=5, outside_sent=7),
+        a_sender_day(3, warmup_quota=5, outside_sent=7),
+        a_sender_day(4, warmup_quota=5, warmup_used=1, total_used=1, outside_sent=7),
+        a_sender_day(5, warmup_quota=5, outside_sent=50),
+        a_sender_day(6, warmup_quota=20, cold_quota=30, outside_sent=7),
+        a_sender_day(7, warmup_quota=20, cold_quota=30, outside_sent=25),
+        a_sender_day(8, warmup_quota=0, outside_sent=7),
+    )
+    assert slots_for_hour(day, STEADY, 1)[MAILS].to_numpy().tolist() == [
+        [13, 0], [8, 0], [1, 0], [0, 0], [0, 0], [13, 30], [1, 24], [0, 0],
+    ]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(
+    warmup=st.integers(1, 50),
+    cold=st.integers(0, 40),
+    total=st.integers(0, 60),
+    outside=st.integers(0, 70),
+    seed=st.integers(0, 2**40),
+    spans=st.lists(st.integers(1, 3600), min_size=1, max_size=8),
+)
+def test_a_day_never_adds_up_to_more_than_its_total_with_what_a_person_sent(
+    warmup: int, cold: int, total: int, outside: int, seed: int, spans: list[int]
+) -> None:
+    """S-F7, S-B5"""
+    warmup_used, cold_used = _sent_in(
+        spans, seed, warmup_quota=warmup, cold_quota=cold, total_quota=total, outside_sent=outside
+    )
+    assert warmup_used + cold_used <= max(total - outside, 0)
+    assert warmup_used <= max(warmup - outside, 1)
+    if total - outside > cold:
+        assert warmup_used >= min(max(warmup - outside, 1), total - outside - cold)
+
+
 def test_a_closed_window_gets_no_slots() -> None:
     day = frame(a_sender_day(open_s_now=0.0, open_s_left=0.0), a_sender_day(open_s_now=0.0, open_s_left=7200.0))
     assert not slots_for_hour(day, STEADY, 1)[MAILS].to_numpy().any()

@@ -103,10 +103,17 @@ _SENDERS: Final = f"""
         coalesce(here.local_day - last.local_day - 1, 0) as idle_days,
         coalesce(today.warmup_sent, 0) as warmup_sent,
         coalesce(today.cold_sent, 0) as cold_sent,
-        coalesce(today.warmup_sent + today.reply_sent + today.cold_sent, 0) as total_sent
+        coalesce(today.warmup_sent + today.reply_sent + today.cold_sent, 0) as total_sent,
+        coalesce(outside.mails, 0) as outside_sent
     from ops.senders
     inner join ops.mailboxes on mailboxes.id = senders.mailbox_id
     {_TODAY}
+    left join (
+        select mailbox_id, local_day, sum(recipients)::bigint as mails
+        from ops.outside_mails
+        where sent_at > %(start)s::timestamptz - interval '3 days'
+        group by mailbox_id, local_day
+    ) as outside on outside.mailbox_id = senders.mailbox_id and outside.local_day = here.local_day
     left join lateral (
         select days.warmup_sent, days.reply_sent, days.cold_sent, days.health_multiplier
         from ops.sender_days as days
@@ -186,7 +193,8 @@ class PlanInputs:
     ``not_before`` datetime64[us, UTC] (null: free), when the gap after the last mail, made or planned, ends;
     ``sending_days``, ``last_row``, ``idle_days``, ``placements``, ``cold_peak`` int64; ``last_volume``,
     ``last_multiplier``, ``score``, ``inbox_rate``, ``domain_age_days`` float64 (null: none); ``in_campaign`` bool;
-    ``warmup_used``, ``cold_used``, ``total_used`` int64, made or planned today.
+    ``warmup_used``, ``cold_used``, ``total_used`` int64, made or planned today; ``outside_sent`` int64, what a person
+    sent from the mailbox today.
 
     ``bots``, by ``bot_id``: ``mailbox_id``, the groups and ``zone`` likewise; ``provider`` int64; ``born_at``,
     ``cooldown_until``, ``planned_until`` (the latest task that is planned; null: none) datetime64[us, UTC];
@@ -296,6 +304,8 @@ def unpack(
     parts = {name: _frame(frames[name]) for name in _PACKED}
     if "last_multiplier" not in parts["senders"]:  # packed before plans knew it
         parts["senders"] = parts["senders"].assign(last_multiplier=np.nan)
+    if "outside_sent" not in parts["senders"]:
+        parts["senders"] = parts["senders"].assign(outside_sent=np.zeros(len(parts["senders"]), dtype=np.int64))
     answers = [_frame(frames[f"answer {number}"]) for number in range(len(frames) - len(parts))]
     nothing = pd.DataFrame({"sender_id": [], "bot_id": [], "is_first": [], "target_time": []})
     return PlanInputs(hour, start, policy_id, policy, seed, **parts, planned=nothing), answers

@@ -1,4 +1,4 @@
-"""One mailbox, read once: Junk, then INBOX; what arrived is recorded, answered, rescued. Then what strangers wrote.
+"""One mailbox, read once: Junk, then INBOX; what arrived is recorded, answered, rescued. Then Sent, then strangers.
 
 Junk is read first: a junked warm-up mail is recorded as such and moved to the inbox, and only when it is seen
 there (B-B5) does its reader decide to reply. Every step can be repeated: events have natural keys, a decision
@@ -6,7 +6,8 @@ is drawn from the slot's own stream, a reply has an idempotency key of its paren
 moves only after everything that was read is committed. A crash therefore costs a second reading, not a second
 reply.
 
-What has no token of ours is read last (`stranger_reading`), so that it keeps no warm-up mail waiting.
+Then what a person sent from a sender's mailbox is counted (`sent_reading`). What has no token of ours is read last
+(`stranger_reading`), so that it keeps no warm-up mail waiting.
 
 A fault stays where it happens. A message that cannot be read or rescued is set aside (`message_faults`), a folder that
 cannot be opened leaves the other one to be read, and a mailbox that fails is left with its reason (`mailbox_readings`).
@@ -44,6 +45,7 @@ from emberflow.queue_manager.receiving.mailbox_readings import Outcome
 from emberflow.queue_manager.receiving.message_faults import Place
 from emberflow.queue_manager.receiving.quarantine import Quarantine, unread_of
 from emberflow.queue_manager.receiving.replies import Answerer
+from emberflow.queue_manager.receiving.sent_reading import SentReading
 from emberflow.queue_manager.receiving.stranger_reading import StrangerReading, Unfinished
 from emberflow.queue_manager.receiving.turns import Turn
 from emberflow.settings import Settings
@@ -80,6 +82,7 @@ class MailboxReading:
         self._strangers = StrangerReading(
             engine, clock, settings, inbox.strangers_per_run, self._quarantine, self.found
         )
+        self._sent = SentReading(engine, clock, settings, self.found)
 
     def read(self, turn: Turn, mailbox: Mailbox, left_s: float) -> Outcome:
         """Read Junk, then INBOX, and say what could not be read.
@@ -96,6 +99,8 @@ class MailboxReading:
             with self._connections.open(mailbox, limits, self._parser) as reader:
                 outcome.was_logged_in = True
                 unfinished = self._read_folders(reader, mailbox, outcome)
+                if turn.is_sender:
+                    self._sent.read(reader, mailbox, outcome.problems)
                 self._strangers.read(reader, mailbox, unfinished, ends_at, outcome.problems)
         except (ParserUnavailableError, restores.DatabaseBehindError, NoPlaceError):
             raise

@@ -19,7 +19,11 @@ _PROBLEM_CHARACTERS = 500
 _ACTOR = "inbox"
 
 _IN_TURN = text("""
-    select mailboxes.id as mailbox_id, mailboxes.address, coalesce(readings.failures, 0) as failures
+    select
+        mailboxes.id as mailbox_id,
+        mailboxes.address,
+        coalesce(readings.failures, 0) as failures,
+        senders.id is not null as is_sender
     from ops.mailboxes
     left join ops.senders on senders.mailbox_id = mailboxes.id
     left join ops.bots on bots.mailbox_id = mailboxes.id

@@ -25,7 +25,7 @@ from emberflow.email_ops.message import message_id_for
 from emberflow.policy.profiles import Profile
 from emberflow.policy.script_sets import PAYLOAD_KEY, ScriptLibrary
 from emberflow.policy.versions import PolicyInForce
-from emberflow.queue_manager import event_log, slot_store
+from emberflow.queue_manager import event_log, outside_mail, slot_store
 from emberflow.queue_manager.receiving.arrivals import Arrival
 from emberflow.randomness import state
 from emberflow.senders.pacing import gaps_s
@@ -66,8 +66,10 @@ class Answerer:
         by_slot: dict[int, Arrival] = {}
         self.scripts.fetch(connection, [arrival.slot.payload for arrival in arrivals])
         answered = restores.perhaps_answered(connection, [arrival.slot.id for arrival in arrivals])
+        threads = [arrival.slot.conversation_id for arrival in arrivals if arrival.slot.conversation_id is not None]
+        of_a_person = outside_mail.taken_over(connection, mailbox.access.mailbox_id, threads) if threads else set()
         for arrival in arrivals:
-            if arrival.slot.id in answered:
+            if arrival.slot.id in answered or arrival.slot.conversation_id in of_a_person:
                 event_log.close_conversation(connection, arrival.slot)
             elif arrival.slot.turn < self._turns(arrival.slot):
                 by_slot[arrival.slot.id] = arrival

@@ -20,12 +20,16 @@ _LONGEST_WAIT_S = 0.5
 
 @dataclass(frozen=True)
 class Turn:
-    """A mailbox to read. ``failures``: how often in a row it could not be read; ``server``: where it lies."""
+    """A mailbox to read. ``failures``: how often in a row it could not be read; ``server``: where it lies.
+
+    ``is_sender``: people may write from it too.
+    """
 
     mailbox_id: int
     address: str
     failures: int
     server: str = ""
+    is_sender: bool = False
 
 
 @dataclass
