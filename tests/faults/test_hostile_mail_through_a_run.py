@@ -5,6 +5,7 @@ One mailbox lies on a server whose messages are the test's; a second one on the 
 
 from __future__ import annotations
 
+import json
 import socket
 import tracemalloc
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.email_ops.bounded_parser import BoundedParser
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.queue_manager.receiving import sweep
 from emberflow.queue_manager.receiving.sweep import ReadingReport
@@ -86,6 +88,29 @@ def test_a_hostile_message_is_kept_once_and_the_next_message_and_mailbox_are_rea
         read(world)
     if faults(world):
         assert 5 not in server.bodies_asked_for()
+
+
+def test_what_no_count_foresees_ends_at_the_limit_of_processor_time_and_stops_nothing_else(
+    world: World, tmp_path: Path
+) -> None:
+    """E-F10: the parsing process gets more than it can do in a second, which a message in bounds may hold as well."""
+    costly = b"Subject: costly\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+    whole = {"uid": 5, "folder": "", "size": 0, "internal_date": None, "oversized": False, "with_body": True}
+    real = BoundedParser._exchange
+
+    def longer(parser: BoundedParser, request: bytes, raw: bytes) -> bytes | None:
+        if raw != costly:
+            return real(parser, request, raw)
+        return real(parser, json.dumps({"what": "message", **whole}).encode(), raw + b"a\r\n" * 5_000_000)
+
+    with (
+        hostile_mailbox(world, world.bots[0], tmp_path, {5: Message(costly), 6: LETTER}),
+        patch.object(BoundedParser, "_exchange", longer),
+    ):
+        assert read(world).found == {"inbox": 1, "came_other": 1, "quarantined": 1}
+    (fault,) = faults(world)
+    assert (fault["uid"], fault["next_try_at"], fault["octets"]) == (5, None, len(costly))
+    assert "more than 1 s of processor time" in fault["reason"]
 
 
 def test_of_50_megabytes_the_first_256_kib_are_read_and_classified(world: World, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from datetime import timedelta
@@ -14,9 +15,9 @@ from sqlalchemy import Engine
 
 from emberflow.database.migrate import downgrade, upgrade
 from emberflow.database.secrets import generate_key
-from emberflow.email_ops.imap import Unread
+from emberflow.email_ops.imap import Cursor, Unread
 from emberflow.operations import keys
-from emberflow.queue_manager.receiving import quarantine
+from emberflow.queue_manager.receiving import message_faults, quarantine
 from emberflow.queue_manager.receiving.message_faults import Place
 from emberflow.queue_manager.receiving.quarantine import Quarantine
 from tests.integration.receiving.test_inbound_messages import a_letter, lay_in
@@ -115,6 +116,17 @@ def test_a_flood_fills_neither_a_mailbox_nor_the_database(world: World) -> None:
     assert world.value("select count(*) from ops.message_faults where mailbox_id = :id", id=other) == 2
 
 
+def test_a_flood_that_was_read_long_ago_is_not_looked_at_in_every_run(world: World) -> None:
+    """E-F10: the cursor passed it; only what a reading comes to is passed over by its number."""
+    note(world, *([BOMB] * 5))
+    mailbox_id = world.bots[0].mailbox_id
+    with world.engine.connect() as connection:
+        for after, known in ((Cursor(7, 5), {5}), (Cursor(7, 6), set()), (None, {1, 2, 3, 4, 5})):
+            found = message_faults.set_aside(connection, mailbox_id, "INBOX", "read", after)
+            assert found == {(7, uid) for uid in known}
+        assert len(message_faults.set_aside(connection, mailbox_id, "INBOX", "read", Cursor(8, 1))) == 5
+
+
 def test_bytes_go_after_their_days_and_the_row_stays(world: World) -> None:
     note(world, BOMB)
     world.clock.advance(timedelta(days=29, hours=23))
@@ -166,6 +178,8 @@ def test_a_developer_gets_the_bytes_and_classifies_them(world: World, run: Comma
     shown = run("inbox", "quarantined", "show", listed["id"])
     assert "2000 parameters" in shown.stdout
     assert "\x1b[31mred" not in shown.stdout
+    as_json = json.loads(run("inbox", "quarantined", "show", listed["id"], "--json").stdout)
+    assert (as_json["sha256"], as_json["tries"]) == (hashlib.sha256(BOMB).hexdigest(), 1)
     written = run("inbox", "quarantined", "show", listed["id"], "--raw")
     assert written.stdout_bytes == BOMB
     file = tmp_path / "message.eml"

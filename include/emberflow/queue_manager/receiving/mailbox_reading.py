@@ -156,7 +156,7 @@ class MailboxReading:
     def _read_folder(self, at: _FolderReading) -> list[Unfinished]:
         with self._engine.begin() as connection:
             before, strangers_before = _cursors(connection, at.mailbox_id, at.folder)
-            known = message_faults.set_aside(connection, at.mailbox_id, at.folder, "read")
+            known = message_faults.set_aside(connection, at.mailbox_id, at.folder, "read", before)
         # Most folders get warm-up mail only: then nothing is asked twice.
         nothing_else = strangers_before == before
         for _ in range(_PORTIONS):
@@ -193,7 +193,7 @@ class MailboxReading:
                 tries += 1
         self._tell(at, faults)
         uids = [arrival.message.uid for arrival in arrivals]
-        if at.placement == "junk":
+        if at.placement == "junk" and uids:
             # What could not be moved waits for its own turn: it may be what ended the run before this one.
             with self._engine.begin() as connection:
                 waiting = message_faults.set_aside(connection, at.mailbox_id, at.folder, "rescue")

@@ -15,7 +15,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, TextClause, text
 
-from emberflow.email_ops.imap import Unread
+from emberflow.email_ops.imap import Cursor, Unread
 from emberflow.errors import EmberflowError
 
 Step = Literal["read", "rescue"]
@@ -60,6 +60,7 @@ _SET_ASIDE = text("""
     select uidvalidity, uid
     from ops.message_faults
     where mailbox_id = :mailbox_id and folder = :folder and step = :step
+        and (cast(:uidvalidity as bigint) is null or uidvalidity <> :uidvalidity or uid >= :next_uid)
 """)
 
 _SETTLE = text("""
@@ -123,9 +124,15 @@ def given_up(connection: Connection, mailbox_id: int, folder: str) -> frozenset[
     return frozenset((row.uidvalidity, row.uid) for row in rows)
 
 
-def set_aside(connection: Connection, mailbox_id: int, folder: str, step: Step) -> frozenset[tuple[int, int]]:
-    """Return (UIDVALIDITY, UID) of the messages of a folder that wait for another try, or were given up."""
-    rows = connection.execute(_SET_ASIDE, {"mailbox_id": mailbox_id, "folder": folder, "step": step})
+def set_aside(
+    connection: Connection, mailbox_id: int, folder: str, step: Step, after: Cursor | None = None
+) -> frozenset[tuple[int, int]]:
+    """Return (UIDVALIDITY, UID) of the messages of a folder that wait for another try, or were given up.
+
+    Those that a reading ``after`` a cursor does not come to are left out, so that a flood of long ago costs nothing.
+    """
+    about = {"mailbox_id": mailbox_id, "folder": folder, "step": step, "uidvalidity": None, "next_uid": None}
+    rows = connection.execute(_SET_ASIDE, about | ({} if after is None else vars(after)))
     return frozenset((row.uidvalidity, row.uid) for row in rows)
 
 

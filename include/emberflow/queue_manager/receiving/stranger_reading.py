@@ -111,7 +111,7 @@ class StrangerReading:
     def _read_folder(self, at: _Folder, unfinished: Unfinished) -> None:
         after, reached = unfinished.after, unfinished.reached
         with self._engine.begin() as connection:
-            known = message_faults.set_aside(connection, at.mailbox_id, at.folder, "read")
+            known = message_faults.set_aside(connection, at.mailbox_id, at.folder, "read", after)
             since = None if after is not None else _since(connection, at.mailbox_id)
         for _ in range(_PORTIONS):
             if at.left.is_over:
