@@ -12,7 +12,7 @@ scores as (
 
 mail_events as (
 
-    select * from {{ ref('stg_ops__mail_events') }}
+    select * from {{ ref('int_mail_events__scored') }}
 
 ),
 

@@ -13,7 +13,7 @@ report as (
 
 mail_events as (
 
-    select * from {{ ref('stg_ops__mail_events') }}
+    select * from {{ ref('int_mail_events__scored') }}
 
 ),
 

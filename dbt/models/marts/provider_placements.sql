@@ -14,7 +14,7 @@ with
 
 mail_events as (
 
-    select * from {{ ref('stg_ops__mail_events') }}
+    select * from {{ ref('int_mail_events__scored') }}
 
     where occurred_at < {{ as_of() }}
 

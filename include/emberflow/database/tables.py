@@ -542,9 +542,11 @@ scheduled_tasks = Table(
         "priority_level",
         SmallInteger,
         nullable=False,
-        comment="smaller goes first: 10 reply, 20 cold follow-up, 30 cold first touch, 40 warm-up",
+        comment="smaller goes first: 10 reply, 15 placement probe, 20 cold follow-up, 30 cold first touch, 40 warm-up",
     ),
-    Column("task_type", Text, nullable=False, comment="warmup, reply, cold_first_touch or cold_follow_up"),
+    Column(
+        "task_type", Text, nullable=False, comment="warmup, reply, cold_first_touch, cold_follow_up or placement_probe"
+    ),
     Column(
         "target_time",
         DateTime(timezone=True),
@@ -556,7 +558,8 @@ scheduled_tasks = Table(
         JSONB,
         nullable=False,
         comment=(
-            "what the message is built from: script, script_set; tier, asked_tier; thread, in_reply_to, references"
+            "what the message is built from: script, script_set; tier, asked_tier; thread, in_reply_to, references; "
+            "of a placement probe: test, subject, body, worth_until"
         ),
     ),
     Column("idempotency_key", Text, nullable=False, unique=True, comment="what makes a second planning the same slot"),
@@ -571,12 +574,12 @@ scheduled_tasks = Table(
         comment="null for a first mail, which opens its conversation when it is sent; the view slots knows both",
     ),
     Column("parent_slot_id", BigInteger, comment="the slot whose mail this one answers"),
-    Column("turn", SmallInteger, nullable=False, comment="place in the thread, from 1"),
+    Column("turn", SmallInteger, nullable=False, comment="place in the thread, from 1; 0: in none"),
     Column("local_day", Date, nullable=False, comment="day of the sending mailbox's zone at target_time"),
     Column("gap_s", Integer, nullable=False, comment="seconds that this mailbox pauses after this mail"),
     Column("message_id", Text, nullable=False, unique=True, comment="fixed before the first attempt"),
     _names("policy_id", comment="policies.id that it was planned under"),
-    _names("plan_run_id", nullable=True, comment="plan_runs.id; null for replies"),
+    _names("plan_run_id", nullable=True, comment="plan_runs.id; null for replies and probes"),
     _instant("created_at", default_now=True),
     _one_of("task_type", TASK_TYPES),
     CheckConstraint(
@@ -599,6 +602,7 @@ scheduled_tasks = Table(
         unique=True,
         postgresql_where=text("parent_slot_id is not null"),
     ),
+    Index("ix_scheduled_tasks_probes", "sender_id", postgresql_where=text("task_type = 'placement_probe'")),
     comment="One slot: one mail, as it was planned. A row never changes and is never deleted.",
 )
 
@@ -668,6 +672,23 @@ slot_states = Table(
     # A claim walks past what was planned before until a vacuum: a number of slots, not a share of all that ever were.
     postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "50000"},
     comment="Where a slot is now: one narrow row for each, written with it.",
+)
+
+placement_tests = Table(
+    "placement_tests",
+    metadata,
+    _id(),
+    _reference("sender_id", senders, comment="the sender whose mail is tested"),
+    Column("per_provider", SmallInteger, nullable=False, comment="probes for each provider, at most"),
+    Column("subject", Text, nullable=False, comment="of the probes"),
+    Column("is_own_text", Boolean, nullable=False, comment="whether the operator gave the text; false: built-in"),
+    Column("left_out", JSONB, nullable=False, comment="mailboxes that got no probe: provider, then why, then how many"),
+    Column("started_by", Text, nullable=False, comment="who asked for it"),
+    Column("reason", Text, nullable=False, comment="why"),
+    _instant("started_at", comment="when it began"),
+    _instant("ends_at", comment="what was not found until then is missing"),
+    Index("ix_placement_tests_sender", "sender_id"),
+    comment="One placement test. Its probes are slots whose payload names it as test.",
 )
 
 keys_in_force = Table(

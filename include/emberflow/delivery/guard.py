@@ -187,7 +187,7 @@ def judge(
     slot = facts.slot
     if is_stopped:
         return Refusal("stop_sending_is_on", now + timedelta(seconds=policy.dispatch.retry_s))
-    refusal = _state(facts, now) or staleness(slot.kind, facts.read_at, now=now, policy=policy)
+    refusal = too_late(slot, now) or _state(facts, now) or staleness(slot.kind, facts.read_at, now=now, policy=policy)
     if refusal is not None:
         return refusal
     try:
@@ -205,9 +205,14 @@ def judge(
     return refusal
 
 
+def too_late(slot: Slot, now: datetime) -> Refusal | None:
+    """Return why a mail is not worth sending any more."""
+    return Refusal("too_late") if slot.is_too_late(now) else None
+
+
 def unknown_profile(slot: Slot, retry_at: datetime) -> Refusal:
     """Return the refusal of a mail of which no numbers are known; the next plan makes up for a warm-up mail."""
-    return Refusal("profile_unknown", None if slot.kind.is_made_up_for else retry_at)
+    return Refusal("profile_unknown", None if slot.kind.is_given_up else retry_at)
 
 
 def unknown_zone(from_zone: str, to_zone: str | None, slot: Slot, now: datetime) -> Refusal | None:
@@ -217,7 +222,7 @@ def unknown_zone(from_zone: str, to_zone: str | None, slot: Slot, now: datetime)
     """
     for zone in (from_zone, to_zone):
         if zone is not None and zone not in known_zones():
-            return Refusal(f"zone_unknown: {zone}", None if slot.kind.is_made_up_for else now + timedelta(hours=1))
+            return Refusal(f"zone_unknown: {zone}", None if slot.kind.is_given_up else now + timedelta(hours=1))
     return None
 
 
@@ -266,7 +271,7 @@ def bot_rest(
     if not slot.kind.goes_to_bot or free_at is None or free_at <= now:
         return None
     retry_at = _opening(slot, zones, free_at, rules, seed)
-    return Refusal("bot_cooldown", None if slot.kind.is_made_up_for and retry_at != free_at else retry_at)
+    return Refusal("bot_cooldown", None if slot.kind.is_given_up and retry_at != free_at else retry_at)
 
 
 def sender_day_of(slot: Slot, from_zone: str, now: datetime) -> tuple[int, date] | None:
@@ -335,7 +340,7 @@ def _moment(facts: Facts, usage: Usage, now: datetime, rules: Rules, seed: int) 
     opening = _opening(slot, zones, now, rules, seed)
     if opening != now:
         sleeps = slot.kind.goes_to_bot and _own_opening(slot, facts.from_zone, now, rules, seed) == now
-        return Refusal("bot_asleep" if sleeps else "outside_window", None if slot.kind.is_made_up_for else opening)
+        return Refusal("bot_asleep" if sleeps else "outside_window", None if slot.kind.is_given_up else opening)
     next_send_at = usage.next_send_at[slot.from_mailbox_id]
     if next_send_at is not None and next_send_at > now:
         return Refusal("gap", next_send_at)
@@ -369,7 +374,7 @@ def _day_caps(facts: Facts, usage: Usage, now: datetime, rules: Rules) -> Refusa
     slot, kind = facts.slot, facts.slot.kind
 
     def capped(reason: str, zone: str, cap: str) -> Refusal:
-        return Refusal(reason, None if slot.kind.is_made_up_for else _next_day(now, zone, rules.pacing), cap)
+        return Refusal(reason, None if slot.kind.is_given_up else _next_day(now, zone, rules.pacing), cap)
 
     def of_sender(cap: str, outside: int) -> Refusal:
         named = f"{cap}, {outside} sent outside" if outside else cap
@@ -409,7 +414,7 @@ def _rolling_caps(slot: Slot, caps: list[Cap], counters: Counters) -> Refusal | 
         used = counters.used(cap)
         if used >= cap.limit:
             name = f"{cap.counter.scope}_{cap.window}:{cap.counter.key} {used}/{cap.limit}"
-            retry_at = None if slot.kind.is_made_up_for else counters.loosens_at(cap)
+            retry_at = None if slot.kind.is_given_up else counters.loosens_at(cap)
             return Refusal(f"{cap.counter.scope}_cap", retry_at, name)
     return None
 

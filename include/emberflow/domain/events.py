@@ -69,7 +69,7 @@ class EventKind:
 
 _IDEMPOTENCY_KEY = "<idempotency key>"
 _UID = Detail(str, "the message as its mailbox numbers it: folder:uidvalidity:uid")
-_TURN = Detail(int, "turn of the conversation, from 1")
+_TURN = Detail(int, "turn of the conversation, from 1; 0: a placement probe, which belongs to none")
 
 
 def _placed(where: str) -> EventKind:

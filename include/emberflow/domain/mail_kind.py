@@ -16,6 +16,7 @@ class Priority(IntEnum):
     """Values of ``priority_level``; the smaller goes first (Q-B1)."""
 
     REPLY = 10
+    PROBE = 15
     COLD_FOLLOW_UP = 20
     COLD_FIRST_TOUCH = 30
     WARMUP = 40
@@ -46,12 +47,12 @@ class MailKind:
     ``counters``
         The scopes of the send counters that it counts in, and so the caps of ``delivery.caps`` that may bind it.
     ``conversation``
-        Whether its conversation begins with it or goes on with it; None: it belongs to none.
+        Whether its conversation begins with it or goes on with it; None: it belongs to none, and its turn is 0.
     ``contact``
-        What the history of its sender and bot calls it; None: it has no such pair.
-    ``is_made_up_for``
-        The next plan makes up for one that did not leave, so it is given up when it is too late. Any other is still
-        owed, and waits.
+        What the history of its sender and bot calls it; None: it has no such pair, or is no part of its history.
+    ``is_given_up``
+        One that cannot leave in its time is given up: the next plan makes up for it, or its test is over. Any other is
+        still owed, and waits.
     ``has_token``
         Whether it carries a signed token, by which it is known where it arrives.
     """
@@ -67,7 +68,7 @@ class MailKind:
     counters: tuple[Scope, ...]
     conversation: Literal["opens", "continues"] | None
     contact: Literal["warmup_sent", "sender_replied", "bot_replied"] | None
-    is_made_up_for: bool
+    is_given_up: bool
     has_token: bool
 
     @property
@@ -100,7 +101,7 @@ WARMUP: Final = MailKind(
     counters=(*_ANYBODYS, "sender"),
     conversation="opens",
     contact="warmup_sent",
-    is_made_up_for=True,
+    is_given_up=True,
     has_token=True,
 )
 
@@ -116,7 +117,7 @@ BOT_REPLY: Final = MailKind(
     counters=_ANYBODYS,
     conversation="continues",
     contact="bot_replied",
-    is_made_up_for=False,
+    is_given_up=False,
     has_token=True,
 )
 
@@ -132,7 +133,7 @@ SENDER_REPLY: Final = MailKind(
     counters=(*_ANYBODYS, "sender"),
     conversation="continues",
     contact="sender_replied",
-    is_made_up_for=False,
+    is_given_up=False,
     has_token=True,
 )
 
@@ -148,7 +149,7 @@ COLD_FIRST_TOUCH: Final = MailKind(
     counters=(*_ANYBODYS, "sender", "cold"),
     conversation="opens",
     contact=None,
-    is_made_up_for=False,
+    is_given_up=False,
     has_token=False,
 )
 
@@ -164,11 +165,29 @@ COLD_FOLLOW_UP: Final = MailKind(
     counters=(*_ANYBODYS, "sender", "cold"),
     conversation="continues",
     contact=None,
-    is_made_up_for=False,
+    is_given_up=False,
     has_token=False,
 )
 
-KINDS: Final = (WARMUP, BOT_REPLY, SENDER_REPLY, COLD_FIRST_TOUCH, COLD_FOLLOW_UP)
+# Takes the place of a warm-up mail in its sender's day, so that no test sends more than the ramp allows. It goes before
+# warm-up and cold mail, because a person waits for it.
+PLACEMENT_PROBE: Final = MailKind(
+    label="placement probe",
+    task_type="placement_probe",
+    turns=None,
+    author="sender",
+    recipient="bot",
+    priority=Priority.PROBE,
+    sender_day="warmup",
+    bot_day="inbound",
+    counters=(*_ANYBODYS, "sender"),
+    conversation=None,
+    contact=None,
+    is_given_up=True,
+    has_token=True,
+)
+
+KINDS: Final = (WARMUP, BOT_REPLY, SENDER_REPLY, COLD_FIRST_TOUCH, COLD_FOLLOW_UP, PLACEMENT_PROBE)
 
 TASK_TYPES: Final = tuple(dict.fromkeys(kind.task_type for kind in KINDS))
 
@@ -193,5 +212,7 @@ def kind_of(task_type: str, turn: int) -> MailKind:
 
 
 def warmup_kind(turn: int) -> MailKind:
-    """Return the kind of a mail between a sender and a bot: the sender opens, and they take turns."""
+    """Return the kind of a mail between a sender and a bot: the sender opens, and they take turns; 0: a probe."""
+    if turn == 0:
+        return PLACEMENT_PROBE
     return WARMUP if turn == 1 else kind_of(BOT_REPLY.task_type, turn)

@@ -78,6 +78,16 @@ class Slot:
         return self.from_mailbox_id if self.to_mailbox_id is None else self.to_mailbox_id
 
     @property
+    def worth_until(self) -> datetime | None:
+        """Until when it is worth sending; None: as long as its kind says."""
+        said = self.payload.get("worth_until")
+        return None if said is None else datetime.fromisoformat(said)
+
+    def is_too_late(self, at: datetime) -> bool:
+        """Return whether it is not worth sending any more at ``at``."""
+        return self.worth_until is not None and self.worth_until <= at
+
+    @property
     def thread(self) -> str:
         """What names the conversation in its draws: the key of its first mail."""
         return str(self.payload.get("thread", self.idempotency_key))
@@ -148,8 +158,9 @@ TRANSITIONS = (
     Transition(None, _PLANNED, Move.WRITE, "planner", "an hour is planned", "`warmup_hourly` plans an hour"),
     Transition(None, _PLANNED, Move.WRITE, "inbox", "an answer is decided", "a recipient decides to answer"),
     Transition(
-        None, _PLANNED, Move.WRITE, "operator", "found after a restore",
-        "`emberflow database restored` finds a mail whose slot was made after the backup",
+        None, _PLANNED, Move.WRITE, "operator", "a placement test, a restore",
+        "`emberflow placement test SENDER` writes probes; `emberflow database restored` finds a mail whose slot was "
+        "made after the backup",
     ),
     Transition(
         _PLANNED, _LEASED, Move.CLAIM, "worker", "claimed",
@@ -157,7 +168,7 @@ TRANSITIONS = (
     ),
     Transition(
         _PLANNED, _EXPIRED, Move.EXPIRE, "recover", "overdue warm-up",
-        "a warm-up mail whose target time was more than `queue.overdue_s` ago (1 h)", "`overdue`",
+        "a warm-up mail or probe whose target time was more than `queue.overdue_s` ago (1 h)", "`overdue`",
     ),
     Transition(
         _PLANNED, _PLANNED, Move.PLAN_AGAIN, "recover", "overdue reply or cold mail",
@@ -217,13 +228,13 @@ TRANSITIONS = (
     Transition(
         _LEASED, _CANCELLED, Move.FINISH, "worker", "refused for good",
         "not checked, sender or bot not active (already at the claim: nobody logs in for it), suppressed, a warm-up "
-        "mail outside its window or at a cap",
-        "`mailbox_not_checked`, `outside_window`, `sender_paused`, `bot_paused`, ...",
+        "mail outside its window or at a cap, a probe whose test is over",
+        "`mailbox_not_checked`, `too_late`, `outside_window`, `sender_paused`, `bot_paused`, ...",
     ),
     Transition(
         _LEASED, _FAILED, Move.FINISH, "worker", "5xx before DATA or attempts used up",
         "5xx about this message or its recipient, `maximum_attempts` (4) used up (not by a sending limit of the "
-        "mailbox), or a message that cannot be built",
+        "mailbox), a probe whose test would be over before the next try, or a message that cannot be built",
         "stage, code, server text; the error",
     ),
     Transition(
@@ -236,7 +247,8 @@ TRANSITIONS = (
     ),
     Transition(
         _SUBMITTING, _FAILED, Move.FINISH, "worker", "5xx or attempts used up",
-        "5xx about this message, or attempts used up; caps are given back", "stage, code, server text",
+        "5xx about this message, attempts used up, or a probe whose test would be over; caps are given back",
+        "stage, code, server text",
     ),
     Transition(
         _SUBMITTING, _UNCERTAIN, Move.FINISH, "worker", "no clear answer after the final dot",

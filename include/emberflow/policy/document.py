@@ -25,7 +25,7 @@ from emberflow.delivery.reply_codes import SmtpReplyPolicy
 from emberflow.errors import ConfigurationError, UnknownProfileError
 from emberflow.policy.domain_checks import DomainCheckPolicy
 from emberflow.policy.profiles import SECTIONS, Numbers, Profile, complete, normal
-from emberflow.policy.queue import DispatchPolicy, InboxPolicy, QueuePolicy, ReconcilePolicy
+from emberflow.policy.queue import DispatchPolicy, InboxPolicy, PlacementTestPolicy, QueuePolicy, ReconcilePolicy
 from emberflow.senders.policy import LinearRamp, PacingPolicy, QuotaPolicy, RampPolicy
 
 _SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -62,6 +62,7 @@ class Policy(BaseModel):
     smtp_replies: SmtpReplyPolicy = Field(default_factory=SmtpReplyPolicy)
     refusals: RefusalPolicy = RefusalPolicy()
     inbox: InboxPolicy = InboxPolicy()
+    placement_tests: PlacementTestPolicy = PlacementTestPolicy()
     reconcile: ReconcilePolicy = ReconcilePolicy()
     reputation: ReputationPolicy = ReputationPolicy()
     domain_checks: DomainCheckPolicy = DomainCheckPolicy()

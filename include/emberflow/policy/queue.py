@@ -1,8 +1,10 @@
-"""The sections of the policy that the queue manager goes by: the queue, dispatch, reading mailboxes, reconciling."""
+"""The sections of the policy that the queue manager goes by: queue, dispatch, reading, placement tests, reconciling."""
 
 from __future__ import annotations
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from emberflow.email_ops.timeouts import Timeouts
 
@@ -133,6 +135,36 @@ class InboxPolicy(BaseModel):
         le=365,
         description="the bytes of messages that broke the parser's limits are kept for so long; 0 keeps none",
     )
+
+
+class PlacementTestPolicy(BaseModel):
+    """How a placement test goes (E-F5).
+
+    ``within_s``
+        After so long a test is over: half an hour, as the placement tests of deliverability tools state.
+    ``arrival_s``
+        So long before its end the last probe has left, and a mailbox must have been read since, or it is not known
+        what lies there: two readings of all mailboxes.
+    ``gap_s``
+        Between two probes of a sender: a minute, as somebody writes who tells a few people the same (our rule). The
+        gaps of ``pacing`` would leave room for two or three in half an hour; those after other mail are kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    within_s: int = Field(default=1800, ge=60, le=86_400, description="after so long a placement test is over")
+    arrival_s: int = Field(
+        default=600,
+        ge=1,
+        description="so long before its end its last probe leaves; a mailbox not read since then says nothing",
+    )
+    gap_s: int = Field(default=60, ge=1, le=3600, description="pause between two probes of one test: our rule")
+
+    @model_validator(mode="after")
+    def _there_is_time_to_send(self) -> Self:
+        if self.arrival_s >= self.within_s:
+            raise ValueError("arrival_s must be below within_s: no probe could leave")
+        return self
 
 
 class ReconcilePolicy(BaseModel):

@@ -321,7 +321,7 @@ def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, 
         slot=slot,
         details={"uid": uid},
     )
-    if is_new:
+    if is_new and slot.kind.contact is not None:
         connection.execute(_REMEMBER_RESCUE, {"sender_id": slot.sender_id, "bot_id": slot.bot_id})
     return is_new
 

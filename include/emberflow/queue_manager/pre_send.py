@@ -278,6 +278,7 @@ def unfit(
                 sender_state=row.sender_state,
                 bot_status=row.bot_status,
             )
+            or guard.too_late(slot, now)
             or guard.unknown_zone(*zones, slot, now)
             or guard.login_rest(row.next_login_at, now)
             or guard.staleness(slot.kind, row.read_at, now=now, policy=policy)

@@ -65,8 +65,8 @@ def _is_one_of(statuses: Iterable[SlotStatus], column: str = "status") -> str:
 
 _IS_PLANNED = _is_one_of(sources(Move.CLAIM))
 _GIVEN_UP, _OWED = (
-    ", ".join(sorted({str(int(kind.priority)) for kind in KINDS if kind.is_made_up_for is is_made_up_for}))
-    for is_made_up_for in (True, False)
+    ", ".join(sorted({str(int(kind.priority)) for kind in KINDS if kind.is_given_up is is_given_up}))
+    for is_given_up in (True, False)
 )
 
 _FROM_STATE = {
@@ -599,7 +599,7 @@ def free_after_data(connection: Connection) -> int:
 
 
 def expire(connection: Connection, *, too_late: datetime) -> int:
-    """Give up the mails that a plan makes up for and that were due before ``too_late``; return how many."""
+    """Give up the mails that are not owed any more and that were due before ``too_late``; return how many."""
     return connection.execute(_EXPIRE, {"too_late": too_late}).rowcount
 
 

@@ -18,7 +18,7 @@ LISTINGS = [
     ("egress", "list"), ("scripts", "list"), ("plan", "show"), ("plan", "run", "--dry-run"), ("capacity",),
     ("explain", "1"), ("plan", "why-not", "sender1@senders1.test"), ("queue", "reconcile"), ("senders", "check"),
     ("bots", "check"), ("policy", "show"), ("scripts", "check"), ("audit", "list"), ("domains", "list"),
-    ("inbox", "list"),
+    ("inbox", "list"), ("placement", "list"),
 ]  # fmt: skip
 
 

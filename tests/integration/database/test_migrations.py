@@ -121,6 +121,7 @@ def test_the_migrations_revert_and_apply_on_a_database_with_a_conversation_in_it
         "login_refusals",
         "inbound_messages",
         "outside_mails",
+        "placement_tests",
         "restores",
         "domain_checks",
         "domain_check_changes",

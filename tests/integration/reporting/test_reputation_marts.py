@@ -91,13 +91,14 @@ class World:
         *,
         status: str = "sent",
         is_answer: bool = False,
+        task_type: str = "warmup",
     ) -> int:
         key = self._key()
         from_mailbox, to_mailbox = (bot, sender) if is_answer else (sender, bot)
         slot_id = self._add(
             tables.scheduled_tasks,
             priority_level=2,
-            task_type="reply" if is_answer else "warmup",
+            task_type="reply" if is_answer else task_type,
             target_time=moment,
             payload={},
             idempotency_key=key,
@@ -143,12 +144,14 @@ class World:
             details=details,
         )
 
-    def mail(self, sender: Account, bot: Account, moment: datetime, placed: str = "inbox") -> int:
-        """Send a warm-up mail that arrives; return its slot."""
-        slot_id = self.slot(sender, bot, moment)
+    def mail(
+        self, sender: Account, bot: Account, moment: datetime, placed: str = "inbox", task_type: str = "warmup"
+    ) -> int:
+        """Send a mail to a bot that arrives; return its slot."""
+        slot_id = self.slot(sender, bot, moment, task_type=task_type)
         pair = (sender, bot)
         self.event("attempt", sender, slot_id, pair, moment, attempt=1, outcome="sent", scope="message")
-        self.event("sent", sender, slot_id, pair, moment, task_type="warmup", turn=1)
+        self.event("sent", sender, slot_id, pair, moment, task_type=task_type, turn=1)
         self.event(f"placed_{placed}", bot, slot_id, pair, moment, turn=1, direction="to_bot", provider=bot.provider)
         return slot_id
 
@@ -257,6 +260,7 @@ class Baseline:
     refused: Account  # was refused for every kind of reason
     cold: Account  # sent a cold mail beside its good mails
     returned: Account  # had mails that came back, for every kind of reason
+    tested: Account  # sent placement probes, all of them junked or refused, beside its good mails
     lacking: dict[str, Account]  # by what it lacks for a score
     tests: dict[str, str]  # the query of each test of the data, which is red when it finds rows
 
@@ -334,12 +338,13 @@ def baseline(databases: Databases, artefacts: Path) -> Baseline:
         cold = world.good_sender()
         world.cold_mail(cold, NOON - 7 * MINUTE)
         returned = a_sender_whose_mail_came_back(world)
+        tested = a_tested_sender(world)
         build = build_marts(NOON)
     results = json.loads((artefacts / "dbt" / "target" / "run_results.json").read_text())["results"]
     nodes = [(result["unique_id"].split("."), result["compiled_code"]) for result in results]
     tests = {name: query for (kind, _, name, *_), query in nodes if kind == "test"}
     databases.keep_as("built")
-    return Baseline(build, good, scored, refused, cold, returned, lacking, tests)
+    return Baseline(build, good, scored, refused, cold, returned, tested, lacking, tests)
 
 
 @pytest.fixture
@@ -435,6 +440,19 @@ def a_sender_whose_mail_came_back(world: World) -> Account:
     return sender
 
 
+def a_tested_sender(world: World) -> Account:
+    """As good as a good one, with placement probes that were junked, also where nothing else goes, or refused."""
+    sender, bots = world.good_sender(), [world.bot("alpha"), world.bot("gamma")]
+    for number in range(12):
+        bot, moment = bots[number % 2], NOON - (number + 1) * MINUTE
+        slot_id = world.mail(sender, bot, moment, "junk", "placement_probe")
+        world.event("rescued", bot, slot_id, (sender, bot), moment)
+    slot_id = world.slot(sender, bots[0], NOON - DAY, status="failed", task_type="placement_probe")
+    refused = {"attempt": 1, "outcome": "permanent", "scope": "message", "reply_code": 554}
+    world.event("attempt", sender, slot_id, (sender, bots[0]), NOON - DAY, **refused)
+    return sender
+
+
 def senders_that_lack_something(world: World) -> dict[str, Account]:
     alpha, beta = world.bot("alpha"), world.bot("beta")
 
@@ -472,6 +490,19 @@ def test_a_mail_that_came_back_is_a_hard_bounce_of_the_day_of_its_report_and_is_
         NOON.date(): 2,
     }
     assert built.row("marts.rpt_sender_reputation", baseline.returned)["hard_bounces"] == 3
+
+
+def test_placement_probes_move_neither_a_score_nor_the_shares_of_providers(built: World, baseline: Baseline) -> None:
+    """E-F5, S-B7: who begins a test chooses its text, and must not make or wreck a score with it."""
+    for relation in BUILT:
+        if relation == "marts.provider_placements":
+            assert "gamma" not in {row["provider"] for row in built.rows(relation)}
+            continue
+        good, tested = (
+            [{name: value for name, value in row.items() if name not in ("sender_id", "address")} for row in rows]
+            for rows in (built.rows_of(relation, baseline.good), built.rows_of(relation, baseline.tested))
+        )
+        assert good == tested, relation
 
 
 def test_a_build_creates_the_marts_and_every_test_is_green(built: World, baseline: Baseline) -> None:

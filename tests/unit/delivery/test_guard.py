@@ -346,3 +346,14 @@ def test_a_profile_that_the_policy_does_not_have_forbids_the_mail(who: str) -> N
     gone: dict[str, Any] = {who: "gone"}
     assert late_and_lazy().ask(the_facts(a_mail(), **gone)) == Refusal("profile_unknown")
     assert late_and_lazy().ask(the_facts(an_answer(), **gone)) == Refusal("profile_unknown", later)
+
+
+# Mail that is worth something for a while
+
+
+@pytest.mark.parametrize(("minutes", "reason"), [(-1, "too_late"), (0, "too_late"), (1, None)])
+def test_a_mail_that_is_worth_nothing_any_more_is_given_up(minutes: int, reason: str | None) -> None:
+    """E-F5: a probe that leaves after its test tells nothing."""
+    until = NOON + timedelta(minutes=minutes)
+    probe = a_mail(task_type="placement_probe", turn=0, payload={"worth_until": until.isoformat()})
+    assert late_and_lazy().ask(the_facts(probe)) == (None if reason is None else Refusal(reason))

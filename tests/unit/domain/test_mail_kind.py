@@ -11,6 +11,7 @@ from emberflow.domain.mail_kind import (
     COLD_FIRST_TOUCH,
     COLD_FOLLOW_UP,
     KINDS,
+    PLACEMENT_PROBE,
     SENDER_REPLY,
     TASK_TYPES,
     WARMUP,
@@ -31,6 +32,7 @@ from tests.unit.delivery.mails import a_bots_reply, a_cold_mail, a_mail, an_answ
         (a_cold_mail(), COLD_FIRST_TOUCH),
         (a_cold_mail(task_type="cold_follow_up", turn=2), COLD_FOLLOW_UP),
         (a_cold_mail(task_type="cold_follow_up", turn=3), COLD_FOLLOW_UP),
+        (a_mail(task_type="placement_probe", turn=0), PLACEMENT_PROBE),
     ],
 )
 def test_a_slot_is_of_the_kind_that_its_task_type_and_turn_say(slot: Slot, kind: MailKind) -> None:
@@ -47,6 +49,7 @@ def test_every_kind_has_slots() -> None:
 
 
 def test_sender_and_bot_take_turns() -> None:
+    assert warmup_kind(0) is PLACEMENT_PROBE, "a mail of no conversation"
     assert [warmup_kind(turn) for turn in range(1, 6)] == [WARMUP, BOT_REPLY, SENDER_REPLY, BOT_REPLY, SENDER_REPLY]
 
 
@@ -60,7 +63,8 @@ def test_a_slot_of_a_kind_with_a_bot_names_it() -> None:
 def test_a_kind_agrees_with_itself(kind: MailKind) -> None:
     assert kind.author != kind.recipient
     assert kind.has_bot == (kind.recipient != "address")
-    assert kind.has_bot == (kind.contact is not None), "only sender and bot have a history"
+    assert kind.has_bot or kind.contact is None, "only sender and bot have a history"
+    assert kind.conversation is not None or kind.contact is None, "and it is that of their conversations"
     assert kind.has_bot >= kind.has_token, "a token names the bot"
     assert kind.bot_day == {"bot": "inbound", "sender": "reply", "address": None}[kind.recipient]
     assert (kind.sender_day is not None) == kind.is_from_sender
@@ -70,7 +74,7 @@ def test_a_kind_agrees_with_itself(kind: MailKind) -> None:
 
 def test_what_is_given_up_and_what_is_owed_have_priorities_of_their_own() -> None:
     """The queue expires the one and plans the other again, and asks for both by priority."""
-    given_up, owed = ({kind.priority for kind in KINDS if kind.is_made_up_for is one} for one in (True, False))
+    given_up, owed = ({kind.priority for kind in KINDS if kind.is_given_up is one} for one in (True, False))
     assert given_up
     assert owed
     assert not given_up & owed
@@ -83,4 +87,5 @@ def test_kinds_that_share_a_task_type_have_recipients_of_one_sort() -> None:
         "reply": {True},
         "cold_first_touch": {False},
         "cold_follow_up": {False},
+        "placement_probe": {True},
     }

@@ -25,9 +25,18 @@ from emberflow.accounts.suppressions import SUPPRESSED_BOTS
 from emberflow.clock import clock_of, known_zones
 from emberflow.database.bulk import read_numbers
 from emberflow.database.sessions import Sessions
-from emberflow.domain.mail_kind import WARMUP
+from emberflow.domain.mail_kind import KINDS
 from emberflow.policy.document import Policy
 from emberflow.queue_manager.mailbox_servers import SAYS_ITS_SERVER
+
+# By task type: what counts in a sender's warm-up of the day, and what is no part of the history of its pair.
+_WARMUP_PART, _NO_CONTACT = (
+    ", ".join(sorted({f"'{kind.task_type}'" for kind in kinds}))
+    for kinds in (
+        [kind for kind in KINDS if kind.sender_day == "warmup"],
+        [kind for kind in KINDS if kind.has_bot and kind.contact is None],
+    )
+)
 
 _OPEN_SLOTS: Final = f"""
     with open_states as (
@@ -42,7 +51,8 @@ _OPEN_SLOTS: Final = f"""
         tasks.sender_id,
         coalesce(tasks.bot_id, -1) as bot_id,
         tasks.from_mailbox_id,
-        tasks.task_type = '{WARMUP.task_type}' as is_first,
+        tasks.task_type in ({_WARMUP_PART}) as is_warmup,
+        tasks.task_type not in ({_NO_CONTACT}) as is_contact,
         bots.id is not null as goes_to_bot,
         states.is_uncounted,
         states.target_time,
@@ -258,7 +268,8 @@ def read(
     )
     appointments = _appointments(slots, start)
     bots = _with_open_inbound(_in_known_zones(bots, zones), uncounted)
-    planned = slots.loc[slots["bot_id"] > 0, ["sender_id", "bot_id", "is_first", "target_time"]]
+    contacts = slots[slots["is_contact"] & (slots["bot_id"] > 0)].rename(columns={"is_warmup": "is_first"})
+    planned = contacts[["sender_id", "bot_id", "is_first", "target_time"]]
     # Contacts as often as a week allows, so that selection leaves the pair alone.
     planned = pd.concat([planned] + [refused] * policy.selection.pair_weekly_maximum, ignore_index=True)
     return PlanInputs(hour, start, policy_id, policy, seed, senders, bots, providers, domains, appointments, planned)
@@ -322,7 +333,7 @@ def _with_open_mail(senders: pd.DataFrame, slots: pd.DataFrame) -> pd.DataFrame:
     today = own[own["local_day"].to_numpy() == senders["local_day"].to_numpy()[own["place"]]]
     busy_until = _latest(len(senders), own["place"], own["target_time"] + pd.to_timedelta(own["gap_s"], unit="s"))
     next_send_at = senders["next_send_at"].dt.tz_localize(None).to_numpy()
-    first, total = (np.bincount(part["place"], minlength=len(senders)) for part in (today[today["is_first"]], today))
+    first, total = (np.bincount(part["place"], minlength=len(senders)) for part in (today[today["is_warmup"]], today))
     return senders.drop(columns=["next_send_at", "warmup_sent", "cold_sent", "total_sent"]).assign(
         not_before=pd.DatetimeIndex(np.fmax(next_send_at, busy_until), tz="UTC"),
         warmup_used=senders["warmup_sent"] + first,

@@ -234,7 +234,7 @@ def _settle_as_not_sent(
     pre_send.take_back(connection, slot, submitted_at=mail.submitted_at, now=at)
     if slot.attempts >= policy.dispatch.maximum_attempts:
         status, reason = "failed", f"not sent in {slot.attempts} attempts"
-    elif slot.kind.is_made_up_for and slot.target_time < at - timedelta(seconds=policy.queue.overdue_s):
+    elif slot.kind.is_given_up and slot.target_time < at - timedelta(seconds=policy.queue.overdue_s):
         status, reason = "expired", "overdue"
     else:
         status, reason = "planned", "not sent by the last attempt"

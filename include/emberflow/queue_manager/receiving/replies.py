@@ -62,8 +62,12 @@ class Answerer:
     found: Counter[str]
 
     def answer(self, connection: Connection, mailbox: Mailbox, arrivals: Sequence[Arrival]) -> None:
-        """Let the mailbox decide about each mail that it got, and schedule its replies (B-B6, B-B7, B-B8)."""
+        """Let the mailbox decide about each mail that it got, and schedule its replies (B-B6, B-B7, B-B8).
+
+        A mail that belongs to no conversation is not answered.
+        """
         by_slot: dict[int, Arrival] = {}
+        arrivals = [arrival for arrival in arrivals if arrival.slot.kind.conversation is not None]
         self.scripts.fetch(connection, [arrival.slot.payload for arrival in arrivals])
         answered = restores.perhaps_answered(connection, [arrival.slot.id for arrival in arrivals])
         threads = [arrival.slot.conversation_id for arrival in arrivals if arrival.slot.conversation_id is not None]

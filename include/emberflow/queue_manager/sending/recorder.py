@@ -131,7 +131,7 @@ class Recorder:
             return "failed", End(slot, "failed", result.unbuilt, counts_as_attempt=True), None
         if result.attempt is None:
             refusal = _known(result.refusal)
-            if refusal.retry_at is None:
+            if refusal.retry_at is None or slot.is_too_late(refusal.retry_at):
                 return "refused", End(slot, "cancelled", refusal.reason, binding_cap=refusal.binding_cap), None
             held = End(slot, "planned", refusal.reason, retry_at=refusal.retry_at, binding_cap=refusal.binding_cap)
             return "held", held, None
@@ -146,11 +146,11 @@ class Recorder:
             log.warning("slot %s: uncertain (%s)", slot.id, reason)
             return "uncertain", End(slot, "uncertain", reason), disposition
         counts = result.submitted_at is None
-        if retries.is_over(slot, disposition, self._policy.dispatch):
+        retry_at = now + timedelta(seconds=retries.backoff_s(slot, disposition, self._policy.dispatch, self._seed))
+        if retries.is_over(slot, disposition, self._policy.dispatch) or slot.is_too_late(retry_at):
             log.warning("slot %s: failed (%s)", slot.id, reason)
             return "failed", End(slot, "failed", reason, counts_as_attempt=counts), disposition
         log.warning("slot %s: retry (%s)", slot.id, reason)
-        retry_at = now + timedelta(seconds=retries.backoff_s(slot, disposition, self._policy.dispatch, self._seed))
         return "retry", End(slot, "planned", reason, retry_at=retry_at, counts_as_attempt=counts), disposition
 
 

@@ -54,7 +54,7 @@ def without_builder(slots: Sequence[Slot], now: datetime) -> dict[int, Refusal]:
             found[slot.id] = _refusal(slot.task_type, now + _LOOK_AGAIN)
         else:
             if builder_of(kind) is None:
-                found[slot.id] = _refusal(kind.label, None if kind.is_made_up_for else now + _LOOK_AGAIN)
+                found[slot.id] = _refusal(kind.label, None if kind.is_given_up else now + _LOOK_AGAIN)
     return found
 
 

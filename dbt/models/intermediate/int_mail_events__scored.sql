@@ -1,0 +1,27 @@
+{{ config(materialized='view') }}
+
+with
+
+mail_events as (
+
+    select * from {{ ref('stg_ops__mail_events') }}
+
+),
+
+probes as (
+
+    select slot_id
+
+    from {{ ref('stg_ops__slots') }}
+
+    where task_type = 'placement_probe'
+
+)
+
+select mail_events.*
+
+from mail_events
+
+left join probes on mail_events.slot_id = probes.slot_id
+
+where probes.slot_id is null
