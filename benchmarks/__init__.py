@@ -5,4 +5,4 @@ Each name is a module with ``run(report) -> Result``, whose keyword arguments ar
 Method, definitions and the last figures are in README.md.
 """
 
-NAMES = ("claim", "classify", "dispatch", "planner")
+NAMES = ("claim", "classify", "dispatch", "planner", "sweep")

@@ -58,7 +58,7 @@ _ADD_SLOTS = text("""
         from numbers
         cross join counts
         inner join from_senders on from_senders.place = number % counts.senders
-        inner join to_bots on to_bots.place = (number / counts.senders + number) % counts.bots
+        inner join to_bots on to_bots.place = (number + number / counts.bots) % counts.bots
         order by number
         returning id, from_mailbox_id, target_time, local_day, priority_level
     )
@@ -93,14 +93,22 @@ def a_policy(**dispatch: Any) -> Policy:
 
 
 def populate(
-    engine: Engine, settings: Settings, policy: Policy, *, senders: int, bots: int, smtp_port: int, now: datetime
+    engine: Engine,
+    settings: Settings,
+    policy: Policy,
+    *,
+    senders: int,
+    bots: int,
+    smtp_port: int,
+    now: datetime,
+    imap_port: int = 1,
 ) -> None:
     """Write active senders and bots whose mail goes to ``localhost:smtp_port``, and two days of quota."""
     box = SecretBox(settings.secret_keys)
     with engine.begin() as connection:
         put_in_force(connection, policy, settings=settings)
-        sender_mailboxes = _mailboxes(connection, box, "sender", "senders.test", senders, smtp_port)
-        bot_mailboxes = _mailboxes(connection, box, "bot", "bots.test", bots, smtp_port)
+        sender_mailboxes = _mailboxes(connection, box, "sender", "senders.test", senders, smtp_port, imap_port)
+        bot_mailboxes = _mailboxes(connection, box, "bot", "bots.test", bots, smtp_port, imap_port)
         rows = [{"mailbox_id": mailbox_id, "state": "active"} for mailbox_id in sender_mailboxes]
         sender_ids: Sequence[int] = (
             connection.execute(insert(tables.senders).returning(tables.senders.c.id), rows).scalars().all()
@@ -121,7 +129,7 @@ def populate(
 
 
 def add_slots(engine: Engine, count: int, *, batch: str, now: datetime) -> None:
-    """Add ``count`` warm-up slots that are due, spread evenly over senders and bots; keys begin with ``batch``."""
+    """Add ``count`` warm-up slots that are due, spread evenly over senders and bots; keys: ``warmup:batch:``."""
     with engine.begin() as connection:
         connection.execute(_ADD_SLOTS, {"count": count, "batch": batch, "now": now})
 
@@ -132,12 +140,14 @@ def analyze(engine: Engine) -> None:
         connection.execute(text("analyze"))
 
 
-def _mailboxes(connection: Connection, box: SecretBox, name: str, domain: str, count: int, smtp_port: int) -> list[int]:
+def _mailboxes(
+    connection: Connection, box: SecretBox, name: str, domain: str, count: int, smtp_port: int, imap_port: int
+) -> list[int]:
     rows = [
         {
             "address": f"{name}{number}@{domain}", "display_name": f"{name.title()} {number}", "provider": domain,
             "zone": "UTC", "smtp_host": "localhost", "smtp_port": smtp_port, "smtp_tls": "starttls",
-            "imap_host": "localhost", "imap_port": 1, "imap_tls": "implicit",
+            "imap_host": "localhost", "imap_port": imap_port, "imap_tls": "implicit",
             "username": f"{name}{number}@{domain}", "check_passed": True,
         }
         for number in range(1, count + 1)

@@ -97,6 +97,11 @@ class Dovecot:
             self._daemon.stop()
 
     @property
+    def pid(self) -> int | None:
+        """The process whose descendants are all of the server; None unless it runs."""
+        return self._daemon.pid if self._daemon is not None else None
+
+    @property
     def ca_file(self) -> Path:
         """The CA that a client trusts."""
         return self.certificates.ca_file

@@ -50,6 +50,11 @@ class Daemon:
                 [*follows, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
 
+    @property
+    def pid(self) -> int:
+        """The process whose descendants are all of the server."""
+        return self._process.pid
+
     def wait_for(self, is_ready: Callable[[], bool]) -> None:
         """Wait until ``is_ready`` says so; a server that ends before, or says nothing for 20 s, fails the test."""
         give_up_at = time.monotonic() + _START_SECONDS

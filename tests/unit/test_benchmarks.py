@@ -9,11 +9,12 @@ import ssl
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from benchmarks import NAMES, planner
+from benchmarks import NAMES, planner, sweep
 from benchmarks.cpu import tree_cpu_s
 from benchmarks.dispatch import require_honest
 from benchmarks.measure import Figure, Result, Target
@@ -100,6 +101,35 @@ def test_an_option_that_a_benchmark_does_not_have_is_refused() -> None:
 def test_an_unknown_size_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ConfigurationError, match="no size 'huge'; there are: small, middle, large, all"):
         bench("planner", size="huge")
+
+
+def test_a_sweep_without_a_mail_server_says_which_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "why_not", lambda: "Dovecot is not installed: apt-get install dovecot-imapd")
+    with pytest.raises(ConfigurationError, match=r"measured on a real server: .*apt-get install dovecot-imapd"):
+        bench("sweep")
+    with pytest.raises(ConfigurationError, match="no size 'huge'; there are: small, full"):
+        bench("sweep", size="huge")
+
+
+def test_a_sweep_is_compared_with_its_peers_within_each_round() -> None:
+    """A machine that gets slower between rounds changes no ratio, and everything is told per mailbox."""
+    result = Result("sweep", {}, sweep.TARGETS)
+
+    def rounds(seconds: float, commands: int) -> list[sweep.Round]:
+        counted = Counter({"imap": commands, "imap SELECT": commands, "statements": 30})
+        return [sweep.Round(seconds * slower, 4.0, 2.0, 2.0, counted) for slower in (1, 10)]
+
+    found = {"emberflow": rounds(2.0, 20), "imap_tools": rounds(1.0, 10), "imap_tools_bulk": rounds(0.5, 5)}
+    sweep.summarise(result, found, mailboxes=10, messages=50)
+
+    assert result.figures["ratio_to_imap_tools"] == Figure(0.5, 0.5, 0.5, 2)
+    assert result.figures["ratio_to_imap_tools_bulk"] == Figure(0.25, 0.25, 0.25, 2)
+    assert result.figures["cpu_ratio_to_imap_tools"] == Figure(1, 1, 1, 2)
+    assert result.figures["statements_per_mailbox"] == Figure(3, 3, 3, 2)
+    assert result.figures["messages_per_s"] == Figure(13.75, 2.5, 25, 2)
+    assert result.parts["imap_commands_per_mailbox"] == {"SELECT": Figure(2, 2, 2, 2)}
+    assert result.peers["imap-tools"]["commands_per_mailbox"] == Figure(1, 1, 1, 2)  # type: ignore[index]
+    assert result.as_json()["targets"]["ratio_to_imap_tools"]["met"] is True
 
 
 def test_the_curve_holds_each_size_under_its_name_and_keeps_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,7 @@ def decide_replies(received: pd.DataFrame, policy: ReplyPolicy, seed: int) -> pd
     draw = _stratified_draw(slot_id, seed)
     too_long = turn >= policy.maximum_turns
     willing = ~too_long & (draw < np.where(turn == 1, policy.rate, policy.continue_rate))
-    queue = mails.loc[willing, ["slot_id", "responder_id"]].sort_values("slot_id")
-    place = queue.groupby("responder_id").cumcount().reindex(mails.index, fill_value=0).to_numpy()
+    place = _places(slot_id, mails["responder_id"].to_numpy(dtype=np.int64), willing)
     capped = willing & (place >= mails["replies_left"].to_numpy())
     replies = willing & ~capped
     reason = np.select([too_long, capped, replies], ["turns", "reply_cap", "replies"], default="rate")
@@ -94,6 +93,19 @@ def _stratified_draw(slot_id: npt.NDArray[np.int64], seed: int) -> Floats:
     own = np.take_along_axis(lots, member[:, None], axis=1)
     stratum = (lots < own).sum(axis=1)
     return np.asarray((stratum + uniforms(state(seed, "reply"), slot_id)) / _STRATA)
+
+
+def _places(
+    slot_id: npt.NDArray[np.int64], responder_id: npt.NDArray[np.int64], willing: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """Count for each mail that would be answered those of its responder with lower slot ids; 0 for the others."""
+    rows = np.flatnonzero(willing)
+    rows = rows[np.lexsort((slot_id[rows], responder_id[rows]))]
+    own, number = responder_id[rows], np.arange(rows.size)
+    is_first = np.concatenate(([True], own[1:] != own[:-1]))[: rows.size]
+    place = np.zeros(slot_id.size, dtype=np.int64)
+    place[rows] = number - np.maximum.accumulate(np.where(is_first, number, 0))
+    return place
 
 
 def _delays(slot_id: npt.NDArray[np.int64], policy: ReplyPolicy, seed: int) -> Floats:
@@ -160,6 +172,8 @@ def _after_opening(
         later = opens + (spread * room_s // 1).astype(np.int64) * _SECOND
         usable = (target == _NEVER) & (opens >= earliest) & (closes > opens)
         target = np.where(usable, later, target)
+        if (target != _NEVER).all():
+            break
     return target
 
 

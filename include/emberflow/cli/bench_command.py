@@ -15,9 +15,14 @@ from emberflow.errors import ConfigurationError
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="Which one: claim, classify, dispatch, planner. benchmarks/README.md explains them.")
+        str,
+        typer.Argument(
+            help="Which one: claim, classify, dispatch, planner, sweep. benchmarks/README.md explains them."
+        ),
     ],
-    size: Annotated[str | None, typer.Option(help="planner: small, middle, large, or all of them.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="planner: small, middle, large, or all of them; sweep: small or full.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Measure a part of the product beside its peers, on servers of its own on this machine."""
