@@ -84,7 +84,7 @@ def test_a_hostile_message_is_kept_once_and_the_next_message_and_mailbox_are_rea
             assert found == {"inbox": 1, "came_other": 1, "rejected": 1}
         del server.commands[:]
         world.clock.advance(timedelta(days=3))
-        world.change("update ops.imap_cursors set next_uid = 5, strangers_next_uid = 5")
+        world.change("update ops.imap_cursors set next_uid = 5, strangers_next_uid = 5 where folder <> 'Sent'")
         read(world)
     if faults(world):
         assert 5 not in server.bodies_asked_for()

@@ -65,7 +65,7 @@ def test_a_bomb_is_kept_as_it_came_and_no_column_shows_it(world: World) -> None:
     assert b"eve@far.test" not in b"".join(value for value in row.values() if isinstance(value, bytes))
     assert len(row["ciphertext"]) < len(BOMB) / 10
     world.clock.advance(timedelta(days=2))
-    world.change("update ops.imap_cursors set next_uid = 1, strangers_next_uid = 1")
+    world.change("update ops.imap_cursors set next_uid = 1, strangers_next_uid = 1 where folder <> 'Sent'")
     assert world.read() == {}
     assert kept(world) == [row]
 
