@@ -193,6 +193,11 @@ def a_pair(sender_id: int = 1, bot_id: int = 1, **changes: Any) -> Row:
     return row | changes
 
 
+def a_found_mail(slot_id: int = 1, **changes: Any) -> Row:
+    """A warm-up mail in the inbox of a bot that does not answer it: input of ``decide_actions``."""
+    return {"slot_id": slot_id, "in_junk": False, "is_answered": False} | changes
+
+
 def a_received_mail(slot_id: int = 1, **changes: Any) -> Row:
     """A first warm-up mail in the mailbox of a bot that is awake: input of ``decide_replies``."""
     row = {

@@ -103,13 +103,14 @@ WHOLE_WINDOWS = dict.fromkeys(
 
 
 def a_policy(**sections: dict[str, Any]) -> Policy:
-    """The demonstration policy with one shard each, every mail answered; sections are merged.
+    """The demonstration policy with one shard each, every mail read and answered; sections are merged.
 
     Bots take as many mails at once as a test writes for them, unless it asks for their pause.
     """
     document = shipped("demo").model_dump()
     certain: dict[str, dict[str, Any]] = {
         "replies": {"rate": 1.0, "continue_rate": 1.0},
+        "actions": {"rescue": 1.0, "read": 1.0, "important": 0.0, "star": 0.0, "archive": 0.0},
         "bots": {"cooldown_s": 0},
         "dispatch": {"shards": 1},
         "inbox": {"shards": 1, "fresh_s": 604_800},

@@ -231,7 +231,7 @@ def test_an_address_that_the_server_refuses_for_good_is_not_chosen_again(
 # Reading
 
 
-PLACES = [*(("record_event", number) for number in range(6)), ("mark_seen", 0)]
+PLACES = [*(("record_event", number) for number in range(6)), ("record_acted", 0), ("mark_seen", 0)]
 
 
 @pytest.mark.parametrize(("place", "number"), PLACES)
@@ -243,7 +243,7 @@ def test_a_reader_that_dies_at_any_mail_again_and_again_takes_each_in_once(
     for sender in world.senders:
         world.slot(sender, gap_s=0)
     assert world.dispatch() == {"sent": 3}
-    owner: Any = event_log if place == "record_event" else ImapReader
+    owner: Any = ImapReader if place == "mark_seen" else event_log
     real = getattr(owner, place)
 
     for _ in range(3):

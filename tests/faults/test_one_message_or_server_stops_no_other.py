@@ -112,7 +112,9 @@ def test_a_bomb_with_a_token_is_set_aside_once_and_never_read_again(world: World
     assert fault["next_try_at"] is None
     world.change("update ops.message_faults set first_at = clock_timestamp(), last_at = clock_timestamp()")
     result, remedy = said_by_doctor(world, "messages set aside")
-    assert result == "1 not read, 0 not rescued, 1 of them given up; bytes of 1 are kept, 1 KiB"
+    assert result == (
+        "1 not read, 0 not rescued, 0 not marked or archived, 1 of them given up; bytes of 1 are kept, 1 KiB"
+    )
     assert f"{world.bots[0].address}, INBOX, UID {fault['uid']}: more than" in (remedy or "")
 
     world.change("delete from ops.imap_cursors")
@@ -272,7 +274,7 @@ def test_a_rescue_that_fails_leaves_the_placement_recorded_and_later_mail_read(
 
 
 def test_a_mailbox_without_a_junk_folder_is_read_and_reported(world: World) -> None:
-    with patch.object(ImapReader, "find_folder", return_value=None):
+    with patch.object(ImapReader, "_folders", return_value=[]):
         assert read(world).found == {"inbox": 1}
     assert world.events("placed_inbox")[0]["details"]["junk_folder"] == "none"
     result, remedy = said_by_doctor(world, "Junk folders")
@@ -297,14 +299,14 @@ def test_a_mailbox_that_raises_anything_leaves_the_others_to_be_read(
     world = a_world(database, sandbox, 1, 1, a_policy(**SILENT))
     world.slot()
     world.dispatch()
-    real = ImapReader.find_folder
+    real = ImapReader._folders
 
-    def fail(reader: ImapReader, use: Any) -> str | None:
+    def fail(reader: ImapReader) -> Any:
         if reader._access.address == world.senders[0].address:
             raise fault
-        return real(reader, use)
+        return real(reader)
 
-    with patch.object(ImapReader, "find_folder", fail):
+    with patch.object(ImapReader, "_folders", fail):
         report = read(world)
     assert report.found == {"inbox": 1}
     assert report.unreadable == [f"{world.senders[0].address}: {type(fault).__name__}: odd"]

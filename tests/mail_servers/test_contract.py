@@ -200,6 +200,29 @@ def test_what_a_person_sent_lately_is_read_by_its_headers_and_stays_unread(ann: 
         assert b"\\Seen" not in flags(reader, message.uid)
 
 
+def test_a_message_is_starred_marked_as_important_and_archived(ann: User, bob: User) -> None:
+    """B-F2: the flags go with it, the keyword too; the server tells by itself which folder is the archive."""
+    for key in ("one", "two"):
+        assert ann.send(bob.address, key).outcome == "sent"
+    with bob.reader() as reader:
+        (one, two), _ = reader.new_messages("INBOX", None)
+        archive = reader.find_folders("\\Junk", "\\Archive", "\\All")["\\Archive"]
+        assert archive == "Archive"
+        assert reader.can_mark_important
+        reader.mark_starred([one.uid])
+        reader.mark_important([one.uid])
+        reader.mark_seen([one.uid])
+        assert b"$Important" not in flags(reader, two.uid)
+        reader.move([one.uid], archive)
+        left, _ = reader.new_messages("INBOX", None)
+        ((archived,), _) = reader.new_messages(archive, None)
+        kept = flags(reader, archived.uid)
+    assert [message.uid for message in left] == [two.uid]
+    assert archived.message_id == one.message_id
+    for flag in (b"\\Seen", b"\\Flagged", b"$Important"):
+        assert flag.lower() in kept.lower()
+
+
 def test_marking_and_moving_leave_other_peoples_marks_alone(ann: User, bob: User) -> None:
     """B-B5: imap-tools' flag() and delete() would expunge the first message as well."""
     for key in ("one", "two", "three"):

@@ -31,6 +31,7 @@ renamed as (
         details ->> 'direction' as direction,
         details ->> 'provider' as provider,
         details ->> 'status' as status,
+        details ->> 'answer' as answer,
 
         ---------- numerics
         cast(details ->> 'attempt' as integer) as attempt,
@@ -39,6 +40,11 @@ renamed as (
 
         ---------- booleans
         cast(details ->> 'is_believed' as boolean) as is_believed,
+        cast(details ->> 'is_rescued' as boolean) as is_rescued,
+        cast(details ->> 'is_read' as boolean) as is_read,
+        cast(details ->> 'is_important' as boolean) as is_important,
+        cast(details ->> 'is_starred' as boolean) as is_starred,
+        cast(details ->> 'is_archived' as boolean) as is_archived,
 
         ---------- timestamps
         occurred_at,

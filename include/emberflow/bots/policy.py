@@ -1,4 +1,6 @@
-"""The sections of the policy that bots go by: limits, selection, placement and replies, each applied by its module.
+"""The sections of the policy that bots go by: limits, selection, placement, replies and actions.
+
+Each is applied by its module.
 
 Plain numbers and what they mean: reading a policy loads neither pandas nor NumPy.
 """
@@ -149,3 +151,26 @@ class ReplyPolicy(BaseModel):
         if not self.floor_s < self.fast_median_s <= self.slow_median_s < self.ceiling_s:
             raise ValueError("reply delays need floor_s < fast_median_s <= slow_median_s < ceiling_s")
         return self
+
+
+class ActionPolicy(BaseModel):
+    """How often a bot does what with a warm-up mail that it got; each is the probability for one mail (B-F2).
+
+    ``rescue``
+        Of a mail in Junk: it is moved to the inbox, where all else is decided. 1 (our rule): what is left in Junk tells
+        its provider that the filter was right. A mail that is not rescued is not answered and ends its conversation.
+    ``read``
+        Of a mail in the inbox: it is marked as read. 1 (B-B9: what was handled is not left unread). A mail that is
+        answered is read, whatever this says.
+    ``important``, ``star``, ``archive``
+        0.1, 0.05 and 0.15: within the 5 to 15 %, 3 to 7 % and 10 to 25 % of the one published plan that has numbers for
+        each action (HarunUcan/MailWarmup, WarmupActionPlan.cs). It reads 50 to 70 % and rescues 60 to 90 %.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rescue: Share = 1.0
+    read: Share = 1.0
+    important: Share = 0.1
+    star: Share = 0.05
+    archive: Share = 0.15

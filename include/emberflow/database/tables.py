@@ -597,6 +597,11 @@ scheduled_tasks = Table(
         postgresql_where=text("parent_slot_id is not null"),
     ),
     Index(
+        "ix_scheduled_tasks_conversation",
+        "conversation_id",
+        postgresql_where=text("conversation_id is not null"),
+    ),
+    Index(
         "uq_scheduled_tasks_answer_once",
         "parent_slot_id",
         unique=True,
@@ -921,14 +926,19 @@ message_faults = Table(
     Column("folder", Text, primary_key=True, comment="the folder"),
     Column("uidvalidity", BigInteger, primary_key=True, comment="of the folder"),
     Column("uid", BigInteger, primary_key=True, comment="number of the message in it"),
-    Column("step", Text, primary_key=True, comment="what failed: read, or rescue (the move from Junk to INBOX)"),
+    Column(
+        "step",
+        Text,
+        primary_key=True,
+        comment="what failed: read, rescue (the move from Junk to INBOX), mark_read, important, star or archive",
+    ),
     Column("reason", Text, nullable=False, comment="what is wrong"),
     Column("size", BigInteger, comment="bytes, as the server tells; null: it did not"),
     Column("tries", Integer, nullable=False, server_default="1", comment="how often it was tried"),
     _instant("first_at", comment="the first failure"),
     _instant("last_at", comment="the last failure"),
     Column("next_try_at", DateTime(timezone=True), comment="null: given up, never read again"),
-    _one_of("step", ("read", "rescue")),
+    _one_of("step", ("read", "rescue", "mark_read", "important", "star", "archive")),
     comment="A message that was set aside, so that no other waits for it.",
 )
 

@@ -29,6 +29,7 @@ class EventType(StrEnum):
     PARKED = "parked"
     RECONCILED = "reconciled"
     RETURNED = "returned"
+    ACTED = "acted"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,13 @@ class EventKind:
 _IDEMPOTENCY_KEY = "<idempotency key>"
 _UID = Detail(str, "the message as its mailbox numbers it: folder:uidvalidity:uid")
 _TURN = Detail(int, "turn of the conversation, from 1; 0: a placement probe, which belongs to none")
+# Whether a mail is answered. After the answer: what its recipient drew, what bounds it, and why it is not even asked.
+ANSWERS = (
+    "replies",
+    "rate", "reply_cap", "turns", "script",
+    "no_conversation", "not_rescued", "answered_by_hand", "perhaps_answered",
+    "auto_submitted", "precedence", "list", "null_return_path",
+)  # fmt: skip
 
 
 def _placed(where: str) -> EventKind:
@@ -209,6 +217,26 @@ EVENTS: Mapping[EventType, EventKind] = {
             ),
             "by": Detail(str, "what ties the report to the mail", ("in_reply_to", "references", "token")),
             "report": Detail(int, "inbound_messages.id of the report"),
+        },
+    ),
+    EventType.ACTED: EventKind(
+        "the recipient of a warm-up mail decided what to do with it",
+        mailbox="the reading mailbox",
+        keys=(f"acted:{_IDEMPOTENCY_KEY}",),
+        so_that="one decision per mail",
+        details={
+            "is_rescued": Detail(bool, "moved from Junk to the inbox; null: it was not in Junk", is_optional=True),
+            "is_read": Detail(bool, "marked as read"),
+            "is_important": Detail(
+                bool,
+                "marked as important; null: the mailbox cannot keep such a mark, or it is a sender's",
+                is_optional=True,
+            ),
+            "is_starred": Detail(bool, "flagged; null: it is a sender's mailbox", is_optional=True),
+            "is_archived": Detail(
+                bool, "moved to the archive; null: the mailbox has none, or it is a sender's", is_optional=True
+            ),
+            "answer": Detail(str, "`replies`, or why it is not answered", ANSWERS),
         },
     ),
 }  # fmt: skip

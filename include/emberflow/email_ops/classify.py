@@ -30,6 +30,7 @@ from emberflow.email_ops.bounces import read_bounce
 from emberflow.email_ops.complaints import Complaint, read_complaint
 from emberflow.email_ops.evidence import Evidence
 from emberflow.email_ops.header_fields import TOKEN_HEADER, WARMUP_HEADER
+from emberflow.email_ops.loop_guard import BULK
 from emberflow.email_ops.matching import Match, Offer, SentMail, Tied, match, tie
 from emberflow.email_ops.message_limits import header_of
 from emberflow.email_ops.message_parts import Parts, header_alone, taken_apart, text_of_html
@@ -51,7 +52,6 @@ WarmUp = Literal["genuine", "unknown", "forged", "malformed", "reused"]
 _REPLY_PREFIX = re.compile(r"\s*(?:re|aw|antw|antwort|sv|vs|r|rif|res|resp)(?:\[\d{1,3}\])?\s?[:\uff1a]", re.IGNORECASE)
 _QUOTED_LINE = re.compile(r"^>", re.MULTILINE)
 _LIST_FIELDS = ("List-Id", "List-Post", "List-Help", "List-Unsubscribe", "Feedback-ID", "X-Campaign", "X-Mailchimp-ID")
-_BULK = re.compile(r"(?:bulk|list|junk)\b", re.IGNORECASE)
 _ROBOTS = re.compile(
     r"(?:no-?reply|do-?not-?reply|noreply|mailer-daemon|postmaster|notifications?|newsletter|alerts?|bounces?"
     r"|auto(?:reply|mailer|responder)?)"
@@ -282,7 +282,7 @@ def _bulk(headers: Message, message: ReceivedMessage) -> Evidence | None:
         if value is not None:
             return Evidence(f"header {name}", value)
     precedence = message_parts.field(headers, "Precedence")
-    if precedence is not None and _BULK.match(precedence):
+    if precedence is not None and BULK.match(precedence):
         return Evidence("header Precedence", precedence)
     if message.from_address is not None and _ROBOTS.match(message.from_address):
         return Evidence("header From", message.from_address)

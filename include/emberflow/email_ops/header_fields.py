@@ -7,6 +7,7 @@ from typing import Final
 
 WARMUP_HEADER: Final = "X-Emberflow-Warmup"
 TOKEN_HEADER: Final = "X-Emberflow-Token"  # noqa: S105
+AUTO_REPLIED: Final = "auto-replied"  # Auto-Submitted of what a bot writes (RFC 3834 5)
 
 # Printable ASCII without space, angle bracket, quote or backslash: also safe inside an IMAP quoted string.
 MESSAGE_ID = re.compile(r"<[!#-;=?-\[\]-~]{1,400}>")

@@ -45,6 +45,7 @@ REPORT_BYTES = 256 * 1024
 MESSAGES_PER_CALL = 500
 
 _UIDS_PER_COMMAND = 100
+_IMPORTANT = "$Important"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # What may stand in an IMAP quoted string as it is (RFC 9051 4.3): nothing else may become part of a command.
 _QUOTABLE = re.compile(r"[ !#-\[\]-~]{1,500}")
@@ -163,7 +164,12 @@ class ImapReader(ImapSession):
 
     def find_folder(self, special_use: SpecialUse) -> str | None:
         """Return the folder that the server marks with ``special_use``, else one with a customary name."""
-        return special_folder(self._folders(), special_use)
+        return self.find_folders(special_use)[special_use]
+
+    def find_folders(self, *special_uses: SpecialUse) -> dict[SpecialUse, str | None]:
+        """Do what :meth:`find_folder` does for several at once."""
+        folders = self._folders()
+        return {use: special_folder(folders, use) for use in special_uses}
 
     def new_messages(self, folder: str, after: Cursor | None) -> tuple[list[ReceivedMessage], Cursor]:
         """Return what arrived in ``folder`` since ``after``, whole, and the cursor to go on from.
@@ -346,10 +352,30 @@ class ImapReader(ImapSession):
                 if b"BODY[" in head.upper() and self._parser.can_read_report(raw):
                     yield raw
 
+    @property
+    def is_gmail(self) -> bool:
+        """Whether folders are labels: the server has Gmail's extensions of IMAP."""
+        return "X-GM-EXT-1" in self._client.capabilities
+
+    @property
+    def can_mark_important(self) -> bool:
+        """Whether the server keeps such a mark in the selected folder (RFC 9051 7.1: PERMANENTFLAGS)."""
+        return self.is_gmail or not self._permanent_flags.isdisjoint({_IMPORTANT.lower(), "\\*"})
+
     def mark_seen(self, uids: Iterable[int]) -> None:
         """Mark messages of the selected folder as read."""
-        for group in _groups(uids):
-            self._uid("STORE", group, "+FLAGS.SILENT", "(\\Seen)")
+        self._store(uids, "+FLAGS.SILENT", "\\Seen")
+
+    def mark_starred(self, uids: Iterable[int]) -> None:
+        """Flag messages of the selected folder: what mail programs show as a star or a flag."""
+        self._store(uids, "+FLAGS.SILENT", "\\Flagged")
+
+    def mark_important(self, uids: Iterable[int]) -> None:
+        """Mark messages of the selected folder as important: a keyword (RFC 8457), at Gmail a label of its own."""
+        if self.is_gmail:
+            self._store(uids, "+X-GM-LABELS", "\\Important")
+        else:
+            self._store(uids, "+FLAGS.SILENT", _IMPORTANT)
 
     def move(self, uids: Iterable[int], folder: str) -> None:
         """Move messages of the selected folder to ``folder``, which must exist.
@@ -363,6 +389,10 @@ class ImapReader(ImapSession):
             else:
                 self._uid("COPY", group, self._named(folder))
                 self._remove(group)
+
+    def _store(self, uids: Iterable[int], change: str, mark: str) -> None:
+        for group in _groups(uids):
+            self._uid("STORE", group, change, f"({mark})")
 
     def _folders(self) -> list[Folder]:
         # RFC 6154 2: a server that marks folders need not tell it to a LIST that does not ask (Cyrus before 3.0).

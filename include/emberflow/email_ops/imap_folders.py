@@ -1,4 +1,4 @@
-"""The folders of a mailbox as LIST tells them (RFC 9051 7.3.1), and which of them is Junk or Sent.
+"""The folders of a mailbox as LIST tells them (RFC 9051 7.3.1), and which of them is Junk, Sent or the archive.
 
 A server marks them with SPECIAL-USE attributes (RFC 6154); many do not, and name them in the language of the account.
 """
@@ -15,7 +15,7 @@ from typing import Literal
 
 from imap_tools.imap_utf7 import utf7_decode, utf7_encode
 
-SpecialUse = Literal["\\Junk", "\\Sent"]
+SpecialUse = Literal["\\Junk", "\\Sent", "\\Archive", "\\All"]
 
 # Names that servers and mail programs give these folders: Exchange and Outlook, Gmail, Apple Mail, Dovecot, Courier,
 # hMailServer, Yahoo, GMX and WEB.DE, Mail.ru, Yandex, QQ, 163.com, Naver, Seznam, WP, Libero, Orange, UOL. Compared
@@ -53,6 +53,13 @@ _NAMES: Mapping[SpecialUse, tuple[str, ...]] = {
         "פריטים שנשלחו", "العناصر المرسلة", "المرسلة", "送信済みアイテム", "送信済み", "已发送邮件", "已发送",
         "寄件備份", "寄件備份匣", "보낸 편지함", "보낸메일함", "รายการที่ส่ง", "Thư đã gửi", "Item Terkirim", "Terkirim",
     ),
+    "\\Archive": (
+        "Archive", "Archives", "Archiv", "Archivieren", "Archivio", "Archivo", "Archivar", "Arquivo", "Arquivar",
+        "Arxiu", "Archief", "Archiveren", "Arkiv", "Arkivera", "Arkisto", "Archiwum", "Archív", "Archívum", "Arhivă",
+        "Arhiva", "Arhiiv", "Arhīvs", "Archyvas", "Архив", "Архів", "Архива", "Αρχείο", "Arşiv", "ארכיון", "الأرشيف",
+        "アーカイブ", "归档", "封存", "보관함", "เก็บถาวร", "Lưu trữ", "Arsip",
+    ),
+    "\\All": (),  # not everybody's: only who marks it has one
 }  # fmt: skip
 _NOT_SELECTABLE = {"\\noselect", "\\nonexistent"}
 _LISTED = re.compile(rb'\((?P<flags>[^()]*)\) (?:"(?P<delimiter>\\?[^"])"|NIL) (?P<name>.*)', re.IGNORECASE | re.DOTALL)

@@ -89,6 +89,7 @@ class ImapSession:
         self._reconnects_left = _RECONNECTS
         self._uidvalidity = 0
         self._is_utf8 = False
+        self._permanent_flags: frozenset[str] = frozenset()
 
     def __enter__(self) -> Self:
         self._budget = SessionBudget(self._limits, self._timeout)
@@ -214,6 +215,7 @@ class ImapSession:
         if status != "OK":
             self._refused("imap_select", data)
         self._uidvalidity = self._number("UIDVALIDITY")
+        self._permanent_flags = self._flags("PERMANENTFLAGS")
         exists = data[-1] if data else None
         return int(exists) if isinstance(exists, bytes) and _is_number(exists) else 0
 
@@ -303,6 +305,12 @@ class ImapSession:
         data = self._client.response(response)[1]
         number = data[-1] if data else None
         return int(number) if isinstance(number, bytes) and _is_number(number) else 0
+
+    def _flags(self, response: str) -> frozenset[str]:
+        data = self._client.response(response)[1]
+        listed = data[-1] if data else None
+        flags = listed.decode("ascii", "replace").strip("() ").lower() if isinstance(listed, bytes) else ""
+        return frozenset(flags.split())
 
     def _refused(self, stage: ImapStage, data: Sequence[object]) -> NoReturn:
         text = self._said(data)

@@ -30,7 +30,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from emberflow.clock import require_utc
 from emberflow.email_ops.addresses import require_unrepaired
-from emberflow.email_ops.header_fields import MESSAGE_ID, REFERENCES_KEPT, TOKEN_HEADER, WARMUP_HEADER
+from emberflow.email_ops.header_fields import (
+    AUTO_REPLIED,
+    MESSAGE_ID,
+    REFERENCES_KEPT,
+    TOKEN_HEADER,
+    WARMUP_HEADER,
+)
 from emberflow.errors import EmberflowError
 from emberflow.text_columns import Texts, padded, spelled
 
@@ -91,7 +97,7 @@ def build(message: OutgoingMessage) -> bytes:
     if message.references:
         headers["References"] = _references(map(_message_id, _thread(message.references)))
     if message.auto_reply:
-        headers["Auto-Submitted"] = "Auto-Submitted: auto-replied"
+        headers["Auto-Submitted"] = f"Auto-Submitted: {AUTO_REPLIED}"
     headers[WARMUP_HEADER] = f"{WARMUP_HEADER}: {WARMUP_LABEL}"
     headers[TOKEN_HEADER] = _unstructured(TOKEN_HEADER, require_one_line("token", message.token))
     headers["MIME-Version"] = "MIME-Version: 1.0"

@@ -17,17 +17,20 @@ from email.message import Message
 from email.parser import BytesHeaderParser, BytesParser
 from email.policy import compat32
 from email.utils import getaddresses, parsedate_to_datetime
+from itertools import islice
 
 from emberflow.email_ops import charsets
 from emberflow.email_ops.header_fields import MESSAGE_ID, REFERENCES_KEPT, TOKEN_HEADER, WARMUP_HEADER
 from emberflow.email_ops.message_limits import header_of, too_much_in
-from emberflow.email_ops.message_parts import field
+from emberflow.email_ops.message_parts import field, one_line
 
 BODY_TEXT_CHARACTERS = 64 * 1024
 _VALUE_CHARACTERS = 2_000
 _REFERENCES_CHARACTERS = 16_000
 _RECIPIENTS_CHARACTERS = 64 * 1024
 _MOST_RECIPIENTS = 500  # of one mail at Gmail, at most (support.google.com/mail/answer/22839)
+_AUTOMATIC_FIELDS = 20
+_AUTOMATIC_CHARACTERS = 200
 
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
 # Neighbours are one text: RFC 2047 6.2 drops what is between them, and may cut a character in two.
@@ -43,8 +46,10 @@ class ReceivedMessage:
     Addresses are lower case without display name; ``return_path`` is ``""`` for the null sender of bounces.
     ``recipients`` is how many addresses To, Cc and Bcc name, at most 500.
     ``message_id``, ``in_reply_to`` and ``references`` keep their angle brackets; of long threads the root and
-    the last nine are kept. ``oversized`` messages were read as far as their header. ``body_text`` is the
-    first text/plain part that is not an attachment, with ``\\n`` line ends.
+    the last nine are kept. ``automatic_fields`` are those by which machines and lists say what they are
+    (Auto-Submitted, Precedence, List-...), name in lower case and value, the first 20. ``oversized`` messages were
+    read as far as their header. ``body_text`` is the first text/plain part that is not an attachment,
+    with ``\\n`` line ends.
     """
 
     uid: int
@@ -60,6 +65,7 @@ class ReceivedMessage:
     token: str | None
     warmup_label: bool
     auto_submitted: str | None
+    automatic_fields: tuple[tuple[str, str], ...]
     return_path: str | None
     size: int
     oversized: bool
@@ -102,6 +108,7 @@ def parse(
         token=None if token is None else token.replace(" ", ""),
         warmup_label=_value(headers, WARMUP_HEADER) is not None,
         auto_submitted=_value(headers, "Auto-Submitted"),
+        automatic_fields=_automatic_fields(headers),
         return_path=_return_path(headers),
         size=size,
         oversized=oversized,
@@ -126,8 +133,10 @@ def _value(headers: Message, name: str, limit: int = _VALUE_CHARACTERS) -> str |
 def decoded(headers: Message, name: str, limit: int = _VALUE_CHARACTERS) -> str | None:
     """Return a field's value with its encoded words (RFC 2047) decoded; gateways also encode what is plain ASCII."""
     value = _value(headers, name, limit)
-    if value is None:
-        return None
+    return None if value is None else _plain(value)
+
+
+def _plain(value: str) -> str:
     return _CONTROL_OR_SPACE.sub(" ", _ENCODED_WORDS.sub(lambda found: _words(found.group()), value)).strip()
 
 
@@ -158,6 +167,16 @@ def _address(headers: Message, name: str) -> str | None:
 def _recipients(headers: Message) -> int:
     named = (_value(headers, name, _RECIPIENTS_CHARACTERS) or "" for name in ("To", "Cc", "Bcc"))
     return min(len({address.lower() for value in named for address in _RECIPIENT.findall(value)}), _MOST_RECIPIENTS)
+
+
+def _automatic_fields(headers: Message) -> tuple[tuple[str, str], ...]:
+    """Return every one, not the first of a name: what a relay says counts, wherever it put it."""
+    found = (
+        (name.lower(), _plain(one_line(str(value), _AUTOMATIC_CHARACTERS)))
+        for name, value in headers.raw_items()
+        if name.lower() in ("auto-submitted", "precedence") or name.lower().startswith("list-")
+    )
+    return tuple(islice(found, _AUTOMATIC_FIELDS))
 
 
 def _return_path(headers: Message) -> str | None:

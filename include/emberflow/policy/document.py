@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from emberflow import yaml_files
-from emberflow.bots.policy import BotPolicy, PlacementPolicy, ReplyPolicy, Rests, SelectionPolicy
+from emberflow.bots.policy import ActionPolicy, BotPolicy, PlacementPolicy, ReplyPolicy, Rests, SelectionPolicy
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.caps import CapPolicy
 from emberflow.delivery.connections import ConnectionPolicy
@@ -54,6 +54,7 @@ class Policy(BaseModel):
     selection: SelectionPolicy = SelectionPolicy()
     placement: PlacementPolicy = PlacementPolicy()
     replies: ReplyPolicy = ReplyPolicy()
+    actions: ActionPolicy = ActionPolicy()
     queue: QueuePolicy = QueuePolicy()
     caps: CapPolicy = CapPolicy()
     dispatch: DispatchPolicy = DispatchPolicy()
@@ -69,7 +70,7 @@ class Policy(BaseModel):
     profiles: Mapping[str, Numbers] = Field(
         default_factory=dict,
         description="named numbers for single mailboxes (`senders set ADDRESS --profile NAME`, `bots set`): sections "
-        "ramp, quota, pacing, bots, replies; what a profile leaves out is as above",
+        "ramp, quota, pacing, bots, replies, actions; what a profile leaves out is as above",
     )
 
     @field_validator("profiles")

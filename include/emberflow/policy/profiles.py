@@ -5,8 +5,8 @@ document's own number, key by key. A ramp of another shape replaces the document
 shape mean nothing to another; one of the same shape changes the keys that it names.
 
 A profile holds only what is applied mailbox by mailbox, the sections of `Profile`. A sender goes by ``ramp``, ``quota``
-and ``pacing``, and by ``replies`` where it answers a bot; a bot goes by ``bots`` and ``replies``, and by the gaps of
-``pacing`` after its answers. One profile may serve both.
+and ``pacing``, and by ``replies`` where it answers a bot; a bot goes by ``bots``, ``replies`` and
+``actions``, and by the gaps of ``pacing`` after its answers. One profile may serve both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from emberflow.bots.policy import BotPolicy, ReplyPolicy
+from emberflow.bots.policy import ActionPolicy, BotPolicy, ReplyPolicy
 from emberflow.senders.policy import PacingPolicy, QuotaPolicy, RampPolicy
 
 NO_PROFILE: Final = "none"  # what a person writes for the document's own numbers
@@ -40,6 +40,7 @@ class Profile(BaseModel):
     pacing: PacingPolicy
     bots: BotPolicy
     replies: ReplyPolicy
+    actions: ActionPolicy
 
 
 SECTIONS: Final = tuple(Profile.model_fields)

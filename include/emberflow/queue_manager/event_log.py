@@ -169,6 +169,15 @@ class Late:
 
 
 @dataclass(frozen=True)
+class Acted:
+    """What a mail's recipient does with it: ``details`` as the catalogue has them, and the mailbox."""
+
+    slot: Slot
+    mailbox_id: int
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Sent:
     """A slot's mail that left at ``sent_at`` under ``subject``."""
 
@@ -324,6 +333,24 @@ def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, 
     if is_new and slot.kind.contact is not None:
         connection.execute(_REMEMBER_RESCUE, {"sender_id": slot.sender_id, "bot_id": slot.bot_id})
     return is_new
+
+
+def record_acted(connection: Connection, acted: Sequence[Acted], *, occurred_at: datetime) -> None:
+    """Append what recipients decided to do with mails. Cost: one statement, however many."""
+    _append(
+        connection,
+        [
+            _event(
+                EventType.ACTED,
+                f"acted:{one.slot.idempotency_key}",
+                occurred_at,
+                one.mailbox_id,
+                slot=one.slot,
+                details=one.details,
+            )
+            for one in acted
+        ],
+    )
 
 
 def _append(connection: Connection, events: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -246,7 +246,10 @@ def _reading(connection: Connection) -> Iterator[Finding]:
     remedy = None
     if row.lately:
         remedy = f"`emberflow inbox quarantined` lists them; the newest: {row.newest}"
-    counts = f"{row.unread} not read, {row.in_junk} not rescued, {row.given_up} of them given up"
+    counts = (
+        f"{row.unread} not read, {row.in_junk} not rescued, {row.not_marked} not marked or archived, "
+        f"{row.given_up} of them given up"
+    )
     if row.kept:
         counts += f"; bytes of {row.kept} are kept, {math.ceil(row.octets / 1024)} KiB"
     yield Finding("messages set aside", counts, remedy)

@@ -26,6 +26,7 @@ _COUNTED = text("""
         count(*) filter (where last_at > clock_timestamp() - interval '7 days') as lately,
         count(*) filter (where step = 'read') as unread,
         count(*) filter (where step = 'rescue') as in_junk,
+        count(*) filter (where step not in ('read', 'rescue')) as not_marked,
         count(*) filter (where next_try_at is null) as given_up,
         count(kept.fault_id) as kept,
         coalesce(sum(octet_length(kept.ciphertext)), 0)::bigint as octets,
@@ -63,6 +64,6 @@ def raw(connection: Connection, settings: Settings, fault_id: int) -> bytes:
     return quarantine.raw(connection, settings, fault_id)
 
 
-def counted(connection: Connection) -> Row[tuple[int, int, int, int, int, int, str | None]]:
+def counted(connection: Connection) -> Row[tuple[int, int, int, int, int, int, int, str | None]]:
     """Return how many were set aside within 7 days, in all by step, given up, and kept, and which is the newest."""
     return connection.execute(_COUNTED).one()

@@ -142,7 +142,9 @@ def test_each_migration_reverts_and_applies_on_a_database_with_a_conversation_in
     world = a_world(database, sandbox, senders=1, bots=2)
     world.plan()
     world.talk(2)
-    kept = ("mailboxes", "senders", "bots", "mail_events", "conversations", "scheduled_tasks", "policies", "plan_runs")
+    # The revision that brought these events takes them with it.
+    events = "mail_events where event_type <> 'acted'"
+    kept = ("mailboxes", "senders", "bots", events, "conversations", "scheduled_tasks", "policies", "plan_runs")
 
     def rows() -> dict[str, int]:
         return {table: world.value(f"select count(*) from ops.{table}") for table in kept}  # noqa: S608

@@ -169,7 +169,7 @@ def test_a_junked_mail_is_recorded_then_rescued_then_answered(database: Engine, 
     assert world.read() == {"junk": 1, "rescued": 1, "replies": 1}
 
     kinds = [row["event_type"] for row in world.rows("select event_type from ops.mail_events order by id")]
-    assert kinds == ["attempt", "sent", "placed_junk", "rescued", "replied"]
+    assert kinds == ["attempt", "sent", "placed_junk", "rescued", "replied", "acted"]
     assert world.mailbox(world.bots[0], "Junk") == []
     assert [mail.message_id for mail in world.mailbox(world.bots[0])] == [world.deliveries()[0].message_id]
     assert world.row("select * from ops.bot_sender_interactions")["rescued_count"] == 1

@@ -9,10 +9,14 @@ import pytest
 import yaml
 from sqlalchemy import CheckConstraint
 
+from emberflow.bots.policy import ReplyPolicy
+from emberflow.bots.replies import decide_replies
 from emberflow.database.tables import EVENT_TYPES, mail_events
 from emberflow.delivery.reply_codes import Scope
-from emberflow.domain.events import EVENTS, Detail, EventType, check
+from emberflow.domain.events import ANSWERS, EVENTS, Detail, EventType, check
+from emberflow.email_ops.loop_guard import RISKS
 from emberflow.settings import PROJECT_ROOT
+from tests.builders import a_received_mail, frame
 
 MODELS = PROJECT_ROOT / "dbt" / "models"
 STAGING = MODELS / "staging" / "stg_ops__mail_events"
@@ -66,6 +70,21 @@ def test_a_natural_key_names_its_event() -> None:
 
 def test_whose_affair_a_refusal_is_can_be_what_the_map_of_replies_says() -> None:
     assert EVENTS[EventType.ATTEMPT].details["concerns"].values == get_args(Scope)
+
+
+def test_why_a_mail_is_not_answered_can_be_whatever_keeps_it_from_being() -> None:
+    """B-F2: what the loop guard finds and what a recipient draws are answers that an event may give."""
+    rows = [a_received_mail(n, turn=1 + n % 6, replies_left=n % 3) for n in range(1, 200)]
+    drawn = set(decide_replies(frame(*rows), ReplyPolicy(), 1)["reason"])
+    assert drawn == {"replies", "rate", "turns", "reply_cap"}
+    assert EVENTS[EventType.ACTED].details["answer"].values == ANSWERS
+    assert drawn | set(RISKS) | {
+        "script",
+        "no_conversation",
+        "not_rescued",
+        "answered_by_hand",
+        "perhaps_answered",
+    } == set(ANSWERS)
 
 
 # dbt

@@ -604,6 +604,46 @@ def test_marking_as_read_touches_nothing_else(authority: Authority) -> None:
     assert not commands(server, "EXPUNGE")
 
 
+@pytest.mark.parametrize(
+    ("flags", "capabilities", "command"),
+    [
+        (b"\\Seen \\Flagged \\*", "IMAP4rev1", "UID STORE 5,7 +FLAGS.SILENT ($Important)"),
+        (b"\\Seen $important", "IMAP4rev1", "UID STORE 5,7 +FLAGS.SILENT ($Important)"),
+        (b"\\Seen \\Flagged", "IMAP4rev1 X-GM-EXT-1", "UID STORE 5,7 +X-GM-LABELS (\\Important)"),
+        (b"\\Seen \\Flagged", "IMAP4rev1", None),
+        (b"", "IMAP4rev1", None),
+        (None, "IMAP4rev1", None),
+    ],
+)
+def test_what_is_important_is_marked_as_the_server_can(
+    authority: Authority, flags: bytes | None, capabilities: str, command: str | None
+) -> None:
+    """B-F2: RFC 8457 where PERMANENTFLAGS allows it, else Gmail's label, else not at all."""
+    told = [] if flags is None else [b"* OK [PERMANENTFLAGS (%s)] ok" % flags]
+    script = {"SELECT": [*selected(), *told]}
+    with a_reader(authority, script, capabilities_after_login=capabilities) as (reader, server), reader:
+        reader.select("INBOX")
+        assert reader.can_mark_important is (command is not None)
+        if command is not None:
+            reader.mark_important([7, 5])
+            assert commands(server, "UID") == [command]
+
+
+def test_a_star_is_a_flag(authority: Authority) -> None:
+    """B-F2"""
+    with a_reader(authority) as (reader, server), reader:
+        reader.select("INBOX")
+        reader.mark_starred([7, 5])
+    assert commands(server, "UID") == ["UID STORE 5,7 +FLAGS.SILENT (\\Flagged)"]
+
+
+def test_several_folders_are_found_by_one_command(authority: Authority) -> None:
+    with a_reader(authority, {"LIST": FOLDERS}) as (reader, server), reader:
+        found = reader.find_folders("\\Junk", "\\Archive", "\\Sent")
+    assert found == {"\\Junk": "Bulk ä", "\\Archive": None, "\\Sent": "INBOX.Sent"}
+    assert len(commands(server, "LIST")) == 1
+
+
 def test_moving_is_one_command_where_the_server_can(authority: Authority) -> None:
     """B-B5, towards B-B9: servers announce MOVE only after the login."""
     with a_reader(authority) as (reader, server), reader:

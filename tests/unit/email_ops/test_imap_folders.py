@@ -39,6 +39,22 @@ def test_sent_is_known_by_its_names(name: str) -> None:
     assert special_folder(named(name), "\\Sent") == name
 
 
+@pytest.mark.parametrize("name", ["Archive", "Archiv", "INBOX.Archives", "Архив"])
+def test_the_archive_is_known_by_its_names(name: str) -> None:
+    """B-F2"""
+    assert (
+        special_folder(named(name, "Archive/2019", "INBOX", delimiter="." if "." in name else "/"), "\\Archive") == name
+    )
+
+
+def test_all_mail_is_known_by_its_mark_alone() -> None:
+    """B-F2: where folders are labels."""
+    folders = listed(b'(\\Noselect) "/" "[Gmail]"', b'(\\All) "/" "[Gmail]/Alle Nachrichten"', b'() "/" "All Mail"')
+    assert special_folder(folders, "\\All") == "[Gmail]/Alle Nachrichten"
+    assert special_folder(named("All Mail", "[Gmail]/All Mail"), "\\All") is None
+    assert special_folder(folders, "\\Archive") is None
+
+
 @pytest.mark.parametrize(
     ("names", "right"),
     [

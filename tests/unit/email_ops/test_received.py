@@ -54,12 +54,25 @@ def test_our_own_message_is_read_back_as_it_was_written() -> None:
         token="abc.def",
         warmup_label=True,
         auto_submitted="auto-replied",
+        automatic_fields=(("auto-submitted", "auto-replied"),),
         return_path=None,
         size=len(wire),
         oversized=False,
         body_text="Schöne Grüße\n\nAnn\n",
         recipients=1,
     )
+
+
+def test_every_field_by_which_a_machine_or_a_list_says_what_it_is_is_kept_and_no_more_than_twenty() -> None:
+    """B-F2"""
+    message = headers("List-Id: =?utf-8?q?Soups?=\nAuto-Submitted: no\nSubject: x\nAuto-Submitted: auto-\n generated")
+    assert message.automatic_fields == (
+        ("list-id", "Soups"),
+        ("auto-submitted", "no"),
+        ("auto-submitted", "auto- generated"),
+    )
+    many = headers("\n".join(f"List-{n}: {'x' * 900}" for n in range(100))).automatic_fields
+    assert (len(many), {len(value) for _, value in many}) == (20, {200})
 
 
 def test_an_empty_message_has_nothing() -> None:

@@ -152,6 +152,7 @@ PROFILES = some_of(
         "pacing": some_of({"gap_minimum_s": st.integers(20, 5000), "window_start": st.times(max_value=time(17))}),
         "bots": some_of({"daily_inbound_cap": st.integers(1, 200), "cooldown_s": st.integers(0, 86_400)}),
         "replies": some_of({"rate": st.floats(0, 1), "maximum_turns": st.integers(1, 20)}),
+        "actions": some_of({"rescue": st.floats(0, 1), "star": st.floats(0, 1)}),
     }
 )
 
@@ -174,5 +175,5 @@ def test_a_profile_changes_what_it_states_and_nothing_else(stated: dict[str, Any
 
 @given(st.dictionaries(st.sampled_from(sorted(set(Policy.model_fields) - set(SECTIONS))), st.just({}), min_size=1))
 def test_whatever_is_not_applied_mailbox_by_mailbox_is_refused(stated: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="a profile may hold ramp, quota, pacing, bots, replies"):
+    with pytest.raises(ValidationError, match="a profile may hold ramp, quota, pacing, bots, replies, actions"):
         a_document(stated)

@@ -38,11 +38,12 @@ class StillBeingSentError(Exception):
 
 @dataclass(frozen=True)
 class Arrival:
-    """A genuine warm-up mail seen in the inbox of the mailbox that it was sent to."""
+    """A genuine warm-up mail seen in the mailbox that it was sent to; ``was_junked``: first, or now, in Junk."""
 
     slot: Slot
     message: ReceivedMessage
     received_at: datetime
+    was_junked: bool
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,15 @@ class Finder:
                 "message_id": message.message_id,
             },
         )
+        first: Placement | None = placement
         if is_new:
             self.found[placement] += 1
-        elif not self._is_same_copy(connection, slot, uid, placement, mailbox_id, seen_at):
+        else:
+            first = self._first_placement(connection, slot, uid, placement, mailbox_id, seen_at)
+        if first is None:
             self._reject(connection, mailbox_id, uid, message, "reused", seen_at)
             return None
-        return Arrival(slot, message, received_at)
+        return Arrival(slot, message, received_at, was_junked=first == "junk")
 
     def _genuine(
         self, connection: Connection, token: WarmupToken, message: ReceivedMessage, access: MailboxAccess
@@ -143,7 +147,7 @@ class Finder:
         settled = slot_store.lock(connection, mail.slot.id)
         return mail if settled is None else Uncertain.of(settled)
 
-    def _is_same_copy(
+    def _first_placement(
         self,
         connection: Connection,
         slot: Slot,
@@ -151,24 +155,25 @@ class Finder:
         placement: Placement,
         mailbox_id: int,
         seen_at: datetime,
-    ) -> bool:
-        """Tell the copy that was placed (read again, or back from Junk) from another one with its token."""
+    ) -> Placement | None:
+        """Return where the copy that was placed lay (it is read again, or back from Junk); None: it is another one."""
         first = connection.execute(
             text("select event_type, details from ops.mail_events where natural_key = :key"),
             {"key": f"placed:{slot.idempotency_key}"},
         ).one()
+        placed: Placement = "junk" if first.event_type == "placed_junk" else "inbox"
         if _is_same_place(first.details["uid"], uid):
-            return True
-        if first.event_type != "placed_junk" or placement != "inbox":
-            return False
+            return placed
+        if placed != "junk" or placement != "inbox":
+            return None
         if event_log.record_rescue(connection, slot, occurred_at=seen_at, mailbox_id=mailbox_id, uid=uid):
             self.found["rescued"] += 1
-            return True
+            return placed
         rescued = connection.execute(
             text("select details from ops.mail_events where natural_key = :key"),
             {"key": f"rescued:{slot.idempotency_key}"},
         ).one()
-        return _is_same_place(rescued.details["uid"], uid)
+        return placed if _is_same_place(rescued.details["uid"], uid) else None
 
     def _reject(
         self,

@@ -1,16 +1,17 @@
-"""One mailbox, read once: Junk, then INBOX; what arrived is recorded, answered, rescued. Then Sent, then strangers.
+"""One mailbox, read once: Junk, then INBOX; what arrived is recorded, answered, acted upon. Then Sent, then strangers.
 
 Junk is read first: a junked warm-up mail is recorded as such and moved to the inbox, and only when it is seen
-there (B-B5) does its reader decide to reply. Every step can be repeated: events have natural keys, a decision
-is drawn from the slot's own stream, a reply has an idempotency key of its parent, and the cursor of a folder
-moves only after everything that was read is committed. A crash therefore costs a second reading, not a second
-reply.
+there (B-B5) does its reader decide to reply and what else to do with it (`mailbox_actions`). Every step can be
+repeated: events have natural keys, a decision is drawn from the slot's own stream, a reply has an idempotency key of
+its parent, and the cursor of a folder moves only after everything that was read is committed. A crash therefore costs
+a second reading, not a second reply.
 
 Then what a person sent from a sender's mailbox is counted (`sent_reading`). What has no token of ours is read last
 (`stranger_reading`), so that it keeps no warm-up mail waiting.
 
-A fault stays where it happens. A message that cannot be read or rescued is set aside (`message_faults`), a folder that
-cannot be opened leaves the other one to be read, and a mailbox that fails is left with its reason (`mailbox_readings`).
+A fault stays where it happens. A message that cannot be read, moved or marked is set aside (`message_faults`), a folder
+that cannot be opened leaves the other one to be read, and a mailbox that fails is left with its reason
+(`mailbox_readings`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.dialects.postgresql import insert
@@ -41,8 +42,16 @@ from emberflow.policy.versions import PolicyInForce
 from emberflow.queue_manager.receiving import message_faults
 from emberflow.queue_manager.receiving.arrivals import Arrival, Finder, Placement, StillBeingSentError
 from emberflow.queue_manager.receiving.imap_connections import ImapConnections, LoginsUsedUpError, NoPlaceError
+from emberflow.queue_manager.receiving.mailbox_actions import (
+    ARCHIVES,
+    Abilities,
+    Deeds,
+    Recipient,
+    archive_of,
+    carry_out,
+)
 from emberflow.queue_manager.receiving.mailbox_readings import Outcome
-from emberflow.queue_manager.receiving.message_faults import Place
+from emberflow.queue_manager.receiving.message_faults import Act, Place, Step
 from emberflow.queue_manager.receiving.quarantine import Quarantine, unread_of
 from emberflow.queue_manager.receiving.replies import Answerer
 from emberflow.queue_manager.receiving.sent_reading import SentReading
@@ -76,7 +85,7 @@ class MailboxReading:
         self._connections = connections
         self._parser = parser
         self._finder = Finder(settings, clock, force.policy.rests, self.found)
-        self._answerer = Answerer(settings, clock, force, ScriptLibrary(), self.found)
+        self._recipient = Recipient(Answerer(settings, clock, force, ScriptLibrary(), self.found))
         inbox = force.policy.inbox
         self._quarantine = Quarantine(settings, inbox.quarantine_days)
         self._strangers = StrangerReading(
@@ -130,8 +139,11 @@ class MailboxReading:
     def _read_folders(self, reader: ImapReader, mailbox: Mailbox, outcome: Outcome) -> list[Unfinished]:
         """Read what has a token; return the folders in which there may be something without one."""
         unfinished: list[Unfinished] = []
+        archive: str | None = None
         try:
-            outcome.junk_folder = reader.find_folder("\\Junk")
+            special = reader.find_folders("\\Junk", *ARCHIVES)
+            archive = archive_of(reader, special)
+            outcome.junk_folder = special["\\Junk"]
             outcome.saw_folders = True
         except ImapError as error:
             if error.is_lost:
@@ -141,7 +153,7 @@ class MailboxReading:
         if outcome.junk_folder is not None:
             folders.insert(0, (outcome.junk_folder, "junk"))
         for folder, placement in folders:
-            folder_reading = _FolderReading(reader, mailbox, folder, placement, outcome)
+            folder_reading = _FolderReading(reader, mailbox, folder, placement, archive, outcome)
             try:
                 unfinished += self._read_folder(folder_reading)
                 outcome.was_read = True
@@ -156,9 +168,10 @@ class MailboxReading:
     def _read_folder(self, at: _FolderReading) -> list[Unfinished]:
         with self._engine.begin() as connection:
             before, strangers_before = _cursors(connection, at.mailbox_id, at.folder)
-            known = message_faults.set_aside(connection, at.mailbox_id, at.folder, "read", before)
+            at.set_aside = message_faults.all_set_aside(connection, at.mailbox_id, at.folder, before)
         # Most folders get warm-up mail only: then nothing is asked twice.
         nothing_else = strangers_before == before
+        known = at.set_aside.get("read", ())
         for _ in range(_PORTIONS):
             portion = at.reader.next_portion(at.folder, before, having=TOKEN_HEADER, without=known)
             is_complete = self._take_in(at, portion.cursor.uidvalidity, portion.messages, portion.unread)
@@ -179,12 +192,12 @@ class MailboxReading:
     def _take_in(
         self, at: _FolderReading, uidvalidity: int, messages: Sequence[ReceivedMessage], unread: Sequence[Unread]
     ) -> bool:
-        """Record what was read, answer, rescue; return False if some of it must be looked at again."""
+        """Record what was read, answer, act; return False if some of it must be looked at again."""
         place = Place(at.mailbox_id, at.folder, uidvalidity)
         tries = 1
         while True:
             try:
-                arrivals, faults, is_complete = self._record(at, place, messages, unread)
+                deeds, faults, is_complete = self._record(at, place, messages, unread)
                 break
             except DBAPIError as error:
                 # Two mailboxes that hold mail of the same slots: the transaction is repeated as a whole.
@@ -192,22 +205,19 @@ class MailboxReading:
                     raise
                 tries += 1
         self._tell(at, faults)
-        uids = [arrival.message.uid for arrival in arrivals]
-        if at.placement == "junk" and uids:
-            # What could not be moved waits for its own turn: it may be what ended the run before this one.
-            with self._engine.begin() as connection:
-                waiting = message_faults.set_aside(connection, at.mailbox_id, at.folder, "rescue")
-            self._rescue(at, place, [uid for uid in uids if (uidvalidity, uid) not in waiting])
-        elif uids:
-            self._mark_seen(at, uids)
+        for act, uids in deeds.items():
+            # What could not be done waits for its own turn: it may be what ended the run before this one.
+            waiting = at.set_aside.get(act, ())
+            self._carry_out(at, place, act, [uid for uid in uids if (uidvalidity, uid) not in waiting])
         return is_complete
 
     def _record(
         self, at: _FolderReading, place: Place, messages: Sequence[ReceivedMessage], unread: Sequence[Unread]
-    ) -> tuple[list[Arrival], list[Unread], bool]:
-        """Record, answer, and set aside in one transaction; the last value: nothing must be looked at again."""
+    ) -> tuple[Deeds, list[Unread], bool]:
+        """Record, decide, and set aside in one transaction; the last value: nothing must be looked at again."""
         found: Counter[str] = Counter()
-        finder, answerer = replace(self._finder, found=found), replace(self._answerer, found=found)
+        finder = replace(self._finder, found=found)
+        recipient = Recipient(replace(self._recipient.answerer, found=found))
         arrivals: list[Arrival] = []
         faults = list(unread)
         is_complete = True
@@ -231,10 +241,10 @@ class MailboxReading:
                 else:
                     arrivals += [arrival] if arrival is not None else []
             self._quarantine.note(connection, place, faults, self._clock.now())
-            if at.placement == "inbox":
-                answerer.answer(connection, at.mailbox, arrivals)
+            abilities = Abilities(at.archive, at.reader.can_mark_important)
+            deeds = recipient.decide(connection, at.mailbox, arrivals, at.placement, abilities)
         self.found.update(found)
-        return arrivals, faults, is_complete
+        return deeds, faults, is_complete
 
     def _set_aside(self, at: _FolderReading, error: ImapError) -> None:
         """Note the messages at which the connection broke, so that the next run is not ended by the same ones."""
@@ -250,33 +260,27 @@ class MailboxReading:
             self.found["quarantined" if fault.is_final else "refused"] += 1
             log.warning("%s of %s, UID %s: %s", at.folder, at.mailbox.access.address, fault.uid, fault.reason)
 
-    def _mark_seen(self, at: _FolderReading, uids: Collection[int]) -> None:
-        try:
-            at.reader.mark_seen(uids)
-        except ImapError as error:
-            if error.is_lost:
-                raise
-            at.outcome.problems.append(f"{at.folder}, marking as read: {error}")
-
-    def _rescue(self, at: _FolderReading, place: Place, uids: Collection[int]) -> None:
-        """Move messages to INBOX. Their placement is recorded already; what cannot be moved is tried again later."""
+    def _carry_out(
+        self, at: _FolderReading, place: Place, act: Act, uids: Collection[int], *, is_due: bool = False
+    ) -> None:
+        """Act on messages, which is recorded already; with what cannot be done it is tried again later."""
         if not uids:
             return
         try:
-            at.reader.move(uids, "INBOX")
+            carry_out(at.reader, act, uids, at.archive)
         except ImapError as error:
             faults = [Unread(uid, None, str(error), is_final=False) for uid in uids]
             with self._engine.begin() as connection:
-                message_faults.note(connection, place, "rescue", faults, self._clock.now())
-            self.found["rescue_failed"] += len(faults)
-            log.warning(
-                "%s of %s: %s could not be rescued: %s", at.folder, at.mailbox.access.address, len(faults), error
-            )
+                message_faults.note(connection, place, act, faults, self._clock.now())
+            self.found[f"{act}_failed"] += len(faults)
+            address = at.mailbox.access.address
+            log.warning("%s of %s, %s of %s messages: %s", at.folder, address, act, len(faults), error)
             if error.is_lost:
                 raise
         else:
-            with self._engine.begin() as connection:
-                message_faults.settle(connection, place, "rescue", uids)
+            if is_due:
+                with self._engine.begin() as connection:
+                    message_faults.settle(connection, place, act, uids)
 
     def _try_again(self, at: _FolderReading) -> list[tuple[int, int]]:
         """Try what was set aside and is due now: singly, because one refusal would be that of all of them.
@@ -287,7 +291,7 @@ class MailboxReading:
         now = self._clock.now()
         with self._engine.begin() as connection:
             unread = message_faults.due(connection, at.mailbox_id, at.folder, "read", now)
-            in_junk = message_faults.due(connection, at.mailbox_id, at.folder, "rescue", now)
+            undone = message_faults.acts_due(connection, at.mailbox_id, at.folder, now)
         for uidvalidity, uids in unread.items():
             place = Place(at.mailbox_id, at.folder, uidvalidity)
             messages, still = at.reader.read_again(at.folder, uidvalidity, uids, having=TOKEN_HEADER)
@@ -296,26 +300,28 @@ class MailboxReading:
                 without_token += [(uidvalidity, uid) for uid in uids if uid not in known]
                 with self._engine.begin() as connection:
                     message_faults.settle(connection, place, "read", [message.uid for message in messages])
-        for uidvalidity, uids in in_junk.items():
+        for (act, uidvalidity), uids in undone.items():
             place = Place(at.mailbox_id, at.folder, uidvalidity)
             if at.reader.select(at.folder)[0] == uidvalidity:
                 for uid in uids:
-                    self._rescue(at, place, [uid])
+                    self._carry_out(at, place, act, [uid], is_due=True)
             else:
                 with self._engine.begin() as connection:
-                    message_faults.settle(connection, place, "rescue", uids)
+                    message_faults.settle(connection, place, act, uids)
         return without_token
 
 
-@dataclass(frozen=True)
+@dataclass
 class _FolderReading:
-    """One folder of one mailbox in one run."""
+    """One folder of one mailbox in one run; ``set_aside`` is what is not tried in passing."""
 
     reader: ImapReader
     mailbox: Mailbox
     folder: str
     placement: Placement
+    archive: str | None
     outcome: Outcome
+    set_aside: Mapping[Step, Collection[tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def mailbox_id(self) -> int:

@@ -1,4 +1,4 @@
-"""Single messages of our mailboxes that could not be read or rescued: set aside, so that no other waits for them.
+"""Single messages of our mailboxes that could not be read, moved or marked: set aside, so that no other waits for them.
 
 What cannot be parsed within the limits is not read again. What a server refuses is tried again, after 15 minutes,
 1 hour, 4 and 16 hours; then it is given up. Either way its row stays and says why, until a person has it tried again
@@ -18,7 +18,8 @@ from sqlalchemy import Connection, TextClause, text
 from emberflow.email_ops.imap import Cursor, Unread
 from emberflow.errors import EmberflowError
 
-Step = Literal["read", "rescue"]
+Act = Literal["rescue", "mark_read", "important", "star", "archive"]
+Step = Literal["read"] | Act
 
 _REASON_CHARACTERS = 300
 _NOT_PRINTABLE = re.compile(r"[^ -~\xa1-\ud7ff\ue000-\U0010ffff]+")
@@ -50,6 +51,14 @@ _DUE = text("""
     limit 50
 """)
 
+_ACTS_DUE = text("""
+    select step, uidvalidity, uid
+    from ops.message_faults
+    where mailbox_id = :mailbox_id and folder = :folder and step <> 'read' and next_try_at <= :now
+    order by next_try_at, uid
+    limit 50
+""")
+
 _GIVEN_UP = text("""
     select uidvalidity, uid
     from ops.message_faults
@@ -57,9 +66,9 @@ _GIVEN_UP = text("""
 """)
 
 _SET_ASIDE = text("""
-    select uidvalidity, uid
+    select step, uidvalidity, uid
     from ops.message_faults
-    where mailbox_id = :mailbox_id and folder = :folder and step = :step
+    where mailbox_id = :mailbox_id and folder = :folder
         and (cast(:uidvalidity as bigint) is null or uidvalidity <> :uidvalidity or uid >= :next_uid)
 """)
 
@@ -118,6 +127,14 @@ def due(connection: Connection, mailbox_id: int, folder: str, step: Step, now: d
     return uids
 
 
+def acts_due(connection: Connection, mailbox_id: int, folder: str, now: datetime) -> dict[tuple[Act, int], list[int]]:
+    """Return by act and UIDVALIDITY which messages of a folder are to be moved or marked now, at most 50."""
+    uids: dict[tuple[Act, int], list[int]] = {}
+    for row in connection.execute(_ACTS_DUE, {"mailbox_id": mailbox_id, "folder": folder, "now": now}):
+        uids.setdefault((row.step, row.uidvalidity), []).append(row.uid)
+    return uids
+
+
 def given_up(connection: Connection, mailbox_id: int, folder: str) -> frozenset[tuple[int, int]]:
     """Return (UIDVALIDITY, UID) of the messages of a folder that are never read again."""
     rows = connection.execute(_GIVEN_UP, {"mailbox_id": mailbox_id, "folder": folder})
@@ -126,18 +143,27 @@ def given_up(connection: Connection, mailbox_id: int, folder: str) -> frozenset[
 
 def set_aside(
     connection: Connection, mailbox_id: int, folder: str, step: Step, after: Cursor | None = None
-) -> frozenset[tuple[int, int]]:
+) -> set[tuple[int, int]]:
     """Return (UIDVALIDITY, UID) of the messages of a folder that wait for another try, or were given up.
 
     Those that a reading ``after`` a cursor does not come to are left out, so that a flood of long ago costs nothing.
     """
-    about = {"mailbox_id": mailbox_id, "folder": folder, "step": step, "uidvalidity": None, "next_uid": None}
-    rows = connection.execute(_SET_ASIDE, about | ({} if after is None else vars(after)))
-    return frozenset((row.uidvalidity, row.uid) for row in rows)
+    return all_set_aside(connection, mailbox_id, folder, after).get(step, set())
+
+
+def all_set_aside(
+    connection: Connection, mailbox_id: int, folder: str, after: Cursor | None
+) -> dict[Step, set[tuple[int, int]]]:
+    """Return by step what :func:`set_aside` does."""
+    about = {"mailbox_id": mailbox_id, "folder": folder, "uidvalidity": None, "next_uid": None}
+    found: dict[Step, set[tuple[int, int]]] = {}
+    for row in connection.execute(_SET_ASIDE, about | ({} if after is None else vars(after))):
+        found.setdefault(row.step, set()).add((row.uidvalidity, row.uid))
+    return found
 
 
 def settle(connection: Connection, place: Place, step: Step, uids: Collection[int]) -> None:
-    """Forget the failures of messages that were read or rescued, or are gone."""
+    """Forget the failures of messages with which the step succeeded, or that are gone."""
     if uids:
         connection.execute(_SETTLE, vars(place) | {"step": step, "uids": list(uids)})
 

@@ -1,6 +1,7 @@
 """Replies as slots: who answers which mail, and when (B-B6, B-B7, B-B8).
 
-``bots.replies`` decides; here its question is put together from rows, and its answer becomes a slot.
+``bots.replies`` decides; here its question is put together from rows, and its answer becomes a slot. It is not asked
+about mail that a list or a machine passed on (``email_ops.loop_guard``), nor about the last turn of a script.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from emberflow.database import restores
 from emberflow.domain.mail_kind import warmup_kind
 from emberflow.domain.slot import Slot
 from emberflow.email_ops.addresses import domain_of
+from emberflow.email_ops.loop_guard import loop_risk
 from emberflow.email_ops.message import message_id_for
 from emberflow.policy.profiles import Profile
 from emberflow.policy.script_sets import PAYLOAD_KEY, ScriptLibrary
@@ -47,6 +49,15 @@ _PROFILE = text("""
     where senders.id = :sender_id and bots.id = :bot_id
 """)
 
+# Answers name their conversation. The first mail, which opens it, does not.
+_MAILS_SO_FAR = text("""
+    select own.id, 1 + count(*) as mails
+    from ops.scheduled_tasks as own
+    inner join ops.scheduled_tasks as mails on mails.conversation_id = own.conversation_id and mails.id <= own.id
+    where own.id = any(:ids)
+    group by own.id
+""")
+
 # In a reply's payload: the profile by which it was decided. It is missing where that was by the document's own numbers.
 PROFILE_KEY = "profile"
 
@@ -61,52 +72,67 @@ class Answerer:
     scripts: ScriptLibrary
     found: Counter[str]
 
-    def answer(self, connection: Connection, mailbox: Mailbox, arrivals: Sequence[Arrival]) -> None:
+    def answer(
+        self, connection: Connection, mailbox: Mailbox, arrivals: Sequence[Arrival], profile: str | None
+    ) -> dict[int, str]:
         """Let the mailbox decide about each mail that it got, and schedule its replies (B-B6, B-B7, B-B8).
 
-        A mail that belongs to no conversation is not answered.
+        A mail that belongs to no conversation is not answered. ``profile`` is that of the mailbox. Return by slot
+        ``replies``, or why there is no answer (``domain.events.ANSWERS``).
         """
         by_slot: dict[int, Arrival] = {}
+        answers = {arrival.slot.id: "no_conversation" for arrival in arrivals}
         arrivals = [arrival for arrival in arrivals if arrival.slot.kind.conversation is not None]
         self.scripts.fetch(connection, [arrival.slot.payload for arrival in arrivals])
         answered = restores.perhaps_answered(connection, [arrival.slot.id for arrival in arrivals])
         threads = [arrival.slot.conversation_id for arrival in arrivals if arrival.slot.conversation_id is not None]
         of_a_person = outside_mail.taken_over(connection, mailbox.access.mailbox_id, threads) if threads else set()
+        places = self._places(connection, [arrival.slot for arrival in arrivals])
         for arrival in arrivals:
-            if arrival.slot.id in answered or arrival.slot.conversation_id in of_a_person:
-                event_log.close_conversation(connection, arrival.slot)
-            elif arrival.slot.turn < self._turns(arrival.slot):
-                by_slot[arrival.slot.id] = arrival
+            slot = arrival.slot
+            reason: str | None = loop_risk(arrival.message, is_from_bot=not slot.kind.is_from_sender)
+            if slot.id in answered:
+                reason = "perhaps_answered"
+            elif slot.conversation_id in of_a_person:
+                reason = "answered_by_hand"
+            elif reason is None and places[slot.id] >= self.scripts.of(slot.payload).turns(slot.payload["script"]):
+                reason = "script"
+            if reason is None:
+                by_slot[slot.id] = arrival
             else:
-                event_log.close_conversation(connection, arrival.slot)
+                answers[slot.id] = reason
+                event_log.close_conversation(connection, slot)
         if not by_slot:
-            return
+            return answers
         one = next(iter(by_slot.values())).slot
-        profile = self._profile(connection, one)
         numbers = self.force.policy.profile(profile)
-        received = self._received(connection, mailbox, by_slot, numbers, is_bot=one.kind.goes_to_bot)
+        received = self._received(connection, mailbox, by_slot, places, numbers, is_bot=one.kind.goes_to_bot)
         decided = decide_replies(received, numbers.replies, self.force.seed)
-        for slot_id, replies, reply_at in zip(decided["slot_id"], decided["replies"], decided["reply_at"], strict=True):
+        for slot_id, reason, reply_at in zip(decided["slot_id"], decided["reason"], decided["reply_at"], strict=True):
             arrival = by_slot[int(slot_id)]
-            if replies:
+            answers[int(slot_id)] = reason
+            if reason == "replies":
                 self._schedule(connection, mailbox, arrival, reply_at.to_pydatetime(), profile)
             else:
                 event_log.close_conversation(connection, arrival.slot)
+        return answers
 
-    def _turns(self, slot: Slot) -> int:
-        return self.scripts.of(slot.payload).turns(slot.payload["script"])
+    def _places(self, connection: Connection, slots: Sequence[Slot]) -> dict[int, int]:
+        """Return of each mail its place in its thread: its turn, or how many mails there are up to it if that is more.
 
-    def _profile(self, connection: Connection, slot: Slot) -> str | None:
-        """Return the profile of the bot or the sender that got this mail."""
-        key = {"is_bot": slot.kind.goes_to_bot, "sender_id": slot.sender_id, "bot_id": slot.bot_id}
-        name: str | None = connection.execute(_PROFILE, key).scalar_one()
-        return name
+        A thread with more mails than turns is none that this program means to write; counting them ends it.
+        """
+        later = [slot.id for slot in slots if slot.turn > 1]
+        counted = connection.execute(_MAILS_SO_FAR, {"ids": later}).all() if later else []
+        mails = {row.id: row.mails for row in counted}
+        return {slot.id: max(slot.turn, mails.get(slot.id, 1)) for slot in slots}
 
     def _received(
         self,
         connection: Connection,
         mailbox: Mailbox,
         by_slot: Mapping[int, Arrival],
+        places: Mapping[int, int],
         numbers: Profile,
         *,
         is_bot: bool,
@@ -123,7 +149,7 @@ class Answerer:
         return pd.DataFrame(
             {
                 "slot_id": list(by_slot),
-                "turn": [arrival.slot.turn for arrival in by_slot.values()],
+                "turn": [places[slot_id] for slot_id in by_slot],
                 "received_at": pd.to_datetime([arrival.received_at for arrival in by_slot.values()], utc=True).astype(
                     "datetime64[us, UTC]"
                 ),
@@ -172,6 +198,13 @@ class Answerer:
             reply_at=reply_at,
         )
         self.found["replies"] += 1
+
+
+def profile_of(connection: Connection, slot: Slot) -> str | None:
+    """Return the profile of the bot or the sender that got this mail."""
+    key = {"is_bot": slot.kind.goes_to_bot, "sender_id": slot.sender_id, "bot_id": slot.bot_id}
+    name: str | None = connection.execute(_PROFILE, key).scalar_one()
+    return name
 
 
 def _thread_of(arrival: Arrival) -> dict[str, Any]:
