@@ -7,7 +7,8 @@ That it was restored is noticed without being told, in three ways:
 2. *High water.* Before each DATA a machine notes outside the database which slot it submits, and as which attempt. A
    database that does not know of that attempt is behind, also if its files were put back or a standby took over. A note
    that was itself put back, with the whole home, proves nothing and is taken for the same.
-3. *Evidence.* The inbox meets a genuine mail of a slot that was never submitted as far as the database knows.
+3. *Evidence.* The inbox meets a genuine mail of a slot that was never submitted as far as the database knows, or a
+   message that names its Message-ID.
 
 From then on a row of ``restores`` is open. While it is, every claim and every pre-send check refuses, nothing is
 planned, read or looked for, no reply is scheduled. ``restore_settlement`` closes it, by the command

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from emberflow.cli.inbox_commands import _Kind
 from emberflow.database.migrate import downgrade, upgrade
+from emberflow.errors import WorkerRefusedError
 from emberflow.queue_manager import cancellation
 from emberflow.queue_manager.receiving import inbound_effects
 from emberflow.reporting.doctor import Finding, examine
@@ -287,6 +288,15 @@ def test_a_database_that_was_restored_reads_the_report_again_and_comes_to_the_sa
     come_back(world)
     assert read(world) == {"came_bounce": 1}
     assert (world.events("returned"), suppressions(world)) == (told, entries)
+
+
+def test_a_report_about_a_mail_that_was_never_submitted_shows_that_the_database_was_restored(world: World) -> None:
+    """E-B3: until that is settled nothing is recorded, so that the report counts afterwards."""
+    message_id = world.value("select message_id from ops.slots where to_address is not null and status = 'planned'")
+    lay_in(world, world.senders[0], a_bounce(world, original=original(world, **{"Message-ID": message_id})))
+    with pytest.raises(WorkerRefusedError, match=r"is about <\S+>, .*was never submitted"):
+        world.read()
+    assert (inbound(world), world.events("returned"), suppressions(world)) == ([], [], [])
 
 
 # Where it is seen

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, text
 
 from emberflow.clock import Clock
+from emberflow.database import restores
 from emberflow.email_ops.classify import Settled, settle
 from emberflow.email_ops.inbound import InboundMessage
 from emberflow.email_ops.mailbox import MailboxAccess
@@ -48,6 +49,13 @@ _RECORD = text("""
     on conflict do nothing
     returning id
 """)
+# Its Message-ID is a keyed hash, which nobody knows before it has left.
+_NEVER_SUBMITTED = text("""
+    select message_id
+    from ops.slots
+    where message_id = any(:message_ids) and submitted_at is null and attempts = 0
+    limit 1
+""")
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,11 @@ class Recorder:
     found: Counter[str]
 
     def take_in(self, connection: Connection, access: MailboxAccess, place: Place, message: InboundMessage) -> None:
-        """Settle a message, record it, and let follow what does; unless it was recorded before."""
+        """Settle a message, record it, and let follow what does; unless it was recorded before.
+
+        Raises:
+            DatabaseBehindError: it is about a mail that has not left as far as the database knows.
+        """
         now = self.clock.now()
         settled = self._settled(connection, access, message, now)
         found, mail = message.found, settled.match.mail if settled.match is not None else None
@@ -97,10 +109,13 @@ class Recorder:
         self, connection: Connection, access: MailboxAccess, message: InboundMessage, now: datetime
     ) -> Settled:
         offer = message.found.offer
-        names = [*offer.in_reply_to, *offer.references, message.header.message_id or ""]
+        named = (*offer.in_reply_to, *offer.references, message.header.message_id)
+        names = [storable(name) for name in named if name]
         slot_id = sent_mail.slot_of_token(message.found, self.settings.require_token_keys())
         slot_ids = [] if slot_id is None else [slot_id]
-        sent = sent_mail.named(connection, map(storable, filter(None, names)), slot_ids).sent
+        sent = sent_mail.named(connection, names, slot_ids).sent
+        if names and not sent:
+            _refuse_if_behind(connection, access, names)
         settled = self._settle(access, message, sent)
         addresses = [address for address in (offer.to_address, *offer.recipients) if address]
         if settled.match is not None or settled.kind in ("own_copy", "warm_up") or not (addresses and offer.subject):
@@ -120,3 +135,11 @@ class Recorder:
 
 def _storable(words: str | None, characters: int = 1_000) -> str | None:
     return None if words is None else storable(words, characters)
+
+
+def _refuse_if_behind(connection: Connection, access: MailboxAccess, message_ids: list[str]) -> None:
+    unknown = connection.execute(_NEVER_SUBMITTED, {"message_ids": message_ids}).scalar_one_or_none()
+    if unknown is not None:
+        raise restores.DatabaseBehindError(
+            f"a message in {access.address} is about {unknown}, and as far as it knows that was never submitted"
+        )
