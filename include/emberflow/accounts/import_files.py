@@ -1,20 +1,14 @@
 """Import files: CSV with a header, validated as a whole before anything is written.
 
 Every problem of a file is reported at once, with its row, column and reason; the column names are those of the row
-models below. What spreadsheets leave behind is understood: comma, semicolon and tab, byte order marks, UTF-16, other
-spellings of a heading, and empty rows and columns, which are left out and counted.
+models below. How a file is read, and what spreadsheets leave behind in it, is the affair of `sheets`.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,30 +24,21 @@ from pydantic import (
     field_validator,
 )
 
+from emberflow.accounts.sheets import read_sheet
 from emberflow.clock import known_zones
 from emberflow.email_ops import known_providers
 from emberflow.email_ops.addresses import AddressError, normalise, normalise_host
 from emberflow.email_ops.known_providers import KnownProvider
 from emberflow.email_ops.mailbox import TlsMode
 from emberflow.email_ops.message import UnsafeMessageError, require_one_line
-from emberflow.errors import ConfigurationError, ImportRejectedError, RowProblem
+from emberflow.errors import ImportRejectedError, RowProblem
 from emberflow.policy.profiles import NO_PROFILE
 
-_DELIMITERS = ",;\t"
-_NOT_IN_A_HEADING = re.compile(r"[^a-z0-9]+")
-_HEADINGS = {
-    "e_mail": "address", "email": "address", "mail": "address", "e_mail_address": "address", "email_address": "address",
-    "mail_address": "address", "user": "username", "user_name": "username", "login": "username", "name": "display_name",
-    "time_zone": "zone", "timezone": "zone",
-}  # fmt: skip
 _ROWS_PER_STEP = 1000
 _MISSING = "is empty or missing"
 _FILLED_IN = frozenset({"smtp_host", "imap_host"})
 MxHosts = Callable[[str], Sequence[str]]  # the mail servers of a domain, the preferred one first; none if unknown
-_SAMPLE = 4096
 _LONGEST_HEADING = 40
-_LINE_END = re.compile(r"\r\n|\r|\n")
-_WORKBOOKS = {b"PK\x03\x04": "a workbook (XLSX or ODS)", b"\xd0\xcf\x11\xe0": "an Excel workbook (XLS)"}
 _LINE_ENDS = "\u2028\u2029"
 # RFC 8314 3.3 and 7.3 (TLS from the first byte), RFC 6409 and RFC 9051 (STARTTLS).
 TLS_OF_PORT: Mapping[int, TlsMode] = {
@@ -165,75 +150,6 @@ class BotRow(MailboxRow):
     interaction_limits: Annotated[int, Field(ge=1, le=200)] | None = None
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A file as it was read: ``columns`` in normal form, ``records`` as (line number, values by column).
-
-    A record with more values than there are columns holds the key None. ``empty_rows`` and ``empty_columns`` were left
-    out.
-    """
-
-    columns: list[str]
-    records: list[tuple[int, dict[str | None, Any]]]
-    empty_rows: int = 0
-    empty_columns: int = 0
-
-    @property
-    def left_out(self) -> str | None:
-        """What was left out, as a person reads it; None if nothing was."""
-        counted = (("row", self.empty_rows), ("column", self.empty_columns))
-        parts = [f"{count} empty {name}{'s' if count > 1 else ''}" for name, count in counted if count]
-        return f"left out: {' and '.join(parts)}" if parts else None
-
-
-def read_sheet(file: Path, encoding: str | None = None) -> Sheet:
-    """Read a CSV file in UTF-8, in UTF-16, or in the ``encoding`` that is named.
-
-    A quotation mark that is never closed is an error: what follows it, to the end of the file, would be one field.
-
-    Raises:
-        ConfigurationError: there is no such file, or no such encoding.
-        ImportRejectedError: the file cannot be understood.
-    """
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{file}: {error.strerror or 'cannot be read'}; nothing was imported") from error
-    for start, what in _WORKBOOKS.items():
-        if raw.startswith(start):
-            reason = f"is {what}, not text: save the sheet as CSV in UTF-8"
-            raise ImportRejectedError(str(file), [RowProblem(1, "-", reason)])
-    content = _decoded(file, raw, encoding)
-    if not content.strip():
-        raise ImportRejectedError(str(file), [RowProblem(1, "-", "the file is empty")])
-    blank = len(content) - len(content.lstrip("\r\n"))
-    skipped = len(content[:blank].splitlines())
-    content = content[blank:]
-    header = content.partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=header.count)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    records: list[tuple[int, list[str]]] = []
-    empty_rows = 0
-    try:
-        titles = next(reader, [])
-        for values in reader:
-            if any(map(str.strip, values)):
-                records.append((reader.line_num + skipped, values))
-            else:
-                empty_rows += bool(values)
-    except csv.Error as error:
-        problem = RowProblem(reader.line_num + skipped, "-", f"cannot be read: {error}")
-        raise ImportRejectedError(str(file), [problem]) from error
-    columns = [_heading(title) for title in titles]
-    empty = {place for place, name in enumerate(columns) if not name and _is_empty(place, records)}
-    return Sheet(
-        [name for place, name in enumerate(columns) if place not in empty],
-        [(number, _record(columns, values, empty)) for number, values in records],
-        empty_rows,
-        len(empty),
-    )
-
-
 def read_rows(
     file: Path,
     model: type[MailboxRow],
@@ -250,7 +166,7 @@ def read_rows(
     was left out and what was filled in.
 
     Raises:
-        ConfigurationError: as in :func:`read_sheet`.
+        ConfigurationError: as in `sheets.read_sheet`.
         ImportRejectedError: it cannot be understood, or at least one row is invalid; every problem is listed.
     """
     sheet = read_sheet(file, encoding)
@@ -361,61 +277,6 @@ def complaints(error: ValidationError) -> list[tuple[str, str]]:
         for detail in error.errors(include_input=False)
         if detail["type"] != "default_factory_not_called"  # follows from another complaint
     ]
-
-
-def _decoded(file: Path, raw: bytes, encoding: str | None) -> str:
-    named = encoding or _encoding_of(raw)
-    try:
-        return raw.decode(named)
-    except LookupError:
-        raise ConfigurationError(f"{encoding!r} is not an encoding; try utf-8, utf-16 or cp1252") from None
-    except UnicodeDecodeError as error:
-        # Latin-1 gives every byte a letter, so that lines and fields can be counted.
-        lines = _LINE_END.split(raw[: error.start].decode("latin-1"))
-        header = next(line for line in _LINE_END.split(raw.decode("latin-1") + "\n\0") if line)
-        delimiter = max(_DELIMITERS, key=header.count)
-        try:
-            columns = next(csv.reader([header], delimiter=delimiter), [])
-            place = len(next(csv.reader([lines[-1]], delimiter=delimiter), [""])) - 1
-        except csv.Error:  # not even the text that it looked like so far
-            columns, place = [], 0
-        column = _heading(columns[place]) if place < len(columns) else "-"
-        shown = raw[error.start : error.start + 1].hex()
-        reason = (
-            f"is not {named.upper().removesuffix('-SIG')} (byte 0x{shown}); save it as UTF-8, or name its encoding, "
-            "for instance --encoding cp1252"
-        )
-        raise ImportRejectedError(str(file), [RowProblem(len(lines), column or "-", reason)]) from error
-
-
-def _encoding_of(raw: bytes) -> str:
-    """Return UTF-8, or UTF-16 if the file says so or half of its bytes are the zeros of ASCII in UTF-16."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    head = raw[:_SAMPLE]
-    for zeros, name in ((head[1::2], "utf-16-le"), (head[::2], "utf-16-be")):
-        if len(zeros) > 1 and zeros.count(0) > 0.8 * len(zeros):
-            return name
-    return "utf-8-sig"
-
-
-def _heading(title: str) -> str:
-    """Return the column that a heading means: ``SMTP-Host`` and ``smtp host`` are ``smtp_host``."""
-    name = _NOT_IN_A_HEADING.sub("_", title.lower()).strip("_")
-    return _HEADINGS.get(name, name) or title.strip()
-
-
-def _is_empty(place: int, records: Sequence[tuple[int, list[str]]]) -> bool:
-    return not any(value.strip() for _, values in records for value in values[place : place + 1])
-
-
-def _record(columns: Sequence[str], values: list[str], empty: set[int]) -> dict[str | None, Any]:
-    record: dict[str | None, Any] = {
-        name: value for place, (name, value) in enumerate(zip(columns, values, strict=False)) if place not in empty
-    }
-    if any(map(str.strip, values[len(columns) :])):
-        record[None] = values[len(columns) :]
-    return record
 
 
 def _require_printable(value: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from psycopg2 import Error
 from sqlalchemy import Connection
 
 # PostgreSQL documentation, COPY, "Binary Format": signature, flags and an empty extension; -1 fields end the data.
@@ -96,14 +97,20 @@ def copy_rows(connection: Connection, table: str, pieces: Iterable[Mapping[str, 
 
     int64, int32 and int16 become bigint, integer and smallint, float64 double precision, datetime64[us] (UTC)
     ``timestamptz``, other datetime64 a date, and bytes (UTF-8) text, or jsonb behind `JSONB`. The table's columns must
-    be of exactly these types. The server takes in one piece while the next is made.
+    be of exactly these types. The server takes in one piece while the next is made. An error of ``pieces`` is raised as
+    it is; the transaction cannot go on then.
     """
     coming = iter(pieces)
     first = next(coming)
     listed = ", ".join(f'"{name}"' for name in first)
     source = _Source(chain([_HEADER], map(_binary, chain([first], coming)), [_TRAILER]))
     with closing(connection.connection.cursor()) as cursor:
-        cursor.copy_expert(f"copy {table} ({listed}) from stdin with (format binary)", source, size=1 << 16)
+        try:
+            cursor.copy_expert(f"copy {table} ({listed}) from stdin with (format binary)", source, size=1 << 16)
+        except Error:
+            if source.error is not None:  # of which the driver would only quote the text
+                raise source.error from None
+            raise
 
 
 class _Source:
@@ -112,11 +119,16 @@ class _Source:
     def __init__(self, pieces: Iterator[bytes | memoryview]) -> None:
         self._pieces = pieces
         self._rest = memoryview(b"")
+        self.error: Exception | None = None  # of a piece that could not be made
 
     def read(self, size: int) -> bytes:
         """Return up to ``size`` bytes, none at the end."""
         while not self._rest:
-            piece = next(self._pieces, None)
+            try:
+                piece = next(self._pieces, None)
+            except Exception as error:
+                self.error = error
+                raise
             if piece is None:
                 return b""
             self._rest = memoryview(piece)

@@ -37,10 +37,10 @@ def normalise(address: str) -> str:
     """
     stripped = address.strip()
     local, _, domain = stripped.partition("@")
-    if _DOT_ATOM.fullmatch(local) and len(local) <= _LONGEST_LOCAL:
-        # The local part is a plain one, so only the domain is looked at, and thousands of addresses share one.
+    if _DOT_ATOM.fullmatch(local) and len(local) <= _LONGEST_LOCAL and "=?" not in local:
+        # The local part is a plain one, which no library repairs, so only the domain is looked at; thousands share one.
         try:
-            return require_unrepaired(_within_length(f"{local.lower()}@{_normal_domain(domain)}", address))
+            return _within_length(f"{local.lower()}@{_normal_domain(domain)}", address)
         except EmailNotValidError:
             pass  # the whole address is looked at once more, for an error that names it
     try:
@@ -76,9 +76,11 @@ def normalise_host(host: str) -> str:
     return name
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=32_768)
 def _normal_domain(domain: str) -> str:
-    return _validated(f"a@{domain}").ascii_domain.lower()
+    normal = _validated(f"a@{domain}").ascii_domain.lower()
+    require_unrepaired(f"a@{normal}")
+    return normal
 
 
 def _validated(address: str) -> ValidatedEmail:

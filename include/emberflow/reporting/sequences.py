@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emberflow import yaml_files
-from emberflow.accounts.import_files import read_sheet
+from emberflow.accounts.sheets import ADDRESS_HEADINGS, read_sheet
 from emberflow.email_ops.addresses import AddressError, normalise
 from emberflow.errors import ConfigurationError
 
@@ -50,7 +50,7 @@ def _leads(file: Path, encoding: str | None, invalid: list[tuple[int, str]]) -> 
     from emberflow.campaigns.check import Lead
     from emberflow.campaigns.sequence import lead_key
 
-    sheet = read_sheet(file, encoding)
+    sheet = read_sheet(file, encoding, ADDRESS_HEADINGS)
     if "address" not in sheet.columns:
         raise ConfigurationError(f"{file} has no column `address` (or `email`); there are {', '.join(sheet.columns)}")
     for row, values in sheet.records:

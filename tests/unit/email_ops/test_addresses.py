@@ -72,3 +72,15 @@ def test_the_domain_is_what_follows_the_at_sign() -> None:
     assert domain_of("ann@North.test") == "north.test"
     with pytest.raises(AddressError):
         domain_of("north.test")
+
+
+@given(
+    local=st.text("abcXYZ019!#$%&'*+/=?^_`{|}~.-", min_size=1, max_size=20),
+    domain=st.sampled_from(["example.com", "Bücher.example", "a-b.co.uk", "x.test", "exam ple.com", "-a.com"]),
+)
+def test_the_short_way_of_a_plain_local_part_lets_nothing_pass_that_a_library_repairs(local: str, domain: str) -> None:
+    try:
+        normal = normalise(f"{local}@{domain}")
+    except AddressError:
+        return
+    assert require_unrepaired(normal) == normal
