@@ -27,11 +27,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from emberflow.accounts import suppressions, switches
+from emberflow.accounts.suppressions import Entry
 from emberflow.clock import SystemClock, local_day
 from emberflow.crash_points import CRASH_POINTS, CrashPoint
 from emberflow.database.engine import open_engine
 from emberflow.database.migrate import upgrade
 from emberflow.domain.mail_kind import Priority
+from emberflow.domain.suppression import SuppressionCause
 from emberflow.email_ops.message import message_id_for
 from emberflow.local_stack.postgres import EmbeddedPostgres
 from emberflow.policy.document import Policy
@@ -511,7 +513,8 @@ class _Chaos:
     def _suppress_some(self) -> None:
         for bot in self._world.bots[1::5]:
             with self._engine.begin() as connection:
-                cancellation.suppress(connection, [(suppressions.parse_target(bot.address), "chaos")], by="chaos")
+                entry = Entry(suppressions.parse_target(bot.address), SuppressionCause.OPERATOR, "chaos")
+                cancellation.suppress(connection, [entry], by="chaos")
             now = self._clock.now()
             self._stops.append(Stop(now, now + timedelta(days=1), bot.address))
         self._tell(self._ended(), "suppressions")

@@ -26,9 +26,11 @@ from sqlalchemy.exc import IntegrityError
 
 from emberflow import crash_points
 from emberflow.accounts import egress, suppressions, switches
+from emberflow.accounts.suppressions import Entry
 from emberflow.clock import SystemClock
 from emberflow.crash_points import CrashPoint
 from emberflow.domain.mail_kind import Priority
+from emberflow.domain.suppression import SuppressionCause
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.tokens import verify
 from emberflow.operations import mailboxes
@@ -419,7 +421,8 @@ def test_a_suppression_that_is_committed_at_the_last_moment_wins(
     def suppress(reached: CrashPoint) -> None:
         if reached == point:
             with database.begin() as connection:
-                cancellation.suppress(connection, [(suppressions.parse_target(written), "asked us")], by="a person")
+                entry = Entry(suppressions.parse_target(written), SuppressionCause.OPT_OUT, "asked us")
+                cancellation.suppress(connection, [entry], by="a person")
 
     monkeypatch.setattr(crash_points, "on_reach", suppress)
     assert world.dispatch() == {"refused": 1}

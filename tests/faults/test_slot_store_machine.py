@@ -21,9 +21,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import Engine, RowMapping
 
 from emberflow.accounts import suppressions, switches
+from emberflow.accounts.suppressions import Entry
 from emberflow.clock import local_day
 from emberflow.domain.mail_kind import Priority
 from emberflow.domain.slot import Slot
+from emberflow.domain.suppression import SuppressionCause
 from emberflow.queue_manager import cancellation, pre_send, recover, slot_store
 from emberflow.queue_manager.pre_send import Submission
 from emberflow.queue_manager.receiving import reconcile
@@ -248,7 +250,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         address = self.world.bots[bot].address
         target = suppressions.parse_target(address)
         with self.world.engine.begin() as connection:
-            cancellation.suppress(connection, [(target, "model")], by="model")
+            cancellation.suppress(connection, [Entry(target, SuppressionCause.OPERATOR, "model")], by="model")
         self.suppressed.add(address)
         if is_tried and self._at("leased"):
             self.submit_together()

@@ -30,6 +30,7 @@ from emberflow.cli import (
     script_commands,
     secret_commands,
     sender_commands,
+    suppression_commands,
 )
 from emberflow.cli.options import AsJson
 
@@ -50,7 +51,7 @@ app.add_typer(plan_commands.database, name="database")
 app.add_typer(queue_commands.queue, name="queue")
 app.add_typer(inbox_commands.inbox, name="inbox")
 app.add_typer(placement_commands.placement, name="placement")
-app.add_typer(queue_commands.suppressions, name="suppressions")
+app.add_typer(suppression_commands.suppressions, name="suppressions")
 app.add_typer(egress_commands.egress, name="egress")
 app.add_typer(domain_commands.domains, name="domains")
 app.add_typer(audit_commands.audit, name="audit")

@@ -1,9 +1,8 @@
-"""The commands about what waits: uncertain and parked slots, the shape of the queue, suppressions."""
+"""The commands about what waits: uncertain and parked slots, the shape of the queue."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,15 +11,11 @@ from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
 from emberflow.domain.slot import SlotStatus
 
 queue = typer.Typer(help="What waits in the queue, and what only a person can decide.", no_args_is_help=True)
-suppressions = typer.Typer(help="Addresses and domains that get no mail.", no_args_is_help=True)
 
 
 class _End(StrEnum):
     SENDER = "sender"
     RECIPIENT = "recipient"
-
-
-Target = Annotated[str, typer.Argument(help="ann@example.com, or @example.com for a domain and its subdomains.")]
 
 
 @queue.command("list")
@@ -129,67 +124,3 @@ def release_slot(
 
     operations.release(open_engine(), acting(by), slot, reason=reason)
     console.print(f"slot {slot} is planned")
-
-
-@suppressions.command("add")
-def add_suppression(
-    target: Target,
-    reason: Annotated[str, typer.Option(help="Why; it is shown wherever mail is refused because of it.")],
-    by: By = None,
-) -> None:
-    """Send nothing to an address or a domain any more; planned mail to it is cancelled."""
-    from emberflow.console import console
-    from emberflow.database.engine import open_engine
-    from emberflow.operations import suppressions as operations
-    from emberflow.operations.actor import acting
-
-    parsed, added = operations.add(open_engine(), acting(by), target, reason=reason)
-    if added.entries:
-        console.print(f"{parsed} is suppressed; {added.cancelled} planned mails cancelled", markup=False)
-    else:
-        console.print(f"{parsed} was suppressed before; nothing changed", markup=False)
-
-
-@suppressions.command("list")
-def list_suppressions(
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
-    as_json: AsJson = False,
-) -> None:
-    """List who gets no mail, why, and who decided it."""
-    from emberflow.console import Section, show
-    from emberflow.database.engine import open_engine
-    from emberflow.reporting.suppressions import listed
-
-    with open_engine().connect() as connection:
-        found = listed(connection, limit)
-    rows = [tuple(row[name] for name in ("target", "reason", "added_by", "added_at")) for row in found]
-    columns = ("address or domain", "reason", "added by", "added at (UTC)")
-    show(Section("suppressions", f"{len(rows)} suppressions", columns, rows), as_json=as_json)
-
-
-@suppressions.command("remove")
-def remove_suppression(target: Target, reason: Reason = BY_COMMAND, by: By = None) -> None:
-    """Allow mail to an address or a domain again; what was cancelled stays cancelled."""
-    from emberflow.console import console
-    from emberflow.database.engine import open_engine
-    from emberflow.operations import suppressions as operations
-    from emberflow.operations.actor import acting
-
-    parsed = operations.remove(open_engine(), acting(by), target, reason=reason)
-    console.print(f"{parsed} may get mail again", markup=False)
-
-
-@suppressions.command("import")
-def import_suppressions(
-    file: Annotated[Path, typer.Argument(help="CSV with the column address (or @domain), and perhaps reason.")],
-    reason: Annotated[str, typer.Option(help="For rows without a reason of their own.")] = "imported",
-    by: By = None,
-) -> None:
-    """Suppress every address and domain of a file: all rows or none."""
-    from emberflow.console import console
-    from emberflow.database.engine import open_engine
-    from emberflow.operations import suppressions as operations
-    from emberflow.operations.actor import acting
-
-    rows, added = operations.import_file(open_engine(), acting(by), file, reason=reason)
-    console.print(f"{added.entries} of {rows} entries were new; {added.cancelled} planned mails cancelled")

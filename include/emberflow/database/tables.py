@@ -39,6 +39,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from emberflow.domain.events import EventType
 from emberflow.domain.mail_kind import KINDS, TASK_TYPES
 from emberflow.domain.slot import SlotStatus
+from emberflow.domain.suppression import SUPPRESSION_KINDS, SuppressionCause
 from emberflow.domain.tiers import TIERS
 
 SCHEMA = "ops"
@@ -64,7 +65,10 @@ TLS_MODES = ("starttls", "implicit")
 THREAD_STATUSES = ("awaiting_reply", "reply_scheduled", "closed")
 EVENT_TYPES = tuple(EventType)
 AUTH_METHODS = ("password", "xoauth2")
-SUPPRESSION_KINDS = ("address", "domain")
+SUPPRESSION_CAUSES = tuple(SuppressionCause)
+LAWFUL_BASES = ("consent", "implied_consent", "contract", "legitimate_interests")
+IMPORT_MODES = ("add", "fill", "replace")
+IMPORT_VERDICTS = ("added", "filled", "replaced", "duplicate", "suppressed", "invalid")
 EGRESS_STATES = ("active", "held")
 ENTITY_KINDS = ("sender", "bot", "egress")
 CHECKED_KINDS = ("domain", "address")
@@ -608,7 +612,12 @@ scheduled_tasks = Table(
         postgresql_where=text("parent_slot_id is not null"),
     ),
     Index("ix_scheduled_tasks_probes", "sender_id", postgresql_where=text("task_type = 'placement_probe'")),
-    comment="One slot: one mail, as it was planned. A row never changes and is never deleted.",
+    # Warm-up has no address, so this holds cold mail only.
+    Index("ix_scheduled_tasks_to_address", "to_address", postgresql_where=text("to_address is not null")),
+    comment=(
+        "One slot: one mail, as it was planned. A row never changes and is never deleted; only the address of somebody "
+        "who was erased becomes a pseudonym."
+    ),
 )
 
 # Narrow on purpose: a slot's state is written three to five times, and each time every index on it (PostgreSQL has no
@@ -752,7 +761,7 @@ mail_events = Table(
     _one_of("event_type", EVENT_TYPES),
     Index("ix_mail_events_occurred_at", "occurred_at"),
     Index("ix_mail_events_slot_id", "slot_id"),
-    comment="One thing that happened to a mail. Rows are only ever added.",
+    comment="One thing that happened to a mail. Rows are only ever added; only an address that was erased is replaced.",
 )
 
 imap_cursors = Table(
@@ -1035,14 +1044,120 @@ suppressions = Table(
     "suppressions",
     metadata,
     _id(),
-    Column("kind", Text, nullable=False, comment="address or domain"),
-    Column("value", Text, nullable=False, comment="normalised address or domain; for domain also its subdomains"),
-    Column("reason", Text, nullable=False, comment="why"),
+    Column("kind", Text, nullable=False, comment="address, domain or hash"),
+    Column(
+        "value",
+        Text,
+        nullable=False,
+        comment="normalised address; normalised domain, for it and its subdomains; the fingerprint of the key, a "
+        "colon and the keyed hash of a normalised address",
+    ),
+    Column("reason", Text, nullable=False, comment="why, in words"),
+    Column(
+        "cause",
+        Text,
+        nullable=False,
+        comment="opt_out, complaint, hard_bounce, erasure, imported (by a list without causes) or operator",
+    ),
     Column("added_by", Text, nullable=False, comment="who added it"),
     _instant("added_at", default_now=True, comment="when"),
     _one_of("kind", SUPPRESSION_KINDS),
+    _one_of("cause", SUPPRESSION_CAUSES),
     Index("uq_suppressions_kind_value", "kind", "value", unique=True),
     comment="An address or domain that gets no mail.",
+)
+
+suppression_key = Table(
+    "suppression_key",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, comment="always 1"),
+    Column("fingerprint", Text, nullable=False, comment="HMAC-SHA256 under the key itself; says nothing of the key"),
+    Column("key_id", Text, nullable=False, comment="key of EMBERFLOW_SECRET_KEYS that encrypts it"),
+    Column("nonce", LargeBinary, nullable=False, comment="of AES-256-GCM"),
+    Column("ciphertext", LargeBinary, nullable=False, comment="the key, encrypted"),
+    _instant("created_at", default_now=True, comment="when it was made"),
+    CheckConstraint("id = 1", name="is_the_only_one"),
+    comment="The key of the hashes in suppressions. Never replaced while there are any: without it they say nothing.",
+)
+
+lead_imports = Table(
+    "lead_imports",
+    metadata,
+    _id(),
+    Column("file_name", Text, nullable=False, comment="without its folder"),
+    Column("file_hash", Text, nullable=False, comment="SHA-256 of its bytes"),
+    Column("mode", Text, nullable=False, comment="add, fill or replace: what happens to leads that are known"),
+    Column("defaults", JSONB, nullable=False, comment="facts for leads whose row gives none, by name"),
+    *(
+        Column(verdict, Integer, nullable=False, comment=f"rows with the verdict {verdict}")
+        for verdict in IMPORT_VERDICTS
+    ),
+    Column("rows", Integer, nullable=False, comment="rows with a value; the verdicts add up to them"),
+    Column("imported_by", Text, nullable=False, comment="who imported it"),
+    Column("reason", Text, nullable=False, comment="why"),
+    _instant("imported_at", default_now=True, comment="when"),
+    _instant("undone_at", nullable=True, comment="when it was undone; null: it was not"),
+    Column("undone_by", Text, comment="who undid it"),
+    _one_of("mode", IMPORT_MODES),
+    CheckConstraint(f"rows = {' + '.join(IMPORT_VERDICTS)}", name="verdicts_add_up"),
+    CheckConstraint("(undone_at is null) = (undone_by is null)", name="undone_by_somebody"),
+    Index("ix_lead_imports_file_hash", "file_hash"),
+    comment="One file of leads that was imported.",
+)
+
+leads = Table(
+    "leads",
+    metadata,
+    _id(),
+    Column("address", Text, nullable=False, unique=True, comment="normalised"),
+    Column("zone", Text, comment="IANA time zone; null: nobody gave one"),
+    Column("country", Text, comment="ISO 3166-1 alpha-2; null: nobody gave one"),
+    Column("source", Text, comment="where the data comes from; null: nobody said"),
+    Column(
+        "lawful_basis",
+        Text,
+        comment="consent, implied_consent, contract or legitimate_interests; null: nobody said",
+    ),
+    Column("fields", JSONB, nullable=False, comment="custom fields by name: text, number, true or false"),
+    _reference("import_id", lead_imports, comment="lead_imports.id that added it"),
+    _instant("created_at", default_now=True, comment="when it was added"),
+    _instant("updated_at", default_now=True, comment="when a file changed it the last time"),
+    _one_of("lawful_basis", LAWFUL_BASES),
+    Index("ix_leads_import_id", "import_id"),
+    comment="A person who may be written to. What a person wants is in suppressions, never here.",
+)
+
+lead_import_rows = Table(
+    "lead_import_rows",
+    metadata,
+    Column(
+        "import_id",
+        BigInteger,
+        ForeignKey(lead_imports.c.id),
+        primary_key=True,
+        autoincrement=False,
+        comment="lead_imports.id",
+    ),
+    Column(
+        "row_number",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="its last line in the file; the header is 1",
+    ),
+    Column("verdict", Text, nullable=False, comment="added, filled, replaced, duplicate, suppressed or invalid"),
+    Column("column_name", Text, comment="what is wrong with an invalid row"),
+    Column("reason", Text, comment="why, for a row that brought nothing; it repeats no value of the row"),
+    Column(
+        "lead_id",
+        BigInteger,
+        ForeignKey(leads.c.id, ondelete="set null"),
+        comment="leads.id that it added or changed; null: none, or it is gone",
+    ),
+    Column("before", JSONB, comment="what the row changed of a lead, as it was; undoing puts it back"),
+    _one_of("verdict", IMPORT_VERDICTS),
+    Index("ix_lead_import_rows_lead_id", "lead_id", postgresql_where=text("lead_id is not null")),
+    comment="What became of one row of a file of leads. It holds nothing that is not the lead's, and goes with it.",
 )
 
 recipient_refusals = Table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from emberflow.accounts import keys_in_force
+from emberflow.accounts import keys_in_force, suppression_hashes
 from emberflow.database.secrets import SecretBox
 from emberflow.operations.actor import Actor
 from emberflow.operations.audit import doing
@@ -23,6 +23,7 @@ def rotate(engine: Engine, actor: Actor, settings: Settings, *, reason: str) -> 
     with doing(engine, actor, "secrets.rotate", "stored passwords", reason) as deed:
         keys_in_force.require(deed.connection, settings)
         rotated = SecretBox(settings.secret_keys).rotate(deed.connection)
+        suppression_hashes.rotate(deed.connection, settings.secret_keys)
         deed.details |= {"rotated": rotated, "quarantined": vars(quarantine.rotate(deed.connection, settings))}
     return rotated
 

@@ -16,7 +16,8 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from emberflow.accounts import suppressions
-from emberflow.accounts.suppressions import Target
+from emberflow.accounts.suppression_hashes import Hasher
+from emberflow.accounts.suppressions import Entry
 from emberflow.domain.slot import ANSWERED_BY_HAND, Slot
 from emberflow.errors import EmberflowError
 from emberflow.queue_manager import event_log, slot_store
@@ -64,10 +65,32 @@ def leave_to_person(connection: Connection, mailbox_id: int, conversation_ids: C
     return len(cancelled)
 
 
-def suppress(connection: Connection, targets: Iterable[tuple[Target, str]], *, by: str) -> Added:
-    """Suppress every (target, reason) and cancel the mail that is planned for it; a known entry stays as it is."""
-    ids = suppressions.add(connection, targets, by=by)
-    cancelled = slot_store.cancel_suppressed(connection, ids) if ids else []
+def suppress(
+    connection: Connection,
+    entries: Iterable[Entry],
+    *,
+    by: str,
+    hasher: Hasher | None = None,
+    addresses: Iterable[str] | None = None,
+) -> Added:
+    """Suppress every target and cancel the mail that is planned for it; a known entry stays as it is.
+
+    ``hasher`` is needed where a target is a hash: it is compared with ``addresses``, by default with all that have
+    planned mail.
+
+    Raises:
+        ValueError: a target is a hash, and there is no ``hasher``.
+    """
+    wanted = list(entries)
+    has_hashes = any(entry.target.kind == "hash" for entry in wanted)
+    if has_hashes and hasher is None:
+        raise ValueError("a hash cannot be compared without its key")
+    ids = suppressions.add(connection, wanted, by=by)
+    hashes: dict[str, str] = {}
+    if ids and has_hashes and hasher is not None:
+        named = slot_store.addresses_of_planned(connection) if addresses is None else addresses
+        hashes = {address: hasher.of(address) for address in named}
+    cancelled = slot_store.cancel_suppressed(connection, ids, hashes) if ids else []
     _end_conversations(connection, cancelled)
     return Added(len(ids), len(cancelled))
 

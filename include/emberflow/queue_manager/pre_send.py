@@ -15,6 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
 
+from emberflow.accounts import suppression_hashes
+from emberflow.accounts.suppression_hashes import KEY_IN_USE, BlindError, Hasher, Keys
 from emberflow.accounts.suppressions import suppressed
 from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
@@ -101,13 +103,14 @@ _UNFIT = text("""
     where slots.id = any(:ids)
 """)
 
-_CIRCUMSTANCES = text("""
+_CIRCUMSTANCES = text(f"""
     select
+        {KEY_IN_USE} as hash_key,
         exists (select from ops.switches where name = 'stop_sending' and is_on)
             or exists (select from ops.restores where settled_at is null) as is_stopped,
         array(select key from ops.host_breakers where open_until > :now order by key) as open_breakers,
         array(select open_until from ops.host_breakers where open_until > :now order by key) as open_until
-""")
+""")  # noqa: S608 - a constant
 
 _SENDER_DAYS = text("""
     select
@@ -239,15 +242,17 @@ class Submission:
 
 
 def submit(
-    connection: Connection, slots: Sequence[Slot], *, now: datetime, policy: Policy, seed: int
+    connection: Connection, slots: Sequence[Slot], *, now: datetime, policy: Policy, seed: int, keys: Keys | None = None
 ) -> dict[int, Submission]:
     """Move the slots that nothing forbids to ``submitting`` and return what was said of each, by slot id.
 
     Call it immediately before DATA; commit, and only then write DATA. The lease is extended to what the SMTP
-    time-outs from here on need. A slot that this worker does not hold any more is refused as ``lease_lost``.
+    time-outs from here on need. A slot that this worker does not hold any more is refused as ``lease_lost``. ``keys``
+    are the secret keys of this machine; where they do not open the one of suppressed hashes, mail to addresses that are
+    not ours is put off.
     """
     said = {slot.id: Submission(LOST) for slot in slots}
-    facts, lost_in_time, usage, is_stopped = _look(connection, slots, now)
+    facts, lost_in_time, usage, is_stopped = _look(connection, slots, now, keys or {}, policy)
     said |= {slot_id: Submission(refusal) for slot_id, refusal in lost_in_time.items()}
     allowed: list[Slot] = []
     for fact in facts:
@@ -339,7 +344,7 @@ def _recount(
 
 
 def _look(
-    connection: Connection, slots: Sequence[Slot], now: datetime
+    connection: Connection, slots: Sequence[Slot], now: datetime, keys: Keys, policy: Policy
 ) -> tuple[list[Facts], dict[int, Refusal], Usage, bool]:
     """Lock and read what the decision rests on; slots that are not held any more are left out.
 
@@ -351,11 +356,17 @@ def _look(
     zones = {slot.id: (rows[slot.id].from_zone, rows[slot.id].to_zone) for slot in held_slots}
     judged = {slot.id: guard.unknown_zone(*zones[slot.id], slot, now) for slot in held_slots}
     refused = {slot_id: refusal for slot_id, refusal in judged.items() if refusal is not None}
+    [around] = prepared.rows_of(connection, "read_circumstances", _CIRCUMSTANCES, {"now": now})
+    hasher: Hasher | None = None
+    try:
+        hasher = suppression_hashes.opened(connection, keys, around.hash_key)
+    except BlindError as error:
+        later = Refusal(str(error), retry_at=now + timedelta(seconds=policy.dispatch.retry_s))
+        refused |= {slot.id: later for slot in held_slots if slot.to_mailbox_id is None and slot.id not in refused}
     mine = [slot for slot in held_slots if slot.id not in refused]
     routes = {slot.id: _route(rows[slot.id]) for slot in mine}
-    [around] = prepared.rows_of(connection, "read_circumstances", _CIRCUMSTANCES, {"now": now})
     blocked = dict(zip(around.open_breakers, around.open_until, strict=True))
-    forbidden = suppressed(connection, sorted({route.recipient_address for route in routes.values()}))
+    forbidden = suppressed(connection, sorted({route.recipient_address for route in routes.values()}), hasher)
     facts = [_facts(slot, rows[slot.id], routes[slot.id], forbidden, blocked) for slot in mine]
     pauses = {slot.from_mailbox_id: rows[slot.id].next_send_at for slot in mine}
     bots = sorted({slot.known_bot_id for slot in mine if slot.kind.goes_to_bot})

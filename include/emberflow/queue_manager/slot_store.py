@@ -30,7 +30,7 @@ from emberflow.database import prepared
 from emberflow.database.json_rows import rows_as_json
 from emberflow.database.tables import scheduled_tasks
 from emberflow.domain.mail_kind import KINDS, Priority
-from emberflow.domain.slot import COLUMNS, Move, Slot, SlotStatus, changes, sources
+from emberflow.domain.slot import COLUMNS, ENDS, Move, Slot, SlotStatus, changes, sources
 from emberflow.policy.queue import QueuePolicy
 
 if TYPE_CHECKING:
@@ -331,6 +331,31 @@ _CANCEL_OF_CONVERSATIONS = text(
 )
 _CANCEL_OF_PLAN = text(_CANCEL.format(which="tasks.plan_run_id = :plan_run_id"))
 
+_SLOTS_TO = text("""
+    select slots.id, states.status
+    from ops.scheduled_tasks as slots
+    inner join ops.slot_states as states on states.slot_id = slots.id
+    where slots.to_address = :address
+    order by slots.id
+    for update of states
+""")
+_REDACT_REASONS = text("""
+    update ops.slot_states
+    set reason = ops.without_address(reason, :address, :pseudonym)
+    where slot_id = any(:ids) and position(:address in lower(reason)) > 0
+""")
+_REDACT_SLOTS = text("""
+    update ops.scheduled_tasks set to_address = :pseudonym where id = any(:ids) and to_address = :address
+""")
+
+_ADDRESSES_OF_PLANNED = text(f"""
+    select distinct coalesce(mailboxes.address, slots.to_address)
+    from ops.slot_states as states
+    inner join ops.scheduled_tasks as slots on slots.id = states.slot_id
+    left join ops.mailboxes on mailboxes.id = slots.to_mailbox_id
+    where {_IS_CANCELLABLE}
+""")  # noqa: S608 - made of the domain's own constants
+
 # Every planned mail is looked at once, however many entries are new; its domains only if a new entry is a domain.
 _CANCEL_OF_SUPPRESSED = text(f"""
     with new as (
@@ -349,6 +374,12 @@ _CANCEL_OF_SUPPRESSED = text(f"""
         select planned.id, new.reason, 0 as distance
         from planned
         inner join new on new.kind = 'address' and new.value = planned.address
+        union all
+        select planned.id, new.reason, 0
+        from planned
+        inner join unnest(cast(:addresses as text[]), cast(:hashes as text[])) as hashed (address, value)
+            on hashed.address = planned.address
+        inner join new on new.kind = 'hash' and new.value = hashed.value
         union all
         select planned.id, new.reason, place
         from planned
@@ -512,9 +543,38 @@ def cancel_plan(connection: Connection, plan_run_id: int, reason: str) -> list[S
     return [Slot.of(row) for row in rows]
 
 
-def cancel_suppressed(connection: Connection, suppression_ids: Collection[int]) -> list[Slot]:
-    """Cancel all that is planned for whom these suppressions name; what a worker holds is refused before DATA."""
-    rows = connection.execute(_CANCEL_OF_SUPPRESSED, {"ids": list(suppression_ids)}).mappings()
+def slots_to(connection: Connection, address: str) -> tuple[list[int], int]:
+    """Return the slots of mail to an address that is not ours which have ended, and how many have not."""
+    rows = connection.execute(_SLOTS_TO, {"address": address}).all()
+    ended = [row.id for row in rows if row.status in ENDS]
+    return ended, len(rows) - len(ended)
+
+
+def forget_person(connection: Connection, address: str, slot_ids: Collection[int], pseudonym: str) -> None:
+    """Put a pseudonym for the recipient's address into slots that have ended, and into why they ended.
+
+    A slot's plan never changes; the database lets exactly this change pass (`ops.refuse_slot_change`).
+    """
+    parameters = {"ids": list(slot_ids), "address": address, "pseudonym": pseudonym}
+    connection.execute(_REDACT_REASONS, parameters)
+    connection.execute(_REDACT_SLOTS, parameters)
+
+
+def addresses_of_planned(connection: Connection) -> list[str]:
+    """Return every address for which mail is planned."""
+    return list(connection.execute(_ADDRESSES_OF_PLANNED).scalars())
+
+
+def cancel_suppressed(
+    connection: Connection, suppression_ids: Collection[int], hashes: Mapping[str, str] | None = None
+) -> list[Slot]:
+    """Cancel all that is planned for whom these suppressions name; what a worker holds is refused before DATA.
+
+    ``hashes`` are those of :func:`addresses_of_planned`, by address; only entries that are hashes need them.
+    """
+    hashes = hashes or {}
+    parameters = {"ids": list(suppression_ids), "addresses": list(hashes), "hashes": list(hashes.values())}
+    rows = connection.execute(_CANCEL_OF_SUPPRESSED, parameters).mappings()
     return [Slot.of(row) for row in rows]
 
 

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.accounts import suppressions
+from emberflow.domain.suppression import SuppressionCause
 from emberflow.errors import ImportRejectedError
 from emberflow.operations import mailboxes
 from emberflow.queue_manager import cancellation
@@ -29,7 +30,8 @@ def import_file(world: World, kind: str, file: Path) -> None:
         mailboxes.import_senders(world.engine, OPERATOR, file, world.settings, reason="a test")
         return
     with world.engine.begin() as connection:
-        cancellation.suppress(connection, suppressions.read_file(file, "imported"), by="a test")
+        entries = suppressions.read_file(file, SuppressionCause.IMPORTED, "imported")
+        cancellation.suppress(connection, entries, by="a test")
 
 
 def known(world: World, kind: str) -> list[str]:

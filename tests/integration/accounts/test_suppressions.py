@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.accounts import suppressions
-from emberflow.accounts.suppressions import Target, parse_target
+from emberflow.accounts.suppressions import Entry, Target, parse_target
+from emberflow.domain.suppression import SuppressionCause
 from emberflow.email_ops.addresses import AddressError
 from emberflow.errors import EmberflowError, ImportRejectedError
 from emberflow.queue_manager import cancellation, pre_send, slot_store
@@ -26,12 +27,14 @@ def world(database: Engine, sandbox: Sandbox) -> World:
 
 def suppress(world: World, *written: str, reason: str = "asked us", by: str = "eva") -> Added:
     with world.engine.begin() as connection:
-        return cancellation.suppress(connection, [(parse_target(one), reason) for one in written], by=by)
+        return cancellation.suppress(
+            connection, [Entry(parse_target(one), SuppressionCause.OPT_OUT, reason) for one in written], by=by
+        )
 
 
 def suppressed(world: World, *addresses: str) -> dict[str, str]:
     with world.engine.connect() as connection:
-        return suppressions.suppressed(connection, addresses)
+        return suppressions.suppressed(connection, addresses, None)
 
 
 def a_cold_slot(world: World, address: str, **changes: Any) -> int:
@@ -209,10 +212,10 @@ def test_a_file_names_addresses_and_domains_with_or_without_reasons(tmp_path: Pa
     file = tmp_path / "list.csv"
     file.write_text("\ufeffAddress;Reason\nAnn@one.example;left the firm\n@two.example;\nann@one.example;again\n")
 
-    assert suppressions.read_file(file, "imported") == [
-        (Target("address", "ann@one.example"), "left the firm"),
-        (Target("domain", "two.example"), "imported"),
-        (Target("address", "ann@one.example"), "again"),
+    assert suppressions.read_file(file, SuppressionCause.IMPORTED, "imported") == [
+        Entry(Target("address", "ann@one.example"), SuppressionCause.IMPORTED, "left the firm"),
+        Entry(Target("domain", "two.example"), SuppressionCause.IMPORTED, "imported"),
+        Entry(Target("address", "ann@one.example"), SuppressionCause.IMPORTED, "again"),
     ]
 
 
@@ -220,14 +223,18 @@ def test_a_file_with_one_column_needs_no_delimiter(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text("address\nann@one.example\n")
 
-    assert suppressions.read_file(file, "imported") == [(Target("address", "ann@one.example"), "imported")]
+    assert suppressions.read_file(file, SuppressionCause.IMPORTED, "imported") == [
+        Entry(Target("address", "ann@one.example"), SuppressionCause.IMPORTED, "imported")
+    ]
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         ("address\nann@one.example\nnobody\n", "row 3, column address: 'nobody'"),
-        ("person\nann@one.example\n", "the columns are address and reason, not person"),
+        ("person\nann@one.example\n", "the columns are address, cause, reason, added_by, added_at, not person"),
+        ("address,cause\nann@one.example,boredom\n", "row 2, column cause: is none of opt_out, complaint"),
+        (f"address\n{'ab' * 16}\n", "row 2, column address: 'abababab"),
         ("address\n", "the file has a header and no rows"),
         ("", "the file is empty"),
         ("address,reason\nann@one.example,a,b\n", "row 2, column -: has more fields than the header's 2"),
@@ -238,7 +245,7 @@ def test_a_file_with_a_mistake_is_refused_as_a_whole(tmp_path: Path, content: st
     file.write_text(content)
 
     with pytest.raises(ImportRejectedError, match="nothing was imported") as refused:
-        suppressions.read_file(file, "imported")
+        suppressions.read_file(file, SuppressionCause.IMPORTED, "imported")
     assert problem in str(refused.value)
 
 

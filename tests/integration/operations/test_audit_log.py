@@ -83,7 +83,9 @@ ACTIONS: dict[str, Callable[[World], object]] = {
     "plan.cancel": lambda world: plans.cancel(world.engine, EVA, world.plan().hour, reason="a test"),
     "mail.live_mail": lambda world: switches.live_mail(world.engine, EVA, on=True, reason="a test"),
     "mail.stop_sending": lambda world: switches.stop_sending(world.engine, EVA, on=True, reason="a test"),
-    "suppressions.add": lambda world: suppressions.add(world.engine, EVA, "ann@one.example", reason="a test"),
+    "suppressions.add": lambda world: suppressions.add(
+        world.engine, EVA, "ann@one.example", reason="a test", settings=world.settings
+    ),
     "egress.add": lambda world: egress.add(world.engine, EVA, "127.0.0.2", reason="a test"),
     "secrets.rotate": lambda world: keys.rotate(world.engine, EVA, world.settings, reason="a test"),
     "secrets.adopt": lambda world: keys.adopt(world.engine, EVA, world.settings, reason="a test"),
@@ -117,7 +119,7 @@ def test_files_are_imported_with_one_row_each(world: World, tmp_path: Path) -> N
     assert last(world)["details"] == {"imported": 1}
     listed = tmp_path / "listed.csv"
     listed.write_text("address\nann@one.example\n@two.example\n")
-    suppressions.import_file(world.engine, EVA, listed, reason="they asked")
+    suppressions.import_file(world.engine, EVA, listed, reason="they asked", settings=world.settings)
     assert (last(world)["subject"], last(world)["details"]["entries"]) == (str(listed), 2)
     suppressions.remove(world.engine, EVA, "@two.example", reason="a mistake")
     assert last(world)["subject"] == "@two.example"
@@ -173,7 +175,14 @@ def test_the_chain_has_no_fork_when_many_act_at_once(world: World) -> None:
     before = verdict(world).rows
     with ThreadPoolExecutor(8) as pool:
         done = [
-            pool.submit(suppressions.add, world.engine, Actor(f"person {n}"), f"ann{n}@one.example", reason="a test")
+            pool.submit(
+                suppressions.add,
+                world.engine,
+                Actor(f"person {n}"),
+                f"ann{n}@one.example",
+                reason="a test",
+                settings=world.settings,
+            )
             for n in range(40)
         ]
     assert [one.exception() for one in done] == [None] * 40

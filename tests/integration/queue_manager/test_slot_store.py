@@ -15,10 +15,12 @@ import pytest
 from sqlalchemy import Engine
 
 from emberflow.accounts import suppressions, switches
+from emberflow.accounts.suppressions import Entry
 from emberflow.delivery.guard import Refusal
 from emberflow.delivery.routes import server_of
 from emberflow.domain.mail_kind import Priority
 from emberflow.domain.slot import Slot
+from emberflow.domain.suppression import SuppressionCause
 from emberflow.operations import mailboxes
 from emberflow.queue_manager import cancellation, pre_send, recover, slot_store
 from emberflow.queue_manager.slot_store import End
@@ -692,7 +694,11 @@ def test_a_suppressed_recipient_gets_nothing_whatever_was_planned(world: World) 
     cold = a_claimed(world, **a_cold_mail(Priority.COLD_FIRST_TOUCH))
     with world.engine.begin() as connection:
         targets = [suppressions.parse_target(written) for written in (world.bots[0].address, "@customer.test")]
-        cancellation.suppress(connection, [(target, "asked to stop") for target in targets], by="an operator")
+        cancellation.suppress(
+            connection,
+            [Entry(target, SuppressionCause.OPT_OUT, "asked to stop") for target in targets],
+            by="an operator",
+        )
     assert submit(world, bot) == submit(world, cold) == Refusal("suppressed: asked to stop")
 
 

@@ -20,9 +20,10 @@ from typing import Final, Literal
 
 from sqlalchemy import Connection, text
 
-from emberflow.accounts.suppressions import Target
+from emberflow.accounts.suppressions import Entry, Target
 from emberflow.domain.events import EventType
 from emberflow.domain.slot import Slot
+from emberflow.domain.suppression import SuppressionCause
 from emberflow.email_ops.classify import Settled
 from emberflow.email_ops.matching import Match
 from emberflow.email_ops.notices import Bounce
@@ -34,7 +35,11 @@ _ACTOR: Final = "inbox"
 _BOUNCED: Final = "mail to it came back: it does not exist or takes no mail"
 _COMPLAINED: Final = "its provider reports a complaint about a mail of ours"
 _ASKED: Final = "it asked for no more mail"
-REASONS: Final = (_BOUNCED, _COMPLAINED, _ASKED)
+REASONS: Final = {
+    _BOUNCED: SuppressionCause.HARD_BOUNCE,
+    _COMPLAINED: SuppressionCause.COMPLAINT,
+    _ASKED: SuppressionCause.OPT_OUT,
+}
 
 _SLOT = text("select * from ops.slots where id = :id")
 _IS_OURS = text("select exists (select from ops.mailboxes where address = :address and removed_at is null)")
@@ -101,5 +106,6 @@ def _suppress(connection: Connection, slot: Slot, reason: str) -> bool:
     address = slot.to_address
     if address is None or connection.execute(_IS_OURS, {"address": address}).scalar_one():
         return False
-    added = cancellation.suppress(connection, [(Target("address", address), reason)], by=_ACTOR)
+    entry = Entry(Target("address", address), REASONS[reason], reason)
+    added = cancellation.suppress(connection, [entry], by=_ACTOR)
     return added.entries > 0

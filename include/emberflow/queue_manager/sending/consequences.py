@@ -15,11 +15,13 @@ from sqlalchemy import Connection, text
 
 from emberflow.accounts import lifecycle, logins, suppressions
 from emberflow.accounts.lifecycle import Cause
+from emberflow.accounts.suppressions import Entry
 from emberflow.delivery.breakers import BreakerPolicy
 from emberflow.delivery.corroboration import Findings, Outlier, RefusalPolicy, Said
 from emberflow.delivery.reply_codes import Disposition
 from emberflow.delivery.routes import Route
 from emberflow.domain.slot import Slot
+from emberflow.domain.suppression import SuppressionCause
 from emberflow.queue_manager import cancellation, host_breakers
 from emberflow.queue_manager.sending import refused_recipients
 
@@ -140,7 +142,8 @@ def _recipient_refused(
         return set()
     reason = f"mail to it is refused by {', '.join(hosts)}: {disposition.meaning}"
     if slot.to_mailbox_id is None:
-        cancellation.suppress(connection, [(suppressions.parse_target(recipient), reason)], by=_ACTOR)
+        entry = Entry(suppressions.parse_target(recipient), SuppressionCause.HARD_BOUNCE, reason)
+        cancellation.suppress(connection, [entry], by=_ACTOR)
         return set()
     remedy = f"see at the provider that it exists and takes mail; {_AGAIN}"
     cause = Cause("server", _ACTOR, "servers_that_refuse_it", len(hosts), findings.policy.servers)

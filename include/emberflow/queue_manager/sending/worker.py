@@ -462,7 +462,8 @@ class Worker:
     def _submit(self, connection: Connection, slots: Sequence[Slot]) -> list[Judgement]:
         """Run the pre-send check; in the guard's thread."""
         now = self._clock.now()
-        said = pre_send.submit(connection, slots, now=now, policy=self._policy, seed=self._seed)
+        said = pre_send.submit(connection, slots, now=now, policy=self._policy, seed=self._seed,
+                                 keys=self._settings.secret_keys)  # fmt: skip
         return [Judgement(said[slot.id].refusal, now) for slot in slots]
 
     def _connection_of(self, sender: Mailbox) -> SmtpConnection:
