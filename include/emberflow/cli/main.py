@@ -23,6 +23,7 @@ from emberflow.cli import (
     domain_commands,
     egress_commands,
     inbox_commands,
+    lead_commands,
     placement_commands,
     plan_commands,
     queue_commands,
@@ -52,6 +53,7 @@ app.add_typer(queue_commands.queue, name="queue")
 app.add_typer(inbox_commands.inbox, name="inbox")
 app.add_typer(placement_commands.placement, name="placement")
 app.add_typer(suppression_commands.suppressions, name="suppressions")
+app.add_typer(lead_commands.leads, name="leads")
 app.add_typer(egress_commands.egress, name="egress")
 app.add_typer(domain_commands.domains, name="domains")
 app.add_typer(audit_commands.audit, name="audit")

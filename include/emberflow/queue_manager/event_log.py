@@ -120,6 +120,20 @@ _FOLLOW_UP = text("""
     where bots.id = resting.id
 """)
 
+_ERASING = text("""
+    select
+        set_config('emberflow.erased_address', :address, true),
+        set_config('emberflow.erased_pseudonym', :pseudonym, true)
+""")
+_REDACT_EVENTS = text("""
+    update ops.mail_events
+    set details = cast(ops.without_address(cast(details as text), :address, :pseudonym) as jsonb)
+    where slot_id = any(:slots) and position(:address in lower(cast(details as text))) > 0
+""")
+_REDACT_CONVERSATIONS = text("""
+    update ops.conversations set to_address = :pseudonym where to_address = :address
+""")
+
 _SCHEDULE_REPLY = text("""
     update ops.conversations
     set thread_status = 'reply_scheduled', next_action_time = :reply_at, updated_at = clock_timestamp()
@@ -301,6 +315,16 @@ def reopen_conversation(connection: Connection, slot: Slot) -> None:
     """Let the slot's thread wait for its mail again, which is planned anew; a first mail has no thread yet."""
     key = {"id": slot.conversation_id, "turn": slot.turn, "reply_at": slot.target_time}
     connection.execute(_REOPEN_CONVERSATION, key)
+
+
+def forget_person(connection: Connection, address: str, slot_ids: Sequence[int], pseudonym: str) -> None:
+    """Put a pseudonym for an address into conversations with it and into what servers said of mail to it.
+
+    Events are only ever added; the database lets exactly this change pass (`ops.refuse_event_change`).
+    """
+    connection.execute(_ERASING, {"address": address, "pseudonym": pseudonym})
+    connection.execute(_REDACT_EVENTS, {"slots": list(slot_ids), "address": address, "pseudonym": pseudonym})
+    connection.execute(_REDACT_CONVERSATIONS, {"address": address, "pseudonym": pseudonym})
 
 
 def record_reply(

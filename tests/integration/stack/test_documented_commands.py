@@ -110,6 +110,8 @@ def test_every_command_that_a_text_mentions_exists_with_its_options(document: Pa
         words = said.split()
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
+        if words and words[0] != "--help" and hasattr(command, "by_default"):
+            command = command.commands[command.by_default]
         options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         options |= {"--help"}
         asked = {word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2}

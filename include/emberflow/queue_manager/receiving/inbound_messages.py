@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
@@ -56,6 +56,19 @@ _NEVER_SUBMITTED = text("""
     where message_id = any(:message_ids) and submitted_at is null and attempts = 0
     limit 1
 """)
+
+
+# The row stays, by its fingerprint: a message that is read again is not recorded again.
+_FORGET_PERSON = text("""
+    update ops.inbound_messages
+    set message_id = null, from_address = null, subject = null, bounce_recipient = null, evidence = '[]'
+    where lower(from_address) = :address or lower(bounce_recipient) = :address or slot_id = any(:slots)
+""")
+
+
+def forget_person(connection: Connection, address: str, slot_ids: Sequence[int]) -> int:
+    """Take out of what came in whoever wrote from an address, or about mail to it; return of how many messages."""
+    return connection.execute(_FORGET_PERSON, {"address": address, "slots": list(slot_ids)}).rowcount
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ _LOCK = text("select pg_advisory_xact_lock(hashtextextended('emberflow.recipient
 
 _FORGET = text("delete from ops.recipient_refusals where refused_at <= :since")
 
+_FORGET_RECIPIENT = text("delete from ops.recipient_refusals where recipient = :recipient")
+
 # A recipient that is out of use already is settled: who asked it too late is no evidence and no outlier.
 _REFUSED = text("""
     insert into ops.recipient_refusals
@@ -200,6 +202,12 @@ def lock(connection: Connection, said: Sequence[Said]) -> bool:
     if concerns:
         connection.execute(_LOCK)
     return concerns
+
+
+def forget(connection: Connection, recipient: str) -> None:
+    """Remove what servers say of a recipient whose person was erased."""
+    connection.execute(_LOCK)
+    connection.execute(_FORGET_RECIPIENT, {"recipient": recipient})
 
 
 def weigh(connection: Connection, said: Sequence[Said], *, now: datetime, policy: RefusalPolicy) -> Findings:
