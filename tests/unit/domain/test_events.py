@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -14,7 +14,9 @@ from emberflow.bots.replies import decide_replies
 from emberflow.database.tables import EVENT_TYPES, mail_events
 from emberflow.delivery.reply_codes import Scope
 from emberflow.domain.events import ANSWERS, EVENTS, Detail, EventType, check
+from emberflow.domain.mail_kind import MailKind
 from emberflow.email_ops.loop_guard import RISKS
+from emberflow.email_ops.matching import Method
 from emberflow.settings import PROJECT_ROOT
 from tests.builders import a_received_mail, frame
 
@@ -85,6 +87,12 @@ def test_why_a_mail_is_not_answered_can_be_whatever_keeps_it_from_being() -> Non
         "answered_by_hand",
         "perhaps_answered",
     } == set(ANSWERS)
+
+
+def test_who_a_mail_did_not_reach_and_what_says_so_can_be_what_kinds_and_matching_say() -> None:
+    details = EVENTS[EventType.RETURNED].details
+    assert set(details["recipient"].values) == set(get_args(get_type_hints(MailKind)["recipient"]))
+    assert set(details["by"].values) == {*get_args(Method)} - {"from_to_subject"}  # which ties no report
 
 
 # dbt
