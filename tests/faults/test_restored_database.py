@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 
 from emberflow.clock import ManualClock, SystemClock, floor_hour
 from emberflow.database import restores
+from emberflow.domain.mail_kind import Priority
 from emberflow.errors import EmberflowError, WorkerRefusedError
 from emberflow.local_stack import postgres
 from emberflow.queue_manager import slot_store
@@ -222,6 +223,30 @@ def test_what_left_after_the_backup_counts_in_days_caps_and_pairs(world: World, 
     server.restore(tmp_path / "emberflow.dump")
     settle(world)
     assert {name: world.rows(query) for name, query in counts.items()} == before
+
+
+def test_a_placement_probe_that_left_after_the_backup_comes_back_as_one(
+    world: World, server: Server, tmp_path: Path
+) -> None:
+    """E-F5, E-F6: it opened no conversation, and none is made of it."""
+    server.dump(tmp_path / "emberflow.dump")
+    it_is_now(world)
+    text_of_probe = {"test": 1, "subject": "Placement test", "body": "A test.\n"}
+    world.slot(
+        world.senders[0], world.bots[5], task_type="placement_probe", turn=0, payload=text_of_probe, gap_s=0,
+        priority_level=int(Priority.PROBE),
+    )  # fmt: skip
+    assert world.dispatch()["sent"] >= 1
+    before = world.value("select count(*) from ops.conversations where bot_id = :id", id=world.bots[5].id)
+    server.restore(tmp_path / "emberflow.dump")
+    settle(world)
+    of_bot = {"id": world.bots[5].id}
+    (probe,) = world.rows("select task_type, turn, status from ops.slots where bot_id = :id", **of_bot)
+    assert dict(probe) == {"task_type": "placement_probe", "turn": 0, "status": "sent"}
+    assert before == world.value("select count(*) from ops.conversations where bot_id = :id", **of_bot) == 0
+    dispatch(world)
+    assert read(world)["inbox"] >= 1
+    assert copies(world) == {}
 
 
 def test_what_was_due_and_lies_nowhere_stays_in_doubt_until_a_person_decides(

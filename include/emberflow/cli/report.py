@@ -215,6 +215,8 @@ def show_explanation(explanation: Explanation, *, as_json: bool) -> None:
     show_facts(f"Slot {slot['id']}", facts)
     if explanation.evidence is None and not explanation.kind.has_bot:
         console.print(f"This is {explanation.kind.label} mail to an address: it needs no bot.")
+    elif explanation.evidence is None and slot["payload"].get("test") is not None:
+        console.print(f"The draw of a placement test chose it: `emberflow placement show {slot['payload']['test']}`.")
     elif explanation.evidence is None:
         answered = slot["parent_slot_id"]
         console.print(f"A reply chooses no bot: it answers slot {answered} in its own thread.")

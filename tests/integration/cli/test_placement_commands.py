@@ -26,7 +26,7 @@ def placement(run: Command) -> Command:
     return partial(run, "placement")
 
 
-def test_a_test_is_begun_shown_listed_and_on_record(placement: Command, world: World) -> None:
+def test_a_test_is_begun_shown_listed_and_on_record(placement: Command, run: Command, world: World) -> None:
     """E-F5"""
     sender = world.senders[0].address
     begun = placement("test", sender, "--per-provider", "2", "--reason", "a new domain", "--by", "ann")
@@ -45,6 +45,10 @@ def test_a_test_is_begun_shown_listed_and_on_record(placement: Command, world: W
         assert (provider["probes"], provider["waiting"], provider["missing"]) == (2, 2, 0)
         assert [probe["state"] for probe in probes] == ["waiting", "waiting"]
     assert "still open" in placement("show").output
+
+    slot = shown["probes"][0]["slot"]
+    explained = " ".join(run("explain", slot).output.split())
+    assert "The draw of a placement test chose it: `emberflow placement show 1`." in explained
 
     (row,) = json.loads(placement("list", "--json").stdout)
     assert (row["test"], row["probes"], row["waiting"], row["reason"]) == (1, 2, 2, "a new domain")
