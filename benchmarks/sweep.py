@@ -235,7 +235,7 @@ def a_policy() -> Policy:
 
 
 def run(report: Report, size: str = "small") -> Result:
-    """Measure; half a minute for ``small``, five minutes for ``full``.
+    """Measure; on an idle machine a minute for ``small``, seven for ``full``.
 
     Raises:
         ConfigurationError: there is no such size, or Dovecot is not installed.
