@@ -84,7 +84,7 @@ def test_a_hostile_message_is_kept_once_and_the_next_message_and_mailbox_are_rea
             assert found == {"inbox": 1, "came_other": 1, "rejected": 1}
         del server.commands[:]
         world.clock.advance(timedelta(days=3))
-        world.change("update ops.imap_cursors set next_uid = 5, strangers_next_uid = 5 where folder <> 'Sent'")
+        world.change("update ops.imap_cursors set next_uid = 5, strangers_next_uid = 5 where folder = 'INBOX'")
         read(world)
     if faults(world):
         assert 5 not in server.bodies_asked_for()
@@ -163,6 +163,16 @@ def test_a_huge_literal_costs_its_message_a_day_of_tries_and_nothing_else(
         del server.commands[:]
         assert read(world).found == {}
         assert server.bodies_asked_for() == []
+
+
+def test_a_token_field_beyond_all_bounds_breaks_no_connection(world: World, tmp_path: Path) -> None:
+    """E-F10: a stranger makes it longer than any literal that is taken; whether it is there is all that is asked."""
+    token = b"x" * 2_000_000
+    forged = b"From: Eve <eve@far.test>\r\nX-Emberflow-Token: %s\r\n\r\nx\r\n" % token
+    messages = {uid: Message(forged, has_token=True, token=token) for uid in (5, 6, 7, 8)} | {9: LETTER}
+    with hostile_mailbox(world, world.bots[0], tmp_path, messages) as server:
+        assert read(world).found == {"inbox": 1, "came_other": 1, "rejected": 1}
+    assert server.connections == 1
 
 
 def test_more_messages_at_which_the_server_hangs_up_than_a_session_reconnects_do_not_end_the_reading(

@@ -46,6 +46,7 @@ MESSAGES_PER_CALL = 500
 
 _UIDS_PER_COMMAND = 100
 _IMPORTANT = "$Important"
+_FIELD_BYTES = 1024
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # What may stand in an IMAP quoted string as it is (RFC 9051 4.3): nothing else may become part of a command.
 _QUOTABLE = re.compile(r"[ !#-\[\]-~]{1,500}")
@@ -462,7 +463,8 @@ class ImapReader(ImapSession):
         self, folder: str, uids: Sequence[int], having: HeaderName | None
     ) -> tuple[list[Envelope], dict[int, str]]:
         """Return what can be told of the messages without reading them, and why nothing can be told of others."""
-        header = f" BODY.PEEK[HEADER.FIELDS ({having})]" if having else ""
+        # Its name tells that it is there; a stranger's field may be longer than any literal that is taken.
+        header = f" BODY.PEEK[HEADER.FIELDS ({having})]<0.{_FIELD_BYTES}>" if having else ""
         given, refused = self._fetch_each(folder, uids, f"(UID RFC822.SIZE INTERNALDATE{header})")
         envelopes = []
         for uid, (head, literal) in given.items():

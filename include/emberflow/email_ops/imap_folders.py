@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Literal
 
 from imap_tools.imap_utf7 import utf7_decode, utf7_encode
@@ -61,6 +62,10 @@ _NAMES: Mapping[SpecialUse, tuple[str, ...]] = {
     ),
     "\\All": (),  # not everybody's: only who marks it has one
 }  # fmt: skip
+_NAME_CHARACTERS = 100  # no customary name has as many
+_NAME_BYTES = 1_000
+_LEVELS = 50
+_FOLDERS = 10_000
 _NOT_SELECTABLE = {"\\noselect", "\\nonexistent"}
 _LISTED = re.compile(rb'\((?P<flags>[^()]*)\) (?:"(?P<delimiter>\\?[^"])"|NIL) (?P<name>.*)', re.IGNORECASE | re.DOTALL)
 _LITERAL = re.compile(rb"\{\d+\}$")
@@ -85,9 +90,10 @@ def read_listed(data: Iterable[bytes | tuple[bytes, bytes] | None], *, is_utf8: 
     """Return the folders in the answers to a LIST, as imaplib hands them out.
 
     A folder whose name is not what a command could name is left out: modified UTF-7 of printable text, or the text
-    itself after ENABLE UTF8=ACCEPT (RFC 6855).
+    itself after ENABLE UTF8=ACCEPT (RFC 6855). So is one with a name of more than 1,000 bytes or 50 levels, and
+    whatever comes after 10,000 of them: a hostile server is not given the time that these take.
     """
-    found = (_read(piece, is_utf8=is_utf8) for piece in data if piece)
+    found = (_read(piece, is_utf8=is_utf8) for piece in islice((piece for piece in data if piece), _FOLDERS))
     return [folder for folder in found if folder is not None]
 
 
@@ -103,12 +109,13 @@ def special_folder(folders: Sequence[Folder], use: SpecialUse) -> str | None:
     candidates: list[tuple[bool, int, int, str]] = []
     for folder in folders:
         levels = folder.name.split(folder.delimiter) if folder.delimiter else [folder.name]
+        is_marked = use.lower() in folder.flags
+        name = _plain(levels[-1][:_NAME_CHARACTERS])
+        if not folder.is_selectable or folder.name.upper() == "INBOX" or not (is_marked or name in names):
+            continue
         above = [folder.delimiter.join(levels[:count]) for count in range(1, len(levels))]
         depth = sum(1 for parent in above if parent not in namespaces and parent.upper() != "INBOX")
-        is_marked = use.lower() in folder.flags
-        name = _plain(levels[-1])
-        if folder.is_selectable and folder.name.upper() != "INBOX" and (is_marked or name in names):
-            candidates.append((not is_marked, depth, names.get(name, len(names)), folder.name))
+        candidates.append((not is_marked, depth, names.get(name, len(names)), folder.name))
     return min(candidates)[3] if candidates else None
 
 
@@ -128,15 +135,19 @@ def _read(piece: bytes | tuple[bytes, bytes], *, is_utf8: bool) -> Folder | None
         raw = literal
     elif len(raw) >= 2 and raw.startswith(b'"') and raw.endswith(b'"'):
         raw = _ESCAPED.sub(rb"\1", raw[1:-1])
+    delimiter = (listed["delimiter"] or b"").decode("ascii", "replace")[-1:]
+    if len(raw) > _NAME_BYTES or (delimiter and raw.count(delimiter.encode()) > _LEVELS):
+        return None
     name = _decoded_utf8(raw) if is_utf8 else _decoded(raw)
     if name is None:
         return None
     flags = listed["flags"].decode("ascii", "replace").lower().split()
-    delimiter = (listed["delimiter"] or b"").decode("ascii", "replace")[-1:]
     return Folder(name, frozenset(flags), delimiter)
 
 
 def _decoded(raw: bytes) -> str | None:
+    if raw.isascii() and b"&" not in raw:  # it says itself, and the codec reads letter by letter
+        return raw.decode() if raw and raw.decode().isprintable() else None
     try:
         name = str(utf7_decode(raw))
         # Python's base64 forgives what is none; a name must be found again under the name that a command gives it.

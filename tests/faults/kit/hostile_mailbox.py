@@ -25,6 +25,7 @@ class Message:
     body: Body
     size: int = 0
     has_token: bool = False
+    token: bytes = b"a.b"
 
     @property
     def announced(self) -> int:
@@ -65,10 +66,12 @@ class HostileMailbox(ScriptedImapServer):
     def _fetched(self, uid: int, command: str) -> Any:
         message = self.messages[uid]
         if "RFC822.SIZE" in command:
-            token = b"X-Emberflow-Token: a.b\r\n\r\n" if message.has_token else b"\r\n"
+            token = b"X-Emberflow-Token: %s\r\n\r\n" % message.token if message.has_token else b"\r\n"
+            cut = re.search(r"Token\)\]<0\.(\d+)>", command)
+            token = token[: int(cut[1])] if cut else token
             return (
                 b'* %d FETCH (UID %d RFC822.SIZE %d INTERNALDATE "02-Jun-2099 12:00:00 +0000" '
-                b"BODY[HEADER.FIELDS (X-Emberflow-Token)] {%d}\r\n%s)"
+                b"BODY[HEADER.FIELDS (X-Emberflow-Token)]<0> {%d}\r\n%s)"
                 % (uid, uid, message.announced, len(token), token)
             )
         if callable(message.body):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from imap_tools.utils import encode_folder
 
@@ -99,3 +101,22 @@ def test_a_name_is_read_as_it_is_written(name: str) -> None:
 def test_literals_atoms_and_flat_mailboxes_are_read() -> None:
     folders = listed((b'(\\Marked) "." {8}', b'say "hi"'), b"", b"() NIL Drafts", b"nonsense")
     assert folders[1:] == [Folder('say "hi"', frozenset({"\\marked"}), "."), Folder("Drafts", frozenset(), "")]
+
+
+HOSTILE_NAMES = {
+    "levels without end": [b'() "/" "' + b"a/" * 2_000_000 + b'Junk"'],
+    "one long name": [b'() "/" "' + b"&AOQ-" * 800_000 + b'"'],
+    "many deep names": [b'() "/" "' + b"b/" * 400 + b'%d/Junk"' % number for number in range(30_000)],
+    "many long names": [b'(\\Junk) NIL "' + b"x" * 900 + b'%d"' % number for number in range(30_000)],
+}
+
+
+@pytest.mark.parametrize("lines", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES.keys())
+def test_names_that_a_hostile_server_makes_up_cost_little_time_and_hide_no_other(lines: list[bytes]) -> None:
+    """Towards E-F10: they are within the lines and bytes of a session, and were minutes of work."""
+    started = time.process_time()
+    folders = listed(b'() "/" "Spam"', *lines)
+    found = special_folder(folders, "\\Junk")
+    assert time.process_time() - started < 10
+    assert found == "Spam" or b"(\\Junk)" in lines[0]
+    assert Folder("Spam", frozenset(), "/") in folders
