@@ -20,7 +20,8 @@ def stratified(purpose: str, slot_id: npt.NDArray[np.int64], seed: int) -> Float
     """
     stream = state(seed, f"{purpose}_stratum")
     block, member = np.divmod(slot_id, _STRATA)
-    lots = np.column_stack([uniforms(stream, block, np.full_like(block, k)) for k in range(_STRATA)])
+    each = np.tile(np.arange(_STRATA), block.size)
+    lots = uniforms(stream, np.repeat(block, _STRATA), each).reshape(-1, _STRATA)
     own = np.take_along_axis(lots, member[:, None], axis=1)
     stratum = (lots < own).sum(axis=1)
     return np.asarray((stratum + uniforms(state(seed, purpose), slot_id)) / _STRATA)
