@@ -1,9 +1,10 @@
-"""Read the mailboxes that we own: placement, rescue from Junk, replies.
+"""Read the mailboxes that we own: placement, rescue from Junk, replies, other actions.
 
 Shards are shares of the mailboxes. One task per shard reads several at once (`inbox.readers`), within the limits of
 their hosts and addresses. It takes in what is new over IMAP, records where each warm-up mail was found, moves junked
-ones to the inbox, and lets each recipient decide whether and when to reply. A reply becomes a slot of the high-priority
-queue; `dispatch` sends it. Then it reads what came without a token, classifies it and ties it to its mail.
+ones to the inbox, and lets each recipient decide whether and when to reply, and what else to do with the mail. A reply
+becomes a slot of the high-priority queue; `dispatch` sends it. Then it reads what came without a token, classifies it
+and ties it to its mail.
 
 - **Reads** IMAP, incrementally by UIDVALIDITY and UID
 - **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.slot_states`, `ops.conversations`,
@@ -13,8 +14,8 @@ queue; `dispatch` sends it. Then it reads what came without a token, classifies 
 ### Triage notes
 - *`unreadable` lists a mailbox or one of its folders*: it failed this time; the others were read. Look at it when it
   stays; `emberflow doctor` tells it too.
-- *`quarantined`, `refused`, `rescue_failed`*: single messages that were set aside; no other waits for them.
-  `emberflow inbox quarantined` lists them.
+- *`quarantined`, `refused`, `rescue_failed`, `archive_failed`, ...*: single messages that were set aside; no other
+  waits for them. `emberflow inbox quarantined` lists them.
 - *`came_bounce`, `came_human_reply`, ...*: messages without a token, by kind; `emberflow inbox list` shows them.
 - *`not_reached`*: the run's time was over (`inbox.run_s`); these mailboxes come first in the next run.
 - *`waiting_for_a_login`*: their source address has used up its logins of this hour; they come first in the next.

@@ -309,7 +309,7 @@ def _wire(mail: EmailMessage) -> bytes:
 def test_a_genuine_mail_that_a_list_or_a_machine_passed_on_is_not_answered_and_the_reason_is_on_record(
     database: Engine, sandbox: Sandbox, added: str, reason: str
 ) -> None:
-    """B-F2, B-B4: it is placed and acted upon as any other; the conversation ends."""
+    """B-F2, B-B4, case 21: it is placed and acted upon as any other; the conversation ends."""
     world = a_mailed_world(database, sandbox)
     passed_on(world, added)
     assert world.read() == {"inbox": 1}
