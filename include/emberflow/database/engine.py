@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from emberflow.settings import settings
+
+T = TypeVar("T")
+
+_DEADLOCK_TRIES = 3
 
 # Classes of PostgreSQL's error codes (its manual, appendix A): a server that shuts down or starts; a lost connection.
 _SERVER_GOES = ("57P", "08")
@@ -54,3 +60,18 @@ def is_away(error: Exception) -> bool:
 def is_deadlock(error: DBAPIError) -> bool:
     """Return whether the server ended this transaction because another one and it waited for each other."""
     return getattr(error.orig, "pgcode", None) == "40P01"
+
+
+def again_after_deadlock(transaction: Callable[[], T]) -> T:
+    """Return what ``transaction`` returns, which is repeated as a whole if it ends in a deadlock, twice at most.
+
+    Raises:
+        DBAPIError: another error of the database, or a third deadlock.
+    """
+    for _ in range(_DEADLOCK_TRIES - 1):
+        try:
+            return transaction()
+        except DBAPIError as error:
+            if not is_deadlock(error):
+                raise
+    return transaction()

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, text
 
 from emberflow.cli.inbox_commands import _Kind
 from emberflow.database.migrate import downgrade, upgrade
@@ -155,6 +155,23 @@ def test_all_of_it_is_committed_with_the_row_or_not_at_all(world: World, monkeyp
     assert (inbound(world), world.events("returned"), suppressions(world)) == ([], [], [])
     world.clock.advance(timedelta(minutes=15))
     assert read(world) == {"came_bounce": 1, "returned": 1, "suppressed": 1}
+
+
+def test_a_deadlock_costs_a_repetition_and_counts_nothing_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E-B3: two mailboxes that suppress the same addresses may wait for each other."""
+    real = cancellation.suppress
+    ended: list[str] = []
+
+    def suppress(connection: Connection, entries: Any, *, by: str) -> cancellation.Added:
+        if len(ended) < 2:
+            ended.append(by)
+            connection.execute(text("do $$ begin raise exception using errcode = '40P01'; end $$"))
+        return real(connection, entries, by=by)
+
+    lay_in(world, world.senders[0], a_bounce(world))
+    monkeypatch.setattr(cancellation, "suppress", suppress)
+    assert read(world) == {"came_bounce": 1, "returned": 1, "suppressed": 1}
+    assert (len(ended), len(inbound(world)), len(world.events("returned"))) == (2, 1, 1)
 
 
 # Not by what a stranger can write

@@ -29,7 +29,7 @@ from sqlalchemy.exc import DBAPIError
 from emberflow.accounts.mailboxes import Mailbox
 from emberflow.clock import Clock
 from emberflow.database import restores
-from emberflow.database.engine import is_deadlock
+from emberflow.database.engine import again_after_deadlock, is_deadlock
 from emberflow.database.tables import imap_cursors
 from emberflow.email_ops.bounded_parser import Parser, ParserUnavailableError
 from emberflow.email_ops.header_fields import TOKEN_HEADER
@@ -64,7 +64,6 @@ log = logging.getLogger(__name__)
 _MAILBOX_S = 150.0
 _MAILBOX_AFTER_FAILURE_S = 45.0  # who failed the last time holds up the others for less
 _PORTIONS = 4  # of 500 messages, per folder and run
-_DEADLOCK_TRIES = 3
 
 
 class MailboxReading:
@@ -194,16 +193,8 @@ class MailboxReading:
     ) -> bool:
         """Record what was read, answer, act; return False if some of it must be looked at again."""
         place = Place(at.mailbox_id, at.folder, uidvalidity)
-        tries = 1
-        while True:
-            try:
-                deeds, faults, is_complete = self._record(at, place, messages, unread)
-                break
-            except DBAPIError as error:
-                # Two mailboxes that hold mail of the same slots: the transaction is repeated as a whole.
-                if not is_deadlock(error) or tries == _DEADLOCK_TRIES:
-                    raise
-                tries += 1
+        # Two mailboxes may hold mail of the same slots.
+        deeds, faults, is_complete = again_after_deadlock(lambda: self._record(at, place, messages, unread))
         self._tell(at, faults)
         for act, uids in deeds.items():
             # What could not be done waits for its own turn: it may be what ended the run before this one.

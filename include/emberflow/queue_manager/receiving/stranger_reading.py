@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from emberflow.accounts.mailboxes import Mailbox
 from emberflow.clock import Clock
-from emberflow.database.engine import is_deadlock
+from emberflow.database.engine import again_after_deadlock, is_deadlock
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.imap import Cursor, Envelope, ImapError, ImapReader, Unread
 from emberflow.email_ops.inbound import InboundMessage
@@ -159,10 +159,24 @@ class StrangerReading:
 
     def _read(self, at: _Folder, place: Place, envelopes: Sequence[Envelope], next_uid: int | None) -> list[Unread]:
         """Read and record some messages, and move the cursor behind them; return those that could not be."""
-        messages, faults = at.reader.read_strangers(at.folder, envelopes, mailbox=at.mailbox.access.address)
+        messages, unread = at.reader.read_strangers(at.folder, envelopes, mailbox=at.mailbox.access.address)
         at.left = at.left.after(envelopes)
+        # Two mailboxes may have bounces of the same addresses, which both suppress.
+        faults = again_after_deadlock(lambda: self._record(at, place, messages, unread, next_uid))
+        self._count(faults)
+        return faults
+
+    def _record(
+        self,
+        at: _Folder,
+        place: Place,
+        messages: Sequence[InboundMessage],
+        unread: Sequence[Unread],
+        next_uid: int | None,
+    ) -> list[Unread]:
         found: Counter[str] = Counter()
         recorder = replace(self._recorder, found=found)
+        faults = list(unread)
         with self._engine.begin() as connection:
             for message in messages:
                 fault = _recorded(recorder, connection, at, place, message)
@@ -171,7 +185,6 @@ class StrangerReading:
             if next_uid is not None:
                 _move_cursor(connection, place, next_uid)
         self._recorder.found.update(found)
-        self._count(faults)
         return faults
 
     def _set_aside(self, place: Place, faults: Sequence[Unread]) -> None:
