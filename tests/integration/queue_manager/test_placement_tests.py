@@ -279,7 +279,8 @@ def test_only_mailboxes_that_can_get_and_show_a_probe_now_get_one(database: Engi
         ("delete from ops.mailbox_readings where mailbox_id = :mailbox", {"mailbox": ids["unread"]["mailbox"]}),
         ("update ops.bots set cooldown_until = :at where id = :id", {"id": ids["resting"]["id"], "at": NOON + MINUTE}),
         ("update ops.bots set interaction_limits = 0 where id = :id", {"id": ids["full_day"]["id"]}),
-        ("insert into ops.suppressions (kind, value, reason, added_by) values ('address', :address, 'r', 'ann')",
+        ("insert into ops.suppressions (kind, value, cause, reason, added_by) "
+         "values ('address', :address, 'operator', 'r', 'ann')",
          {"address": bots["suppressed"].address}),
         ("insert into ops.recipient_refusals "
          "(recipient, smtp_host, organisation, from_mailbox_id, to_mailbox_id, refused_at, reason) "
