@@ -57,7 +57,7 @@ def test_the_events_of_a_sent_and_answered_slot_are_listed_in_order(world: World
     explanation = explained(world, slot_id)
     kinds = [event["event_type"] for event in explanation.events]
     assert kinds[:2] == ["attempt", "sent"]
-    assert set(kinds) == {"attempt", "sent", "placed_inbox", "replied"}
+    assert set(kinds) == {"attempt", "sent", "placed_inbox", "replied", "acted"}
     assert all(
         earlier["occurred_at"] <= later["occurred_at"]
         for earlier, later in zip(explanation.events, explanation.events[1:], strict=False)

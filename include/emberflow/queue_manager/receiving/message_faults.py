@@ -11,12 +11,14 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Connection, TextClause, text
 
-from emberflow.email_ops.imap import Cursor, Unread
 from emberflow.errors import EmberflowError
+
+if TYPE_CHECKING:  # commands that show what was set aside load no mail client
+    from emberflow.email_ops.imap import Cursor, Unread
 
 Act = Literal["rescue", "mark_read", "important", "star", "archive"]
 Step = Literal["read"] | Act

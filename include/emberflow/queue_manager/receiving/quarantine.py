@@ -14,17 +14,19 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, text
 
 from emberflow.database.secrets import Sealed, SecretBox
 from emberflow.email_ops.classify import READ_BYTES
-from emberflow.email_ops.imap import ImapError, Unread
 from emberflow.errors import EmberflowError, SecretError
 from emberflow.queue_manager.receiving import message_faults
 from emberflow.queue_manager.receiving.message_faults import Place
 from emberflow.settings import Settings
+
+if TYPE_CHECKING:  # commands that show what is kept load no mail client
+    from emberflow.email_ops.imap import ImapError, Unread
 
 MAILBOX_MESSAGES = 50
 MAILBOX_BYTES = 2 * 1024 * 1024
@@ -104,6 +106,8 @@ class Quarantine:
 
 def unread_of(error: ImapError) -> list[Unread]:
     """Return the messages at which the connection broke: each is tried again later, as what a server refuses."""
+    from emberflow.email_ops.imap import Unread  # noqa: PLC0415 - as above
+
     return [Unread(uid, None, reason, is_final=False) for uid, reason in error.ended_by.items()]
 
 
