@@ -4,11 +4,12 @@ Shards are shares of the mailboxes. One task per shard reads several at once (`i
 their hosts and addresses. It takes in what is new over IMAP, records where each warm-up mail was found, moves junked
 ones to the inbox, and lets each recipient decide whether and when to reply, and what else to do with the mail. A reply
 becomes a slot of the high-priority queue; `dispatch` sends it. Then it reads what came without a token, classifies it
-and ties it to its mail.
+and ties it to its mail. Last it files handled warm-up mail, and deletes what is old enough.
 
 - **Reads** IMAP, incrementally by UIDVALIDITY and UID
 - **Writes** `ops.mail_events`, `ops.scheduled_tasks` (replies), `ops.slot_states`, `ops.conversations`,
-  `ops.imap_cursors`, `ops.mailbox_readings`, `ops.message_faults`, `ops.quarantined_bytes`, `ops.inbound_messages`
+  `ops.imap_cursors`, `ops.mailbox_readings`, `ops.message_faults`, `ops.quarantined_bytes`, `ops.inbound_messages`,
+  `ops.filed_mail`
 - **Announces** new events when the reputation marts are due; that starts `reputation` for this hour.
 
 ### Triage notes
@@ -17,6 +18,8 @@ and ties it to its mail.
 - *`quarantined`, `refused`, `rescue_failed`, `archive_failed`, ...*: single messages that were set aside; no other
   waits for them. `emberflow inbox quarantined` lists them.
 - *`came_bounce`, `came_human_reply`, ...*: messages without a token, by kind; `emberflow inbox list` shows them.
+- *`filed`, `deleted`*: handled mail that was moved to its folder, or deleted there. `emberflow doctor` tells where that
+  fails.
 - *`not_reached`*: the run's time was over (`inbox.run_s`); these mailboxes come first in the next run.
 - *`waiting_for_a_login`*: their source address has used up its logins of this hour; they come first in the next.
 - *`rejected`*: a message with an unknown, forged or reused token; it was recorded and not answered.

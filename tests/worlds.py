@@ -57,6 +57,7 @@ from emberflow.settings import Settings
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 SEED = 1
 PASSWORD = "Never-To-Be-Shown-17"
+FILED = "Emberflow"  # the folder for handled mail
 OPERATOR = Actor("an operator")
 Command = Callable[..., Result]
 _worlds = count(1)
@@ -375,9 +376,9 @@ class World:
         return [delivery for delivery in read_deliveries(self.sandbox.directory) if delivery.recipient in own]
 
     def mailbox(self, member: Member, folder: str = "INBOX") -> list[ReceivedMessage]:
-        """What lies in a folder of a mailbox now."""
+        """What lies in a folder of a mailbox now; nothing if there is no such folder."""
         with ImapReader(self.access(member), "sandbox", self.settings.ca_files) as reader:
-            return reader.new_messages(folder, None)[0]
+            return reader.new_messages(folder, None)[0] if folder in reader.folders() else []
 
     def raw_mailbox(self, member: Member, folder: str = "INBOX") -> list[EmailMessage]:
         """The same as any mail program sees it."""
@@ -385,7 +386,8 @@ class World:
         context = ssl.create_default_context(cafile=str(at.ca_file))
         with imaplib.IMAP4_SSL(at.host, at.imaps_port, ssl_context=context) as client:
             client.login(member.address, PASSWORD)
-            client.select(folder, readonly=True)
+            if client.select(folder, readonly=True)[0] != "OK":
+                return []
             numbers = client.search(None, "ALL")[1][0].split()
             raw = [client.fetch(number.decode(), "(BODY.PEEK[])")[1][0] for number in numbers]
         return [message_from_bytes(piece[1], policy=default) for piece in raw if isinstance(piece, tuple)]

@@ -43,6 +43,7 @@ from emberflow.reporting.queue import Waiting
 from tests.faults.kit.processes import Crew, cut_off
 from tests.faults.kit.tcp_proxy import FaultyProxy, Weather, Wire
 from tests.worlds import (
+    FILED,
     NOON,
     OPERATOR,
     Member,
@@ -560,11 +561,12 @@ def test_the_kill_switch_stops_a_run_that_is_under_way(
 
 
 def received(world: World) -> dict[str, tuple[Member, EmailMessage]]:
-    """Every mail that lies in an inbox, by Message-ID, and whose inbox it is."""
+    """Every mail that lies in a mailbox, by Message-ID, and whose mailbox it is."""
     return {
         mail["Message-ID"]: (member, mail)
         for member in (*world.senders, *world.bots)
-        for mail in world.raw_mailbox(member)
+        for folder in ("INBOX", FILED)
+        for mail in world.raw_mailbox(member, folder)
     }
 
 

@@ -26,6 +26,7 @@ from emberflow.reporting.doctor import Finding, examine
 from emberflow.senders.pacing import next_opening
 from emberflow.settings import Settings
 from tests.worlds import (
+    FILED,
     NOON,
     OPERATOR,
     SEED,
@@ -243,4 +244,4 @@ def test_a_conversation_is_written_to_its_end_with_the_scripts_that_it_was_plann
     newest = world.row("select payload from ops.slots order by id desc limit 1")["payload"]
     assert newest["script"] == "soup-recipe"
     world.talk(4)
-    assert any(mail["Subject"] == "Re: Other soup" for mail in world.raw_mailbox(world.senders[0]))
+    assert any(mail["Subject"] == "Re: Other soup" for mail in world.raw_mailbox(world.senders[0], FILED))

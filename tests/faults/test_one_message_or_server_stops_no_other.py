@@ -42,7 +42,7 @@ def take_out(world: World, member: Member) -> bytes:
     (mail,) = world.raw_mailbox(member)
     with ImapReader(world.access(member), "sandbox", world.settings.ca_files) as reader:
         reader.select("INBOX")
-        reader._remove(",".join(str(one.uid) for one in world.mailbox(member)))
+        reader.remove(one.uid for one in world.mailbox(member))
     return mail.as_bytes(policy=mail.policy.clone(linesep="\r\n", max_line_length=998))
 
 
@@ -119,7 +119,7 @@ def test_a_bomb_with_a_token_is_set_aside_once_and_never_read_again(world: World
 
     world.change("delete from ops.imap_cursors")
     world.clock.advance(timedelta(days=2))
-    assert read(world).found == {}
+    assert read(world).found == {"filed": 2}
     assert len(faults(world)) == 1
 
 

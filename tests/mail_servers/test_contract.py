@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from emberflow.email_ops.imap import Cursor, ImapError, ImapReader
+from emberflow.email_ops.imap import Cursor, ImapError, ImapReader, OwnFolder
 from emberflow.email_ops.imap_session import folder_name
 from emberflow.email_ops.mailbox import TlsMode
 from emberflow.email_ops.message import build
@@ -237,6 +237,30 @@ def test_marking_and_moving_leave_other_peoples_marks_alone(ann: User, bob: User
         moved, _ = reader.new_messages("Warm-up", None)
     assert [message.uid for message in left] == [one.uid, two.uid]
     assert [message.message_id for message in moved] == [three.message_id]
+
+
+def test_a_folder_of_our_own_is_made_once_and_holds_what_is_moved_until_it_is_removed(ann: User, bob: User) -> None:
+    """B-B9: a mail keeps its header wherever it is moved, and only what is named goes."""
+    for key in ("one", "two"):
+        assert ann.send(bob.address, key).outcome == "sent"
+    with bob.reader() as reader:
+        own = reader.own_folder("Emberflow")
+        assert own == OwnFolder("Emberflow", exists=False)
+        reader.make_folder(own.name)
+        reader.make_folder(own.name)
+        assert reader.own_folder("Emberflow") == OwnFolder("Emberflow", exists=True)
+        before, _ = reader.new_messages("INBOX", None)
+        assert reader.move([message.uid for message in before], own.name)
+        uidvalidity, uids = reader.with_token(own.name, is_unmarked=True)
+        after, _ = reader.read_again(own.name, uidvalidity, uids, having="X-Emberflow-Token")
+        assert [message.header_digest for message in after] == [message.header_digest for message in before]
+        assert reader.field_values("X-Emberflow-Token", uids, own.name) == dict.fromkeys(uids, "a.b")
+        reader._client.uid("STORE", str(uids[0]), "+FLAGS", "(\\Deleted)")
+        assert reader.with_token(own.name, is_unmarked=True) == (uidvalidity, uids[1:])
+        assert reader.with_token(own.name, is_unmarked=False) == (uidvalidity, uids)
+        assert reader.remove(uids[1:])
+        assert [message.uid for message in reader.new_messages(own.name, None)[0]] == uids[:1]
+        assert reader.with_token("INBOX", is_unmarked=False)[1] == []
 
 
 def test_a_message_is_looked_up_by_its_id_and_by_its_token(ann: User, bob: User) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from emberflow.email_ops.imap import ImapError, ImapReader
+from emberflow.email_ops.imap import ImapError, ImapReader, OwnFolder
 from emberflow.email_ops.imap_session import folder_name
 from emberflow.email_ops.mailbox import MailboxAccess
 from tests.mail_servers.dovecot import WITHOUT_MOVE, WITHOUT_UIDPLUS, Dovecot
@@ -116,6 +116,42 @@ def test_a_server_without_uidplus_keeps_the_original_marked_as_deleted(dovecot: 
         assert reader._search("DELETED") == [one.uid, two.uid]
     assert dovecot.message_ids(bot, "Archive") == [an_id("one")]
     assert len(dovecot.message_ids(bot)) == 2
+
+
+def test_without_uidplus_a_folder_is_expunged_only_while_nobody_else_has_marked_anything(
+    dovecot: Dovecot, bot: str, read: Read
+) -> None:
+    """B-B9"""
+    deliver(dovecot, bot, "one", "two", "three")
+    with read(imap_host=WITHOUT_UIDPLUS) as reader:
+        one, two, three = reader.new_messages("INBOX", None)[0]
+        assert reader.remove([one.uid])
+        reader._client.uid("STORE", str(two.uid), "+FLAGS", "(\\Deleted)")
+        assert not reader.remove([three.uid])
+        assert reader._search("DELETED") == [two.uid, three.uid]
+    assert sorted(dovecot.message_ids(bot)) == [an_id("three"), an_id("two")]
+
+
+def test_a_folder_of_our_own_is_made_inside_of_inbox_where_all_folders_are(dovecot: Dovecot, read: Read) -> None:
+    """B-B9: as Courier and Cyrus have it, and Dovecot as many hosters configure it (RFC 2342)."""
+    address = f"bot@inside{next(numbers)}.test"
+    inside = ("userdb_namespace/inbox/prefix=INBOX.", "userdb_namespace/inbox/separator=.")
+    dovecot.create_accounts({address: PASSWORD}, *inside)
+    dovecot.deliver(a_message("one"), "ann@north.test", address)
+    with read(username=address) as reader:
+        assert reader.find_folder("\\Junk") == "INBOX.Junk"
+        own = reader.own_folder("Wärme")
+        assert own == OwnFolder("INBOX.Wärme", exists=False)
+        reader.make_folder(own.name)
+        assert reader.own_folder("Wärme") == OwnFolder("INBOX.Wärme", exists=True)
+        (message,), _ = reader.new_messages("INBOX", None)
+        assert reader.move([message.uid], own.name)
+        assert [one.message_id for one in reader.new_messages(own.name, None)[0]] == [an_id("one")]
+        assert any(b"INBOX.W&AOQ-rme" in line for line in reader._client.lsub()[1])
+        with pytest.raises(ImapError, match="separates levels"):
+            reader.own_folder("a.b")
+        with pytest.raises(ImapError, match="another use"):
+            reader.own_folder("Junk")
 
 
 def test_lines_and_headers_of_any_length_are_read(dovecot: Dovecot, bot: str, read: Read) -> None:

@@ -16,7 +16,7 @@ from emberflow.queue_manager import event_log
 from emberflow.queue_manager.receiving import reconcile
 from emberflow.queue_manager.receiving.reconcile import ReconcileReport
 from tests.mail_servers.servers import RealServers
-from tests.worlds import Member, World, a_world, dying_with
+from tests.worlds import Member, World, a_policy, a_world, dying_with
 
 
 def lying_in(world: World, servers: RealServers) -> Counter[tuple[str, str]]:
@@ -25,7 +25,7 @@ def lying_in(world: World, servers: RealServers) -> Counter[tuple[str, str]]:
     return Counter(
         (folder, message_id)
         for member in members
-        for folder in ("INBOX", "Junk", "Trash")
+        for folder in ("INBOX", "Junk", "Trash", "Emberflow")
         for message_id in servers.dovecot.message_ids(member.address, folder)
     )
 
@@ -101,6 +101,28 @@ def test_a_person_who_answers_by_hand_in_dovecot_is_left_alone_and_counted(
     assert world.dispatch() == {}
     assert world.value("select reason from ops.slots where turn = 3") == "answered_by_hand"
     assert world.value("select sum(recipients) from ops.outside_mails") == 1
+
+
+def test_handled_mail_is_filed_and_deleted_on_dovecot(database: Engine, real_servers: RealServers) -> None:
+    """B-B9: also a mail that a stranger copied stays, because Postfix writes another Received into it."""
+    world = a_world(database, real_servers, senders=1, bots=1, policy=a_policy(replies={"rate": 0.0}))
+    world.slot()
+    world.dispatch()
+    assert world.read() == {"inbox": 1}
+    (mail,) = world.raw_mailbox(world.bots[0])
+    copy = mail.as_bytes(policy=mail.policy.clone(linesep="\r\n", max_line_length=998))
+    world.submit(world.senders[0], world.bots[0], copy)
+    world.sandbox.settle()
+    assert world.read() == {"rejected": 1}
+    world.clock.advance(timedelta(days=2))
+    assert world.read() == {"filed": 1}
+    assert folders(world, real_servers) == {"INBOX": 1, "Emberflow": 1}
+    with ImapReader(world.access(world.bots[0]), "sandbox", world.settings.ca_files) as reader:
+        (second,) = reader.new_messages("INBOX", None)[0]
+        reader.move([second.uid], "Emberflow")
+    world.clock.advance(timedelta(days=30))
+    assert world.read() == {"deleted": 1}
+    assert folders(world, real_servers) == {"Emberflow": 1}
 
 
 def test_a_mail_whose_answer_was_lost_is_found_in_dovecot_and_not_sent_again(

@@ -899,6 +899,14 @@ mailbox_readings = Table(
     Column("problem", Text, comment="what could not be read the last time, and why; null: nothing"),
     Column("junk_folder", Text, comment="its Junk folder; null: none was found"),
     Column("junk_looked_for_at", DateTime(timezone=True), comment="when its folders were listed the last time"),
+    Column(
+        "looked_through_at",
+        DateTime(timezone=True),
+        comment="when handled mail was last looked for to be filed or deleted, once a day; at first: its first try",
+    ),
+    Column("unfiled_since", DateTime(timezone=True), comment="since when filing or deleting fails; null: it does not"),
+    Column("unfiled_because", Text, comment="what could not be filed or deleted the last time, and why"),
+    CheckConstraint("(unfiled_since is null) = (unfiled_because is null)", name="unfiled_for_a_reason"),
     comment="How reading one mailbox went the last time.",
 )
 
@@ -969,6 +977,19 @@ quarantined_bytes = Table(
     _instant("kept_at", comment="since when; they go after `inbox.quarantine_days`"),
     Index("ix_quarantined_bytes_age", "kept_at"),
     comment="The first bytes of a message that broke a limit of the parser, for whoever looks into it.",
+)
+
+filed_mail = Table(
+    "filed_mail",
+    metadata,
+    Column(
+        "slot_id", BigInteger, primary_key=True, autoincrement=False, comment="scheduled_tasks.id of the handled mail"
+    ),
+    Column("mailbox_id", BigInteger, nullable=False, comment="the mailbox that it came to"),
+    Column("header_digest", Text, nullable=False, comment="of the header of its copy, which is known again by it"),
+    Column("filed_at", DateTime(timezone=True), comment="when it was moved; null: not yet, or deleted where it lay"),
+    Column("deleted_at", DateTime(timezone=True), comment="when it was deleted for good; null: not yet"),
+    comment="One handled warm-up mail that was moved to the folder for such mail, or is about to be.",
 )
 
 switches = Table(

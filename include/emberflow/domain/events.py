@@ -100,6 +100,9 @@ def _placed(where: str) -> EventKind:
             "message_id": Detail(
                 str, "the Message-ID that arrived; a relay may have replaced ours", is_optional=True
             ),
+            "header_digest": Detail(
+                str, "of its header as it lay there, by which it is known again wherever it is moved", is_optional=True
+            ),
         },
     )  # fmt: skip
 

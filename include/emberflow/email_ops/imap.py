@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
@@ -21,32 +21,40 @@ from typing import Literal
 from emberflow.email_ops.bounded_parser import BoundedParser, Parser, UnreadableMessageError
 from emberflow.email_ops.classify import READ_BYTES
 from emberflow.email_ops.egress import Mode
-from emberflow.email_ops.header_fields import MESSAGE_ID
-from emberflow.email_ops.imap_folders import Folder, SpecialUse, read_listed, special_folder
+from emberflow.email_ops.header_fields import MESSAGE_ID, TOKEN_HEADER
+from emberflow.email_ops.imap_changes import ImapChanges, OwnFolder
+from emberflow.email_ops.imap_folders import SpecialUse, special_folder
 from emberflow.email_ops.imap_session import (
     LAST_UID,
     MESSAGE_BYTES,
     TIMEOUT_SECONDS,
     ImapError,
-    ImapSession,
     item_of,
 )
 from emberflow.email_ops.inbound import InboundMessage
 from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.message_limits import HEADER_BYTES
-from emberflow.email_ops.received import ReceivedMessage, parse_date
+from emberflow.email_ops.received import ReceivedMessage, field_of, parse_date
 from emberflow.email_ops.session_budget import SessionLimits
 
-__all__ = ["Cursor", "Envelope", "ImapError", "ImapReader", "Portion", "SpecialUse", "Strangers", "Unread"]
+__all__ = [
+    "Cursor",
+    "Envelope",
+    "ImapError",
+    "ImapReader",
+    "OwnFolder",
+    "Portion",
+    "SpecialUse",
+    "Strangers",
+    "Unread",
+]
 
 HeaderName = Literal["Message-ID", "X-Emberflow-Token"]
 
 REPORT_BYTES = 256 * 1024
 MESSAGES_PER_CALL = 500
-
-_UIDS_PER_COMMAND = 100
-_IMPORTANT = "$Important"
 _FIELD_BYTES = 1024
+
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # What may stand in an IMAP quoted string as it is (RFC 9051 4.3): nothing else may become part of a command.
 _QUOTABLE = re.compile(r"[ !#-\[\]-~]{1,500}")
@@ -126,7 +134,7 @@ _BOUNCES = (
 )
 
 
-class ImapReader(ImapSession):
+class ImapReader(ImapChanges):
     """What a mailbox holds, over a logged-in connection; use it in a ``with`` statement.
 
     Without a ``parser`` the reader starts one of its own when it needs it.
@@ -333,6 +341,26 @@ class ImapReader(ImapSession):
         found = {value: self._search("HEADER", header, f'"{value}"') for value in values}
         return {value: uids for value, uids in found.items() if uids}
 
+    def with_token(self, folder: str, *, is_unmarked: bool, since: date | None = None) -> tuple[int, list[int]]:
+        """Return the UIDVALIDITY of ``folder`` and the UIDs of its messages with a token; selects ``folder``.
+
+        ``is_unmarked``: those that somebody has marked as deleted are left out. ``since``: those that arrived before,
+        by the server's calendar, are.
+        """
+        uidvalidity, _ = self.select(folder)
+        which = [*(("UNDELETED",) if is_unmarked else ()), *(() if since is None else ("SINCE", _day(since)))]
+        # Whatever it is signed with: a dot is in every token, and servers look for parts of values (RFC 9051 6.4.4).
+        return uidvalidity, self._search(*which, "HEADER", TOKEN_HEADER, '"."')
+
+    def field_values(self, header: HeaderName, uids: Sequence[int], folder: str) -> dict[int, str]:
+        """Return by UID the header field of messages of the selected ``folder``, 1,024 bytes of it at most.
+
+        What is gone, has no such field, or is not given by the server, is left out.
+        """
+        given, _ = self._fetch_each(folder, uids, f"(UID BODY.PEEK[HEADER.FIELDS ({header})]<0.{_FIELD_BYTES}>)")
+        fields = {uid: field_of(literal, header) for uid, (_, literal) in given.items()}
+        return {uid: value for uid, value in fields.items() if value is not None}
+
     def raw_message(self, folder: str, uid: int) -> bytes | None:
         """Return a message, cut at 1 MiB, without marking it as read; None if it is gone. Selects ``folder``."""
         self.select(folder)
@@ -352,66 +380,6 @@ class ImapReader(ImapSession):
             for head, raw in given.values():
                 if b"BODY[" in head.upper() and self._parser.can_read_report(raw):
                     yield raw
-
-    @property
-    def is_gmail(self) -> bool:
-        """Whether folders are labels: the server has Gmail's extensions of IMAP."""
-        return "X-GM-EXT-1" in self._client.capabilities
-
-    @property
-    def can_mark_important(self) -> bool:
-        """Whether the server keeps such a mark in the selected folder (RFC 9051 7.1: PERMANENTFLAGS)."""
-        return self.is_gmail or not self._permanent_flags.isdisjoint({_IMPORTANT.lower(), "\\*"})
-
-    def mark_seen(self, uids: Iterable[int]) -> None:
-        """Mark messages of the selected folder as read."""
-        self._store(uids, "+FLAGS.SILENT", "\\Seen")
-
-    def mark_starred(self, uids: Iterable[int]) -> None:
-        """Flag messages of the selected folder: what mail programs show as a star or a flag."""
-        self._store(uids, "+FLAGS.SILENT", "\\Flagged")
-
-    def mark_important(self, uids: Iterable[int]) -> None:
-        """Mark messages of the selected folder as important: a keyword (RFC 8457), at Gmail a label of its own."""
-        if self.is_gmail:
-            self._store(uids, "+X-GM-LABELS", "\\Important")
-        else:
-            self._store(uids, "+FLAGS.SILENT", _IMPORTANT)
-
-    def move(self, uids: Iterable[int], folder: str) -> None:
-        """Move messages of the selected folder to ``folder``, which must exist.
-
-        Atomic where the server has MOVE (RFC 6851). Elsewhere a crash between the steps can leave a copy in
-        both folders, but never in none.
-        """
-        for group in _groups(uids):
-            if "MOVE" in self._client.capabilities:
-                self._uid("MOVE", group, self._named(folder))
-            else:
-                self._uid("COPY", group, self._named(folder))
-                self._remove(group)
-
-    def _store(self, uids: Iterable[int], change: str, mark: str) -> None:
-        for group in _groups(uids):
-            self._uid("STORE", group, change, f"({mark})")
-
-    def _folders(self) -> list[Folder]:
-        # RFC 6154 2: a server that marks folders need not tell it to a LIST that does not ask (Cyrus before 3.0).
-        offered = set(self._client.capabilities)
-        if "IMAP4REV2" in offered or {"SPECIAL-USE", "LIST-EXTENDED"} <= offered:
-            try:
-                return self._listed('"*" RETURN (SPECIAL-USE)')
-            except ImapError as error:
-                if error.is_lost:
-                    raise
-        return self._listed('"*"')
-
-    def _listed(self, pattern: str) -> list[Folder]:
-        with self._faults("imap_command"):
-            status, data = self._client.list('""', pattern)
-        if status != "OK":
-            self._refused("imap_command", data)
-        return read_listed(data, is_utf8=self._is_utf8)
 
     def _read(
         self,
@@ -482,18 +450,6 @@ class ImapReader(ImapSession):
         head, literal = given.get(uid, (b"", b""))
         return literal if b"BODY[" in head.upper() else None  # expunged since the search
 
-    def _remove(self, group: str) -> None:
-        self._uid("STORE", group, "+FLAGS.SILENT", "(\\Deleted)")
-        # Without UIDPLUS (RFC 4315) they stay marked: EXPUNGE would also remove what others had marked.
-        if "UIDPLUS" in self._client.capabilities:
-            self._uid("EXPUNGE", group)
-
 
 def _day(day: date) -> str:
     return f"{day.day}-{_MONTHS[day.month - 1]}-{day.year}"
-
-
-def _groups(uids: Iterable[int]) -> Iterator[str]:
-    ordered = sorted(set(uids))
-    for start in range(0, len(ordered), _UIDS_PER_COMMAND):
-        yield ",".join(str(int(uid)) for uid in ordered[start : start + _UIDS_PER_COMMAND])

@@ -1,4 +1,4 @@
-"""The folders of a mailbox as LIST tells them (RFC 9051 7.3.1), and which of them is Junk, Sent or the archive.
+"""The folders of a mailbox as LIST tells them (RFC 9051 7.3.1): which is Junk, Sent or Archive, and where ours belongs.
 
 A server marks them with SPECIAL-USE attributes (RFC 6154); many do not, and name them in the language of the account.
 """
@@ -16,7 +16,7 @@ from typing import Literal
 
 from imap_tools.imap_utf7 import utf7_decode, utf7_encode
 
-SpecialUse = Literal["\\Junk", "\\Sent", "\\Archive", "\\All"]
+SpecialUse = Literal["\\Junk", "\\Sent", "\\Archive", "\\All", "\\Trash"]
 
 # Names that servers and mail programs give these folders: Exchange and Outlook, Gmail, Apple Mail, Dovecot, Courier,
 # hMailServer, Yahoo, GMX and WEB.DE, Mail.ru, Yandex, QQ, 163.com, Naver, Seznam, WP, Libero, Orange, UOL. Compared
@@ -61,14 +61,17 @@ _NAMES: Mapping[SpecialUse, tuple[str, ...]] = {
         "アーカイブ", "归档", "封存", "보관함", "เก็บถาวร", "Lưu trữ", "Arsip",
     ),
     "\\All": (),  # not everybody's: only who marks it has one
+    "\\Trash": (),  # wanted at Gmail alone, which marks it
 }  # fmt: skip
 _NAME_CHARACTERS = 100  # no customary name has as many
 _NAME_BYTES = 1_000
 _LEVELS = 50
 _FOLDERS = 10_000
+_OTHER_USES = ("INBOX", "Drafts", "Trash", "Deleted Items", "Deleted Messages", "Outbox", "Templates", "All Mail")
 _NOT_SELECTABLE = {"\\noselect", "\\nonexistent"}
 _LISTED = re.compile(rb'\((?P<flags>[^()]*)\) (?:"(?P<delimiter>\\?[^"])"|NIL) (?P<name>.*)', re.IGNORECASE | re.DOTALL)
 _LITERAL = re.compile(rb"\{\d+\}$")
+_PERSONAL = re.compile(rb'\(\("(?P<prefix>(?:[^"\\]|\\.)*)" (?:"(?P<delimiter>\\?[^"])"|NIL)', re.IGNORECASE)
 _ESCAPED = re.compile(rb'\\(["\\])')
 
 
@@ -117,6 +120,38 @@ def special_folder(folders: Sequence[Folder], use: SpecialUse) -> str | None:
         depth = sum(1 for parent in above if parent not in namespaces and parent.upper() != "INBOX")
         candidates.append((not is_marked, depth, names.get(name, len(names)), folder.name))
     return min(candidates)[3] if candidates else None
+
+
+def has_another_use(name: str) -> bool:
+    """Return whether servers or mail programs call a folder so that is there for something else."""
+    customary = {_plain(one) for names in (*_NAMES.values(), _OTHER_USES) for one in names}
+    return _plain(name) in customary
+
+
+def read_namespace(data: Sequence[object], *, is_utf8: bool = False) -> tuple[str, str] | None:
+    """Return prefix and delimiter of the first personal namespace in the answer to a NAMESPACE (RFC 2342), if told."""
+    told = data[-1] if data else None
+    found = _PERSONAL.match(told) if isinstance(told, bytes) else None
+    if found is None:
+        return None
+    raw = _ESCAPED.sub(rb"\1", found["prefix"])
+    if len(raw) > _NAME_BYTES:
+        return None
+    prefix = (_decoded_utf8(raw) if is_utf8 else _decoded(raw)) if raw else ""
+    if prefix is None:
+        return None
+    return prefix, (found["delimiter"] or b"").decode("ascii", "replace")[-1:]
+
+
+def home_of(folders: Iterable[Folder]) -> tuple[str, str]:
+    """Return prefix and delimiter as the folders' names tell: where all others are inside of INBOX, so is ours."""
+    listed = list(folders)
+    delimiter = next((folder.delimiter for folder in listed if folder.delimiter), "")
+    others = [folder.name for folder in listed if folder.name.upper() != "INBOX"]
+    inside = f"INBOX{delimiter}"
+    if delimiter and others and all(name.upper().startswith(inside) for name in others):
+        return others[0][: len(inside)], delimiter
+    return "", delimiter
 
 
 @cache

@@ -8,6 +8,7 @@ real character sets are decoded.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from emberflow.email_ops.message_limits import header_of, too_much_in
 from emberflow.email_ops.message_parts import field, one_line
 
 BODY_TEXT_CHARACTERS = 64 * 1024
+_DIGEST_CHARACTERS = 32
 _VALUE_CHARACTERS = 2_000
 _REFERENCES_CHARACTERS = 16_000
 _RECIPIENTS_CHARACTERS = 64 * 1024
@@ -49,7 +51,9 @@ class ReceivedMessage:
     the last nine are kept. ``automatic_fields`` are those by which machines and lists say what they are
     (Auto-Submitted, Precedence, List-...), name in lower case and value, the first 20. ``oversized`` messages were
     read as far as their header. ``body_text`` is the first text/plain part that is not an attachment,
-    with ``\\n`` line ends.
+    with ``\\n`` line ends. ``header_digest`` (128 bits of SHA-256) is of the header as it lies there, 64 KiB of it at
+    most: moving a message changes none of it, and what is sent once more gets other traces from the servers on its way
+    (RFC 5321 4.4).
     """
 
     uid: int
@@ -70,6 +74,7 @@ class ReceivedMessage:
     size: int
     oversized: bool
     body_text: str | None
+    header_digest: str
     recipients: int = 0
 
 
@@ -88,11 +93,11 @@ def parse(
     The header alone takes a few milliseconds at most. What strangers put into a body may take longer: it is read by
     :class:`emberflow.email_ops.bounded_parser.BoundedParser`.
     """
-    headers = BytesHeaderParser(policy=compat32).parsebytes(header_of(raw))
+    header = header_of(raw)
+    headers = BytesHeaderParser(policy=compat32).parsebytes(header)
     references = MESSAGE_ID.findall(decoded(headers, "References", _REFERENCES_CHARACTERS) or "")
     if len(references) > REFERENCES_KEPT:
         references = [references[0], *references[1 - REFERENCES_KEPT :]]
-    token = decoded(headers, TOKEN_HEADER)
     return ReceivedMessage(
         uid=uid,
         folder=folder,
@@ -104,8 +109,7 @@ def parse(
         subject=decoded(headers, "Subject"),
         date=parse_date(_value(headers, "Date") or ""),
         internal_date=internal_date,
-        # A token holds no space: what a gateway folded in is not part of it.
-        token=None if token is None else token.replace(" ", ""),
+        token=_without_space(decoded(headers, TOKEN_HEADER)),
         warmup_label=_value(headers, WARMUP_HEADER) is not None,
         auto_submitted=_value(headers, "Auto-Submitted"),
         automatic_fields=_automatic_fields(headers),
@@ -114,7 +118,13 @@ def parse(
         oversized=oversized,
         body_text=_body_text(raw) if with_body and not oversized else None,
         recipients=_recipients(headers),
+        header_digest=hashlib.sha256(header).hexdigest()[:_DIGEST_CHARACTERS],
     )
+
+
+def field_of(header: bytes, name: str) -> str | None:
+    """Return one field of a header, without space and with its encoded words decoded; None: it has none."""
+    return _without_space(decoded(BytesHeaderParser(policy=compat32).parsebytes(header), name))
 
 
 def parse_date(text: str) -> datetime | None:
@@ -124,6 +134,11 @@ def parse_date(text: str) -> datetime | None:
         return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+
+
+def _without_space(value: str | None) -> str | None:
+    # A token holds no space: what a gateway folded in is not part of it.
+    return None if value is None else value.replace(" ", "")
 
 
 def _value(headers: Message, name: str, limit: int = _VALUE_CHARACTERS) -> str | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from emberflow.email_ops.timeouts import Timeouts
+
+# What separates levels on some server, and what LIST or a quoted string reads otherwise (RFC 9051 5.1, 6.3.9).
+_NOT_IN_A_NAME = re.compile(r"[/.\\^%*\"]")
 
 
 class QueuePolicy(BaseModel):
@@ -111,6 +115,11 @@ class InboxPolicy(BaseModel):
     to the database for a moment, of which a process has twenty. After ``run_s`` no other mailbox is begun: those that
     are left come first in the next run, 5 minutes later. A mailbox that was not read whole for ``fresh_s`` sends
     nothing that goes on with a conversation (D-F6): an hour is a dozen readings.
+
+    Handled warm-up mail is moved to ``folder`` and deleted there after ``retention_days`` (B-B9). Bots keep it in their
+    inbox for ``bots_file_after_h``, because stars and answers count there. In a sender's mailbox, which a person uses,
+    it is filed in the session in which it was handled, if ``senders_file_after_h`` is 0. A restored database is settled
+    by what lies in mailboxes, which tells nothing of a backup that is older than the retention: a week is the least.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -135,6 +144,33 @@ class InboxPolicy(BaseModel):
         le=365,
         description="the bytes of messages that broke the parser's limits are kept for so long; 0 keeps none",
     )
+    folder: str = Field(
+        default="Emberflow",
+        min_length=1,
+        max_length=60,
+        description="folder that handled warm-up mail is moved to; another name leaves the old folder as it is",
+    )
+    bots_file_after_h: float = Field(
+        default=24, ge=0, le=720, description="hours that handled mail stays in a bot's inbox"
+    )
+    senders_file_after_h: float = Field(
+        default=0, ge=0, le=720, description="hours that it stays in a sender's inbox; 0: it is filed at once"
+    )
+    retention_days: int = Field(
+        default=30,
+        ge=7,
+        le=3650,
+        description="handled warm-up mail is deleted after so many days; a backup may not be older than that",
+    )
+
+    @field_validator("folder")
+    @classmethod
+    def _is_a_folder_of_its_own(cls, folder: str) -> str:
+        if _NOT_IN_A_NAME.search(folder) or not folder.isprintable() or folder != folder.strip():
+            raise ValueError("a folder's name is printable, without / . \\ % * \" and without space around it")
+        if folder.upper() == "INBOX":
+            raise ValueError("handled mail is moved out of INBOX")
+        return folder
 
 
 class PlacementTestPolicy(BaseModel):

@@ -57,7 +57,10 @@ _READINGS = text("""
         count(*) filter (where problem is not null) as unreadable,
         min(address || ': ' || problem) filter (where problem is not null) as example,
         count(*) filter (where junk_folder is null and junk_looked_for_at is not null) as without_junk,
-        min(address) filter (where junk_folder is null and junk_looked_for_at is not null) as without_junk_example
+        min(address) filter (where junk_folder is null and junk_looked_for_at is not null) as without_junk_example,
+        count(*) filter (where unfiled_since < clock_timestamp() - interval '1 day') as unfiled,
+        min(address || ': ' || unfiled_because)
+            filter (where unfiled_since < clock_timestamp() - interval '1 day') as unfiled_example
     from ops.mailbox_readings as readings
     inner join ops.mailboxes on mailboxes.id = readings.mailbox_id
     left join ops.senders on senders.mailbox_id = mailboxes.id
@@ -229,7 +232,7 @@ def _suppressed(connection: Connection) -> Finding:
 
 
 def _reading(connection: Connection) -> Iterator[Finding]:
-    """Yield what the inbox runs could not read, which mailboxes show no Junk folder, and what was set aside."""
+    """Yield what the inbox runs could not read or file, which mailboxes show no Junk folder, and what was set aside."""
     row = connection.execute(_READINGS).one()
     remedy = None
     if row.unreadable:
@@ -242,6 +245,12 @@ def _reading(connection: Connection) -> Iterator[Finding]:
             f"for instance {row.without_junk_example}"
         )
     yield Finding("Junk folders", f"{row.without_junk} mailboxes show none", remedy)
+    remedy = None
+    if row.unfiled:
+        remedy = (
+            f"it stays where it is until the server lets it be moved and deleted; for instance {row.unfiled_example}"
+        )
+    yield Finding("handled mail", f"{row.unfiled} mailboxes keep it unfiled for more than a day", remedy)
     row = set_aside.counted(connection)
     remedy = None
     if row.lately:

@@ -20,7 +20,7 @@ from emberflow.clock import HOUR, ManualClock
 from emberflow.queue_manager import event_log, pre_send, slot_store
 from emberflow.queue_manager.receiving import mailbox_reading, sweep
 from emberflow.queue_manager.sending import dispatcher
-from tests.worlds import NOON, Sandbox, World, a_policy, a_world
+from tests.worlds import FILED, NOON, Sandbox, World, a_policy, a_world
 
 pytestmark = pytest.mark.long(seconds=30)
 
@@ -41,7 +41,7 @@ def in_mailboxes(world: World) -> Counter[str]:
     return Counter(
         str(mail.message_id)
         for member in (*world.senders, *world.bots)
-        for folder in ("INBOX", "Junk")
+        for folder in ("INBOX", "Junk", FILED)
         for mail in world.mailbox(member, folder)
     )
 

@@ -83,7 +83,8 @@ def everything_else(world: World) -> dict[str, Any]:
 
 
 def read(world: World) -> dict[str, int]:
-    return dict(world.read())
+    """What was found, apart from what was filed and deleted meanwhile."""
+    return {kind: count for kind, count in world.read().items() if kind not in ("filed", "deleted")}
 
 
 # What it is, and which mail it is about

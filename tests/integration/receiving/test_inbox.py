@@ -21,7 +21,7 @@ from emberflow.queue_manager import event_log
 from emberflow.queue_manager.receiving import mailbox_reading, sweep
 from emberflow.queue_manager.receiving.sweep import InboxUnreadableError
 from emberflow.sandbox import create_accounts
-from tests.worlds import NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world, dying_with
+from tests.worlds import FILED, NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world, dying_with
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_mail_that_its_owner_moved_to_junk_later_keeps_its_placement(world: Wo
 
 
 def test_an_answered_mail_is_marked_as_read(world: World) -> None:
-    """Towards B-B9"""
+    """B-B9"""
     world.read()
     with ImapReader(world.access(world.bots[0]), "sandbox", world.settings.ca_files) as reader:
         reader.select("INBOX")
@@ -226,7 +226,7 @@ def test_replies_thread_are_marked_and_quote_their_parent(world: World) -> None:
     """B-B8, E-B9: turn 2 is the bot's automatic reply, turn 3 the sender's own mail."""
     world.talk(4)
     sender, bot = world.senders[0], world.bots[0]
-    (second,) = world.raw_mailbox(sender)
+    (second,) = world.raw_mailbox(sender, FILED)
     first, third = world.raw_mailbox(bot)
     assert (first["Auto-Submitted"], second["Auto-Submitted"], third["Auto-Submitted"]) == (None, "auto-replied", None)
     assert all(mail[WARMUP_HEADER] for mail in (first, second, third))

@@ -42,7 +42,7 @@ def test_a_healthy_installation_needs_nothing(world: World) -> None:
     assert set(results) == {
         "keys", "conversation scripts", "database schema", "clock against database", "keys in force", "policy", "mail",
         "mailboxes", "suppressions", "mail servers", "profiles",
-        "inbox reading", "Junk folders", "messages set aside", "mail that came back",
+        "inbox reading", "Junk folders", "handled mail", "messages set aside", "mail that came back",
         "own mailboxes that bounce", "requests for no more mail", "time zones", "queue",
         "mails in doubt", "open transactions", "restored database", "domain checks",
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import time
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -59,6 +60,7 @@ def test_our_own_message_is_read_back_as_it_was_written() -> None:
         size=len(wire),
         oversized=False,
         body_text="Schöne Grüße\n\nAnn\n",
+        header_digest=hashlib.sha256(wire[: wire.index(b"\r\n\r\n") + 4]).hexdigest()[:32],
         recipients=1,
     )
 
@@ -73,6 +75,13 @@ def test_every_field_by_which_a_machine_or_a_list_says_what_it_is_is_kept_and_no
     )
     many = headers("\n".join(f"List-{n}: {'x' * 900}" for n in range(100))).automatic_fields
     assert (len(many), {len(value) for _, value in many}) == (20, {200})
+
+
+def test_a_message_is_known_again_by_its_header_and_a_copy_that_was_sent_once_more_is_another() -> None:
+    """B-B9"""
+    raw = b"Received: from a\r\nSubject: x\r\n\r\nhi\r\n"
+    assert received(raw).header_digest == received(raw + b"more").header_digest
+    assert received(raw).header_digest != received(b"Received: from b\r\n" + raw).header_digest
 
 
 def test_an_empty_message_has_nothing() -> None:

@@ -68,6 +68,12 @@ def test_a_policy_survives_being_stored(name: str) -> None:
         ("{name: x, label: x, replies: {rate: 1.5}}", "replies.rate: Input should be less than or equal to 1"),
         ("{name: x, label: x, pacing: {gap_minimum_s: 2}}", "gaps under 20 s need a demonstration policy"),
         ("{name: x, label: x, dispatch: {shards: 0}}", "dispatch.shards: Input should be greater than or equal to 1"),
+        (
+            "{name: x, label: x, inbox: {retention_days: 6}}",
+            "retention_days: Input should be greater than or equal to 7",
+        ),
+        ("{name: x, label: x, inbox: {folder: Warm/up}}", "a folder's name is printable"),
+        ("{name: x, label: x, inbox: {folder: Inbox}}", "handled mail is moved out of INBOX"),
         ("{name: x, label: x", "is not YAML"),
         ("", "is not a valid policy"),
         ("[1, 2]", "is not a valid policy"),

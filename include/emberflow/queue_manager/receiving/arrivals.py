@@ -6,7 +6,6 @@ is then kept beside ours. What a stranger copies, alters or makes up is recorded
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +23,7 @@ from emberflow.email_ops.mailbox import MailboxAccess
 from emberflow.email_ops.received import ReceivedMessage
 from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.queue_manager import event_log, slot_store
+from emberflow.queue_manager.receiving import filed_mail
 from emberflow.queue_manager.receiving.mail_search import Uncertain
 from emberflow.queue_manager.receiving.reconcile import settle_as_sent
 from emberflow.queue_manager.slot_token import token_of
@@ -99,6 +99,7 @@ class Finder:
                 "provider": mailbox.provider,
                 "junk_folder": junk_folder,
                 "message_id": message.message_id,
+                "header_digest": message.header_digest,
             },
         )
         first: Placement | None = placement
@@ -107,6 +108,8 @@ class Finder:
         else:
             first = self._first_placement(connection, slot, uid, placement, mailbox_id, seen_at)
         if first is None:
+            if filed_mail.was_filed(connection, slot, message.header_digest):
+                return None  # a person has put it back
             self._reject(connection, mailbox_id, uid, message, "reused", seen_at)
             return None
         return Arrival(slot, message, received_at, was_junked=first == "junk")
@@ -187,20 +190,13 @@ class Finder:
         is_new = event_log.record_event(
             connection,
             EventType.TOKEN_REJECTED,
-            f"token_rejected:{mailbox_id}:{_fingerprint(message)}",
+            f"token_rejected:{mailbox_id}:{message.header_digest}",
             occurred_at=seen_at,
             mailbox_id=mailbox_id,
             message_id=message.message_id,
             details={"reason": reason, "uid": uid, "from": message.from_address},
         )
         self.found["rejected"] += int(is_new)
-
-
-def _fingerprint(message: ReceivedMessage) -> str:
-    """Return what stays the same when a folder is renumbered and when the message is moved."""
-    date = message.date.isoformat() if message.date else ""
-    told = (message.message_id, message.token, message.from_address, message.subject, date, str(message.size))
-    return hashlib.sha256("\n".join(one or "" for one in told).encode(errors="replace")).hexdigest()
 
 
 def arrived_at(internal_date: datetime | None, submitted_at: datetime | None, now: datetime) -> datetime:

@@ -135,7 +135,7 @@ def carry_out(reader: ImapReader, act: Act, uids: Collection[int], archive: str 
         _CARRY_OUT[act](reader, uids)
 
 
-_CARRY_OUT: Mapping[Act, Callable[[ImapReader, Collection[int]], None]] = {
+_CARRY_OUT: Mapping[Act, Callable[[ImapReader, Collection[int]], object]] = {
     "rescue": lambda reader, uids: reader.move(uids, "INBOX"),
     "mark_read": lambda reader, uids: reader.mark_seen(uids),
     "important": lambda reader, uids: reader.mark_important(uids),

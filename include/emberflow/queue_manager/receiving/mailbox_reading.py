@@ -6,8 +6,8 @@ repeated: events have natural keys, a decision is drawn from the slot's own stre
 its parent, and the cursor of a folder moves only after everything that was read is committed. A crash therefore costs
 a second reading, not a second reply.
 
-Then what a person sent from a sender's mailbox is counted (`sent_reading`). What has no token of ours is read last
-(`stranger_reading`), so that it keeps no warm-up mail waiting.
+Then what a person sent from a sender's mailbox is counted (`sent_reading`), and what has no token of ours is read
+(`stranger_reading`), so late that it keeps no warm-up mail waiting. Last, what was handled is filed (`filing`).
 
 A fault stays where it happens. A message that cannot be read, moved or marked is set aside (`message_faults`), a folder
 that cannot be opened leaves the other one to be read, and a mailbox that fails is left with its reason
@@ -41,6 +41,7 @@ from emberflow.policy.script_sets import ScriptLibrary
 from emberflow.policy.versions import PolicyInForce
 from emberflow.queue_manager.receiving import message_faults
 from emberflow.queue_manager.receiving.arrivals import Arrival, Finder, Placement, StillBeingSentError
+from emberflow.queue_manager.receiving.filing import Filing, is_due
 from emberflow.queue_manager.receiving.imap_connections import ImapConnections, LoginsUsedUpError, NoPlaceError
 from emberflow.queue_manager.receiving.mailbox_actions import (
     ARCHIVES,
@@ -91,6 +92,7 @@ class MailboxReading:
             engine, clock, settings, inbox.strangers_per_run, self._quarantine, self.found
         )
         self._sent = SentReading(engine, clock, settings, self.found)
+        self._filing = Filing(engine, clock, settings, inbox, self.found)
 
     def read(self, turn: Turn, mailbox: Mailbox, left_s: float) -> Outcome:
         """Read Junk, then INBOX, and say what could not be read.
@@ -110,6 +112,7 @@ class MailboxReading:
                 if turn.is_sender:
                     self._sent.read(reader, mailbox, outcome.problems)
                 self._strangers.read(reader, mailbox, unfinished, ends_at, outcome.problems)
+                self._file(reader, turn, mailbox, outcome, ends_at)
         except (ParserUnavailableError, restores.DatabaseBehindError, NoPlaceError):
             raise
         except LoginsUsedUpError as error:
@@ -130,6 +133,17 @@ class MailboxReading:
             log.exception("mailbox %s could not be read", turn.address)
             self._fault(turn, outcome, f"{type(error).__name__}: {error}")
         return outcome
+
+    def _file(self, reader: ImapReader, turn: Turn, mailbox: Mailbox, outcome: Outcome, ends_at: float) -> None:
+        outcome.filed = self._filing.file(
+            reader,
+            mailbox,
+            outcome.arrived,
+            ends_at,
+            is_sender=turn.is_sender,
+            is_day_due=is_due(turn.mailbox_id, turn.looked_through_at, self._clock.now()),
+            junk_folder=outcome.junk_folder,
+        )
 
     def _fault(self, turn: Turn, outcome: Outcome, problem: str) -> None:
         log.warning("mailbox %s: %s", turn.address, problem)
@@ -235,6 +249,8 @@ class MailboxReading:
             abilities = Abilities(at.archive, at.reader.can_mark_important)
             deeds = recipient.decide(connection, at.mailbox, arrivals, at.placement, abilities)
         self.found.update(found)
+        if at.placement == "inbox":
+            self._filing.take_note(at.outcome.arrived, place, arrivals)
         return deeds, faults, is_complete
 
     def _set_aside(self, at: _FolderReading, error: ImapError) -> None:

@@ -1,4 +1,4 @@
-"""When each mailbox was read the last time, what kept it from being read, and whether it shows a Junk folder.
+"""How each mailbox was read the last time: when, what kept it from that, whether it shows Junk, what stays unfiled.
 
 A run has a time budget. The mailboxes that it does not reach come first in the next run, because who was tried longest
 ago is first.
@@ -6,13 +6,14 @@ ago is first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Connection, text
 
 from emberflow.accounts import logins
 from emberflow.accounts.logins import LoginPolicy
+from emberflow.queue_manager.receiving.filing import Arrived, Filed
 from emberflow.queue_manager.receiving.turns import Turn
 
 _PROBLEM_CHARACTERS = 500
@@ -23,7 +24,8 @@ _IN_TURN = text("""
         mailboxes.id as mailbox_id,
         mailboxes.address,
         coalesce(readings.failures, 0) as failures,
-        senders.id is not null as is_sender
+        senders.id is not null as is_sender,
+        readings.looked_through_at
     from ops.mailboxes
     left join ops.senders on senders.mailbox_id = mailboxes.id
     left join ops.bots on bots.mailbox_id = mailboxes.id
@@ -38,11 +40,13 @@ _IN_TURN = text("""
 
 _RECORD = text("""
     insert into ops.mailbox_readings as readings
-        (mailbox_id, tried_at, read_at, failures, problem, junk_folder, junk_looked_for_at)
+        (mailbox_id, tried_at, read_at, failures, problem, junk_folder, junk_looked_for_at, looked_through_at,
+        unfiled_since, unfiled_because)
     values (
         :mailbox_id, :at, case when :problem is null then cast(:at as timestamptz) end,
         case when cast(:problem as text) is null then 0 else 1 end, :problem, :junk_folder,
-        case when :saw_folders then cast(:at as timestamptz) end
+        case when :saw_folders then cast(:at as timestamptz) end,
+        :at, case when cast(:unfiled_because as text) is not null then cast(:at as timestamptz) end, :unfiled_because
     )
     on conflict (mailbox_id) do update
     set tried_at = excluded.tried_at,
@@ -50,7 +54,18 @@ _RECORD = text("""
         failures = case when excluded.problem is null then 0 else readings.failures + 1 end,
         problem = excluded.problem,
         junk_folder = case when :saw_folders then excluded.junk_folder else readings.junk_folder end,
-        junk_looked_for_at = coalesce(excluded.junk_looked_for_at, readings.junk_looked_for_at)
+        junk_looked_for_at = coalesce(excluded.junk_looked_for_at, readings.junk_looked_for_at),
+        looked_through_at = case
+            when :was_looked_through or readings.looked_through_at is null then excluded.looked_through_at
+            else readings.looked_through_at
+        end,
+        unfiled_since = case
+            when :filing_was_tried then case
+                when excluded.unfiled_because is not null then coalesce(readings.unfiled_since, excluded.unfiled_since)
+            end
+            else readings.unfiled_since
+        end,
+        unfiled_because = case when :filing_was_tried then excluded.unfiled_because else readings.unfiled_because end
 """)
 
 
@@ -60,7 +75,8 @@ class Outcome:
 
     ``was_read``: at least one folder was; ``junk_folder`` says nothing unless ``saw_folders``. ``login_refused`` is
     what the server says of the login, ``no_answer`` why it could not be connected to. ``waits_because``: nothing was
-    tried, and the mailbox is not at fault.
+    tried, and the mailbox is not at fault. ``arrived`` was handled and is to be filed at once, ``filed`` is what became
+    of filing.
     """
 
     problems: list[str]
@@ -71,6 +87,8 @@ class Outcome:
     was_read: bool = False
     saw_folders: bool = False
     junk_folder: str | None = None
+    arrived: list[Arrived] = field(default_factory=list)
+    filed: Filed = field(default_factory=Filed)
 
     @property
     def junk_told(self) -> str:
@@ -102,5 +120,8 @@ def record(connection: Connection, turn: Turn, outcome: Outcome, at: datetime, p
             "problem": "; ".join(outcome.problems)[:_PROBLEM_CHARACTERS] or None,
             "saw_folders": outcome.saw_folders,
             "junk_folder": outcome.junk_folder,
+            "was_looked_through": outcome.filed.is_day_done,
+            "filing_was_tried": outcome.filed.was_tried,
+            "unfiled_because": "; ".join(outcome.filed.problems)[:_PROBLEM_CHARACTERS] or None,
         },
     )

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 SILENT_AFTER = 3  # mailboxes in a row that could not be connected to
 
@@ -22,7 +23,7 @@ _LONGEST_WAIT_S = 0.5
 class Turn:
     """A mailbox to read. ``failures``: how often in a row it could not be read; ``server``: where it lies.
 
-    ``is_sender``: people may write from it too.
+    ``is_sender``: people may write from it too. ``looked_through_at``: when handled mail was last looked for.
     """
 
     mailbox_id: int
@@ -30,6 +31,7 @@ class Turn:
     failures: int
     server: str = ""
     is_sender: bool = False
+    looked_through_at: datetime | None = None
 
 
 @dataclass
