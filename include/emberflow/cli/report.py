@@ -191,6 +191,7 @@ def show_explanation(explanation: Explanation, *, as_json: bool) -> None:
         ("kind", f"{slot['task_type']}, turn {slot['turn']}, priority {slot['priority_level']}"),
         ("target time (UTC)", slot["target_time"]),
         ("status", slot["status"] if slot["reason"] is None else f"{slot['status']}: {slot['reason']}"),
+        *([] if slot["binding_cap"] is None else [("binding cap", slot["binding_cap"])]),
         ("message id", slot["message_id"]),
         ("idempotency key", slot["idempotency_key"]),
         ("policy", f"{slot['policy_name']} (version {slot['policy_id']})"),

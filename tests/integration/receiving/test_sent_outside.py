@@ -16,7 +16,7 @@ from emberflow.email_ops.imap_session import ImapError
 from emberflow.queue_manager import event_log
 from emberflow.queue_manager.receiving import message_faults, sweep
 from tests.integration.receiving.test_inbound_messages import a_letter, an_answer, lay_in, read
-from tests.worlds import NOON, Member, Sandbox, World, a_policy, a_world, dying_with, take_as_read
+from tests.worlds import NOON, Command, Member, Sandbox, World, a_policy, a_world, dying_with, take_as_read
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 ROOM: dict[str, dict[str, Any]] = {"ramp": {"start": 15}, "pacing": {"spread_s": 600}}
@@ -320,6 +320,17 @@ def test_why_not_and_capacity_name_what_was_sent_outside(database: Engine, sandb
     (step,) = (step for step in why.steps if step.name == "sent outside")
     assert step.value == -lost["outside"] < 0
     assert lost["slots"] == 0
+
+
+def test_explain_names_the_mail_that_was_sent_outside_where_it_binds(world: World, run: Command) -> None:
+    """S-F7"""
+    slot = world.slot(gap_s=0)
+    found_under_sent(world, 50)
+    world.clock.sleep(60)
+    assert world.dispatch() == {"refused": 1}
+    shown = " ".join(run("explain", slot).stdout.split())
+    assert "cancelled: sender_daily_quota" in shown
+    assert "51/50, 50 sent outside" in shown
 
 
 # A person in one of our conversations
