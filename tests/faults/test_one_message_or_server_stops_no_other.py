@@ -16,10 +16,11 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import Engine
 
+from emberflow.bots.actions import decide_actions
 from emberflow.email_ops.bounded_parser import BoundedParser
 from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.imap import ImapError, ImapReader
-from emberflow.queue_manager.receiving import mailbox_reading, sweep
+from emberflow.queue_manager.receiving import mailbox_actions, mailbox_reading, sweep
 from emberflow.queue_manager.receiving.sweep import ReadingReport
 from emberflow.reporting.doctor import examine
 from tests.worlds import PASSWORD, Member, Sandbox, World, a_policy, a_world
@@ -271,6 +272,32 @@ def test_a_rescue_that_fails_leaves_the_placement_recorded_and_later_mail_read(
     assert {fault["next_try_at"] for fault in faults(world)} == {None}
     assert len(world.events("placed_junk")) == 2
     assert world.events("rescued") == []
+
+
+def test_a_mail_that_cannot_be_decided_about_is_set_aside_and_the_others_are_decided(
+    database: Engine, sandbox: Sandbox
+) -> None:
+    world = a_world(database, sandbox, 1, 1, a_policy(**SILENT))
+    odd, good = world.slot(), world.slot(gap_s=0)
+    world.dispatch()
+    world.clock.sleep(30)
+    world.dispatch()
+
+    def fail(mails: Any, *numbers: Any) -> Any:
+        if odd in set(mails["slot_id"]):
+            raise KeyError("script")
+        return decide_actions(mails, *numbers)
+
+    with patch.object(mailbox_actions, "decide_actions", fail):
+        assert read(world).found == {"inbox": 2, "refused": 1}
+        assert [event["slot_id"] for event in world.events("acted")] == [good]
+        (fault,) = faults(world)
+        assert (fault["step"], fault["reason"]) == ("read", "KeyError: 'script'")
+        assert read(world).found == {}
+    world.clock.advance(timedelta(hours=1))
+    assert read(world).found == {}
+    assert {event["slot_id"] for event in world.events("acted")} == {odd, good}
+    assert faults(world) == []
 
 
 def test_a_mailbox_without_a_junk_folder_is_read_and_reported(world: World) -> None:

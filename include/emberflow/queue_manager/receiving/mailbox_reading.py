@@ -238,20 +238,41 @@ class MailboxReading:
                 except EmberflowError:  # not of this message: a key is missing
                     raise
                 except Exception as error:  # one message, whatever is wrong with it, is not all of them
-                    if isinstance(error, DBAPIError) and (error.connection_invalidated or is_deadlock(error)):
-                        raise
-                    log.exception("%s of %s, UID %s", at.folder, at.mailbox.access.address, message.uid)
-                    reason = f"{type(error).__name__}: {error}"
-                    faults.append(Unread(message.uid, message.size, reason, is_final=False))
+                    faults.append(_fault_of(at, message, error))
                 else:
                     arrivals += [arrival] if arrival is not None else []
+            deeds, undecided = self._decide(connection, recipient, at, arrivals)
+            faults += undecided
             self._quarantine.note(connection, place, faults, self._clock.now())
-            abilities = Abilities(at.archive, at.reader.can_mark_important)
-            deeds = recipient.decide(connection, at.mailbox, arrivals, at.placement, abilities)
         self.found.update(found)
         if at.placement == "inbox":
-            self._filing.take_note(at.outcome.arrived, place, arrivals)
+            left = {fault.uid for fault in undecided}
+            self._filing.take_note(at.outcome.arrived, place, [one for one in arrivals if one.message.uid not in left])
         return deeds, faults, is_complete
+
+    def _decide(
+        self, connection: Connection, recipient: Recipient, at: _FolderReading, arrivals: Sequence[Arrival]
+    ) -> tuple[Deeds, list[Unread]]:
+        """Decide about all at once; if that fails, about one after the other, and set aside what it fails with."""
+        abilities = Abilities(at.archive, at.reader.can_mark_important)
+        try:
+            with connection.begin_nested():
+                return recipient.decide(connection, at.mailbox, arrivals, at.placement, abilities), []
+        except EmberflowError:
+            raise
+        except Exception as error:
+            if len(arrivals) == 1:
+                return {}, [_fault_of(at, arrivals[0].message, error)]
+            if _ends_the_reading(error):
+                raise
+        deeds: dict[Act, list[int]] = {}
+        undecided: list[Unread] = []
+        for arrival in arrivals:
+            some, fault = self._decide(connection, recipient, at, [arrival])
+            undecided += fault
+            for act, uids in some.items():
+                deeds.setdefault(act, []).extend(uids)
+        return deeds, undecided
 
     def _set_aside(self, at: _FolderReading, error: ImapError) -> None:
         """Note the messages at which the connection broke, so that the next run is not ended by the same ones."""
@@ -333,6 +354,18 @@ class _FolderReading:
     @property
     def mailbox_id(self) -> int:
         return self.mailbox.access.mailbox_id
+
+
+def _fault_of(at: _FolderReading, message: ReceivedMessage, error: Exception) -> Unread:
+    """Return a message as set aside, unless the error ends the reading."""
+    if _ends_the_reading(error):
+        raise error
+    log.error("%s of %s, UID %s", at.folder, at.mailbox.access.address, message.uid, exc_info=error)
+    return Unread(message.uid, message.size, f"{type(error).__name__}: {error}", is_final=False)
+
+
+def _ends_the_reading(error: Exception) -> bool:
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or is_deadlock(error))
 
 
 def _cursors(connection: Connection, mailbox_id: int, folder: str) -> tuple[Cursor | None, Cursor | None]:
