@@ -88,6 +88,9 @@ def test_a_bots_mail_stays_in_its_inbox_for_a_day_and_is_filed_then(world: World
     world.clock.advance(timedelta(hours=23))
     assert world.read() == {}
     assert lying(world, bot) == {"INBOX": 1}
+    with ImapReader(world.access(bot), "sandbox", world.settings.ca_files) as reader:
+        reader.select("INBOX")
+        reader._client.uid("STORE", "1:*", "-FLAGS", "(\\Seen)")
     assert a_day_later(world) == {"filed": 1}
     assert lying(world, bot) == {FILED: 1}
     assert unseen(world, bot, FILED) == 0
@@ -250,9 +253,15 @@ def test_mail_in_doubt_is_never_moved(world: World) -> None:
     world.dispatch()
     assert world.statuses() == {"sent": 1, "uncertain": 1}
     (bot,) = world.bots
+    with world.engine.begin() as connection:  # as if the first one, which was placed, were in doubt as well
+        connection.exec_driver_sql("set local session_replication_role = replica")
+        connection.exec_driver_sql(
+            "update ops.slot_states set status = 'uncertain', submitted_at = coalesce(submitted_at, sent_at), "
+            "sent_at = null, attempts = 1"
+        )
     with patch("emberflow.queue_manager.receiving.arrivals.Finder.take_in", return_value=None):
-        assert a_day_later(world, 2) == {"filed": 1}
-    assert lying(world, bot) == {"INBOX": 1, FILED: 1}
+        assert a_day_later(world, 2) == {}
+    assert lying(world, bot) == {"INBOX": 2}
 
 
 def test_what_a_person_moved_back_stays_there_and_is_no_second_copy(world: World) -> None:
@@ -371,7 +380,10 @@ def test_a_mailbox_whose_filing_fails_keeps_no_other_from_it(database: Engine, s
     world.clock.advance(2 * DAY)
     with patch.object(ImapReader, "own_folder", only_the_second):
         report = sweep.read_shard(database, 0, clock=world.clock, settings=world.settings)
-    assert (report.found["filed"], report.unreadable) == (1, [])
+        assert (report.found["filed"], report.unreadable) == (1, [])
+        assert world.read() == {}
+    assert world.read() == {}
+    assert a_day_later(world) == {"filed": 1}
 
 
 def test_a_run_moves_a_bounded_number_and_the_next_one_goes_on(database: Engine, sandbox: Sandbox) -> None:
