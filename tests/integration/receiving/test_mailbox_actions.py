@@ -358,11 +358,12 @@ def test_threads_of_two_to_five_turns_end_with_the_reason_on_record(database: En
 
 
 def test_what_was_not_decided_is_not_done(database: Engine, sandbox: Sandbox) -> None:
-    """B-F2: the transaction fails, so nothing is touched, and the next reading does all of it."""
+    """B-F2: the decision fails, so nothing is touched, and when the mail is tried again all of it is done."""
     world = a_mailed_world(database, sandbox, actions=ALL)
     with patch.object(event_log, "record_acted", side_effect=RuntimeError("odd")):
-        report = sweep.read_shard(database, 0, clock=world.clock, settings=world.settings)
-        assert len(report.unreadable) == 1
-    assert (flags(world, world.bots[0]), acted(world), world.events("placed_inbox")) == ([set()], [], [])
+        assert world.read()["refused"] == 1
+    assert (flags(world, world.bots[0]), acted(world)) == ([set()], [])
+    world.clock.advance(timedelta(minutes=15))
     world.read()
     assert flags(world, world.bots[0]) == [{"\\Seen", "\\Flagged", "$Important"}]
+    assert len(acted(world)) == 1
