@@ -255,12 +255,16 @@ class MailboxReading:
     ) -> tuple[Deeds, list[Unread]]:
         """Decide about all at once; if that fails, about one after the other, and set aside what it fails with."""
         abilities = Abilities(at.archive, at.reader.can_mark_important)
+        found = recipient.answerer.found
+        counted = Counter(found)
         try:
             with connection.begin_nested():
                 return recipient.decide(connection, at.mailbox, arrivals, at.placement, abilities), []
         except EmberflowError:
             raise
         except Exception as error:
+            found.clear()
+            found.update(counted)
             if len(arrivals) == 1:
                 return {}, [_fault_of(at, arrivals[0].message, error)]
             if _ends_the_reading(error):
