@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.imap_changes import ImapChanges
@@ -197,6 +197,50 @@ def test_mail_stays_in_the_senders_inbox_for_as_long_as_the_policy_says(database
     world.clock.advance(2 * DAY)
     assert world.read()["filed"] >= 1
     assert lying(world, sender) == {FILED: 1}
+
+
+# What was not handled yet
+
+
+def waits(world: World, event: str) -> None:
+    """As if the mail whose event this is could not be read whole, and another try came in three days."""
+    folder, uidvalidity, uid = world.events(event)[0]["details"]["uid"].rsplit(":", 2)
+    with world.engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into ops.message_faults "
+                "(mailbox_id, folder, uidvalidity, uid, step, reason, first_at, last_at, next_try_at) "
+                "values (:id, :folder, :uidvalidity, :uid, 'read', 'slow', :at, :at, :next)"
+            ),
+            {
+                "id": world.bots[0].mailbox_id,
+                "folder": folder,
+                "uidvalidity": int(uidvalidity),
+                "uid": int(uid),
+                "at": NOON,
+                "next": NOON + 3 * DAY,
+            },
+        )
+
+
+def test_a_mail_that_waits_to_be_read_is_not_filed_before_it_was(world: World) -> None:
+    """B-B9: nothing was decided about it, and in the folder nobody would answer it."""
+    waits(world, "placed_inbox")
+    assert a_day_later(world, 2) == {}
+    assert lying(world, world.bots[0]) == {"INBOX": 1}
+    assert a_day_later(world, 2) == {"filed": 1}
+
+
+def test_a_rescued_mail_that_waits_to_be_read_is_not_filed_before_it_was(database: Engine, sandbox: Sandbox) -> None:
+    """B-B9, B-B5"""
+    world = a_world(database, sandbox, senders=1, bots=1, policy=a_policy(replies=NO_ANSWERS))
+    sandbox.file_to_junk(world.senders[0].address.partition("@")[2], 100)
+    world.slot()
+    world.dispatch()
+    world.read()
+    waits(world, "rescued")
+    assert a_day_later(world, 2) == {}
+    assert lying(world, world.bots[0]) == {"INBOX": 1}
 
 
 # What is not ours
@@ -401,6 +445,25 @@ def test_a_run_moves_a_bounded_number_and_the_next_one_goes_on(database: Engine,
         assert world.read() == {"filed": 2}
         assert world.read() == {"filed": 1}
         assert world.read() == {}
+
+
+def test_messages_that_are_not_proven_do_not_block_what_lies_behind_them(world: World) -> None:
+    """B-B9: copies of somebody else, more than one run deletes, come before ours in the folder."""
+    (bot,) = world.bots
+    with ImapReader(world.access(bot), "sandbox", world.settings.ca_files) as reader:
+        reader.make_folder(FILED)
+        for _ in range(2):
+            world.submit(world.senders[0], bot, build(a_mail(world.senders[0], bot, genuine_token(world))))
+            newest = reader.new_messages("INBOX", None)[0][-1]
+            reader.select("INBOX")
+            reader.move([newest.uid], FILED)
+    with (
+        patch("emberflow.queue_manager.receiving.filing._MOST", 1),
+        patch("emberflow.queue_manager.receiving.filing._AT_ONCE", 1),
+    ):
+        assert a_day_later(world, 2) == {"filed": 1}
+        assert a_day_later(world, 30) == {"deleted": 1}
+    assert lying(world, bot) == {FILED: 2}
 
 
 def test_mail_that_was_placed_before_digests_were_recorded_is_filed_and_deleted_as_well(world: World) -> None:

@@ -19,7 +19,8 @@ from emberflow.email_ops.tokens import TokenError, WarmupToken, verify
 from emberflow.queue_manager.slot_token import token_of
 from emberflow.settings import Settings
 
-# Mail in doubt (`uncertain`, `submitting`) is not `sent`, and what was not placed here was not handled here.
+# Mail in doubt (`uncertain`, `submitting`) is not `sent`, what was not placed here was not handled here, and what waits
+# for another try of being read or rescued is not handled yet.
 _HANDLED = text("""
     select
         slots.*,
@@ -42,9 +43,10 @@ _HANDLED = text("""
             select
             from ops.message_faults as faults
             where faults.mailbox_id = :mailbox_id
-                and faults.step = 'rescue'
+                and faults.step in ('read', 'rescue')
                 and faults.next_try_at is not null
-                and faults.folder || ':' || faults.uidvalidity || ':' || faults.uid = placed.details ->> 'uid'
+                and faults.folder || ':' || faults.uidvalidity || ':' || faults.uid
+                in (placed.details ->> 'uid', rescued.details ->> 'uid')
         )
 """)
 

@@ -154,17 +154,17 @@ class Filing:
             since = None if to_delete else self._since(at)
             uidvalidity, uids = at.reader.with_token(folder, is_unmarked=not to_delete, since=since)
             due = self._due(at, folder, uidvalidity, self._window(uids), to_delete=to_delete)
-            now = self._proven(at, folder, uidvalidity, sorted(due.items())[:_MOST])
+            proven, is_all = self._proven(at, folder, uidvalidity, due)
             if to_delete:
-                self._delete(at, folder, uidvalidity, now)
+                self._delete(at, folder, uidvalidity, proven)
             else:
-                self._move(at, folder, uidvalidity, now)
+                self._move(at, folder, uidvalidity, proven)
         except ImapError as error:
             if error.is_lost:
                 raise
             at.problem(folder, error)
             return True
-        return not at.is_over and (len(due) <= _MOST or not now)
+        return is_all and not at.is_over
 
     def _due(
         self, at: _Tidying, folder: str, uidvalidity: int, uids: Sequence[int], *, to_delete: bool
@@ -179,10 +179,20 @@ class Filing:
         return {uid: mail for uid, mail in due.items() if mail.may_be_at(folder, uidvalidity, uid)}
 
     def _proven(
-        self, at: _Tidying, folder: str, uidvalidity: int, due: Sequence[tuple[int, HandledMail]]
-    ) -> dict[int, tuple[HandledMail, str]]:
-        messages, _ = at.reader.read_again(folder, uidvalidity, [uid for uid, _ in due], having=TOKEN_HEADER)
-        return _proven(dict(due), folder, uidvalidity, {message.uid: message.header_digest for message in messages})
+        self, at: _Tidying, folder: str, uidvalidity: int, due: Mapping[int, HandledMail]
+    ) -> tuple[Proven, bool]:
+        """Return the first ``_MOST`` messages that are proven, and whether there are no more.
+
+        What is not proven today is not tomorrow either, so it must not take the place of what lies behind it.
+        """
+        proven: dict[int, tuple[HandledMail, str]] = {}
+        for uids in _groups(due):
+            if at.is_over or len(proven) > _MOST:
+                break
+            messages, _ = at.reader.read_again(folder, uidvalidity, uids, having=TOKEN_HEADER)
+            digests = {message.uid: message.header_digest for message in messages}
+            proven |= _proven({uid: due[uid] for uid in uids}, folder, uidvalidity, digests)
+        return dict(sorted(proven.items())[:_MOST]), len(proven) <= _MOST
 
     def _move(self, at: _Tidying, folder: str, uidvalidity: int, proven: Proven) -> None:
         """Mark messages of a folder as read and move them; how they are known again is stored before."""
