@@ -202,7 +202,8 @@ class ImapReader(ImapChanges):
 
         At most 500 messages a call: the oldest new ones, so that the next call goes on where this one
         stopped. Without a cursor, or when the server has renumbered the folder (another UIDVALIDITY, RFC 9051
-        2.3.1.1), the newest 500 are returned; after a renumbering the caller knows some of them already.
+        2.3.1.1), the newest 500 are returned; after a renumbering the caller knows some of them already. A UIDNEXT
+        below the cursor is taken for a renumbering: the server was put back to an older state, and gives numbers again.
         With ``having`` only messages that have this header field are returned, read as far as their header: what
         strangers send costs a line each. Otherwise they are read whole, and of those over 1 MiB the header; all as far
         as their header with ``headers_only``. Those ``without`` (UIDVALIDITY, UID) are left out, and with a cursor, or
@@ -281,19 +282,24 @@ class ImapReader(ImapChanges):
     ) -> tuple[list[int], Cursor, bool]:
         exists = self._select(folder)
         uidnext = self._number("UIDNEXT")
+        if uidnext > LAST_UID:  # there is no such number: it is not told
+            uidnext = 0
         arrived = () if since is None else ("SINCE", _day(since))
-        if after is None or after.uidvalidity != self._uidvalidity:
+        is_renumbered = after is not None and (
+            after.uidvalidity != self._uidvalidity or after.next_uid > LAST_UID or 0 < uidnext < after.next_uid
+        )
+        if after is None or is_renumbered:
             newest = f"{exists - MESSAGES_PER_CALL + 1}:*" if exists > MESSAGES_PER_CALL else "ALL"
             uids = self._search(newest, *(arrived if is_always else ()))[-MESSAGES_PER_CALL:]
             next_uid = max([1, uidnext, *(uid + 1 for uid in uids)])
-            return uids, Cursor(self._uidvalidity, next_uid), True
+            return uids, Cursor(self._uidvalidity, min(next_uid, LAST_UID)), True
         start = max(after.next_uid, 1)
-        if start > LAST_UID or 0 < uidnext <= start:
+        if uidnext == start:
             return [], after, True
         # "n:*" always matches the last message, also when its UID is below n.
         found = [uid for uid in self._search("UID", f"{start}:*", *arrived) if uid >= start]
         uids = found[:MESSAGES_PER_CALL]
-        cursor = Cursor(self._uidvalidity, uids[-1] + 1) if uids else after
+        cursor = Cursor(self._uidvalidity, min(uids[-1] + 1, LAST_UID)) if uids else after
         return uids, cursor, len(found) == len(uids)
 
     def read_again(

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from emberflow.email_ops import imap
+from emberflow.email_ops.header_fields import TOKEN_HEADER
 from emberflow.email_ops.imap import Cursor, ImapError, ImapReader
 from emberflow.errors import EgressRefusedError
 from tests.unit.email_ops.fake_mail_servers import (
@@ -300,6 +301,28 @@ def test_a_renumbered_folder_is_scanned_again_but_only_its_newest(
         messages, cursor = reader.new_messages("INBOX", Cursor(9, 400))
     assert [message.uid for message in messages] == [3, 4]
     assert cursor == Cursor(10, 5)
+
+
+def test_a_server_that_was_put_back_to_an_older_state_hides_no_new_mail(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E-B3: its UIDVALIDITY is the old one, its UIDNEXT is below what was read already."""
+    monkeypatch.setattr(imap, "MESSAGES_PER_CALL", 2)
+    script = a_folder_with(3, 4, search=b"1 2 3 4") | {"SELECT": selected(uidnext=5)}
+    with a_reader(authority, script) as (reader, _), reader:
+        messages, cursor = reader.new_messages("INBOX", Cursor(9, 400))
+        assert ([message.uid for message in messages], cursor) == ([3, 4], Cursor(9, 5))
+        assert reader.strangers("INBOX", Cursor(9, 400), lacking=TOKEN_HEADER).cursor == Cursor(9, 5)
+        assert reader.new_messages("INBOX", cursor) == ([], cursor)
+
+
+def test_a_next_uid_that_is_none_moves_no_cursor_beyond_all_mail(authority: Authority) -> None:
+    """E-B3; RFC 9051 9: a UID has 32 bits. A cursor that was moved there before counts as none."""
+    script = a_folder_with(7) | {"SELECT": selected(uidnext=9_999_999_999)}
+    with a_reader(authority, script) as (reader, _), reader:
+        for after in (None, Cursor(9, 5), Cursor(9, 9_999_999_999)):
+            messages, cursor = reader.new_messages("INBOX", after)
+            assert ([message.uid for message in messages], cursor) == ([7], Cursor(9, 8))
 
 
 def test_a_large_backlog_is_read_in_portions_that_follow_each_other(
