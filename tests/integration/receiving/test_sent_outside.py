@@ -8,12 +8,12 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, text
 
 from emberflow.clock import floor_hour
 from emberflow.email_ops.imap import ImapReader
 from emberflow.email_ops.imap_session import ImapError
-from emberflow.queue_manager import event_log
+from emberflow.queue_manager import cancellation, event_log
 from emberflow.queue_manager.receiving import message_faults, sweep
 from tests.integration.receiving.test_inbound_messages import a_letter, an_answer, lay_in, read
 from tests.worlds import NOON, Command, Member, Sandbox, World, a_policy, a_world, dying_with, take_as_read
@@ -353,6 +353,28 @@ def test_a_persons_answer_takes_the_place_of_the_planned_one(world: World) -> No
     assert (found["conversation_id"], found["matched_by"]) == (thread["id"], "in_reply_to")
     world.clock.advance(HOUR)
     assert world.dispatch() == {}
+
+
+def test_a_deadlock_with_a_worker_costs_a_repetition_and_counts_nothing_twice(world: World) -> None:
+    """S-F7: a worker may hold the slots that are cancelled."""
+    assert world.read()["replies"] == 1
+    world.clock.sleep(30)
+    world.dispatch()
+    assert world.read()["replies"] == 1
+    parent = world.value("select message_id from ops.slots where turn = 2")
+    write_by_hand(world, an_answer(world, fields={"In-Reply-To": parent}))
+    real = cancellation.leave_to_person
+    ended: list[int] = []
+
+    def leave(connection: Connection, mailbox_id: int, conversation_ids: Any) -> int:
+        if len(ended) < 2:
+            ended.append(mailbox_id)
+            connection.execute(text("do $$ begin raise exception using errcode = '40P01'; end $$"))
+        return real(connection, mailbox_id, conversation_ids)
+
+    with patch.object(cancellation, "leave_to_person", leave):
+        assert read(world) == {"sent_outside": 1, "left_to_a_person": 1}
+    assert (len(ended), len(outside(world))) == (2, 1)
 
 
 def test_a_thread_that_a_person_has_answered_gets_no_automatic_answer(world: World) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from emberflow.accounts.mailboxes import Mailbox
 from emberflow.clock import Clock
+from emberflow.database.engine import again_after_deadlock
 from emberflow.database.tables import imap_cursors
 from emberflow.email_ops.imap import Cursor, ImapError, ImapReader, Unread
 from emberflow.email_ops.received import ReceivedMessage
@@ -98,18 +99,25 @@ class SentReading:
         mailbox_id = mailbox.access.mailbox_id
         if not (messages or unread or moves):
             return
-        recorded = outside_mail.Recorded()
-        with self._engine.begin() as connection:
-            if messages:
-                recorded = outside_mail.record(
-                    connection, mailbox, messages, keys=self._settings.require_token_keys(), now=self._clock.now()
-                )
-            place = Place(mailbox_id, folder, cursor.uidvalidity)
-            message_faults.note(connection, place, "read", unread, self._clock.now())
-            if moves:
-                row = {**vars(cursor), "synced_at": text("clock_timestamp()")}
-                statement = insert(imap_cursors).values(mailbox_id=mailbox_id, folder=folder, **row)
-                connection.execute(statement.on_conflict_do_update(index_elements=["mailbox_id", "folder"], set_=row))
+
+        def record() -> outside_mail.Recorded:
+            recorded = outside_mail.Recorded()
+            with self._engine.begin() as connection:
+                if messages:
+                    recorded = outside_mail.record(
+                        connection, mailbox, messages, keys=self._settings.require_token_keys(), now=self._clock.now()
+                    )
+                place = Place(mailbox_id, folder, cursor.uidvalidity)
+                message_faults.note(connection, place, "read", unread, self._clock.now())
+                if moves:
+                    row = {**vars(cursor), "synced_at": text("clock_timestamp()")}
+                    statement = insert(imap_cursors).values(mailbox_id=mailbox_id, folder=folder, **row)
+                    index = ["mailbox_id", "folder"]
+                    connection.execute(statement.on_conflict_do_update(index_elements=index, set_=row))
+            return recorded
+
+        # What a person took over is cancelled, and workers hold slots of the same conversations.
+        recorded = again_after_deadlock(record)
         self._found.update({"sent_outside": recorded.mails} if recorded.mails else {})
         self._found.update({"left_to_a_person": recorded.cancelled} if recorded.cancelled else {})
         self._tell(unread)
