@@ -294,6 +294,9 @@ def test_a_mail_that_cannot_be_decided_about_is_set_aside_and_the_others_are_dec
         (fault,) = faults(world)
         assert (fault["step"], fault["reason"]) == ("read", "KeyError: 'script'")
         assert read(world).found == {}
+        world.clock.advance(timedelta(minutes=15))
+        assert read(world).found == {"refused": 1}
+        assert [fault["tries"] for fault in faults(world)] == [2]
     world.clock.advance(timedelta(hours=1))
     assert read(world).found == {}
     assert {event["slot_id"] for event in world.events("acted")} == {odd, good}

@@ -198,6 +198,41 @@ def test_an_action_that_was_refused_is_done_when_the_server_takes_it(database: E
     assert world.rows("select * from ops.message_faults") == []
 
 
+@pytest.mark.parametrize("mark", ["mark_important", "mark_starred"])
+def test_a_mail_whose_mark_was_refused_is_archived_after_its_mark(
+    database: Engine, sandbox: Sandbox, mark: str
+) -> None:
+    """B-F2: in the archive it has another number, by which the mark would find nothing."""
+    world = a_mailed_world(database, sandbox, actions={**ALL, "archive": 1.0}, replies=SILENT)
+    refused = ImapError("imap_command", "NO [LIMIT] too many keywords")
+    step = "important" if mark == "mark_important" else "star"
+    with patch.object(ImapReader, mark, side_effect=refused):
+        assert world.read() == {"inbox": 1, f"{step}_failed": 1}
+        world.clock.advance(timedelta(minutes=15))
+        assert world.read() == {f"{step}_failed": 1}
+        assert len(world.mailbox(world.bots[0])) == 1
+    world.clock.advance(timedelta(hours=1))
+    world.read()
+    world.read()
+    assert world.mailbox(world.bots[0]) == []
+    assert flags(world, world.bots[0], "Archive") == [{"\\Seen", "\\Flagged", "$Important"}]
+    assert world.rows("select * from ops.message_faults") == []
+
+
+def test_a_mail_whose_mark_was_given_up_is_archived_without_it(database: Engine, sandbox: Sandbox) -> None:
+    """B-F2"""
+    world = a_mailed_world(database, sandbox, actions={**ALL, "archive": 1.0}, replies=SILENT)
+    refused = ImapError("imap_command", "NO [LIMIT] too many keywords")
+    with patch.object(ImapReader, "mark_important", side_effect=refused):
+        for hours in (0.25, 1, 4, 16, 0):
+            world.read()
+            world.clock.advance(timedelta(hours=hours))
+        world.read()
+    assert flags(world, world.bots[0], "Archive") == [{"\\Seen", "\\Flagged"}]
+    (fault,) = world.rows("select * from ops.message_faults")
+    assert (fault["step"], fault["next_try_at"]) == ("important", None)
+
+
 def test_a_server_that_hangs_up_on_an_action_is_not_asked_for_it_at_once_again(
     database: Engine, sandbox: Sandbox
 ) -> None:

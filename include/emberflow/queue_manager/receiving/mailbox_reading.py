@@ -187,7 +187,7 @@ class MailboxReading:
         known = at.set_aside.get("read", ())
         for _ in range(_PORTIONS):
             portion = at.reader.next_portion(at.folder, before, having=TOKEN_HEADER, without=known)
-            is_complete = self._take_in(at, portion.cursor.uidvalidity, portion.messages, portion.unread)
+            is_complete, _ = self._take_in(at, portion.cursor.uidvalidity, portion.messages, portion.unread)
             nothing_else = nothing_else and not portion.others
             if not is_complete:
                 break
@@ -204,17 +204,26 @@ class MailboxReading:
 
     def _take_in(
         self, at: _FolderReading, uidvalidity: int, messages: Sequence[ReceivedMessage], unread: Sequence[Unread]
-    ) -> bool:
-        """Record what was read, answer, act; return False if some of it must be looked at again."""
+    ) -> tuple[bool, set[int]]:
+        """Record what was read, answer, act.
+
+        Return False if some of it must be looked at again, and the UIDs of what was set aside.
+        """
         place = Place(at.mailbox_id, at.folder, uidvalidity)
         # Two mailboxes may hold mail of the same slots.
         deeds, faults, is_complete = again_after_deadlock(lambda: self._record(at, place, messages, unread))
         self._tell(at, faults)
+        unmarked: set[int] = set()
         for act, uids in deeds.items():
             # What could not be done waits for its own turn: it may be what ended the run before this one.
-            waiting = at.set_aside.get(act, ())
-            self._carry_out(at, place, act, [uid for uid in uids if (uidvalidity, uid) not in waiting])
-        return is_complete
+            waiting = {uid for uid in uids if (uidvalidity, uid) in at.set_aside.get(act, ())}
+            todo = set(uids) - waiting
+            if act == "archive":
+                self._let_wait(at, place, act, sorted(todo & unmarked), "it waits for its marks")
+                todo -= unmarked
+            is_done = self._carry_out(at, place, act, sorted(todo))
+            unmarked |= waiting if is_done else waiting | todo
+        return is_complete, {fault.uid for fault in faults}
 
     def _record(
         self, at: _FolderReading, place: Place, messages: Sequence[ReceivedMessage], unread: Sequence[Unread]
@@ -294,25 +303,30 @@ class MailboxReading:
 
     def _carry_out(
         self, at: _FolderReading, place: Place, act: Act, uids: Collection[int], *, is_due: bool = False
-    ) -> None:
-        """Act on messages, which is recorded already; with what cannot be done it is tried again later."""
+    ) -> bool:
+        """Act on messages, which is recorded already; what cannot be done is tried again later, and False returned."""
         if not uids:
-            return
+            return True
         try:
             carry_out(at.reader, act, uids, at.archive)
         except ImapError as error:
-            faults = [Unread(uid, None, str(error), is_final=False) for uid in uids]
-            with self._engine.begin() as connection:
-                message_faults.note(connection, place, act, faults, self._clock.now())
-            self.found[f"{act}_failed"] += len(faults)
-            address = at.mailbox.access.address
-            log.warning("%s of %s, %s of %s messages: %s", at.folder, address, act, len(faults), error)
+            self._let_wait(at, place, act, uids, str(error))
+            self.found[f"{act}_failed"] += len(uids)
             if error.is_lost:
                 raise
-        else:
-            if is_due:
-                with self._engine.begin() as connection:
-                    message_faults.settle(connection, place, act, uids)
+            return False
+        if is_due:
+            with self._engine.begin() as connection:
+                message_faults.settle(connection, place, act, uids)
+        return True
+
+    def _let_wait(self, at: _FolderReading, place: Place, act: Act, uids: Collection[int], reason: str) -> None:
+        if not uids:
+            return
+        faults = [Unread(uid, None, reason, is_final=False) for uid in uids]
+        with self._engine.begin() as connection:
+            message_faults.note(connection, place, act, faults, self._clock.now())
+        log.warning("%s of %s, %s of %s messages: %s", at.folder, at.mailbox.access.address, act, len(faults), reason)
 
     def _try_again(self, at: _FolderReading) -> list[tuple[int, int]]:
         """Try what was set aside and is due now: singly, because one refusal would be that of all of them.
@@ -327,11 +341,12 @@ class MailboxReading:
         for uidvalidity, uids in unread.items():
             place = Place(at.mailbox_id, at.folder, uidvalidity)
             messages, still = at.reader.read_again(at.folder, uidvalidity, uids, having=TOKEN_HEADER)
-            if self._take_in(at, uidvalidity, messages, still):
+            is_complete, faulted = self._take_in(at, uidvalidity, messages, still)
+            if is_complete:
                 known = {message.uid for message in messages} | {one.uid for one in still}
                 without_token += [(uidvalidity, uid) for uid in uids if uid not in known]
                 with self._engine.begin() as connection:
-                    message_faults.settle(connection, place, "read", [message.uid for message in messages])
+                    message_faults.settle(connection, place, "read", {message.uid for message in messages} - faulted)
         for (act, uidvalidity), uids in undone.items():
             place = Place(at.mailbox_id, at.folder, uidvalidity)
             if at.reader.select(at.folder)[0] == uidvalidity:

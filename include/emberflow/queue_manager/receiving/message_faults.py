@@ -53,10 +53,22 @@ _DUE = text("""
     limit 50
 """)
 
+# Where it is archived, a mail has another number: its marks come first, unless they were given up.
 _ACTS_DUE = text("""
     select step, uidvalidity, uid
-    from ops.message_faults
+    from ops.message_faults as acts
     where mailbox_id = :mailbox_id and folder = :folder and step <> 'read' and next_try_at <= :now
+        and not (
+            step = 'archive'
+            and exists (
+                select
+                from ops.message_faults as marks
+                where (marks.mailbox_id, marks.folder, marks.uidvalidity, marks.uid)
+                    = (acts.mailbox_id, acts.folder, acts.uidvalidity, acts.uid)
+                    and marks.step in ('mark_read', 'important', 'star')
+                    and marks.next_try_at is not null
+            )
+        )
     order by next_try_at, uid
     limit 50
 """)
