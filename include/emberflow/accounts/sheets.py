@@ -172,7 +172,7 @@ def _opened_parquet(file: Path, headings: Mapping[str, str]) -> tuple[list[str],
     }  # fmt: skip
     database = duckdb.connect(config=options)
     try:
-        found = database.execute("select * from read_parquet(?)", [str(file)])
+        found = database.execute("select * from read_parquet(?, hive_partitioning = false)", [str(file)])
     except duckdb.Error as error:
         database.close()
         raise _no_parquet(file, error) from error

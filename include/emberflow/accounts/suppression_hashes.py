@@ -27,12 +27,27 @@ from emberflow.database.secrets import Sealed, SecretBox
 from emberflow.database.tables import suppression_key
 from emberflow.errors import ConfigurationError, SecretError
 
-# The fingerprint of the key that hashes are compared by, as part of a query; null: there are no hashes.
+# The fingerprint of the key that hashes are compared by, as part of a query; null: there are no hashes; empty: there
+# are some, and the key that is stored, if any, did not make all of them, as after a restore of some tables only. The
+# lowest and the highest value are two looks into the unique index, and what both begin with, all do.
 KEY_IN_USE: Final = """
-    (select fingerprint from ops.suppression_key where exists (select from ops.suppressions where kind = 'hash'))
+    (
+        select
+            case
+                when
+                    left(made.lowest, 12) = left(suppression_key.fingerprint, 12)
+                    and left(made.highest, 12) = left(suppression_key.fingerprint, 12)
+                    then suppression_key.fingerprint
+                else ''
+            end
+        from (
+            select min(value) as lowest, max(value) as highest from ops.suppressions where kind = 'hash'
+        ) as made
+        left join ops.suppression_key on true
+        where made.lowest is not null
+    )
 """
 _IN_USE = text(f"select {KEY_IN_USE}")
-_HASHES_EXIST = text("select exists (select from ops.suppressions where kind = 'hash')")
 _ONE_AT_A_TIME = text("select pg_advisory_xact_lock(hashtext('emberflow.suppression_key'))")
 _WHAT: Final = "the key of suppressed hashes"
 _SHOWN: Final = 12  # hex digits of the fingerprint in each value
@@ -75,10 +90,15 @@ def opened(connection: Connection, keys: Keys, fingerprint: str | None) -> Hashe
     """Return what compares with hashes under the key of `KEY_IN_USE`; None: there are none.
 
     Raises:
-        BlindError: the key cannot be decrypted here.
+        BlindError: the key cannot be decrypted here, or is not the one that made the hashes.
     """
     if fingerprint is None:
         return None
+    if not fingerprint:
+        raise BlindError(
+            f"{_WHAT} is missing, or made not all of them: restore ops.suppression_key and ops.suppressions from one "
+            "backup, or remove the hashes of the other key"
+        )
     if fingerprint not in _opened:
         _opened[fingerprint] = _read(connection, keys)
     return _opened[fingerprint]
@@ -97,15 +117,13 @@ def at_hand(connection: Connection, keys: Keys) -> Hasher:
     """Return what makes hashes, with a new key if there is none yet.
 
     Raises:
-        BlindError: there are hashes, and their key cannot be decrypted here.
+        BlindError: there are hashes, and :func:`opened` cannot compare with them.
         ConfigurationError: there is no secret key to encrypt a new one with.
     """
     connection.execute(_ONE_AT_A_TIME)
     found = in_use(connection, keys)
     if found is not None:
         return found
-    if connection.execute(_HASHES_EXIST).scalar_one():
-        raise BlindError(f"{_WHAT} is missing: restore the table ops.suppression_key from a backup")
     if connection.execute(select(suppression_key.c.id)).first() is not None:
         try:
             return _read(connection, keys)

@@ -2,7 +2,7 @@
 
 A lead has an address, and perhaps a time zone, a country, where its data comes from and the lawful basis of writing to
 it. None of these has a default of ours: a zone that nobody gave is missing, and is counted as missing. Every other
-column is a custom field with a type. What a row says of consent, opt-outs or states is not read (`_UNREAD`), because an
+column is a custom field with a type. What a row says of consent, opt-outs or states is not read (`_is_unread`), since an
 import must never bring back somebody who opted out; a row that itself tells of an opt-out is refused.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, Final
 
@@ -32,19 +32,30 @@ LONGEST_VALUE: Final = 1_000  # characters
 MOST_FIELDS_BYTES: Final = 16_384  # of all custom fields of a lead together, as JSON
 _LONGEST_NAME: Final = 60
 
-# Columns that other tools export beside an address. What they say is a person's will or another tool's state.
-_OPT_OUTS: Final = frozenset({
-    "unsubscribed", "unsubscribe", "opt_out", "optout", "opted_out", "do_not_contact", "dnc", "suppressed",
-    "blacklisted", "blocklisted", "bounced", "hard_bounced", "complained", "complaint", "erased",
-})  # fmt: skip
-_OPT_INS: Final = frozenset({"subscribed", "opt_in", "optin", "opted_in"})
+# Columns that other tools export beside an address. What they say is a person's will or another tool's state. Tools
+# put words around the ones that count (`unsubscribed_from_all_email`, `HasOptedOutOfEmail`), so these are looked for
+# anywhere in a heading or in a state. A link to opt out by says nothing.
+_OPT_OUTS: Final = re.compile(
+    r"unsubscri|opt(ed)?_?out|do_?not_?(contact|e?_?mail|call|send|write)|(?<![a-z])dnc(?![a-z])|suppress"
+    r"|bl(ack|ock)_?list|bounce|complain|erased"
+)
+_LINKS: Final = ("_link", "_url", "_token")
+_OPT_INS: Final = re.compile(r"(?:.*_)?(?:subscribed|opt(ed)?_?in)")
+_STATE_HEADINGS: Final = re.compile(
+    r"(?:.*_)?(?:e_?mail|mail|subscription|subscriber|contact|lead|marketing|newsletter)_(?:status|state)"
+)
+_REFUSALS: Final = re.compile(
+    rf"{_OPT_OUTS.pattern}|(?<![a-z])(not_subscribed|withdrawn|revoked|denied|refused|declined|objected|cleaned)"
+)
 _STATES: Final = frozenset({
     "consent", "status", "state", "subscription_status", "email_status", "campaign", "campaign_id", "enrolled",
     "enrolment", "enrollment", "step", "round",
 })  # fmt: skip
-_UNREAD: Final = _OPT_OUTS | _OPT_INS | _STATES
 _TRUE: Final = frozenset({"true", "yes", "y", "1", "t"})
 _FALSE: Final = frozenset({"false", "no", "n", "0", "f"})
+_NOTHING: Final = frozenset({"0_0", "none", "null", "nan", "never"})
+_NOT_IN_A_WORD: Final = re.compile(r"[^a-z0-9]+")
+_NO_ADDRESS: Final = "is not an address that mail can be sent to"
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _KEPT_CONTROLS: Final = "\n\r\t"  # a cell may have lines; what is written into a header is another module's care
@@ -104,8 +115,8 @@ def columns_of(names: Sequence[str], types: Mapping[str, FieldType]) -> Columns 
         if len(name) > _LONGEST_NAME or not name.isprintable()
     ]
     problems += [Problem(name, "has a type, and is no custom field of the file") for name in types
-                 if name not in names or name in {"address", *FACTS} | _UNREAD]  # fmt: skip
-    return problems or Columns(names, types, [name for name in names if name in _UNREAD])
+                 if name not in names or name in {"address", *FACTS} or _is_unread(name)]  # fmt: skip
+    return problems or Columns(names, types, [name for name in names if _is_unread(name)])
 
 
 def read(values: Sequence[Any], columns: Columns, normalise: Callable[[str], str]) -> Lead | Problem:
@@ -125,10 +136,11 @@ def read(values: Sequence[Any], columns: Columns, normalise: Callable[[str], str
     facts: dict[str, str | None] = {}
     custom: dict[str, Value] = {}
     for name, value in given.items():
-        if name in _UNREAD:
-            if _tells_of_an_opt_out(name, value):
-                return Problem(name, "tells of an opt-out: bring it with `emberflow suppressions import`")
-        elif name in FACTS:
+        if _tells_of_an_opt_out(name, value):
+            return Problem(name, "tells of an opt-out: bring it with `emberflow suppressions import`")
+        if _is_unread(name):
+            continue
+        if name in FACTS:
             found = fact(name, value)
             if isinstance(found, Problem):
                 return found
@@ -179,14 +191,44 @@ def _without(message: str, address: str) -> str:
     """Return an error without the address that it repeats: verdicts are kept longer than addresses may be."""
     for written in (repr(address), repr(address.strip()), address, address.strip()):
         message = message.replace(written, "it")
-    return message.removeprefix("it ")
+    message = message.removeprefix("it ")
+    local, _, domain = address.strip().casefold().rpartition("@")
+    folded = message.casefold()
+    repeats = any(part and part in folded for part in (local, domain, "xn--"))
+    return _NO_ADDRESS if repeats or "@" in folded.replace("@-sign", "") else message
+
+
+@lru_cache(maxsize=1_000)
+def _says(name: str) -> str:
+    """Return what a heading is about: an ``opt-out``, an ``opt-in``, a ``consent``, a ``state``, or nothing."""
+    if name.endswith(_LINKS):
+        return ""
+    if _OPT_OUTS.search(name):
+        return "opt-out"
+    if _OPT_INS.fullmatch(name):
+        return "opt-in"
+    if "consent" in name:
+        return "consent"
+    return "state" if name in _STATES or _STATE_HEADINGS.fullmatch(name) else ""
+
+
+def _is_unread(name: str) -> bool:
+    return name in _STATES or _says(name) in ("opt-out", "opt-in")
 
 
 def _tells_of_an_opt_out(name: str, value: Any) -> bool:
-    word = str(value).strip().lower()
-    if name in _OPT_OUTS:
-        return word not in _FALSE
-    return name in _OPT_INS and word in _FALSE
+    """Say whether a person's will or state is against mail; what cannot be understood of an opt-out is one."""
+    says = "" if name in FACTS else _says(name)
+    if not says:
+        return False
+    word = _NOT_IN_A_WORD.sub("_", str(value).lower()).strip("_")
+    if says == "opt-out":
+        return word not in _FALSE | _NOTHING
+    if says == "opt-in":
+        return word in _FALSE
+    if says == "consent" and word in _FALSE:
+        return True
+    return bool(_REFUSALS.search(word)) or (name.endswith("status") and word == "no")
 
 
 def _typed(value: Any, wanted: FieldType | None) -> Value | None:

@@ -52,6 +52,8 @@ def erase(connection: Connection, address: str, hasher: Hasher, *, by: str) -> E
         raise EmberflowError(
             f"{address} is a mailbox of this installation: take it out with `senders` or `bots remove`"
         )
+    # An import holds the lock of leads until it ends; who waited for it with the lock of refusals would stop dispatch.
+    erasing.lock(connection)
     refused_recipients.forget(connection, address)  # its lock comes before those of slots
     value = hasher.of(address)
     entry = Entry(Target("hash", value), SuppressionCause.ERASURE, _REASON)

@@ -128,7 +128,7 @@ _ERASING = text("""
 _REDACT_EVENTS = text("""
     update ops.mail_events
     set details = cast(ops.without_address(cast(details as text), :address, :pseudonym) as jsonb)
-    where slot_id = any(:slots) and position(:address in lower(cast(details as text))) > 0
+    where (slot_id = any(:slots) or slot_id is null) and position(:address in lower(cast(details as text))) > 0
 """)
 _REDACT_CONVERSATIONS = text("""
     update ops.conversations set to_address = :pseudonym where to_address = :address

@@ -179,6 +179,19 @@ def test_an_encoding_that_is_named_is_read_and_one_that_is_not_is_told(world: Wo
     assert lead(world, "ann@one.example")["fields"] == {"city": "Köln\nam Rhein"}
 
 
+def test_the_name_of_a_folder_brings_no_column(world: World, tmp_path: Path) -> None:
+    """C-B1: DuckDB would take country=FR for a partition, and every row would be French."""
+    import duckdb
+
+    folder = tmp_path / "country=FR"
+    folder.mkdir()
+    file = folder / "leads.parquet"
+    with duckdb.connect() as database:
+        database.execute("copy (select 'ann@one.example' as address) to ? (format parquet)", [str(file)])
+    leads.import_file(world.engine, EVA, file, Wanted(), world.settings, reason="a test")
+    assert lead(world, "ann@one.example")["country"] is None
+
+
 def test_parquet_brings_the_types_that_it_has(world: World, tmp_path: Path) -> None:
     """C-B1"""
     import duckdb

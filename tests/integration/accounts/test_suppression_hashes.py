@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from emberflow.accounts import suppression_hashes, suppressions
+from emberflow.accounts.leads.importing import Wanted
 from emberflow.accounts.suppression_hashes import BlindError, Hasher
 from emberflow.accounts.suppressions import Entry, Target
 from emberflow.database.secrets import generate_key
@@ -18,7 +19,7 @@ from emberflow.delivery.guard import Refusal
 from emberflow.domain.suppression import SuppressionCause
 from emberflow.email_ops.addresses import AddressError
 from emberflow.errors import ImportRejectedError
-from emberflow.operations import keys
+from emberflow.operations import keys, leads
 from emberflow.operations import suppressions as operations
 from emberflow.operations.actor import Actor
 from emberflow.queue_manager import cancellation, pre_send
@@ -120,6 +121,37 @@ def test_without_the_key_mail_to_people_waits_and_no_new_key_is_made(world: Worl
     assert "suppressed hashes cannot be compared" in refused.reason
     with pytest.raises(BlindError, match="Put the secret key back"), world.engine.begin() as connection:
         suppression_hashes.at_hand(connection, OTHER_KEYS)
+
+
+@pytest.mark.parametrize("restored", ["delete from ops.suppression_key", "another key", "a hash of another key"])
+def test_hashes_whose_key_is_not_stored_hold_back_people_and_leads(
+    world: World, tmp_path: Path, restored: str
+) -> None:
+    """C-F10: after a restore of some tables, who was erased would be written to and imported again."""
+    suppress_hash(world, "ann@one.example")
+    made = hasher_of(world).prefix.rstrip(":")
+    other = ("0" if made[0] != "0" else "1") + made[1:]
+    if restored == "another key":
+        world.change("update ops.suppression_key set fingerprint = :other || substr(fingerprint, 13)", other=other)
+    elif restored == "a hash of another key":
+        world.change(
+            "insert into ops.suppressions (kind, value, cause, reason, added_by) "
+            "select kind, :other || substr(value, 13), cause, reason, added_by from ops.suppressions",
+            other=other,
+        )
+    else:
+        world.change(restored)
+    its_keys = world.settings.secret_keys
+    refused = refusal_of(world, a_cold_slot(world, "ann@one.example"), its_keys)
+    assert refused is not None
+    assert refused.retry_at is not None
+    assert refusal_of(world, world.slot(), its_keys) is None
+    file = tmp_path / "leads.csv"
+    file.write_text("address\nann@one.example\n")
+    with pytest.raises(BlindError, match="from one backup"):
+        leads.import_file(world.engine, EVA, file, Wanted(), world.settings, reason="a test")
+    with pytest.raises(BlindError, match="from one backup"):
+        hasher_of(world)
 
 
 def test_without_the_key_warm_up_goes_on(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import IntegrityError
 
 from emberflow.accounts.leads.importing import MODES, Wanted
@@ -123,6 +123,35 @@ def test_planned_mail_is_cancelled_and_mail_under_way_is_told_and_erased_later(w
     assert len(addresses) == 1
     assert world.value("select status from ops.slots where id = :id", id=planned) == "cancelled"
     assert tables_with(world, ANN) == set()
+
+
+def test_what_a_forged_mail_was_rejected_for_names_nobody_afterwards(world: World) -> None:
+    """C-F10: such an event is of no slot."""
+    world.change(
+        "insert into ops.mail_events (occurred_at, event_type, natural_key, mailbox_id, details) "
+        "select now(), 'token_rejected', 'a key', min(id), :details from ops.mailboxes",
+        details='{"reason": "forged", "uid": "1", "from": "Ann@One.example"}',
+    )
+    erase(world)
+    assert tables_with(world, ANN) == set()
+    assert world.value("select details ->> 'from' from ops.mail_events").endswith("@erased.invalid")
+
+
+def test_an_erasure_that_waits_for_an_import_does_not_hold_up_dispatch(world: World) -> None:
+    """C-F10: dispatch takes the lock of refusals, and an import holds the one of leads for its whole duration."""
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    event.listen(world.engine, "before_cursor_execute", note)
+    try:
+        erase(world)
+    finally:
+        event.remove(world.engine, "before_cursor_execute", note)
+    locks = [one for one in asked if "pg_advisory_xact_lock" in one]
+    places = {name: [i for i, one in enumerate(locks) if name in one] for name in ("leads", "recipient_refusals")}
+    assert min(places["leads"]) < min(places["recipient_refusals"])
 
 
 def test_the_database_lets_no_other_change_of_a_record_pass(world: World, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from emberflow.campaigns.leads import (
     read,
 )
 from emberflow.database import tables
-from emberflow.email_ops.addresses import normalise
+from emberflow.email_ops.addresses import AddressError, normalise
 
 ANN = "ann@one.example"
 
@@ -135,6 +135,82 @@ def test_whatever_stands_in_a_row_it_is_a_lead_or_has_one_reason_without_its_val
     found = read(values, plan, normalise)
     if isinstance(found, Problem):
         assert not [value for value in values if isinstance(value, str) and "@" in value and value in found.reason]
+
+
+@pytest.mark.parametrize(
+    ("column", "written"),
+    [
+        ("status", "unsubscribed"),
+        ("status", "Opted out"),
+        ("status", "erased"),
+        ("subscription_status", "Unsubscribed"),
+        ("subscription_status", "no"),
+        ("email_status", "Hard-Bounced"),
+        ("lead_status", "do not contact"),
+        ("consent", "withdrawn"),
+        ("marketing_consent", False),
+        ("unsubscribed_at", "2026-01-02"),
+        ("unsubscribed_from_all_email", True),
+        ("email_opt_out", "TRUE"),
+        ("has_opted_out_of_email", 1),
+        ("hasoptedoutofemail", "1"),
+        ("opted_out_at", datetime(2026, 1, 2)),  # noqa: DTZ001 - as Parquet has it
+        ("do_not_email", "x"),
+        ("bounce_reason", "550"),
+        ("email_opt_in", "no"),
+    ],
+)
+def test_a_row_that_tells_of_an_opt_out_in_whatever_words_is_no_lead(column: str, written: Any) -> None:
+    """C-B1: other tools put words around the ones that count, and a mail to such a person is a complaint."""
+    found = a_row({column: written})
+    assert isinstance(found, Problem)
+    assert (found.column, "tells of an opt-out" in found.reason) == (column, True)
+
+
+@pytest.mark.parametrize(
+    ("column", "written", "kept"),
+    [
+        ("status", "active", False),
+        ("state", "NO", False),
+        ("step", "0", False),
+        ("unsubscribed_at", "  ", False),
+        ("email_opt_out", "false", False),
+        ("bounce_count", 0.0, False),
+        ("email_opt_in", "yes", False),
+        ("lead_status", "new", True),
+        ("unsubscribe_link", "https://one.example/u", True),
+        ("marketing_consent", "given at a fair", True),
+        ("order_status", "withdrawn", True),
+    ],
+)
+def test_a_row_that_tells_of_no_opt_out_is_a_lead(column: str, written: Any, kept: bool) -> None:
+    """C-B1"""
+    found = a_row({column: written})
+    assert isinstance(found, Lead)
+    assert (column in found.fields) is kept
+
+
+@pytest.mark.parametrize(
+    "written", ["ann@münchen.example..", "Ann@One..Example", "ann smith@one.example", "ann@xn--a", "ANN@ONE_.EXAMPLE"]
+)
+def test_a_reason_repeats_no_part_of_an_address_in_any_spelling(written: str) -> None:
+    """C-F10: a reason is kept when the person is erased."""
+    plan = columns_of(["address"], {})
+    assert isinstance(plan, Columns)
+    found = read([written], plan, normalise)
+    assert isinstance(found, Problem)
+    local, _, domain = written.lower().rpartition("@")
+    assert not [part for part in (local, domain, domain.strip("."), "xn--") if part in found.reason.lower()]
+
+
+def test_a_reason_repeats_no_address_that_its_error_spells_otherwise() -> None:
+    def refuse(_: str) -> str:
+        raise AddressError("'Ann@ONE.example' is not a usable mail address: ann at one.example is unknown")
+
+    plan = columns_of(["address"], {})
+    assert isinstance(plan, Columns)
+    found = read(["ann@one.example"], plan, refuse)
+    assert found == Problem("address", "is not an address that mail can be sent to")
 
 
 def test_the_lists_are_those_of_the_tables_and_the_standard() -> None:

@@ -15,8 +15,12 @@ _FORGET_ROWS = text("""
 _REMOVE = text("delete from ops.leads where address = :address")
 
 
-def erase(connection: Connection, address: str) -> bool:
-    """Remove the lead with this address and say whether there was one; an import under way ends before."""
+def lock(connection: Connection) -> None:
+    """Wait until no import is under way, and let none begin before the commit."""
     connection.execute(ONE_AT_A_TIME)
+
+
+def erase(connection: Connection, address: str) -> bool:
+    """Remove the lead with this address, under :func:`lock`, and say whether there was one."""
     connection.execute(_FORGET_ROWS, {"address": address})
     return bool(connection.execute(_REMOVE, {"address": address}).rowcount)
