@@ -96,8 +96,8 @@ def opened(connection: Connection, keys: Keys, fingerprint: str | None) -> Hashe
         return None
     if not fingerprint:
         raise BlindError(
-            f"{_WHAT} is missing, or made not all of them: restore ops.suppression_key and ops.suppressions from one "
-            "backup, or remove the hashes of the other key"
+            "suppressed hashes cannot be compared: their key is missing, or made not all of them. Restore "
+            "ops.suppression_key and ops.suppressions from one backup, or remove the hashes of another key"
         )
     if fingerprint not in _opened:
         _opened[fingerprint] = _read(connection, keys)

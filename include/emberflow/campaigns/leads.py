@@ -2,8 +2,8 @@
 
 A lead has an address, and perhaps a time zone, a country, where its data comes from and the lawful basis of writing to
 it. None of these has a default of ours: a zone that nobody gave is missing, and is counted as missing. Every other
-column is a custom field with a type. What a row says of consent, opt-outs or states is not read (`_is_unread`), since an
-import must never bring back somebody who opted out; a row that itself tells of an opt-out is refused.
+column is a custom field with a type. What a row says of consent, opt-outs or states is not read (`_is_unread`), so that
+an import can never bring back somebody who opted out; a row that itself tells of an opt-out is refused.
 """
 
 from __future__ import annotations

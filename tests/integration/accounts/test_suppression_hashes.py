@@ -124,9 +124,7 @@ def test_without_the_key_mail_to_people_waits_and_no_new_key_is_made(world: Worl
 
 
 @pytest.mark.parametrize("restored", ["delete from ops.suppression_key", "another key", "a hash of another key"])
-def test_hashes_whose_key_is_not_stored_hold_back_people_and_leads(
-    world: World, tmp_path: Path, restored: str
-) -> None:
+def test_hashes_whose_key_is_not_stored_hold_back_people_and_leads(world: World, tmp_path: Path, restored: str) -> None:
     """C-F10: after a restore of some tables, who was erased would be written to and imported again."""
     suppress_hash(world, "ann@one.example")
     made = hasher_of(world).prefix.rstrip(":")
