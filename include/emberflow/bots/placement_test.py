@@ -44,7 +44,7 @@ class Probe:
 
     ``status`` and ``reason`` are those of its slot. ``refusal`` is what a server said when it refused it, ``returned``
     what a report says that came back after a server had taken it. ``placed`` is where it was first found. ``read_at``
-    is when its mailbox was read whole the last time, and ``shows_junk`` whether it has a Junk folder to look into.
+    is when the last reading of its whole mailbox began, and ``shows_junk`` whether it has a Junk folder to look into.
     """
 
     status: str
@@ -101,8 +101,8 @@ def probe_times(
 def outcome(probe: Probe, *, now: datetime, ends_at: datetime, arrival_s: int) -> tuple[State, str]:
     """Return what became of a probe at ``now``, and in a few words why; found late is found.
 
-    ``missing`` needs a reading of the whole mailbox, of its Junk folder too, in the last ``arrival_s`` of the test or
-    later, and after the probe was sent.
+    ``missing`` needs a reading of the whole mailbox, of its Junk folder too, that began ``arrival_s`` after the probe
+    was sent or later, and not before the last ``arrival_s`` of the test.
     """
     is_over = now >= ends_at
     why = probe.reason or probe.status
@@ -113,8 +113,9 @@ def outcome(probe: Probe, *, now: datetime, ends_at: datetime, arrival_s: int) -
     if probe.status == "sent":
         if not is_over:
             return "waiting", "sent, and not found yet"
-        looked_since = max(probe.sent_at or ends_at, ends_at - timedelta(seconds=arrival_s))
-        if probe.read_at is None or probe.read_at <= looked_since:
+        arrival = timedelta(seconds=arrival_s)
+        look_from = max((probe.sent_at or ends_at) + arrival, ends_at - arrival)
+        if probe.read_at is None or probe.read_at < look_from:
             return "unknown", "its mailbox was not read since"
         return ("missing", "") if probe.shows_junk else ("unknown", "its mailbox shows no Junk folder")
     if probe.status in ("failed", "cancelled", "expired") or is_over:

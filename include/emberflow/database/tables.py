@@ -894,7 +894,7 @@ mailbox_readings = Table(
         comment="the mailbox",
     ),
     _instant("tried_at", comment="when it was tried the last time; who waits longest is read first"),
-    Column("read_at", DateTime(timezone=True), comment="when every folder was read the last time; null: never"),
+    Column("read_at", DateTime(timezone=True), comment="when the last reading of every folder began; null: never"),
     Column("failures", Integer, nullable=False, server_default="0", comment="in a row, since it was read"),
     Column("problem", Text, comment="what could not be read the last time, and why; null: nothing"),
     Column("junk_folder", Text, comment="its Junk folder; null: none was found"),

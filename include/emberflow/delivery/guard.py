@@ -93,8 +93,8 @@ class Refusal:
 class Facts:
     """What is known of one slot at this moment. ``bot_*`` are None for cold mail.
 
-    ``read_at`` is when the mailbox that sends was read whole the last time; None: never. ``is_answered``: a person has
-    written in its conversation from the mailbox that sends.
+    ``read_at`` is when the last whole reading of the mailbox that sends began; None: never. ``is_answered``: a person
+    has written in its conversation from the mailbox that sends.
     """
 
     slot: Slot

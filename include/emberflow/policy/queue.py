@@ -179,8 +179,8 @@ class PlacementTestPolicy(BaseModel):
     ``within_s``
         After so long a test is over: half an hour, as the placement tests of deliverability tools state.
     ``arrival_s``
-        So long before its end the last probe has left, and a mailbox must have been read since, or it is not known
-        what lies there: two readings of all mailboxes.
+        So long before its end no probe leaves any more, and a reading of a mailbox must begin so long after its probe
+        left, or it is not known what lies there: two readings of all mailboxes.
     ``gap_s``
         Between two probes of a sender: a minute, as somebody writes who tells a few people the same (our rule). The
         gaps of ``pacing`` would leave room for two or three in half an hour; those after other mail are kept.
@@ -192,14 +192,14 @@ class PlacementTestPolicy(BaseModel):
     arrival_s: int = Field(
         default=600,
         ge=1,
-        description="so long before its end its last probe leaves; a mailbox not read since then says nothing",
+        description="time of a probe to arrive: none leaves later before the end, and who looks earlier knows nothing",
     )
     gap_s: int = Field(default=60, ge=1, le=3600, description="pause between two probes of one test: our rule")
 
     @model_validator(mode="after")
     def _there_is_time_to_send(self) -> Self:
-        if self.arrival_s >= self.within_s:
-            raise ValueError("arrival_s must be below within_s: no probe could leave")
+        if self.arrival_s + self.gap_s >= self.within_s:
+            raise ValueError("arrival_s and gap_s together must be below within_s: no probe could leave")
         return self
 
 

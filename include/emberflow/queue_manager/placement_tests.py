@@ -154,7 +154,8 @@ def begin(
     policy, numbers = force.policy, force.policy.placement_tests
     sender = _fit_sender(connection, sender_address, now, force)
     ends_at = now + timedelta(seconds=numbers.within_s)
-    last = ends_at - timedelta(seconds=numbers.arrival_s)
+    worth_until = ends_at - timedelta(seconds=numbers.arrival_s)
+    last = worth_until - timedelta(seconds=numbers.gap_s)  # one that leaves a little later than planned is not too late
     test_id: int = connection.execute(
         _BEGIN,
         {
@@ -174,7 +175,9 @@ def begin(
         raise EmberflowError(f"no mailbox can get a probe now: {_said(choice) or 'there are no bots'}")
     times = _times(connection, sender, len(choice.bot_ids), now, last, force)
     connection.execute(_LEAVE_OUT, {"id": test_id, "left_out": json.dumps(choice.left_out)})
-    _write(connection, sender, test_id, dict(zip(choice.bot_ids, times, strict=True)), what, ends_at, force, settings)
+    _write(
+        connection, sender, test_id, dict(zip(choice.bot_ids, times, strict=True)), what, worth_until, force, settings
+    )
     return Begun(test_id, len(times), times[0], times[-1], ends_at, choice.left_out)
 
 
@@ -295,7 +298,7 @@ def _write(
     test_id: int,
     times: Mapping[int, datetime],
     what: ProbeText,
-    ends_at: datetime,
+    worth_until: datetime,
     force: PolicyInForce,
     settings: Settings,
 ) -> None:
@@ -303,7 +306,7 @@ def _write(
     mailbox_of: dict[int, int] = {
         row.id: row.mailbox_id for row in connection.execute(_MAILBOXES, {"ids": list(times)})
     }
-    payload = {"test": test_id, "subject": what.subject, "body": what.body, "worth_until": ends_at.isoformat()}
+    payload = {"test": test_id, "subject": what.subject, "body": what.body, "worth_until": worth_until.isoformat()}
     rows = []
     for bot_id, at in times.items():
         key = f"probe:{test_id}:{bot_id}"

@@ -20,6 +20,7 @@ from emberflow.errors import EmberflowError
 from emberflow.policy.versions import in_force, put_in_force
 from emberflow.queue_manager import event_log, placement_tests
 from emberflow.queue_manager.placement_tests import Begun, ProbeText
+from emberflow.queue_manager.receiving.filing import Filed, Filing
 from emberflow.reporting import placement_tests as reporting
 from emberflow.reporting.placement_tests import ShownTest
 from tests.worlds import NOON, PASSWORD, Member, Sandbox, World, a_policy, a_world
@@ -235,6 +236,42 @@ def test_a_probe_that_is_too_late_for_its_test_is_given_up(world: World) -> None
     assert {(probe.state, probe.why) for probe in report(world, str(test.id)).probes} == {("not_sent", "too_late")}
 
 
+@pytest.mark.parametrize(("minutes", "sent"), [(19, 1), (20, 0)])
+def test_a_probe_that_was_put_off_leaves_only_while_it_has_time_to_arrive(
+    world: World, minutes: int, sent: int
+) -> None:
+    """E-F5: what left later could not be looked for before the end."""
+    begin(world, 1)
+    until = NOON + minutes * MINUTE
+    world.change("update ops.mailboxes set next_send_at = :at where id = :id", at=until, id=world.senders[0].mailbox_id)
+    world.dispatch()
+    world.clock.advance(minutes * MINUTE)
+    world.dispatch()
+    assert len(world.deliveries()) == sent
+    assert [probe.state for probe in report(world).probes] == ["waiting" if sent else "not_sent"]
+
+
+def test_a_probe_that_arrives_while_its_mailbox_is_read_is_not_missing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E-F5: filing may take long, and what came after the folders were listed was not seen."""
+    begin(world, 1)
+    send_all(world)
+    for bot in world.bots:
+        if world.raw_mailbox(bot):
+            empty_inbox(world, bot)
+
+    def take_long(*_: Any, **__: Any) -> Filed:
+        world.clock.advance(30 * MINUTE)
+        return Filed()
+
+    monkeypatch.setattr(Filing, "file", take_long)
+    world.read()
+    assert [probe.state for probe in report(world).probes] == ["unknown"]
+    world.read()
+    assert [probe.state for probe in report(world).probes] == ["missing"]
+
+
 def test_one_bad_mailbox_holds_up_no_other_probe(database: Engine, sandbox: Sandbox) -> None:
     """E-F5: a server that asks to come back after the test is over has refused the probe."""
     world = world_of(database, sandbox, ["spam", "full", "drop", "good1", "good2"])
@@ -313,7 +350,7 @@ def test_only_mailboxes_that_can_get_and_show_a_probe_now_get_one(database: Engi
         ),
         ("update ops.mailboxes set check_passed = false", "has not passed its check"),
         ("delete from ops.sender_days", "has no quota for 2025-06-02 yet"),
-        ("update ops.mailboxes set next_send_at = '2025-06-02 12:19+00'", "only 2 of 4 probes can leave"),
+        ("update ops.mailboxes set next_send_at = '2025-06-02 12:18+00'", "only 2 of 4 probes can leave"),
         ("update ops.mailboxes set removed_at = clock_timestamp()", "is not a sender"),
     ],
 )

@@ -74,6 +74,7 @@ def test_a_policy_survives_being_stored(name: str) -> None:
         ),
         ("{name: x, label: x, inbox: {folder: Warm/up}}", "a folder's name is printable"),
         ("{name: x, label: x, inbox: {folder: Inbox}}", "handled mail is moved out of INBOX"),
+        ("{name: x, label: x, placement_tests: {within_s: 60, arrival_s: 50, gap_s: 10}}", "no probe could leave"),
         ("{name: x, label: x", "is not YAML"),
         ("", "is not a valid policy"),
         ("[1, 2]", "is not a valid policy"),

@@ -108,6 +108,7 @@ class MailboxReading:
         try:
             with self._connections.open(mailbox, limits, self._parser) as reader:
                 outcome.was_logged_in = True
+                outcome.began_at = self._clock.now()
                 unfinished = self._read_folders(reader, mailbox, outcome)
                 if turn.is_sender:
                     self._sent.read(reader, mailbox, outcome.problems)

@@ -43,7 +43,7 @@ _RECORD = text("""
         (mailbox_id, tried_at, read_at, failures, problem, junk_folder, junk_looked_for_at, looked_through_at,
         unfiled_since, unfiled_because)
     values (
-        :mailbox_id, :at, case when :problem is null then cast(:at as timestamptz) end,
+        :mailbox_id, :at, case when :problem is null then cast(:began_at as timestamptz) end,
         case when cast(:problem as text) is null then 0 else 1 end, :problem, :junk_folder,
         case when :saw_folders then cast(:at as timestamptz) end,
         :at, case when cast(:unfiled_because as text) is not null then cast(:at as timestamptz) end, :unfiled_because
@@ -73,14 +73,15 @@ _RECORD = text("""
 class Outcome:
     """What became of one reading.
 
-    ``was_read``: at least one folder was; ``junk_folder`` says nothing unless ``saw_folders``. ``login_refused`` is
-    what the server says of the login, ``no_answer`` why it could not be connected to. ``waits_because``: nothing was
-    tried, and the mailbox is not at fault. ``arrived`` was handled and is to be filed at once, ``filed`` is what became
-    of filing.
+    ``began_at`` is when its first folder was begun with: what came later may not have been seen. ``was_read``: at least
+    one folder was; ``junk_folder`` says nothing unless ``saw_folders``. ``login_refused`` is what the server says of
+    the login, ``no_answer`` why it could not be connected to. ``waits_because``: nothing was tried, and the mailbox is
+    not at fault. ``arrived`` was handled and is to be filed at once, ``filed`` is what became of filing.
     """
 
     problems: list[str]
     was_logged_in: bool = False
+    began_at: datetime | None = None
     login_refused: str | None = None
     no_answer: str | None = None
     waits_because: str | None = None
@@ -117,6 +118,7 @@ def record(connection: Connection, turn: Turn, outcome: Outcome, at: datetime, p
         {
             "mailbox_id": turn.mailbox_id,
             "at": at,
+            "began_at": outcome.began_at,
             "problem": "; ".join(outcome.problems)[:_PROBLEM_CHARACTERS] or None,
             "saw_folders": outcome.saw_folders,
             "junk_folder": outcome.junk_folder,
