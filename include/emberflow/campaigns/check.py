@@ -110,7 +110,7 @@ def check(sequence: Sequence, leads: Iterable[Lead], *, show: int = 3) -> Checke
             shares[step, wording.variant] += 1
             if position < show:
                 examples.append(mail)
-            for finding in lint(mail.subject, mail.text, mail.html):
+            for finding in lint(mail.subject, mail.text, mail.html, below=sequence.below):
                 key = (step, wording.variant, finding.rule, finding.part)
                 one = found.setdefault(key, Found(step, wording.variant, finding))
                 one.mails += 1
@@ -139,7 +139,7 @@ def _draws(wording: Wording, keys: npt.NDArray[np.int64], seed: int) -> dict[str
 
 def _written(wording: Wording, lead: Lead, draws: Mapping[str, list[int]]) -> Mail | Missing:
     try:
-        texts = {part: template.render(lead.fields, draws[part]) for part, template in wording.parts.items()}
+        texts = wording.write(lead.fields, draws)
     except MissingValueError as error:
         return Missing(lead.row, wording.step, wording.variant, error.name, str(error))
     except TemplateError as error:

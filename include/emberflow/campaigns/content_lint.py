@@ -36,6 +36,8 @@ _SHORTENERS: Final = frozenset({
 })  # fmt: skip
 _ACTIVE_TAGS: Final = frozenset({"script", "iframe", "form", "object", "embed", "input", "button", "link", "base"})
 
+_UNSEEN_TAGS: Final = frozenset({"script", "style", "title", "template", "noscript", "textarea", "select"})
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -47,11 +49,14 @@ class Finding:
     says: str
 
 
-def lint(subject: str | None, text: str, html: str | None) -> list[Finding]:
-    """Return what is wrong with one mail as it would leave; a follow-up has no subject of its own."""
+def lint(subject: str | None, text: str, html: str | None, *, below: str = "") -> list[Finding]:
+    """Return what is wrong with one mail as it would leave; a follow-up has no subject of its own.
+
+    ``below`` are the lines that every mail has below it; they must be seen in the HTML.
+    """
     found = [] if subject is None else list(_subject(subject))
     found += _text(text)
-    return found if html is None else found + list(_html(html))
+    return found if html is None else found + list(_html(html, below))
 
 
 def _subject(subject: str) -> Iterator[Finding]:
@@ -88,10 +93,19 @@ def _text(text: str) -> Iterator[Finding]:
     yield from _left_over(text, "text")
 
 
-def _html(html: str) -> Iterator[Finding]:
+def _html(html: str, below: str) -> Iterator[Finding]:
     seen = _Seen()
-    seen.feed(html)
-    seen.close()
+    try:
+        seen.feed(html)
+        is_open = bool(seen.rawdata)  # a comment or a tag that never ends: a mail program shows nothing behind it
+        seen.close()
+    except AssertionError:  # how html.parser gives up, at `<![x[` for one
+        yield Finding("error", "broken_html", "html", "it cannot be read as HTML")
+        return
+    shown = " ".join(seen.shown.split())
+    if below and (is_open or any(" ".join(line.split()) not in shown for line in below.splitlines())):
+        says = "the opt-out and the address below are not shown: a comment or an element is not closed"
+        yield Finding("error", "opt_out_hidden", "html", says)
     for tag in sorted(seen.tags & _ACTIVE_TAGS):
         yield Finding("error", "active_html", "html", f"<{tag}> does not belong in a mail; mail programs remove it")
     if seen.pixels:
@@ -143,11 +157,15 @@ class _Seen(HTMLParser):
         self.pictures = 0
         self.pixels = 0
         self.links: list[tuple[str, str]] = []
+        self.shown = ""
         self._is_within_link = False
+        self._hidden_by: str | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note a tag."""
         self.tags.add(tag)
+        if tag in _UNSEEN_TAGS and self._hidden_by is None:
+            self._hidden_by = tag
         given = {name: value or "" for name, value in attrs}
         if tag == "img":
             is_pixel = {given.get("width", ""), given.get("height", "")} & {"0", "1", "0px", "1px"}
@@ -158,12 +176,15 @@ class _Seen(HTMLParser):
             self._is_within_link = True
 
     def handle_endtag(self, tag: str) -> None:
-        """Note the end of a link."""
+        """Note the end of a link, or of what is not shown."""
         if tag == "a":
             self._is_within_link = False
+        if tag == self._hidden_by:
+            self._hidden_by = None
 
     def handle_data(self, data: str) -> None:
-        """Keep what is shown for a link."""
+        """Keep what is shown."""
+        self.shown += "" if self._hidden_by else data
         if self._is_within_link:
             target, shown = self.links[-1]
             self.links[-1] = (target, shown + data)

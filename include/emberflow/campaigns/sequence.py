@@ -5,6 +5,7 @@ Everything that can be known without a lead is checked here: keys, limits, and t
 
 from __future__ import annotations
 
+from collections import abc
 from dataclasses import dataclass
 from html import escape
 from typing import Annotated, Any, Self
@@ -104,6 +105,11 @@ class Sequence(_Part):
     steps: tuple[Step, ...] = Field(min_length=1, max_length=MOST_STEPS)
 
     @property
+    def below(self) -> str:
+        """What stands below every mail."""
+        return f"{self.opt_out}\n{self.postal_address}"
+
+    @property
     def seed(self) -> int:
         """What variants and spintax are drawn with: a file, a preview and a plan of one name draw alike."""
         return int(state(0, "sequence", self.name))
@@ -130,13 +136,17 @@ class Sequence(_Part):
 
 @dataclass(frozen=True)
 class Wording:
-    """A variant of a step, compiled. ``step`` counts from 1; a follow-up has no subject of its own."""
+    """A variant of a step, compiled. ``step`` counts from 1; a follow-up has no subject of its own.
+
+    ``below`` stands below the text, and as HTML below the HTML: how to opt out, and the postal address.
+    """
 
     step: int
     variant: str
     subject: Template | None
     text: Template
     html: Template | None
+    below: str
 
     @property
     def parts(self) -> dict[str, Template]:
@@ -149,17 +159,29 @@ class Wording:
         """The fields of a lead that any part names."""
         return tuple(dict.fromkeys(name for part in self.parts.values() for name in part.variables))
 
+    def write(self, values: abc.Mapping[str, object], choices: abc.Mapping[str, list[int]]) -> dict[str, str]:
+        """Return the parts of a mail to one lead; ``choices`` has those of each part (``templates.spin``).
+
+        Raises:
+            MissingValueError, TemplateError: as in ``Template.render``.
+        """
+        written = {name: part.render(values, choices[name]) for name, part in self.parts.items()}
+        written["text"] = f"{written['text'].rstrip()}\n\n{self.below}\n"
+        if "html" in written:
+            written["html"] += as_html(self.below)
+        return written
+
 
 def wordings(sequence: Sequence) -> list[Wording]:
-    """Compile every variant of every step; the footer is part of the text (``opt_out``, then ``postal_address``)."""
-    footer = f"{sequence.opt_out}\n{sequence.postal_address}"
+    """Compile every variant of every step."""
     return [
         Wording(
             number,
             variant.name,
             None if variant.subject is None else compile_text(variant.subject),
-            compile_text(f"{variant.text.rstrip()}\n\n{footer}\n"),
-            None if variant.html is None else compile_html(variant.html + _as_html(footer)),
+            compile_text(variant.text),
+            None if variant.html is None else compile_html(variant.html),
+            sequence.below,
         )
         for number, step in enumerate(sequence.steps, start=1)
         for variant in step.variants
@@ -182,6 +204,7 @@ def assign_variants(seed: int, leads: npt.NDArray[np.int64], step: int, variants
     return np.minimum(np.searchsorted(bounds, drawn, side="right"), len(variants) - 1)
 
 
-def _as_html(text: str) -> str:
+def as_html(text: str) -> str:
+    """Return lines of text as a paragraph of HTML."""
     lines = "<br>".join(escape(line) for line in text.splitlines())
     return f"<p>{lines}</p>"

@@ -1,7 +1,8 @@
 """Texts with variables: Liquid in a locked profile, a short form for fallbacks, and seeded spintax.
 
 * ``{{ first_name }}`` is a field of the lead. One that the lead lacks, or that is empty, is an error and never an empty
-  place in a mail (C-B3); ``{% if company %}`` may ask for it, and ``default`` may stand in for it.
+  place in a mail (C-B3); ``{% if company %}`` may ask for it, and ``default`` may stand in for it with something that
+  is not empty.
 * ``{{ first_name|there }}`` is short for ``{{ first_name | default: 'there' }}``: where what follows the bar is no
   filter and has no colon.
 * ``{Hello|Good morning}`` is spintax: one of the alternatives, drawn for this lead and step. Only the template's own
@@ -19,32 +20,39 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import numpy as np
 import numpy.typing as npt
 from liquid import Environment, Mode
-from liquid.builtin import content, illegal, output
+from liquid.builtin import content, illegal
 from liquid.builtin.filters.misc import default
 from liquid.builtin.filters.string import capitalize, downcase, strip, truncate, truncatewords, upcase
+from liquid.builtin.output import Output, OutputNode
 from liquid.builtin.tags import assign_tag, case_tag, comment_tag, if_tag, unless_tag
 from liquid.exceptions import FilterArgumentError, LiquidError, UndefinedError
+from liquid.stringify import to_liquid_string
 from liquid.template import BoundTemplate
 from liquid.undefined import Undefined
 
 from emberflow.errors import EmberflowError
 from emberflow.randomness import state, uniforms
 
+if TYPE_CHECKING:
+    from liquid.context import RenderContext
+
 LARGEST_CHARACTERS: Final = 32 * 1024
 OUTPUT_BYTES: Final = 64 * 1024
 _ASSIGNED_BYTES = 64 * 1024
 _NESTING = 12  # a group counts as two
+_MOST_MARKUP = 500
 _GROUPS = 100
 _ALTERNATIVES = 50
 
 _MARKUP = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 _SHORTHAND = re.compile(r"\{\{-?\s*(?P<name>[A-Za-z_][\w.-]*)\s*\|(?P<fallback>[^|:{}]*?)-?\}\}")
 _COMMENT = re.compile(r"\{%-?\s*comment\b.*?\{%-?\s*endcomment\s*-?%\}", re.DOTALL)
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _OWN = "spin__"  # names that a template cannot use itself
 
 _DATE_FORMAT = re.compile(r"(?:[^%]|%[-]?[dmyYjeBbAaHMIpuUVF%])*")
@@ -82,6 +90,23 @@ class _AbsentError(UndefinedError):
         self.name = name
 
 
+class _WrittenNode(OutputNode):
+    """``{{ ... }}``: what writes nothing is as much of a gap as a value that is not there."""
+
+    __slots__ = ()
+
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        """Write the value."""
+        written = to_liquid_string(self.expression.evaluate(context), context.autoescape)
+        if not written.strip():
+            raise _AbsentError(str(self.expression).partition(" |")[0])
+        return buffer.write(written)
+
+
+class _Written(Output):
+    node_class = _WrittenNode
+
+
 def _date(value: object, written: str) -> str:
     """Write a day of the lead's data; unlike Liquid's own filter this one has no ``now`` and no zone of the machine."""
     if isinstance(value, Undefined):
@@ -115,7 +140,7 @@ class _Profile(Environment):
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
         del extra
         for tag in (
-            content.Literal, output.Output, illegal.Illegal, if_tag.IfTag, unless_tag.UnlessTag, case_tag.CaseTag,
+            content.Literal, _Written, illegal.Illegal, if_tag.IfTag, unless_tag.UnlessTag, case_tag.CaseTag,
             assign_tag.AssignTag, comment_tag.CommentTag,
         ):  # fmt: skip
             self.add_tag(tag)
@@ -205,6 +230,10 @@ def unknown(variables: Collection[str], fields: Collection[str]) -> list[str]:
 def _compile(text: str, profile: _Profile) -> Template:
     if len(text) > LARGEST_CHARACTERS:
         raise TemplateError(f"has {len(text)} characters; the limit is {LARGEST_CHARACTERS}")
+    if text.count("{{") + text.count("{%") > _MOST_MARKUP:  # reading what is opened and not closed is quadratic
+        raise TemplateError(f"has more than {_MOST_MARKUP} pieces of markup")
+    if _SURROGATES.search(text):
+        raise TemplateError("holds half of a character, which cannot be written in UTF-8")
     if _OWN in text:
         raise TemplateError(f"names that begin with {_OWN} are the product's own")
     written = _SHORTHAND.sub(_written_out, text)

@@ -38,7 +38,7 @@ def check_sequence(
         "missing", f"{len(checked.missing)} mails cannot be written", ("row", "step", "variant", "variable", "why"),
         [(one.row, one.step, one.variant, one.variable, one.says) for one in checked.missing],
     )  # fmt: skip
-    invalid = Section("invalid", f"{len(tried.invalid)} rows are nobody's address", ("row", "why"), tried.invalid)
+    invalid = Section("invalid", f"{len(tried.invalid)} rows are not taken", ("row", "why"), tried.invalid)
     findings = Section(
         "findings", "what their readers or servers may not like",
         ("level", "rule", "step", "variant", "part", "says", "mails", "rows, for example"),
@@ -69,6 +69,11 @@ def check_sequence(
             console.print(
                 f"\nRow {mail.lead.row}, step {mail.step} ({mail.variant}). {subject}", style="bold", markup=False
             )
-            console.print(mail.text, markup=False, highlight=False)
+            console.print(_seen(mail.text), markup=False, highlight=False)
     if not checked.is_green or tried.invalid:
         raise typer.Exit(1)
+
+
+def _seen(text: str) -> str:
+    """Return text without characters that command a terminal; a list is a stranger's."""
+    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in text)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from emberflow import yaml_files
 from emberflow.accounts.sheets import ADDRESS_HEADINGS, read_sheet
-from emberflow.email_ops.addresses import AddressError, normalise
-from emberflow.errors import ConfigurationError
+from emberflow.email_ops.addresses import normalise
+from emberflow.errors import ConfigurationError, ImportRejectedError, RowProblem
 
 if TYPE_CHECKING:
     from emberflow.campaigns.check import Checked, Lead
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tried:
-    """A sequence, and what became of ``leads`` people; ``invalid`` are (row, why) of rows without a usable address."""
+    """A sequence, and what became of ``leads`` people; ``invalid`` are (row, why) of rows that get no mail."""
 
     sequence: Sequence
     leads: int
@@ -32,7 +32,7 @@ def check_file(file: Path, leads: Path, *, encoding: str | None = None, show: in
 
     Raises:
         ConfigurationError: the sequence has mistakes, each with its line; or there is no such file.
-        ImportRejectedError: the list cannot be understood.
+        ImportRejectedError: the list cannot be understood, or its columns cannot be those of leads.
     """
     from emberflow.campaigns.check import check
     from emberflow.campaigns.sequence import Sequence
@@ -47,15 +47,24 @@ def check_file(file: Path, leads: Path, *, encoding: str | None = None, show: in
 
 
 def _leads(file: Path, encoding: str | None, invalid: list[tuple[int, str]]) -> Iterator[Lead]:
+    """Yield the rows that an import would take: one that it would refuse, or has taken already, gets no mail."""
+    from emberflow.campaigns import leads
     from emberflow.campaigns.check import Lead
     from emberflow.campaigns.sequence import lead_key
 
     sheet = read_sheet(file, encoding, ADDRESS_HEADINGS)
-    if "address" not in sheet.columns:
-        raise ConfigurationError(f"{file} has no column `address` (or `email`); there are {', '.join(sheet.columns)}")
+    columns = leads.columns_of(sheet.columns, {})
+    if not isinstance(columns, leads.Columns):
+        raise ImportRejectedError(str(file), [RowProblem(1, problem.column, problem.reason) for problem in columns])
+    known: set[str] = set()
     for row, values in sheet.records:
-        fields = {str(name): str(value or "") for name, value in values.items() if name is not None}
-        try:
-            yield Lead(lead_key(normalise(fields["address"])), row, fields)
-        except AddressError as error:
-            invalid.append((row, str(error)))
+        found = leads.read([values.get(name) for name in sheet.columns], columns, normalise)
+        if isinstance(found, leads.Problem):
+            invalid.append((row, f"{found.column}: {found.reason}"))
+        elif found.address in known:
+            invalid.append((row, "address: is there more than once"))
+        else:
+            known.add(found.address)
+            facts = {name: getattr(found, name) or "" for name in leads.FACTS}
+            fields = {name: str(value) for name, value in found.fields.items()}
+            yield Lead(lead_key(found.address), row, {"address": found.address} | facts | fields)

@@ -72,11 +72,22 @@ def test_a_text_is_found_fault_with(text: str, rule: tuple[str, str]) -> None:
         ('<a href="https://evil.test/">https://example.test</a>', ("error", "link_elsewhere")),
         ('<a href="https://bit.ly/a">site</a>', ("error", "shortened_link")),
         ('<a href="https://example.test/">a</a>' * (LINKS + 1), ("warning", "many_links")),
+        ("<p>x</p><![foo[x]]>", ("error", "broken_html")),
     ],
 )
 def test_html_is_found_fault_with(html: str, rule: tuple[str, str]) -> None:
     """E-F8."""
     assert rule in rules(html=html)
+
+
+@pytest.mark.parametrize("hiding", ["<!-- draft", '<a href="x', "<style>", "<p><title>x", "<textarea>"])
+def test_what_hides_the_opt_out_below_is_an_error(hiding: str) -> None:
+    below = "Reply  no to opt out.\nExample & Co, Berlin"
+    footer = "<p>Reply no to opt out.<br>Example &amp; Co, Berlin</p>"
+    assert lint(None, TEXT, "<p>Hello</p>" + footer, below=below) == []
+    assert ("error", "opt_out_hidden") in {
+        (found.level, found.rule) for found in lint(None, TEXT, f"<p>Hello</p>{hiding}{footer}", below=below)
+    }
 
 
 def test_a_link_may_be_shown_without_www_or_with_another_path() -> None:

@@ -45,11 +45,11 @@ def test_a_sequence_has_steps_with_variants_and_a_footer_below_each_mail(tmp_pat
     assert [variant.name for variant in sequence.steps[1].variants] == ["a"]
     first, second, follow_up = wordings(sequence)
     assert first.variables == ("first_name",)
-    assert first.text.render({"first_name": "Anna"}) == (
-        'Hello Anna\n\nReply "no" and I will not write again.\nExample GmbH, Musterstr. 1, 10115 Berlin\n'
-    )
-    assert second.html is not None
-    assert second.html.render({"first_name": "<Anna>"}) == (
+    assert first.write({"first_name": "Anna"}, {"subject": [], "text": []}) == {
+        "subject": "A question, Anna",
+        "text": 'Hello Anna\n\nReply "no" and I will not write again.\nExample GmbH, Musterstr. 1, 10115 Berlin\n',
+    }
+    assert second.write({"first_name": "<Anna>"}, {"subject": [], "text": [], "html": []})["html"] == (
         "<p>Hello &lt;Anna&gt;</p><p>Reply &quot;no&quot; and I will not write again.<br>"
         "Example GmbH, Musterstr. 1, 10115 Berlin</p>"
     )
@@ -77,6 +77,16 @@ def test_a_sequence_has_steps_with_variants_and_a_footer_below_each_mail(tmp_pat
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, content: str, mistake: str) -> None:
     _, mistakes = read(tmp_path, content)
     assert any(mistake in one for one in mistakes), mistakes
+
+
+def test_what_stands_below_is_no_part_of_a_template(tmp_path: Path) -> None:
+    content = GOOD.replace("Musterstr. 1", "Street | 1").replace("Did you see my mail?", '"{ Did you see my mail?"')
+    sequence, mistakes = read(tmp_path, content)
+    assert mistakes == []
+    assert sequence is not None
+    text = wordings(sequence)[2].write({}, {"text": []})["text"]
+    assert text.startswith("{ Did you see my mail?\n\n")
+    assert text.endswith("\nExample GmbH, Street | 1, 10115 Berlin\n")
 
 
 def test_variants_follow_from_lead_and_step_and_their_shares_are_the_weights() -> None:

@@ -73,4 +73,24 @@ def test_a_mistake_in_the_sequence_is_named_with_its_line(tmp_path: Path) -> Non
 def test_a_list_without_addresses_is_refused(tmp_path: Path) -> None:
     code, _, said = run(tmp_path, leads="first_name,company\nAnna,Alpha\n")
     assert code == 1
-    assert "has no column `address`" in said
+    assert "column address: the column is missing" in said
+
+
+def test_rows_that_an_import_would_not_take_get_no_mail(tmp_path: Path) -> None:
+    """C-B1."""
+    leads = "address,company,unsubscribed\nanna@a.test,Alpha,\nben@b.test,Beta,yes\nANNA@a.test,Gamma,\n"
+    code, said, _ = run(tmp_path, "--json", leads=leads)
+    told = json.loads(said)
+    assert code == 1
+    assert [one["row"] for one in told["invalid"]] == [3, 4]
+    assert told["mails"] == [{"step": 1, "variant": "a", "mails": 1}, {"step": 2, "variant": "a", "mails": 1}]
+
+
+def test_what_a_list_holds_commands_no_terminal(tmp_path: Path) -> None:
+    sequence = SEQUENCE.replace("routes at", "routes\u202e at")
+    code, said, _ = run(tmp_path, sequence=sequence, leads="address,company\nanna@a.test,Alpha\n")
+    assert code == 0
+    assert "routes\ufffd at Alpha" in said
+    _, said, _ = run(tmp_path, "--json", leads="address,company\nanna@a.test,\x1b]0;x\x07\n")
+    assert "control characters" in said
+    assert "\x1b" not in said
