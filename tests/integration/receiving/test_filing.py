@@ -15,8 +15,9 @@ from sqlalchemy import Engine, text
 from emberflow.email_ops.imap import ImapError, ImapReader
 from emberflow.email_ops.imap_changes import ImapChanges
 from emberflow.email_ops.message import build
-from emberflow.queue_manager.receiving import sweep
-from emberflow.queue_manager.receiving.filing import is_due
+from emberflow.queue_manager.receiving import mailbox_readings, sweep
+from emberflow.queue_manager.receiving.filing import Filed, is_due
+from emberflow.queue_manager.receiving.mailbox_readings import Outcome
 from tests.integration.receiving.test_inbox import a_mail, forget_cursors, genuine_token
 from tests.worlds import FILED, NOON, Member, Sandbox, World, a_policy, a_world, dying_with
 
@@ -475,6 +476,57 @@ def test_mail_that_was_placed_before_digests_were_recorded_is_filed_and_deleted_
     assert a_day_later(world, 2) == {"filed": 1}
     assert a_day_later(world, 30) == {"deleted": 1}
     assert lying(world, bot) == {}
+
+
+def test_mail_whose_header_was_changed_when_it_left_junk_is_deleted_as_well(world: World) -> None:
+    """B-B9: by its number in INBOX, and in the folder by the header that it had when it was moved there."""
+    (bot,) = world.bots
+    with world.engine.begin() as connection:
+        connection.exec_driver_sql("set local session_replication_role = replica")
+        connection.exec_driver_sql("""update ops.mail_events set details = details || '{"header_digest": "another"}'""")
+    assert a_day_later(world, 2) == {"filed": 1}
+    assert a_day_later(world, 30) == {"deleted": 1}
+    assert lying(world, bot) == {}
+
+
+def test_a_problem_of_the_daily_look_stays_until_a_whole_look_was_without_one(world: World) -> None:
+    """B-B9: what arrives may be filed while deleting fails every day; whoever looks after the system is told."""
+    policy = a_policy().refusals
+    with world.engine.begin() as connection:
+        turn = mailbox_readings.in_turn(connection, 0, 1, world.clock.now())[0]
+
+    def record(filed: Filed) -> tuple[Any, Any]:
+        world.clock.advance(DAY)
+        with world.engine.begin() as connection:
+            mailbox_readings.record(connection, turn, Outcome([], filed=filed), world.clock.now(), policy)
+        row = world.row("select * from ops.mailbox_readings where mailbox_id = :id", id=turn.mailbox_id)
+        return row["unfiled_since"], row["unfiled_because"]
+
+    assert record(Filed(is_day_done=True, problems=["Junk: no"])) == (NOON + DAY, "Junk: no")
+    assert record(Filed()) == (NOON + DAY, "Junk: no")
+    assert record(Filed(problems=["INBOX: no"])) == (NOON + DAY, "INBOX: no")
+    assert record(Filed(is_day_done=True)) == (None, None)
+
+
+def test_a_mailbox_too_slow_for_one_look_is_told_and_tried_again_the_next_day(world: World) -> None:
+    """B-B9: the next run would begin at the same place."""
+    (bot,) = world.bots
+    with_token = ImapReader.with_token
+
+    with patch("emberflow.queue_manager.receiving.filing.time") as time:
+        time.monotonic.return_value = 0.0
+
+        def slowly(reader: ImapReader, *arguments: Any, **options: Any) -> Any:
+            time.monotonic.return_value = float("inf")
+            return with_token(reader, *arguments, **options)
+
+        with patch.object(ImapReader, "with_token", slowly):
+            assert a_day_later(world, 2) == {}
+    because = "select unfiled_because from ops.mailbox_readings where mailbox_id = :id"
+    assert "time of a run was over" in world.value(because, id=bot.mailbox_id)
+    assert world.read() == {}
+    assert a_day_later(world) == {"filed": 1}
+    assert world.value(because, id=bot.mailbox_id) is None
 
 
 def test_mailboxes_are_looked_through_once_a_day_at_moments_of_their_own() -> None:

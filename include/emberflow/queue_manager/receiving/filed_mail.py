@@ -28,7 +28,8 @@ _HANDLED = text("""
         placed.details ->> 'uid' as placed_uid,
         rescued.occurred_at as rescued_at,
         rescued.details ->> 'uid' as rescued_uid,
-        coalesce(placed.details ->> 'header_digest', filed.header_digest) as header_digest,
+        placed.details ->> 'header_digest' as placed_digest,
+        filed.header_digest as filed_digest,
         filed.filed_at
     from ops.slots
     inner join ops.mail_events as placed
@@ -73,14 +74,15 @@ _WAS_FILED = text("""
 class HandledMail:
     """A mail of ours that its mailbox has read and decided about, the last time ``at``.
 
-    ``places`` are where its copy was found, as ``folder:uidvalidity:uid``; ``header_digest`` is that of the copy, None
-    if it was recorded before digests were. ``filed_at``: when we filed it.
+    ``places`` are where its copy was found, as ``folder:uidvalidity:uid``; ``header_digests`` are those of the
+    copy when it was placed, unless that was before digests were recorded, and when it was filed: a provider may change
+    the header of what is moved out of Junk. ``filed_at``: when we filed it.
     """
 
     slot: Slot
     at: datetime
     places: tuple[str, ...]
-    header_digest: str | None
+    header_digests: tuple[str, ...]
     filed_at: datetime | None
 
     @classmethod
@@ -90,14 +92,14 @@ class HandledMail:
             Slot.of({**row, "lease_token": ""}),
             max(at for at in (row["placed_at"], row["rescued_at"]) if at is not None),
             tuple(place for place in (row["placed_uid"], row["rescued_uid"]) if place is not None),
-            row["header_digest"],
+            tuple(digest for digest in (row["placed_digest"], row["filed_digest"]) if digest is not None),
             row["filed_at"],
         )
 
     def may_be_at(self, folder: str, uidvalidity: int, uid: int) -> bool:
         """Return whether its copy may have this number, as far as can be told without its header."""
         is_there = self._is_at(folder, uidvalidity, uid)
-        return bool(is_there) or (is_there is None and self.header_digest is not None)
+        return bool(is_there) or (is_there is None and bool(self.header_digests))
 
     def is_copy(self, folder: str, uidvalidity: int, uid: int, header_digest: str) -> bool:
         """Return whether a message is its copy: by its number, or its header where whoever moved it changed that.
@@ -108,7 +110,7 @@ class HandledMail:
         if is_there is not None:
             return is_there
         was_put_back = self.filed_at is not None and folder.upper() == "INBOX"
-        return header_digest == self.header_digest and not was_put_back
+        return header_digest in self.header_digests and not was_put_back
 
     def _is_at(self, folder: str, uidvalidity: int, uid: int) -> bool | None:
         """Return whether its copy has this number; None if its number there is not known."""

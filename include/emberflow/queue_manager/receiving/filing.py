@@ -48,6 +48,7 @@ _LEFT_MARKED = (
     "deleted messages stay marked as deleted: without UIDPLUS (RFC 4315) removing them would also remove what somebody "
     "else has marked in that folder; expunge it with a mail program"
 )
+_TOO_SLOW = "the time of a run was over before anything was moved or deleted: the server is slow, or has much to read"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,6 @@ class Arrived:
 class Filed:
     """What became of filing in one mailbox. ``is_day_done``: the daily look is over. ``problems``: what stays."""
 
-    was_tried: bool = False
     is_day_done: bool = False
     problems: list[str] = field(default_factory=list)
 
@@ -115,8 +115,8 @@ class Filing:
 
         What fails is told and never raised: everything in the mailbox was read before.
         """
-        filed = Filed(was_tried=bool(arrived) or is_day_due)
-        if not filed.was_tried:
+        filed = Filed()
+        if not arrived and not is_day_due:
             return filed
         at = _Tidying(reader, mailbox, is_sender, session_ends_at - _GOODBYE_S, filed)
         try:
@@ -140,14 +140,23 @@ class Filing:
                 self._move(at, *place, proven)
 
     def _day(self, at: _Tidying, junk_folder: str | None) -> bool:
-        """Look through the mailbox; return whether nothing is left for the next run."""
+        """Look through the mailbox; return whether nothing is left for the next run.
+
+        A run without time for a single message is a problem: the next one would begin at the same place.
+        """
         is_done = True
+        before = self._changed()
         archive = at.reader.find_folder("\\Archive")
         for folder in [name for name in ("INBOX", archive) if name is not None and name != at.own.name]:
             is_done &= self._in_folder(at, folder, to_delete=False)
         for folder in [name for name in (junk_folder, at.own.name if at.own.exists else None) if name is not None]:
             is_done &= self._in_folder(at, folder, to_delete=True)
+        if not is_done and at.is_over and self._changed() == before:
+            at.problem("mailbox", _TOO_SLOW)
         return is_done
+
+    def _changed(self) -> int:
+        return self._found["filed"] + self._found["deleted"]
 
     def _in_folder(self, at: _Tidying, folder: str, *, to_delete: bool) -> bool:
         try:

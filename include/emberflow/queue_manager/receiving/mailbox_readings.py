@@ -38,6 +38,7 @@ _IN_TURN = text("""
     order by readings.tried_at nulls first, mailboxes.id
 """)
 
+# Filing what arrived may work while deleting fails every day: only a whole look without a problem takes one back.
 _RECORD = text("""
     insert into ops.mailbox_readings as readings
         (mailbox_id, tried_at, read_at, failures, problem, junk_folder, junk_looked_for_at, looked_through_at,
@@ -60,12 +61,13 @@ _RECORD = text("""
             else readings.looked_through_at
         end,
         unfiled_since = case
-            when :filing_was_tried then case
-                when excluded.unfiled_because is not null then coalesce(readings.unfiled_since, excluded.unfiled_since)
-            end
-            else readings.unfiled_since
+            when excluded.unfiled_because is not null then coalesce(readings.unfiled_since, excluded.unfiled_since)
+            when not :was_looked_through then readings.unfiled_since
         end,
-        unfiled_because = case when :filing_was_tried then excluded.unfiled_because else readings.unfiled_because end
+        unfiled_because = case
+            when excluded.unfiled_because is not null then excluded.unfiled_because
+            when not :was_looked_through then readings.unfiled_because
+        end
 """)
 
 
@@ -123,7 +125,6 @@ def record(connection: Connection, turn: Turn, outcome: Outcome, at: datetime, p
             "saw_folders": outcome.saw_folders,
             "junk_folder": outcome.junk_folder,
             "was_looked_through": outcome.filed.is_day_done,
-            "filing_was_tried": outcome.filed.was_tried,
             "unfiled_because": "; ".join(outcome.filed.problems)[:_PROBLEM_CHARACTERS] or None,
         },
     )
