@@ -114,7 +114,8 @@ def test_every_command_that_a_text_mentions_exists_with_its_options(document: Pa
             command = command.commands[command.by_default]
         options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         options |= {"--help"}
-        asked = {word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2}
+        bare = [word.strip("[]") for word in words]  # what may be left out stands in brackets
+        asked = {word.partition("=")[0] for word in bare if word.startswith("--") and len(word) > 2}
         is_untouched = command.context_settings.get("ignore_unknown_options", False)
         if hasattr(command, "commands") and words and words[0] not in ("...", "--help"):
             unknown.append(said)
