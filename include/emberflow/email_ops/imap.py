@@ -355,8 +355,8 @@ class ImapReader(ImapChanges):
         """
         uidvalidity, _ = self.select(folder)
         which = [*(("UNDELETED",) if is_unmarked else ()), *(() if since is None else ("SINCE", _day(since)))]
-        # Whatever it is signed with: a dot is in every token, and servers look for parts of values (RFC 9051 6.4.4).
-        return uidvalidity, self._search(*which, "HEADER", TOKEN_HEADER, '"."')
+        # An empty value finds every message that has the field (RFC 9051 6.4.4); a "." is no word to an index of words.
+        return uidvalidity, self._search(*which, "HEADER", TOKEN_HEADER, '""')
 
     def field_values(self, header: HeaderName, uids: Sequence[int], folder: str) -> dict[int, str]:
         """Return by UID the header field of messages of the selected ``folder``, 1,024 bytes of it at most.

@@ -136,6 +136,6 @@ def test_messages_with_a_token_are_found_and_told_by_it(authority: Authority) ->
         assert reader.with_token("INBOX", is_unmarked=True, since=date(2026, 3, 1)) == (9, [5, 7])
         assert reader.field_values("X-Emberflow-Token", [5, 7, 8], "INBOX") == {5: "abc.def"}
     assert commands(server, "UID") == [
-        'UID SEARCH UNDELETED SINCE 1-Mar-2026 HEADER X-Emberflow-Token "."',
+        'UID SEARCH UNDELETED SINCE 1-Mar-2026 HEADER X-Emberflow-Token ""',
         "UID FETCH 5,7,8 (UID BODY.PEEK[HEADER.FIELDS (X-Emberflow-Token)]<0.1024>)",
     ]
