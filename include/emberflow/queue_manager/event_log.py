@@ -34,6 +34,8 @@ _APPEND = text("""
     returning natural_key
 """)
 
+_ACTED = text("select slot_id, details from ops.mail_events where natural_key = any(:keys)")
+
 # What follows from mails that left: their pairs, their conversations, their bots. One statement, whose parts touch
 # different tables; rows that several workers may want are written in the order of their keys.
 _FOLLOW_UP = text("""
@@ -357,6 +359,12 @@ def record_rescue(connection: Connection, slot: Slot, *, occurred_at: datetime, 
     if is_new and slot.kind.contact is not None:
         connection.execute(_REMEMBER_RESCUE, {"sender_id": slot.sender_id, "bot_id": slot.bot_id})
     return is_new
+
+
+def acted_before(connection: Connection, slots: Sequence[Slot]) -> dict[int, Mapping[str, Any]]:
+    """Return by slot what its recipient decided to do with the mail, of those that were decided about."""
+    rows = connection.execute(_ACTED, {"keys": [f"acted:{slot.idempotency_key}" for slot in slots]})
+    return {row.slot_id: row.details for row in rows}
 
 
 def record_acted(connection: Connection, acted: Sequence[Acted], *, occurred_at: datetime) -> None:

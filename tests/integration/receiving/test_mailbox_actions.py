@@ -86,6 +86,21 @@ def test_a_mail_is_left_unread_only_if_it_is_not_answered(database: Engine, sand
     assert flags(world, world.bots[0]) == [set(), {"\\Seen"}]
 
 
+def test_a_mail_that_is_read_again_is_not_decided_about_again(database: Engine, sandbox: Sandbox) -> None:
+    """B-F2, B-B6: the policy of today gives it no answer and no mark that it was refused."""
+    world = a_mailed_world(database, sandbox, actions={"star": 1.0}, replies=SILENT)
+    world.read()
+    with database.begin() as connection:
+        put_in_force(connection, a_policy(actions={"important": 1.0, "star": 0.0}))
+    world.clock.sleep(30)
+    world.slot(gap_s=0)
+    world.dispatch()
+    world.change("update ops.imap_cursors set uidvalidity = uidvalidity + 1")
+    assert world.read() == {"inbox": 1, "replies": 1}
+    assert flags(world, world.bots[0]) == [{"\\Seen", "\\Flagged"}, {"\\Seen", "$Important"}]
+    assert [event["answer"] for event in acted(world)] == ["rate", "replies"]
+
+
 def test_in_a_senders_mailbox_nothing_is_done_but_to_rescue_and_mark_as_read(
     database: Engine, sandbox: Sandbox
 ) -> None:

@@ -3,8 +3,10 @@
 ``bots.actions`` decides for a bot. The mailbox of a sender is a person's: there every mail of ours is rescued and
 marked as read, so that it catches nobody's eye, and nothing else is done.
 
-The decision is recorded as an event (`acted`) before anything is touched. Marks and moves are made per folder and kind
-of action, not per message; one that fails is set aside (`message_faults`) and holds up nothing.
+The decision is recorded as an event (`acted`) before anything is touched, and holds: a mail that is read again gets no
+answer that it was refused before, and what is done with it is what was decided then, whatever the policy says now.
+Marks and moves are made per folder and kind of action, not per message; one that fails is set aside (`message_faults`)
+and holds up nothing.
 """
 
 from __future__ import annotations
@@ -62,12 +64,39 @@ class Recipient:
         placement: Placement,
         abilities: Abilities,
     ) -> Deeds:
-        """Decide about each mail of one folder and record it; return the UIDs by action, in the order of carrying out.
+        """Decide about each mail of one folder, once, and record it.
+
+        Return the UIDs by action, in the order of carrying out.
 
         Only what lies in the inbox is answered. What stays in Junk ends its conversation.
         """
         if not arrivals:
             return {}
+        deeds: dict[Act, list[int]] = {"rescue": [], "mark_read": [], "important": [], "star": [], "archive": []}
+        before = event_log.acted_before(connection, [arrival.slot for arrival in arrivals])
+        undecided: list[Arrival] = []
+        for arrival in arrivals:
+            known = before.get(arrival.slot.id)
+            # Somebody may have moved it since from Junk to the inbox, or there: about that nothing was decided.
+            if known is None or (known["answer"] == "not_rescued") != (placement == "junk"):
+                undecided.append(arrival)
+            else:
+                can_mark = abilities.can_mark_important
+                _add(deeds, arrival, {**known, "is_important": known["is_important"] and can_mark})
+        if undecided:
+            self._decide(connection, mailbox, undecided, placement, abilities, deeds)
+        return {act: uids for act, uids in deeds.items() if uids}
+
+    def _decide(
+        self,
+        connection: Connection,
+        mailbox: Mailbox,
+        arrivals: Sequence[Arrival],
+        placement: Placement,
+        abilities: Abilities,
+        deeds: Deeds,
+    ) -> None:
+        """Add to ``deeds`` what is decided about mails that nothing was decided about yet."""
         force = self.answerer.force
         first = arrivals[0].slot
         is_bot = first.kind.goes_to_bot
@@ -84,7 +113,6 @@ class Recipient:
         )
         policy = force.policy.profile(profile).actions if is_bot else _OF_SENDERS
         decided = decide_actions(mails, policy, force.seed)
-        deeds: dict[Act, list[int]] = {"rescue": [], "mark_read": [], "important": [], "star": [], "archive": []}
         acted: list[Acted] = []
         for arrival, wanted in zip(arrivals, decided.to_dict("records"), strict=True):
             if wanted["rescue"]:
@@ -95,11 +123,8 @@ class Recipient:
             details = _told(arrival, wanted, abilities, is_bot=is_bot)
             answer = "not_rescued" if placement == "junk" else answers[arrival.slot.id]
             acted.append(Acted(arrival.slot, mailbox.access.mailbox_id, details | {"answer": answer}))
-            for act, detail in _DETAILS.items():
-                if details[detail]:
-                    deeds[act].append(arrival.message.uid)
+            _add(deeds, arrival, details)
         event_log.record_acted(connection, acted, occurred_at=self.answerer.clock.now())
-        return {act: uids for act, uids in deeds.items() if uids}
 
 
 # What the event calls what is done in the inbox.
@@ -109,6 +134,12 @@ _DETAILS: Mapping[Act, str] = {
     "star": "is_starred",
     "archive": "is_archived",
 }
+
+
+def _add(deeds: Deeds, arrival: Arrival, details: Mapping[str, Any]) -> None:
+    for act, detail in _DETAILS.items():
+        if details[detail]:
+            deeds[act].append(arrival.message.uid)
 
 
 def _told(arrival: Arrival, wanted: Mapping[Any, Any], abilities: Abilities, *, is_bot: bool) -> dict[str, Any]:
