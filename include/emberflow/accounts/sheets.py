@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,8 +131,8 @@ def _opened(
 
 def _rows(file: Path, encoding: str) -> Iterator[tuple[int, Sequence[str]]]:
     try:
-        codecs.lookup(encoding)
-    except LookupError:
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding)  # refuses hex and rot13 too, which are no text's
+    except (LookupError, UnicodeError):
         raise ConfigurationError(f"{encoding!r} is not an encoding; try utf-8, utf-16 or cp1252") from None
     skipped = 0
     with file.open(encoding=encoding, newline="") as lines:
@@ -214,6 +215,8 @@ def _not_in(file: Path, encoding: str) -> ImportRejectedError:
         start = len(raw)
     except UnicodeDecodeError as error:
         start = error.start
+    except UnicodeError:  # of codecs such as idna, which do not say where
+        start = 0
     # Latin-1 gives every byte a letter, so that lines and fields can be counted.
     lines = _LINE_END.split(raw[:start].decode("latin-1"))
     header = next(line for line in _LINE_END.split(raw.decode("latin-1") + "\n\0") if line)

@@ -9,6 +9,7 @@ What is past DATA cannot be called back.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ _LONGEST_REASON = 200
 _SHA256 = re.compile(r"(?:sha-?256:)?([0-9a-f]{64})", re.IGNORECASE)
 _KEYED = re.compile(r"hash:([0-9a-f]{12}:[0-9a-f]{64})", re.IGNORECASE)
 _ONLY_DIGITS = re.compile(r"(?:[0-9a-f]{2}){12,}", re.IGNORECASE)  # of MD5, SHA-1, ...
+_KEPT_CONTROLS: Final = "\n\r\t"
+_ADDRESS_SIGNS: Final = "=+-"
+_FORMULA_SIGNS: Final = "=+-@\t\r"
 # What `emberflow suppressions export` writes; who added an entry here is who imports it.
 COLUMNS: Final = ("address", "cause", "reason", "added_by", "added_at")
 
@@ -66,6 +70,10 @@ _SUPPRESSED = text("""
         limit 1
     ) as entry
     order by covering.address, covering.distance
+""")
+
+_KNOWN_BY_HASH = text("""
+    select exists (select from ops.suppressions where kind = 'hash' and value = any(cast(:values as text[])))
 """)
 
 # Mailbox ids of active bots that get no mail. An entry for a domain covers its subdomains; bots have few domains, so
@@ -166,6 +174,12 @@ def suppressed(connection: Connection, addresses: Sequence[str], hasher: Hasher 
     return {row.address: row.reason for row in rows}
 
 
+def is_known_by_hash(connection: Connection, addresses: Sequence[str], hasher: Hasher) -> bool:
+    """Say whether one of ``addresses`` (in normal form) is suppressed by its hash."""
+    values = [hasher.of(address) for address in addresses]
+    return bool(connection.execute(_KNOWN_BY_HASH, {"values": values}).scalar_one())
+
+
 def add(connection: Connection, entries: Iterable[Entry], *, by: str) -> list[int]:
     """Suppress every target and return the ids of the entries that are new; a known one stays as it is.
 
@@ -224,7 +238,7 @@ def read_file(file: Path, cause: SuppressionCause, reason: str, hasher: Hasher |
             problems.append(RowProblem(number, "-", f"has more fields than the header's {len(columns)}"))
             continue
         try:
-            target = parse_target(record.get("address") or "", hasher)
+            target = parse_target(_read_cell(record.get("address") or "", _ADDRESS_SIGNS), hasher)
         except AddressError as error:
             problems.append(RowProblem(number, "address", str(error)))
             continue
@@ -233,10 +247,24 @@ def read_file(file: Path, cause: SuppressionCause, reason: str, hasher: Hasher |
         except ValueError:
             problems.append(RowProblem(number, "cause", f"is none of {', '.join(SuppressionCause)}"))
             continue
-        entries.append(Entry(target, its_cause, (record.get("reason") or "").strip() or reason))
+        its_reason = _read_cell(record.get("reason") or "", _FORMULA_SIGNS).strip()
+        if any(unicodedata.category(one) == "Cc" and one not in _KEPT_CONTROLS for one in its_reason):
+            problems.append(RowProblem(number, "reason", "holds control characters"))
+            continue
+        entries.append(Entry(target, its_cause, its_reason or reason))
     if problems or not entries:
         raise ImportRejectedError(str(file), problems or [RowProblem(2, "-", "the file has a header and no rows")])
     return entries
+
+
+def written_row(row: Iterable[Any]) -> list[str]:
+    """Return a row of `COLUMNS` as a file has it: an apostrophe before what a spreadsheet would compute.
+
+    :func:`read_file` takes it away again. See OWASP, "CSV Injection". A domain keeps its ``@`` at the beginning,
+    because that is how a domain is written here, and no function is named like one.
+    """
+    address, *others = row
+    return [_written_cell(address, _ADDRESS_SIGNS), *(_written_cell(one, _FORMULA_SIGNS) for one in others)]
 
 
 def holds_hashes(file: Path) -> bool:
@@ -251,6 +279,15 @@ def holds_hashes(file: Path) -> bool:
 def is_hash(written: Any) -> bool:
     """Say whether ``written`` has the form of a hash."""
     return isinstance(written, str) and any(form.fullmatch(written.strip()) for form in (_KEYED, _SHA256))
+
+
+def _written_cell(cell: str, signs: str) -> str:
+    return f"'{cell}" if cell.lstrip("'").startswith(tuple(signs)) else cell
+
+
+def _read_cell(cell: str, signs: str) -> str:
+    is_written = cell.startswith("'") and cell.lstrip("'").startswith(tuple(signs))
+    return cell[1:] if is_written else cell
 
 
 def _covering(address: str, hasher: Hasher | None) -> list[Target]:

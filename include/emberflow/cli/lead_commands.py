@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from emberflow.cli.options import BY_COMMAND, AsJson, By, Reason
+from emberflow.cli.options import BY_COMMAND, LARGEST_ID, AsJson, By, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +43,7 @@ class _Mode(StrEnum):
     REPLACE = "replace"
 
 
-Batch = Annotated[int | None, typer.Option(help="Only of this import.", show_default=False)]
+Batch = Annotated[int | None, typer.Option(max=LARGEST_ID, help="Only of this import.", show_default=False)]
 Limit = Annotated[int, typer.Option(min=1, help="The newest so many.")]
 _UNUSED = ("row", "verdict", "column", "reason")
 
@@ -125,7 +125,7 @@ def import_leads(
 
 @importing.command("undo")
 def undo_import(
-    batch: Annotated[int, typer.Argument(help="Its number, see `emberflow leads imports`.")],
+    batch: Annotated[int, typer.Argument(max=LARGEST_ID, help="Its number, see `emberflow leads imports`.")],
     reason: Reason = BY_COMMAND,
     by: By = None,
     as_json: AsJson = False,
@@ -145,7 +145,9 @@ def undo_import(
 
 @leads.command("imports")
 def list_imports(
-    batch: Annotated[int | None, typer.Argument(help="One import: also its rows that brought nothing.")] = None,
+    batch: Annotated[
+        int | None, typer.Argument(max=LARGEST_ID, help="One import: also its rows that brought nothing.")
+    ] = None,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:

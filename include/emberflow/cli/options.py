@@ -13,3 +13,4 @@ By = Annotated[
 ]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the audit log.")]
 BY_COMMAND = "by command"
+LARGEST_ID = 2**63 - 1  # of a bigint

@@ -86,7 +86,7 @@ def export_file(engine: Engine, actor: Actor, file: Path, *, reason: str) -> int
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(suppressions.COLUMNS)
-        writer.writerows(rows)
+        writer.writerows(suppressions.written_row(row) for row in rows)
         private_files.write_text(file, text.getvalue())
         deed.details["rows"] = len(rows)
     return len(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from emberflow.accounts import suppressions
+from emberflow.accounts import sheets, suppressions
 from emberflow.accounts.suppressions import Entry, Target, parse_target
 from emberflow.domain.suppression import SuppressionCause
 from emberflow.email_ops.addresses import AddressError
 from emberflow.errors import EmberflowError, ImportRejectedError
+from emberflow.operations import suppressions as operations
+from emberflow.operations.actor import Actor
 from emberflow.queue_manager import cancellation, pre_send, slot_store
 from emberflow.queue_manager.cancellation import Added
 from emberflow.reporting import doctor
@@ -251,3 +254,45 @@ def test_a_file_with_a_mistake_is_refused_as_a_whole(tmp_path: Path, content: st
 
 def test_an_entry_twice_in_one_file_is_one_entry(world: World) -> None:
     assert suppress(world, "ann@one.example", "Ann@One.example").entries == 1
+
+
+def test_a_reason_with_control_characters_is_told_as_a_row(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("address,reason\nann@one.example,a\0b\nbob@one.example,fine\n")
+    with pytest.raises(ImportRejectedError, match="row 2, column reason: holds control characters"):
+        suppressions.read_file(file, SuppressionCause.OPT_OUT, "a list")
+
+
+@pytest.mark.parametrize("encoding", ["hex", "rot13", "undefined", "idna", "no such"])
+def test_an_encoding_that_no_text_has_is_an_error_of_ours(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "list.csv"
+    file.write_bytes(b"address\n\xffann@one.example\n")
+    with pytest.raises(EmberflowError):
+        sheets.read_sheet(file, encoding)
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("ann@one.example", "=HYPERLINK(1)"),
+        ("ann@one.example", "'+1"),
+        ("=1+1@one.example", "@SUM(1)"),
+        ("'=1@one.example", "-1"),
+        ("'ann@one.example", "'quoted'"),
+        ("@one.example", "plain"),
+    ],
+)
+def test_no_cell_of_an_export_is_a_formula_and_all_come_in_again(
+    world: World, tmp_path: Path, written: str, reason: str
+) -> None:
+    """A reason may be the words of a stranger's server, and the file is opened with a spreadsheet."""
+    stored = "select kind, value, reason from ops.suppressions"
+    suppress(world, written, reason=reason)
+    before, file = world.rows(stored), tmp_path / "all.csv"
+    operations.export_file(world.engine, Actor("eva"), file, reason="a test")
+    with file.open(newline="") as lines:
+        [_, cells] = csv.reader(lines)
+    assert not [cell for place, cell in enumerate(cells) if cell.startswith(tuple("=+-@" if place else "=+-"))]
+    world.change("delete from ops.suppressions")
+    operations.import_file(world.engine, Actor("eva"), file, reason="a test", settings=world.settings)
+    assert world.rows(stored) == before

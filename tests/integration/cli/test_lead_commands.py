@@ -85,3 +85,9 @@ def test_a_list_is_judged_and_a_person_erased(leads: Command, file: str) -> None
     assert "erased: a lead" in leads("erase", "ann@one.example", "--reason", "asked on the phone").output
     assert [one["address"] for one in as_json(leads, "list")] == ["bob@one.example"]
     assert "1 suppressed" in leads("import", file).output
+
+
+@pytest.mark.parametrize("command", [("import", "undo"), ("imports",), ("list", "--batch"), ("preflight", "--batch")])
+def test_a_number_that_no_import_can_have_is_an_error_of_usage(leads: Command, command: tuple[str, ...]) -> None:
+    done = leads(*command, str(2**63))
+    assert done.exit_code == 2

@@ -17,6 +17,8 @@ from emberflow.database.migrate import downgrade, upgrade
 from emberflow.email_ops.bounded_parser import BoundedParser
 from emberflow.email_ops.evidence import Evidence
 from emberflow.email_ops.imap import ImapReader
+from emberflow.operations import leads
+from emberflow.operations.actor import Actor
 from emberflow.queue_manager.receiving import stranger_reading
 from emberflow.reporting.doctor import examine
 from tests.unit.email_ops.returned_mail import a_feedback_report, a_message, a_recipient, a_report
@@ -104,6 +106,19 @@ def test_a_strangers_newsletter_is_recorded_and_nothing_follows_from_it(world: W
     assert row["arrived_at"] == world.clock.now()
     assert everything_else(world) == before
     assert world.mailbox(world.senders[0])[0].subject == "x" * 300
+    assert read(world) == {}
+
+
+def test_what_an_erased_person_writes_later_is_recorded_without_them(world: World) -> None:
+    """C-F10: an erasure holds for what comes after it."""
+    leads.erase(world.engine, Actor("eva"), "eve@far.test", world.settings, reason="a request")
+    lay_in(world, world.senders[0], a_letter(sender="Eve <EVE@far.test>"), a_letter(2, sender="Bob <bob@far.test>"))
+    assert sum(read(world).values()) == 2
+    erased, other = inbound(world)
+    assert (erased["from_address"], erased["subject"], erased["message_id"], erased["evidence"]) == (
+        None, None, None, [],
+    )  # fmt: skip
+    assert (other["from_address"], other["subject"]) == ("bob@far.test", "News")
     assert read(world) == {}
 
 

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
+from emberflow.accounts import suppression_hashes, suppressions
+from emberflow.accounts.suppression_hashes import BlindError
 from emberflow.clock import Clock
 from emberflow.database import restores
+from emberflow.email_ops.addresses import AddressError, normalise
 from emberflow.email_ops.classify import Settled, settle
 from emberflow.email_ops.inbound import InboundMessage
 from emberflow.email_ops.mailbox import MailboxAccess
@@ -58,6 +62,10 @@ _NEVER_SUBMITTED = text("""
 """)
 
 
+# What a row holds of a person, without it.
+_NOBODY: Final[Mapping[str, Any]] = {
+    "message_id": None, "from_address": None, "subject": None, "bounce_recipient": None, "evidence": "[]",
+}  # fmt: skip
 # The row stays, by its fingerprint: a message that is read again is not recorded again.
 _FORGET_PERSON = text("""
     update ops.inbound_messages
@@ -112,11 +120,25 @@ class Recorder:
             "arrived_at": arrived,
             "recorded_at": now,
         }
+        if self._is_erased(connection, row["from_address"], row["bounce_recipient"]):
+            row |= _NOBODY
         row_id = connection.execute(_RECORD, vars(place) | row).scalar_one_or_none()
         if row_id is None:
             return
         followed = inbound_effects.follow(connection, row_id, settled, bounce, at=arrived)
         self.found.update([f"came_{settled.kind}", *followed])
+
+    def _is_erased(self, connection: Connection, *written: Any) -> bool:
+        """Say whether one of these is the address of somebody of whom only a hash is to be known.
+
+        Without the key of the hashes nobody can say; then mail is recorded as it is, since reading must go on.
+        """
+        try:
+            hasher = suppression_hashes.in_use(connection, self.settings.secret_keys)
+        except BlindError:
+            return False
+        addresses = [] if hasher is None else [normal for one in written if one and (normal := _normal(one))]
+        return hasher is not None and suppressions.is_known_by_hash(connection, addresses, hasher)
 
     def _settled(
         self, connection: Connection, access: MailboxAccess, message: InboundMessage, now: datetime
@@ -144,6 +166,13 @@ class Recorder:
             sent=sent,
             keys=self.settings.require_token_keys(),
         )
+
+
+def _normal(written: str) -> str | None:
+    try:
+        return normalise(written)
+    except AddressError:
+        return None
 
 
 def _storable(words: str | None, characters: int = 1_000) -> str | None:
