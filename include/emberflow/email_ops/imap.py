@@ -86,7 +86,8 @@ class Unread:
 class Portion:
     """What was read of a folder, by ascending UID, and the cursor to go on from; ``is_last``: nothing is left.
 
-    ``others`` is how many more there were, without the header field that was asked for.
+    ``others`` is how many more there were, without the header field that was asked for; ``is_anew``: no cursor told
+    what of the folder is new.
     """
 
     messages: list[ReceivedMessage]
@@ -94,6 +95,7 @@ class Portion:
     others: int
     cursor: Cursor
     is_last: bool
+    is_anew: bool
 
 
 @dataclass(frozen=True)
@@ -212,9 +214,9 @@ class ImapReader(ImapChanges):
 
         A message that the server does not give, or that cannot be parsed, is in ``unread`` and keeps no other back.
         """
-        uids, cursor, is_last = self._since(folder, after, since, is_always=headers_only)
+        uids, cursor, is_last, is_anew = self._since(folder, after, since, is_always=headers_only)
         messages, unread, others = self._read(folder, uids, having, without, headers_only=headers_only)
-        return Portion(messages, unread, others, cursor, is_last)
+        return Portion(messages, unread, others, cursor, is_last, is_anew)
 
     def strangers(
         self,
@@ -230,7 +232,7 @@ class ImapReader(ImapChanges):
         As :meth:`next_portion`, but nothing of them is read, and ``since`` holds without a cursor too. Selects
         ``folder``.
         """
-        uids, cursor, is_last = self._since(folder, after, since, is_always=True)
+        uids, cursor, is_last, _ = self._since(folder, after, since, is_always=True)
         uids = [uid for uid in uids if (self._uidvalidity, uid) not in without]
         envelopes, refused = self._envelopes(folder, uids, lacking)
         return Strangers(
@@ -279,7 +281,7 @@ class ImapReader(ImapChanges):
 
     def _since(
         self, folder: str, after: Cursor | None, since: date | None, *, is_always: bool = False
-    ) -> tuple[list[int], Cursor, bool]:
+    ) -> tuple[list[int], Cursor, bool, bool]:
         exists = self._select(folder)
         uidnext = self._number("UIDNEXT")
         if uidnext > LAST_UID:  # there is no such number: it is not told
@@ -292,15 +294,15 @@ class ImapReader(ImapChanges):
             newest = f"{exists - MESSAGES_PER_CALL + 1}:*" if exists > MESSAGES_PER_CALL else "ALL"
             uids = self._search(newest, *(arrived if is_always else ()))[-MESSAGES_PER_CALL:]
             next_uid = max([1, uidnext, *(uid + 1 for uid in uids)])
-            return uids, Cursor(self._uidvalidity, min(next_uid, LAST_UID)), True
+            return uids, Cursor(self._uidvalidity, min(next_uid, LAST_UID)), True, True
         start = max(after.next_uid, 1)
         if uidnext == start:
-            return [], after, True
+            return [], after, True, False
         # "n:*" always matches the last message, also when its UID is below n.
         found = [uid for uid in self._search("UID", f"{start}:*", *arrived) if uid >= start]
         uids = found[:MESSAGES_PER_CALL]
         cursor = Cursor(self._uidvalidity, min(uids[-1] + 1, LAST_UID)) if uids else after
-        return uids, cursor, len(found) == len(uids)
+        return uids, cursor, len(found) == len(uids), False
 
     def read_again(
         self,

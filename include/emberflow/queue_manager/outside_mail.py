@@ -70,8 +70,12 @@ def record(
     *,
     keys: Sequence[SecretStr],
     now: datetime,
+    may_be_old: bool,
 ) -> Recorded:
-    """Count the messages of a mailbox's Sent that are not ours and were sent since it was added."""
+    """Count the messages of a mailbox's Sent that are not ours and were sent since it was added.
+
+    ``may_be_old``: as :func:`sent_at` has it.
+    """
     mailbox_id = mailbox.access.mailbox_id
     named = {storable(name) for message in messages for name in _named(message)}
     asked = {"mailbox_id": mailbox_id, "message_ids": sorted(named)}
@@ -85,7 +89,7 @@ def record(
     joined: set[int] = set()
     mails = 0
     for message in messages:
-        at = sent_at(message.internal_date, message.date, now)
+        at = sent_at(message.internal_date, message.date, now, may_be_old=may_be_old)
         if is_ours(message, ours, keys) or at < added_at:
             continue
         thread = thread_of(message, threads)
@@ -128,14 +132,15 @@ def is_ours(message: ReceivedMessage, ours: Collection[str], keys: Sequence[Secr
     return True
 
 
-def sent_at(internal_date: datetime | None, date: datetime | None, now: datetime) -> datetime:
+def sent_at(internal_date: datetime | None, date: datetime | None, now: datetime, *, may_be_old: bool) -> datetime:
     """Return when a message under Sent left: when it was stored there, else by its Date, and not after ``now``.
 
-    What was stored more than a day after its Date was not sent then, but filed: a mailbox that moves between servers
-    brings old mail along.
+    ``may_be_old``: no earlier reading tells what is new in the folder. Then what was stored more than a day after its
+    Date was not sent then, but filed: a mailbox that moves between servers brings old mail along. Otherwise such a Date
+    is a clock that is wrong.
     """
     told = internal_date or date or now
-    if date is not None and told - date > _FILED_LATER:
+    if may_be_old and date is not None and told - date > _FILED_LATER:
         told = date
     return min(told, now)
 

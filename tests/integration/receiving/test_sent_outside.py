@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date, timedelta
+from email.utils import format_datetime
 from typing import Any
 from unittest.mock import patch
 
@@ -194,6 +195,16 @@ def test_a_sent_folder_that_cannot_be_opened_is_told_and_the_rest_is_read(world:
     assert world.value("select count(*) from ops.inbound_messages") == 1
     assert world.read()["sent_outside"] == 1
     assert world.value(query, id=world.senders[0].mailbox_id) is None
+
+
+def test_a_person_whose_clock_is_days_behind_is_counted_today(world: World) -> None:
+    """S-F7: what is new in the folder left when it was stored there; of a first look that is not known."""
+    late = {"Date": format_datetime(NOON - 3 * DAY)}
+    write_by_hand(world, a_letter(1, fields=late))
+    assert world.read()["sent_outside"] == 1
+    write_by_hand(world, a_letter(2, fields=late))
+    assert world.read()["sent_outside"] == 1
+    assert [row["local_day"] for row in outside(world)] == [(NOON - 3 * DAY).date(), NOON.date()]
 
 
 def test_a_message_that_its_server_does_not_give_is_counted_when_it_does(world: World) -> None:

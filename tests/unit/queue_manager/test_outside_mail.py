@@ -42,7 +42,13 @@ def test_a_message_left_when_it_was_stored_unless_it_is_older_or_of_the_future(
     stored: datetime | None, date: datetime | None, left: datetime
 ) -> None:
     """Towards S-F7"""
-    assert sent_at(stored, date, NOON) == left
+    assert sent_at(stored, date, NOON, may_be_old=True) == left
+
+
+def test_a_clock_that_is_days_behind_hides_no_mail_that_is_new_in_its_folder() -> None:
+    """Towards S-F7"""
+    assert sent_at(NOON, NOON - 25 * HOUR, NOON, may_be_old=False) == NOON
+    assert sent_at(None, NOON - 25 * HOUR, NOON, may_be_old=False) == NOON - 25 * HOUR
 
 
 FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -53,7 +59,8 @@ FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 @example(stored=LAST, date=FIRST)
 def test_nothing_left_after_now_whatever_a_header_says(stored: datetime | None, date: datetime | None) -> None:
     """Towards S-F7"""
-    assert sent_at(stored, date, NOON) <= NOON
+    assert sent_at(stored, date, NOON, may_be_old=True) <= NOON
+    assert sent_at(stored, date, NOON, may_be_old=False) <= NOON
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -77,7 +77,10 @@ class SentReading:
         if not portion.is_last:
             since = (self._clock.now() - _FIRST_LOOK).date()
             portion = reader.next_portion(folder, None, without=known, since=since, headers_only=True)
-        self._take_in(mailbox, folder, portion.cursor, portion.messages, portion.unread, moves=portion.cursor != after)
+        moves = portion.cursor != after
+        self._take_in(
+            mailbox, folder, portion.cursor, portion.messages, portion.unread, moves=moves, is_anew=portion.is_anew
+        )
         for uidvalidity, uids in due.items():
             messages, unread = reader.read_again(folder, uidvalidity, uids, headers_only=True)
             self._take_in(mailbox, folder, Cursor(uidvalidity, 1), messages, unread, moves=False)
@@ -94,6 +97,7 @@ class SentReading:
         unread: Sequence[Unread],
         *,
         moves: bool,
+        is_anew: bool = False,
     ) -> None:
         """Record what was read together with the cursor behind it, if it moves."""
         mailbox_id = mailbox.access.mailbox_id
@@ -105,7 +109,12 @@ class SentReading:
             with self._engine.begin() as connection:
                 if messages:
                     recorded = outside_mail.record(
-                        connection, mailbox, messages, keys=self._settings.require_token_keys(), now=self._clock.now()
+                        connection,
+                        mailbox,
+                        messages,
+                        keys=self._settings.require_token_keys(),
+                        now=self._clock.now(),
+                        may_be_old=is_anew,
                     )
                 place = Place(mailbox_id, folder, cursor.uidvalidity)
                 message_faults.note(connection, place, "read", unread, self._clock.now())
