@@ -53,7 +53,7 @@ def test_a_directory_is_checked_before_it_is_used(tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert f"{tmp_path}/tea.yaml, line 2: link: is not a known key" in result.output
-    assert f"{tmp_path}/tea.yaml, line 3: turns: a conversation has 2 to 5 turns, not 0" in result.output
+    assert f"{tmp_path}/tea.yaml, line 3: turns: is empty" in result.output
 
 
 def test_a_directory_without_scripts_does_not_pass(tmp_path: Path) -> None:
