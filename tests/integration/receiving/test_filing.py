@@ -203,18 +203,19 @@ def test_mail_stays_in_the_senders_inbox_for_as_long_as_the_policy_says(database
 # What was not handled yet
 
 
-def waits(world: World, event: str) -> None:
-    """As if the mail whose event this is could not be read whole, and another try came in three days."""
+def waits(world: World, event: str, step: str = "read") -> None:
+    """As if a step failed with the mail whose event this is, and another try came in three days."""
     folder, uidvalidity, uid = world.events(event)[0]["details"]["uid"].rsplit(":", 2)
     with world.engine.begin() as connection:
         connection.execute(
             text(
                 "insert into ops.message_faults "
                 "(mailbox_id, folder, uidvalidity, uid, step, reason, first_at, last_at, next_try_at) "
-                "values (:id, :folder, :uidvalidity, :uid, 'read', 'slow', :at, :at, :next)"
+                "values (:id, :folder, :uidvalidity, :uid, :step, 'slow', :at, :at, :next)"
             ),
             {
                 "id": world.bots[0].mailbox_id,
+                "step": step,
                 "folder": folder,
                 "uidvalidity": int(uidvalidity),
                 "uid": int(uid),
@@ -227,6 +228,14 @@ def waits(world: World, event: str) -> None:
 def test_a_mail_that_waits_to_be_read_is_not_filed_before_it_was(world: World) -> None:
     """B-B9: nothing was decided about it, and in the folder nobody would answer it."""
     waits(world, "placed_inbox")
+    assert a_day_later(world, 2) == {}
+    assert lying(world, world.bots[0]) == {"INBOX": 1}
+    assert a_day_later(world, 2) == {"filed": 1}
+
+
+def test_a_mail_that_waits_to_be_starred_is_not_filed_before_it_was(world: World) -> None:
+    """B-B9, B-F2: in the folder nobody would find it."""
+    waits(world, "placed_inbox", "star")
     assert a_day_later(world, 2) == {}
     assert lying(world, world.bots[0]) == {"INBOX": 1}
     assert a_day_later(world, 2) == {"filed": 1}

@@ -20,7 +20,7 @@ from emberflow.queue_manager.slot_token import token_of
 from emberflow.settings import Settings
 
 # Mail in doubt (`uncertain`, `submitting`) is not `sent`, what was not placed here was not handled here, and what waits
-# for another try of being read or rescued is not handled yet.
+# for another try of whatever is to be done with it is not handled yet.
 _HANDLED = text("""
     select
         slots.*,
@@ -44,7 +44,6 @@ _HANDLED = text("""
             select
             from ops.message_faults as faults
             where faults.mailbox_id = :mailbox_id
-                and faults.step in ('read', 'rescue')
                 and faults.next_try_at is not null
                 and faults.folder || ':' || faults.uidvalidity || ':' || faults.uid
                 in (placed.details ->> 'uid', rescued.details ->> 'uid')
