@@ -172,7 +172,10 @@ def begin(
     candidates = list(_candidates(connection, sender, now, last, policy))
     choice = choose(candidates, per_provider=per_provider, seed=force.seed, test_id=test_id)
     if not choice.bot_ids:
-        raise EmberflowError(f"no mailbox can get a probe now: {_said(choice) or 'there are no bots'}")
+        raise EmberflowError(
+            f"no mailbox can get a probe now: {_said(choice) or 'there are no bots'}; "
+            "`emberflow bots list` shows them, and the DAG `inbox` reads them every few minutes"
+        )
     times = _times(connection, sender, len(choice.bot_ids), now, last, force)
     connection.execute(_LEAVE_OUT, {"id": test_id, "left_out": json.dumps(choice.left_out)})
     _write(

@@ -337,7 +337,7 @@ def test_only_mailboxes_that_can_get_and_show_a_probe_now_get_one(database: Engi
         }
     }  # fmt: skip
     world.change("update ops.bots set status = 'paused'")
-    with pytest.raises(EmberflowError, match=r"no mailbox can get a probe now: .* paused"):
+    with pytest.raises(EmberflowError, match=r"no mailbox can get a probe now: .* paused.*; `emberflow bots list`"):
         begin(world)
 
 
