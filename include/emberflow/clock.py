@@ -98,6 +98,18 @@ def local_day(moment: datetime, zone: str) -> date:
     return require_utc(moment).astimezone(clock_of(zone)).date()
 
 
+def end_of_gap(wall: datetime, zone: str) -> datetime:
+    """Return the instant at which a change of the clock skips ``wall``, a naive time of day that does not exist.
+
+    pandas' ``shift_forward`` is an hour early where a change skips two (Antarctica/Troll).
+    """
+    clock = clock_of(zone)
+    # PEP 495: within a gap the offset before it gives the later instant, and the offset after it the earlier one.
+    earlier, later = (wall.replace(tzinfo=clock, fold=fold).astimezone(UTC) for fold in (1, 0))
+    *_, (change, _) = offsets_of(zone, earlier, later + timedelta(seconds=1))
+    return change
+
+
 def offsets_of(zone: str, since: datetime, until: datetime) -> Iterator[tuple[datetime, int]]:
     """Yield (instant, seconds ahead of UTC from then on), beginning with ``since``; to the second.
 

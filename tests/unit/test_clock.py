@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberflow.clock import HOUR, ManualClock, SystemClock, floor_hour, local_day, require_utc
+from emberflow.clock import HOUR, ManualClock, SystemClock, end_of_gap, floor_hour, local_day, require_utc
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Pacific/Auckland", "Pacific/Apia")
@@ -73,3 +73,18 @@ def test_an_hour_is_one_of_utc_also_in_zones_that_are_half_an_hour_off() -> None
 def test_a_day_is_that_of_the_zone(zone: str, day: int) -> None:
     """D-B2"""
     assert local_day(datetime(2026, 6, 1, 20, tzinfo=UTC), zone) == date(2026, 6, day)
+
+
+@pytest.mark.parametrize(
+    ("wall", "zone", "change"),
+    [
+        ("2026-03-29T02:30", "Europe/Berlin", "2026-03-29T01:00"),
+        ("2026-03-08T02:00", "America/New_York", "2026-03-08T07:00"),
+        ("2026-03-29T01:00", "Antarctica/Troll", "2026-03-29T01:00"),
+        ("2026-03-29T02:59:59", "Antarctica/Troll", "2026-03-29T01:00"),
+        ("2011-12-30T12:00", "Pacific/Apia", "2011-12-30T10:00"),
+    ],
+)
+def test_a_time_that_never_comes_is_skipped_at_one_instant(wall: str, zone: str, change: str) -> None:
+    """An hour, two hours, and a whole day."""
+    assert end_of_gap(datetime.fromisoformat(wall), zone) == datetime.fromisoformat(change).replace(tzinfo=UTC)

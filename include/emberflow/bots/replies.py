@@ -18,7 +18,7 @@ import pandas as pd
 from emberflow.bots.draws import Floats, stratified
 from emberflow.bots.limits import seconds_of_day
 from emberflow.bots.policy import ReplyPolicy
-from emberflow.clock import clock_of
+from emberflow.clock import clock_of, end_of_gap
 from emberflow.randomness import state, uniforms
 
 INSTANT: Final = "datetime64[us, UTC]"
@@ -162,8 +162,14 @@ def _after_opening(
 
 
 def _instant(wall: pd.DatetimeIndex, zone: str, *, first: bool) -> Microseconds:
+    """Return when a clock shows ``wall``: where it never does, when it is put beyond it."""
     ambiguous = np.full(len(wall), first)
-    return _microseconds(wall.tz_localize(clock_of(zone), nonexistent="shift_forward", ambiguous=ambiguous))
+    local = wall.tz_localize(clock_of(zone), nonexistent="NaT", ambiguous=ambiguous)
+    instants = _microseconds(local)
+    for row in np.flatnonzero(local.isna()).tolist():
+        change = end_of_gap(wall[row].to_pydatetime(), zone).replace(tzinfo=None)
+        instants[row] = np.datetime64(change, "us").astype(np.int64)
+    return instants
 
 
 def _microseconds(moments: pd.DatetimeIndex) -> Microseconds:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -122,6 +122,9 @@ around_clock_changes = st.builds(
     awake_for=st.integers(15, 24 * 60),
     seed=st.integers(0, 2**40),
 )
+# Its clock is put forward by two hours, and swallows all or the first part of these hours.
+@example(received_at=datetime(2026, 3, 28, 23, tzinfo=UTC), zone="Antarctica/Troll", wakes=60, awake_for=60, seed=1)
+@example(received_at=datetime(2026, 3, 28, 23, tzinfo=UTC), zone="Antarctica/Troll", wakes=90, awake_for=150, seed=1)
 def test_a_reply_waits_for_its_delay_and_for_waking_hours(
     received_at: datetime, zone: str, wakes: int, awake_for: int, seed: int
 ) -> None:
