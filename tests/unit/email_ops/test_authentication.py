@@ -129,6 +129,10 @@ def test_a_guess_that_got_no_answer_is_unknown_unless_another_one_has_a_key() ->
 def test_a_selector_that_is_named_is_the_only_one_that_is_asked_for() -> None:
     zone = AT_MICROSOFT | {("selector1._domainkey.north.test", "TXT"): [f"p={rsa_key(2048)}"]}
     assert judge(dkim("north.test", ["s1"]), zone).summary == "s1._domainkey.north.test has no key"
+    inquiry = dkim("north.test", ["s1"])
+    assert next(inquiry) == Question("s1._domainkey.north.test", "TXT")
+    with pytest.raises(StopIteration):
+        inquiry.send(Answer())
 
 
 def of_record(record: str) -> Verdict:

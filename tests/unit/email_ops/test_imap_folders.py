@@ -104,9 +104,9 @@ def test_literals_atoms_and_flat_mailboxes_are_read() -> None:
 
 
 HOSTILE_NAMES = {
-    "levels without end": [b'() "/" "' + b"a/" * 2_000_000 + b'Junk"'],
-    "one long name": [b'() "/" "' + b"&AOQ-" * 800_000 + b'"'],
-    "many deep names": [b'() "/" "' + b"b/" * 400 + b'%d/Junk"' % number for number in range(30_000)],
+    "levels without end": [b'() "/" "' + b"a/" * 490 + b'Junk"'],
+    "one long name": [b'() "/" "&' + b"AOQA5ADk" * 100_000 + b'-"'],
+    "many deep names": [b'() "/" "' + b"b/" * 51 + b'%d/Junk"' % number for number in range(30_000)],
     "many long names": [b'(\\Junk) NIL "' + b"x" * 900 + b'%d"' % number for number in range(30_000)],
 }
 
@@ -120,3 +120,5 @@ def test_names_that_a_hostile_server_makes_up_cost_little_time_and_hide_no_other
     assert time.process_time() - started < 10
     assert found == "Spam" or b"(\\Junk)" in lines[0]
     assert Folder("Spam", frozenset(), "/") in folders
+    assert len(folders) <= 10_000
+    assert all(len(folder.name) <= 1_000 and folder.name.count("/") <= 50 for folder in folders)
