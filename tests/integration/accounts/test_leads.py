@@ -90,7 +90,8 @@ def test_every_row_has_a_verdict_and_the_counts_add_up(world: World, file: Path)
     assert done.unused[2].reason == "suppressed: opt_out"
     assert known(world) == ["new@one.example", "old@one.example"]
     stored = world.rows("select row_number, verdict from ops.lead_import_rows where import_id = :id", id=done.batch)
-    assert len(stored) == done.rows
+    told = ["added", "duplicate", "filled", "invalid", "suppressed", "suppressed", "suppressed", "invalid"]
+    assert sorted((row["row_number"], row["verdict"]) for row in stored) == list(enumerate(told, start=2))
 
 
 def test_the_same_file_twice_brings_no_new_leads(world: World, file: Path) -> None:
@@ -100,6 +101,8 @@ def test_the_same_file_twice_brings_no_new_leads(world: World, file: Path) -> No
     again = bring(world, file, content)
     assert (verdicts(first), verdicts(again)) == ({"added": 2}, {"duplicate": 2})
     assert again.same_file == first.batch
+    assert [(one.row, one.verdict) for one in again.unused] == [(2, "duplicate"), (3, "duplicate")]
+    assert known(world) == ["ann@one.example", "bob@one.example"]
 
 
 @pytest.mark.parametrize(

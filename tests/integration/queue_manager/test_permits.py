@@ -77,12 +77,15 @@ def a_session(sessions: Engine, stack: ExitStack) -> Connection:
     return stack.enter_context(sessions.connect())
 
 
-def test_fifty_workers_never_open_more_connections_than_the_limit(sessions: Engine, server: CountingServer) -> None:
-    """E-F4: ten processes' sessions, five threads on each."""
+@pytest.mark.parametrize("limits", [{"host:mx.a.test": 7, "ip:192.0.2.1": 9}, {"host:mx.a.test": 9, "ip:192.0.2.1": 7}])
+def test_fifty_workers_never_open_more_connections_than_the_limit(
+    sessions: Engine, server: CountingServer, limits: dict[str, int]
+) -> None:
+    """E-F4: ten processes' sessions, five threads on each; the limit of the host binds, then that of the address."""
 
     def work(slots: Permits) -> None:
         for _ in range(3):
-            while (lease := slots.take({"host:mx.a.test": 7, "ip:192.0.2.1": 9})) is None:
+            while (lease := slots.take(limits)) is None:
                 time.sleep(0.02)
             with lease:
                 server.visit(0.005)

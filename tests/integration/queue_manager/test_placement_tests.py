@@ -192,7 +192,7 @@ def test_a_test_that_the_days_quota_has_no_room_for_is_refused_with_the_number(w
     world.change("update ops.sender_days set warmup_quota = 9, warmup_sent = 3")
     world.change(
         "insert into ops.outside_mails (mailbox_id, fingerprint, sent_at, local_day, recipients, found_at) "
-        "values (:mailbox, 'x', :at, '2025-06-02', 1, :at)",
+        "values (:mailbox, 'x', :at, '2025-06-02', 1, :at), (:mailbox, 'y', :at, '2025-06-01', 3, :at)",
         mailbox=world.senders[0].mailbox_id,
         at=NOON,
     )

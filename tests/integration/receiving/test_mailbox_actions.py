@@ -235,7 +235,7 @@ def test_a_mail_whose_mark_was_refused_is_archived_after_its_mark(
 
 
 def test_a_mail_whose_mark_was_given_up_is_archived_without_it(database: Engine, sandbox: Sandbox) -> None:
-    """B-F2"""
+    """B-F2: the archive waits for a mark only as long as that is tried."""
     world = a_mailed_world(database, sandbox, actions={**ALL, "archive": 1.0}, replies=SILENT)
     refused = ImapError("imap_command", "NO [LIMIT] too many keywords")
     with patch.object(ImapReader, "mark_important", side_effect=refused):

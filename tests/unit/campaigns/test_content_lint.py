@@ -82,6 +82,7 @@ def test_html_is_found_fault_with(html: str, rule: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("hiding", ["<!-- draft", '<a href="x', "<style>", "<p><title>x", "<textarea>"])
 def test_what_hides_the_opt_out_below_is_an_error(hiding: str) -> None:
+    """E-F8."""
     below = "Reply  no to opt out.\nExample & Co, Berlin"
     footer = "<p>Reply no to opt out.<br>Example &amp; Co, Berlin</p>"
     assert lint(None, TEXT, "<p>Hello</p>" + footer, below=below) == []

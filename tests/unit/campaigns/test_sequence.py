@@ -62,6 +62,7 @@ def test_a_sequence_has_steps_with_variants_and_a_footer_below_each_mail(tmp_pat
         (GOOD.replace('opt_out: Reply "no" and I will not write again.\n', ""), "line 1: opt_out: is missing"),
         (GOOD.replace("name: Spring", "title: Spring"), "line 1: title: is not a known key; known are name, "),
         (GOOD.replace("wait: 3", "wait: 0"), "step 2 needs a wait"),
+        (GOOD.replace("  - variants:", "  - wait: 1\n    variants:"), "the first step waits for nothing"),
         (GOOD.replace("  - wait: 3\n", "  - wait: 3\n    subject: Again\n"), "leave the subject out"),
         (GOOD.replace("        subject: Warehouses\n", ""), "step 1, variant long: a first mail needs a subject"),
         (GOOD.replace("name: long", "name: short"), "two variants have one name"),
@@ -75,6 +76,7 @@ def test_a_sequence_has_steps_with_variants_and_a_footer_below_each_mail(tmp_pat
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, content: str, mistake: str) -> None:
+    """E-F8: a sequence that says nothing of an opt-out is none."""
     _, mistakes = read(tmp_path, content)
     assert any(mistake in one for one in mistakes), mistakes
 

@@ -88,9 +88,9 @@ def test_rows_that_an_import_would_not_take_get_no_mail(tmp_path: Path) -> None:
 
 def test_what_a_list_holds_commands_no_terminal(tmp_path: Path) -> None:
     sequence = SEQUENCE.replace("routes at", "routes\u202e at")
-    code, said, _ = run(tmp_path, sequence=sequence, leads="address,company\nanna@a.test,Alpha\n")
+    code, said, _ = run(tmp_path, sequence=sequence, leads="address,company\nanna@a.test,[red]Alpha[/]\n")
     assert code == 0
-    assert "routes\ufffd at Alpha" in said
+    assert "routes\ufffd at [red]Alpha[/]?" in said
     _, said, _ = run(tmp_path, "--json", leads="address,company\nanna@a.test,\x1b]0;x\x07\n")
     assert "control characters" in said
     assert "\x1b" not in said

@@ -79,6 +79,7 @@ def test_a_message_that_takes_too_long_ends_the_process_and_not_the_reading(pars
 
 
 def test_the_process_has_a_limit_of_memory(parser: BoundedParser) -> None:
+    """E-F10"""
     read(parser, PLAIN)
     limits = Path(f"/proc/{process_of(parser)}/limits").read_text()
     assert re.search(rf"Max address space +{MEMORY_BYTES} ", limits)

@@ -30,6 +30,7 @@ def test_contexts_are_shared_between_connections() -> None:
 
 
 def test_a_configured_ca_is_trusted_for_its_host_and_for_no_other(tmp_path: Path) -> None:
+    """E-B7"""
     ca_files = {"mail.north.test": Authority(tmp_path).ca_file}
     assert len(client_context("mail.north.test", ca_files).get_ca_certs()) == 1
     assert client_context("mail.south.test", ca_files) is client_context("mail.south.test", {})
